@@ -1,0 +1,95 @@
+"""What is learnt of numbers while they pass: results of one block, and how blocks add up. Plain numbers, no NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isnan, nan, sqrt
+from typing import Protocol
+
+from gsvckpt.model import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a cast to float16 did to some values.
+
+    `overflowed`: finite values that became infinite or were clamped; `underflowed`: values that became zero; `largest`: the largest finite magnitude
+    before; `max_abs_error`: the largest difference among finite results.
+    """
+
+    overflowed: int = 0
+    underflowed: int = 0
+    largest: float = 0.0
+    max_abs_error: float = 0.0
+
+    @property
+    def max_rel_error(self) -> float:
+        """The largest error relative to the largest value: single near-zero weights always round away, so a ratio per value would always say 1."""
+        return self.max_abs_error / self.largest if self.largest else 0.0
+
+    def __add__(self, other: Audit) -> Audit:
+        return Audit(
+            self.overflowed + other.overflowed,
+            self.underflowed + other.underflowed,
+            max(self.largest, other.largest),
+            max(self.max_abs_error, other.max_abs_error),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Counts and sums of some values; `low`, `high`, `total` and `squares` are over the finite ones."""
+
+    count: int = 0
+    nan: int = 0
+    infinite: int = 0
+    zero: int = 0
+    low: float = inf
+    high: float = -inf
+    total: float = 0.0
+    squares: float = 0.0
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.count + other.count,
+            self.nan + other.nan,
+            self.infinite + other.infinite,
+            self.zero + other.zero,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.total + other.total,
+            self.squares + other.squares,
+        )
+
+    @property
+    def finite(self) -> int:
+        return self.count - self.nan - self.infinite
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.finite if self.finite else nan
+
+    @property
+    def std(self) -> float:
+        """The population standard deviation of the finite values."""
+        mean = self.mean
+        return nan if isnan(mean) else sqrt(max(self.squares / self.finite - mean * mean, 0.0))
+
+
+class Device(Protocol):
+    """Something that computes on raw little-endian bytes. Results are bit-identical on every device; methods may be called from several threads."""
+
+    @property
+    def name(self) -> str: ...
+    def cast(self, raw: memoryview, dtype: DType, out: memoryview, *, clamp: bool) -> Audit:
+        """Write `raw`, values of a floating `dtype`, to `out` as float16, rounded as torch's `.half()` rounds (float64 by way of float32)."""
+        ...
+
+    def measure(self, raw: memoryview, dtype: DType) -> Moments: ...
+    def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
+        """Count the finite values in `bins` equal steps from `low` to `high`."""
+        ...
+
+    def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:
+        """The largest absolute difference of two runs of equally many values; NaN against anything but NaN counts as infinite."""
+        ...

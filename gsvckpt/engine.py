@@ -1,0 +1,191 @@
+"""Open and write: the one place where formats, plans, files and devices meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Literal
+
+from gsvckpt.checksums import crc32
+from gsvckpt.devices.measures import Audit, Device
+from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
+from gsvckpt.files import LocalSource, Target, open_source, publish
+from gsvckpt.formats import safetensors, sniff, torch_zip
+from gsvckpt.formats.layout import Layout
+from gsvckpt.model import Checkpoint, Source, Storage, Tensor
+from gsvckpt.pickles.equality import first_difference
+from gsvckpt.streams import Buffers, Progress, Silent, chunks, for_each
+from gsvckpt.transforms.plan import Plan
+
+MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
+
+OnOverflow = Literal["keep", "clamp", "error"]
+Approve = Callable[[Layout], None]
+
+
+@contextmanager
+def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
+    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. Raises GsvError with the path filled in."""
+    with open_source(path) as source, blame(fspath(path)):
+        yield read(source)
+
+
+@contextmanager
+def blame(path: str) -> Iterator[None]:
+    """Errors raised inside learn which file they are about."""
+    try:
+        yield
+    except GsvError as error:
+        error.path = error.path or path
+        raise
+
+
+def read(source: Source) -> Checkpoint:
+    """Read a checkpoint from an open source. No byte of it is run."""
+    try:
+        return sniff.read(source)
+    except (MemoryError, RecursionError) as error:  # a crafted file may get here; an honest one does not
+        raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error
+
+
+def lay_out(plan: Plan) -> Layout:
+    """The file that `plan` makes, to the byte. Raises UnsupportedError for what cannot be written back exactly."""
+    if plan.checkpoint.container.byteorder != "little":
+        raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
+    if plan.container == "safetensors":
+        return safetensors.lay_out(plan.root, plan.dtype_of, plan.checkpoint.container.metadata)
+    layout = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head)
+    low = plan.window[0] if plan.window else 0
+    if not 0 < low - layout.size <= MAX_PADDING:
+        return layout
+    empty = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=0)
+    return torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a plan came to: the plan as carried out (storages that overflowed may have kept their dtype), its layout, and the audit of each cast."""
+
+    plan: Plan
+    layout: Layout
+    audits: Mapping[Storage, Audit]
+    overflowed: Mapping[Storage, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How plans are carried out: on which device (None where nothing is computed), with how many threads, seen by whom."""
+
+    device: Device | None = None
+    jobs: int = 1
+    progress: Progress = Silent()
+    on_overflow: OnOverflow = "keep"
+
+    def rehearse(self, plan: Plan, approve: Approve = lambda _: None) -> Outcome:
+        """Carry out everything but the writing: what is cast is read and audited, so the outcome and its size are those of `write`."""
+        return self._carry_out(plan, None, approve)[0]
+
+    def write(self, plan: Plan, path: str, *, overwrite: bool, approve: Approve = lambda _: None) -> Outcome:
+        """Write `plan` to `path` in one step (see `files.publish`), reading every byte back first.
+
+        `approve` sees each layout before it is written and may raise. Raises DamagedError when the source's bytes do not have their checksums,
+        ChangedError when the source changed meanwhile, RefusedError, and OutputError.
+        """
+        done: list[tuple[Outcome, Mapping[Storage, int]]] = []
+
+        def fill(target: Target) -> None:
+            done.append(self._carry_out(plan, target, approve))
+
+        def check(target: Target) -> None:
+            outcome, checksums = done[-1]
+            self._read_back(outcome, checksums, target)
+
+        def settle() -> None:
+            source = plan.checkpoint.source
+            if isinstance(source, LocalSource):
+                source.check_unchanged()
+                source.close()  # Windows does not replace an open file
+
+        publish(path, lay_out(plan).size, fill, check, overwrite=overwrite, settle=settle)
+        return done[-1][0]
+
+    def _carry_out(self, plan: Plan, target: Target | None, approve: Approve) -> tuple[Outcome, Mapping[Storage, int]]:
+        overflowed: dict[Storage, int] = {}
+        while True:
+            layout = lay_out(plan)
+            approve(layout)
+            places = {storage: offset for storage, offset in layout.storages if target is not None or storage in plan.casts}
+            self.progress.expect(sum(storage.nbytes for storage in places))
+            moved = for_each(places, lambda s, b: self._move(plan, s, b, target, places[s]), jobs=self.jobs, progress=self.progress)  # noqa: B023 - used up within the iteration
+            beyond = {storage: audit.overflowed for storage, (_, audit) in moved.items() if audit is not None and audit.overflowed}
+            overflowed |= beyond
+            if not beyond or plan.clamp:
+                break
+            if self.on_overflow == "error":
+                raise RefusedError(
+                    f"{sum(beyond.values()):,} values in {len(beyond):,} tensors are beyond float16 (65,504)",
+                    hint="--on-overflow keep leaves those tensors as they are, --on-overflow clamp limits the values",
+                )
+            plan = plan.without_casts(frozenset(beyond))  # their sizes move everything behind them, so the layout is made again
+        checksums = {storage: crc for storage, (crc, _) in moved.items()}
+        if target is not None:
+            target.resize(layout.size)
+            for offset, piece in (*layout.texts, *layout.close(checksums)):
+                target.write_at(offset, piece)
+        audits = {storage: audit for storage, (_, audit) in moved.items() if audit is not None}
+        return Outcome(plan, layout, audits, overflowed), checksums
+
+    def _move(self, plan: Plan, storage: Storage, buffers: Buffers, target: Target | None, place: int) -> tuple[int, Audit | None]:
+        """Copy or cast one storage to its place. Returns the checksum of what was written, and the audit of a cast."""
+        cast = storage in plan.casts
+        audit = Audit() if cast else None
+        crc = 0
+        for _, chunk in chunks(storage, buffers):
+            data = chunk
+            if cast:
+                assert self.device is not None and audit is not None  # noqa: S101 - whoever plans a cast brings a device; for the type checker
+                data = buffers.out[: len(chunk) // storage.dtype.itemsize * plan.casts[storage].itemsize]
+                audit += self.device.cast(chunk, storage.dtype, data, clamp=plan.clamp)
+            crc = crc32(data, crc)
+            if target is not None:
+                target.write_at(place, data)
+                place += len(data)
+        return crc, audit
+
+    def _read_back(self, outcome: Outcome, checksums: Mapping[Storage, int], target: Target) -> None:
+        """Open what was written as any reader would and compare it with the plan, tree and bytes."""
+        plan = outcome.plan
+        with open_source(target.path) as source:
+            try:
+                written = read(source)
+                twins: dict[Storage, Storage] = {}
+                place = first_difference(plan.root, written.root, lambda one, two: _same_leaf(plan, one, two, twins))
+                if place is not None or source.size != outcome.layout.size:
+                    raise DamagedError("differs from the plan", where=place or "size")
+                self.progress.expect(sum(twin.nbytes for twin in twins.values()))
+                found = for_each(twins.values(), _checksum, jobs=self.jobs, progress=self.progress)
+                wrong = next((one for one, two in twins.items() if found[two] != checksums[one]), None)
+                if wrong is not None:
+                    raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
+            except GsvError as error:
+                raise OutputError(f"what was written does not read back: {error.where}: {error.why}", hint="the disk may be failing") from error
+
+
+def _checksum(storage: Storage, buffers: Buffers) -> int:
+    crc = 0
+    for _, chunk in chunks(storage, buffers):
+        crc = crc32(chunk, crc)
+    return crc
+
+
+def _same_leaf(plan: Plan, one: Tensor | Storage, two: Tensor | Storage, twins: dict[Storage, Storage]) -> bool:
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        if (one.shape, one.stride, one.start, one.requires_grad) != (two.shape, two.stride, two.start, two.requires_grad):
+            return False
+        one, two = one.storage, two.storage
+    if not isinstance(one, Storage) or not isinstance(two, Storage):
+        return False
+    same = (plan.dtype_of(one), one.numel) == (two.dtype, two.numel) and (one.location == two.location or plan.container == "safetensors")
+    return same and twins.setdefault(one, two) is two

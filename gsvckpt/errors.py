@@ -1,0 +1,79 @@
+"""Everything that can go wrong on purpose. One root; each subclass owns its exit code and its name in JSON."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GsvError(Exception):
+    """A failure with a sentence for the user.
+
+    `where` is the place inside the file or the option that is at fault, `why` one sentence, `hint` what to do next
+    (empty when there is nothing to do). `path` is filled in by whoever knows it, usually the engine.
+    """
+
+    exit_code: ClassVar[int] = 3
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, why: str, *, where: str = "", hint: str = "", path: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+        self.where = where
+        self.hint = hint
+        self.path = path
+        self.known: object = None  # a Checkpoint with an empty root: what could be learnt all the same
+
+    def as_json(self) -> dict[str, str]:
+        """The `error` object of the JSON documents."""
+        return {"kind": self.kind, "where": self.where, "why": self.why, "hint": self.hint}
+
+
+class UsageError(GsvError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class MissingError(GsvError):
+    """An input is not there or may not be read."""
+
+    kind = "missing"
+
+
+class DamagedError(GsvError):
+    """A checkpoint whose bytes contradict themselves or end too early."""
+
+    kind = "damaged"
+
+
+class UnsupportedError(GsvError):
+    """A sound file of a form that is not handled, or that cannot be written back exactly."""
+
+    kind = "unsupported"
+
+
+class NotCheckpointError(GsvError):
+    """Something else than a checkpoint; `why` names what it is."""
+
+    kind = "not-a-checkpoint"
+
+
+class ChangedError(GsvError):
+    """The source changed while it was read."""
+
+    kind = "changed"
+
+
+class RefusedError(GsvError):
+    """Would overwrite, lose data, or mislead GPT-SoVITS."""
+
+    exit_code = 4
+    kind = "refused"
+
+
+class OutputError(GsvError):
+    """The output could not be written; nothing is left behind."""
+
+    exit_code = 5
+    kind = "output"

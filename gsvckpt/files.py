@@ -1,0 +1,288 @@
+"""Files: positioned reads, and publishing a finished file in one step. The only fsync and the only rename of the program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from gsvckpt.errors import ChangedError, DamagedError, MissingError, OutputError, RefusedError
+
+TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
+_STALE_SECONDS = 600
+_CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
+
+
+class LocalSource:
+    """A file opened for positioned reads from several threads. Remembers size and time, so that `check_unchanged` can tell whether it is still the same."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises MissingError when there is no such regular file or it may not be read."""
+        self.path = os.fspath(path)
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not stall us
+        except (OSError, ValueError) as error:
+            raise _missing(self.path, error) from error
+        facts = os.fstat(self._fd)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(self._fd)
+            raise MissingError("is a folder" if stat.S_ISDIR(facts.st_mode) else "is no regular file", path=self.path)
+        self.size = facts.st_size
+        self.mtime_ns = facts.st_mtime_ns
+        self._identity = (facts.st_dev, facts.st_ino)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from `offset`. Raises DamagedError when the file ends before, or cannot be read there."""
+        done = 0
+        try:
+            while done < len(buffer):
+                count = self._read_some(offset + done, buffer[done : done + _CHUNK])
+                if count == 0:
+                    raise DamagedError(f"the file ends at byte {offset + done:,}, {len(buffer) - done:,} bytes too early", path=self.path)
+                done += count
+        except (OSError, ValueError, OverflowError) as error:
+            raise DamagedError(f"cannot be read at byte {offset:,}: {_reason(error)}", path=self.path) from error
+
+    if hasattr(os, "preadv"):
+
+        def _read_some(self, offset: int, buffer: memoryview) -> int:
+            return os.preadv(self._fd, [buffer], offset)
+
+    else:
+
+        def _read_some(self, offset: int, buffer: memoryview) -> int:
+            with self._lock:  # Windows and macOS before 11: one file position for all threads
+                os.lseek(self._fd, offset, os.SEEK_SET)
+                data = os.read(self._fd, len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+
+    def check_unchanged(self) -> None:
+        """Raise ChangedError unless size and time are what they were, and the path still leads to this file."""
+        try:
+            open_file, named = os.fstat(self._fd), os.stat(self.path)
+        except OSError as error:
+            raise ChangedError(f"went away while it was read: {_reason(error)}", path=self.path) from error
+        for facts in (open_file, named):
+            if (facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino)) != (self.size, self.mtime_ns, self._identity):
+                raise ChangedError("changed while it was read", path=self.path, hint="wait until training has finished saving, then try again")
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._fd)
+
+
+def _missing(path: str, error: Exception) -> MissingError:
+    if isinstance(error, FileNotFoundError):
+        return MissingError("there is no such file", path=path)
+    if isinstance(error, PermissionError):
+        if os.path.isdir(path):  # Windows says so when a folder is opened
+            return MissingError("is a folder", path=path)
+        return MissingError("may not be read (permission denied)", path=path)
+    return MissingError(f"cannot be opened: {_reason(error)}", path=path)
+
+
+@contextmanager
+def open_source(path: str | os.PathLike[str]) -> Iterator[LocalSource]:
+    """Open a source and close it again; errors raised meanwhile learn the path."""
+    source = LocalSource(path)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+class Target:
+    """The temporary file that `publish` hands out: written at any place by several threads."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data` at `offset`. Raises OSError."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            done += self._write_some(offset + done, view[done : done + _CHUNK])
+
+    if hasattr(os, "pwrite"):
+
+        def _write_some(self, offset: int, view: memoryview) -> int:
+            return os.pwrite(self._fd, view, offset)
+
+    else:
+
+        def _write_some(self, offset: int, view: memoryview) -> int:
+            with self._lock:
+                os.lseek(self._fd, offset, os.SEEK_SET)
+                return os.write(self._fd, view)
+
+    def resize(self, size: int) -> None:
+        """Cut off what an earlier, larger attempt left behind `size`, or reserve up to it."""
+        os.truncate(self._fd, size)
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+
+def publish(
+    path: str,
+    size: int,
+    fill: Callable[[Target], None],
+    check: Callable[[Target], None],
+    *,
+    overwrite: bool,
+    settle: Callable[[], None] = lambda: None,
+) -> None:
+    """Create `path` in one step: `fill` writes a temporary file beside it, `check` reads it while it is synced, then it takes the name.
+
+    A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
+    kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
+    `overwrite` is false, also when another process creates it meanwhile, and OutputError when the disk is full or the folder not writable; after any
+    error no temporary file is left.
+    """
+    destination = Path(os.path.realpath(path))
+    if not overwrite and destination.exists():
+        raise _exists(path)
+    temp: Path | None = None
+    try:
+        _sweep(destination.parent)
+        _require_space(destination, size)
+        temp, fd = _create_temp(destination.parent)
+        try:
+            target = Target(temp, fd)
+            fill(target)
+            _copy_mode(destination, temp)
+            _sync_and_check(target, check)
+        finally:
+            os.close(fd)
+        settle()
+        _take_name(temp, destination, path, overwrite=overwrite)
+        _sync_folder(destination.parent)
+    except OSError as error:
+        _fail(path, error)
+    finally:
+        if temp is not None:
+            with suppress(OSError):
+                temp.unlink()
+
+
+def _sync_and_check(target: Target, check: Callable[[Target], None]) -> None:
+    """Both at once: the disk is busy with the one, the processor with the other."""
+    failures: list[OSError] = []
+
+    def sync() -> None:
+        try:
+            target.sync()
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    try:
+        check(target)
+    finally:
+        thread.join()
+    for failure in failures:
+        raise failure
+
+
+def _create_temp(folder: Path) -> tuple[Path, int]:
+    while True:
+        temp = folder / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(4).hex()}{TEMP_SUFFIX}"
+        with suppress(FileExistsError):
+            return temp, os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left here: temporary files whose process is gone, and untouched for a while, as the process may run on another machine."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(TEMP_PREFIX) and entry.name.endswith(TEMP_SUFFIX):
+                pid = entry.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
+                with suppress(OSError):
+                    if pid.isdigit() and not _alive(int(pid)) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                        os.unlink(entry.path)
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":
+        return False  # no signal 0 there; but a file in use cannot be removed
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _require_space(destination: Path, size: int) -> None:
+    if hasattr(os, "statvfs"):
+        facts = os.statvfs(destination.parent)
+        free = facts.f_bavail * facts.f_frsize
+    else:
+        import shutil  # only where statvfs is missing
+
+        free = shutil.disk_usage(destination.parent).free
+    if free < size:
+        raise OSError(errno.ENOSPC, f"{size:,} bytes are needed, {free:,} are free")
+
+
+def _copy_mode(destination: Path, temp: Path) -> None:
+    with suppress(OSError):
+        os.chmod(temp, stat.S_IMODE(os.stat(destination).st_mode))
+
+
+def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> None:
+    if overwrite:
+        os.replace(temp, destination)
+        return
+    try:
+        os.link(temp, destination)  # unlike rename, link never overwrites, so two processes cannot both win
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # no hard links on FAT and some network drives
+        if os.path.lexists(destination):
+            raise _exists(path) from None
+        os.rename(temp, destination)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # Windows cannot open folders, and some file systems refuse to sync them
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _exists(path: str) -> RefusedError:
+    return RefusedError("exists already", path=path, hint="--force overwrites it; -o PATH writes elsewhere")
+
+
+def _fail(path: str, error: OSError) -> NoReturn:
+    hints = {errno.ENOSPC: "free some space or write to another disk with -o PATH", getattr(errno, "EDQUOT", -1): "your disk quota is used up"}
+    hint = hints.get(error.errno or 0, "")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "write elsewhere with -o PATH"
+    raise OutputError(f"cannot be written: {_reason(error)}", path=path, hint=hint) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.errno != errno.ENOSPC or "needed" not in error.strerror else f"no space left: {error.strerror}"
+    return str(error)

@@ -1,0 +1,20 @@
+"""A file before it is written: what lies where. Pure data, so that the plan, the dry run and the writer agree to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gsvckpt.model import Storage
+
+Piece = tuple[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`size` in bytes; `texts`, pieces known beforehand; `storages`, where each one's data go; `close`, the pieces that need their checksums."""
+
+    size: int
+    texts: tuple[Piece, ...]
+    storages: tuple[tuple[Storage, int], ...]
+    close: Callable[[Mapping[Storage, int]], tuple[Piece, ...]]

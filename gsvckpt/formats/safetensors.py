@@ -1,0 +1,115 @@
+"""The safetensors container: a JSON header, then contiguous tensor data (github.com/huggingface/safetensors, Format)."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from math import prod
+
+from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.formats.layout import Layout
+from gsvckpt.formats.torch_objects import MAX_DIMS
+from gsvckpt.model import SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
+
+MAX_HEADER = 100_000_000  # the format's own limit
+ALIGNMENT = 8  # the header is padded with spaces so that the data begin at a multiple of this
+_METADATA = "__metadata__"
+
+
+def looks_like(head: bytes, size: int) -> bool:
+    """Eight bytes of header length that fit the file, then an opening brace."""
+    return len(head) >= 10 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8
+
+
+def read(source: Source) -> Checkpoint:
+    """Open a safetensors file without reading tensor bytes.
+
+    Every rule of the format is checked first: sizes without overflow, offsets without gap or overlap, ending at the end of the file. Raises
+    DamagedError and UnsupportedError with the tensor in `where`.
+    """
+    length = int.from_bytes(_read(source, 0, 8), "little")
+    if length > MAX_HEADER:
+        raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
+    try:
+        header = json.loads(_read(source, 8, length).decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"is no valid JSON ({str(error)[:80]})", where="header") from error
+    if not isinstance(header, dict):
+        raise DamagedError("is no JSON object", where="header")
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise DamagedError("its metadata are not all text", where="header")
+    base = 8 + length
+    entries = sorted(((name, *_entry(name, entry)) for name, entry in header.items()), key=lambda entry: entry[3])
+    end = 0
+    tensors: dict[str, Tensor] = {}
+    for name, dtype, shape, begin, stop in entries:
+        if begin != end:
+            raise DamagedError(f"begins at {begin:,} where {end:,} was expected", where=name)
+        end = stop
+        storage = Storage(name, dtype, prod(shape), "cpu", source, base + begin)
+        tensors[name] = Tensor(storage, dtype, shape, contiguous_stride(shape))
+    if base + end != source.size:
+        word = "ends early" if base + end > source.size else "has bytes behind the last tensor"
+        raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data")
+    container = Container("safetensors", records=len(tensors), storages=end, metadata=metadata)
+    return Checkpoint(source, container, {name: tensors[name] for name in header})
+
+
+def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
+        raise DamagedError("its entry lacks dtype, shape or data_offsets", where=name)
+    dtype = SAFETENSORS_DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if dtype is None:
+        raise UnsupportedError(f"has the unknown dtype {str(entry['dtype'])[:40]!r}", where=name)
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMS:
+        raise DamagedError("its shape or offsets are no sizes", where=name)
+    begin, end = offsets
+    if end - begin != prod(shape) * dtype.itemsize:
+        raise DamagedError(f"{end - begin:,} bytes stored where {prod(shape):,} x {dtype.name} are announced", where=name)
+    return dtype, tuple(shape), begin, end
+
+
+def _sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in values)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a name stands twice")
+    return entries
+
+
+def _read(source: Source, offset: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    source.read_into(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+# --- writing ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def lay_out(root: object, dtype_of: Callable[[Storage], DType], metadata: Mapping[str, str]) -> Layout:
+    """Plan the safetensors file of a flat {name: tensor}, in the order of `root`. Pure.
+
+    Raises UnsupportedError for a tensor that is no whole contiguous storage: only a checkpoint that came from safetensors is written as one.
+    """
+    header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
+    storages: list[tuple[Storage, int]] = []
+    end = 0
+    for name, tensor in root.items() if isinstance(root, dict) else ():
+        if not isinstance(tensor, Tensor) or not tensor.contiguous or tensor.start or tensor.numel != tensor.storage.numel:
+            raise UnsupportedError("is no plain tensor", where=str(name))
+        dtype = dtype_of(tensor.storage)
+        size = dtype.itemsize * tensor.numel
+        header[str(name)] = {"dtype": dtype.code, "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+        storages.append((tensor.storage, end))
+        end += size
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    base = 8 + len(text)
+    opening = struct.pack("<Q", len(text)) + text
+    return Layout(base + end, ((0, opening),), tuple((storage, base + offset) for storage, offset in storages), lambda _: ())

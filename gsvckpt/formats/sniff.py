@@ -1,0 +1,112 @@
+"""What is this file? Judged by its bytes, never by its name; what is no checkpoint is called by its own name."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from gsvckpt.errors import DamagedError, NotCheckpointError, UnsupportedError
+from gsvckpt.formats import safetensors, torch_stream, torch_zip, zip_directory
+from gsvckpt.model import Checkpoint, Container, Global, Source
+from gsvckpt.pickles.machine import Machine
+
+_PEEK = 1 << 20
+HEAD = 8_192  # what GPT-SoVITS itself hashes; enough to recognise anything
+
+_AGAIN = "download it again; the file came incomplete or is a web page"
+# (signature, at, what it is, what to do)
+_OTHERS: tuple[tuple[bytes, int, str, str], ...] = (
+    (b"version https://git-lfs", 0, "a Git LFS pointer: a note about the file, not the file", "fetch the real one with: git lfs pull"),
+    (b"GGUF", 0, "a GGUF model", ""),
+    (b"\x89HDF\r\n", 0, "an HDF5 file (Keras)", ""),
+    (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "unpack it first"),
+    (b"Rar!\x1a\x07", 0, "a RAR archive", "unpack it first"),
+    (b"\x1f\x8b", 0, "a gzip archive", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", 0, "a zstd archive", "unpack it first"),
+    (b"\xfd7zXZ", 0, "an xz archive", "unpack it first"),
+    (b"ustar", 257, "a tar archive (torch before 0.1.10 saved such files)", "unpack it, or load and save it once with an old torch"),
+    (b"\x93NUMPY", 0, "a NumPy array", ""),
+    (b"RIFF", 0, "a sound file", "choose a .pth, .ckpt or .safetensors file"),
+    (b"%PDF", 0, "a PDF document", ""),
+    (b"\x7fELF", 0, "a program", ""),
+    (b"MZ", 0, "a Windows program", "do not run it"),
+)
+_ONNX = (b"\x08\x03", b"\x08\x04", b"\x08\x05", b"\x08\x06", b"\x08\x07", b"\x08\x08", b"\x08\x09", b"\x08\x0a", b"\x08\x0b")  # ir_version
+
+
+def read(source: Source) -> Checkpoint:
+    """Open any checkpoint. Raises NotCheckpointError naming what the file is, DamagedError or UnsupportedError."""
+    head = read_head(source)
+    if not head:
+        raise NotCheckpointError("the file is empty", hint="the disk was full or the download failed; get it again")
+    tail = zip_directory.find_tail(source)
+    if tail is not None:
+        return torch_zip.read(source, tail)
+    if safetensors.looks_like(head, source.size):
+        return safetensors.read(source)
+    if head.startswith(torch_stream.HEAD):
+        return torch_stream.read(source)
+    raise _name(source, head)
+
+
+def read_head(source: Source) -> bytes:
+    """The first 8 KiB, or less of a smaller file."""
+    buffer = bytearray(min(HEAD, source.size))
+    source.read_into(0, memoryview(buffer))
+    return bytes(buffer)
+
+
+def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError | UnsupportedError:
+    if head[2:4] == b"\x03\x04":
+        error = DamagedError(
+            "the file ends early: the zip directory at its end is missing (torch: failed finding central directory)",
+            where="zip directory",
+            hint="download or copy it again; training interrupted while saving leaves such files",
+        )
+        error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None)
+        return error
+    for signature, at, what, hint in _OTHERS:
+        if head[at : at + len(signature)] == signature:
+            return NotCheckpointError(f"this is {what}, not a checkpoint", hint=hint)
+    if not head.strip(b"\0"):
+        return NotCheckpointError(
+            "the file begins with nothing but zeros", hint="the download or copy was cut off after space was reserved; get it again"
+        )
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:512].lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return NotCheckpointError("this is a web page, not a checkpoint", hint=_AGAIN)
+    if (
+        head[:2] in _ONNX
+        and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a")
+        and (b"pytorch" in head or b"onnx" in head.lower() or b"graph" in head)
+    ):
+        return NotCheckpointError(
+            "this is an ONNX model, not a checkpoint", hint="onnxruntime opens it; gsvckpt reads .pth, .ckpt and .safetensors files"
+        )
+    names = _pickled_names(source)
+    if names or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
+        bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
+        return bare
+    if _is_text(head):
+        first = head.split(b"\n", 1)[0][:60].decode("utf-8", "replace")
+        return NotCheckpointError(f"this is a text file, not a checkpoint; it begins {first!r}", hint=_AGAIN)
+    return NotCheckpointError(
+        f"no checkpoint format begins with the bytes {head[:8].hex(' ')}", hint="download it again, or verify where it came from"
+    )
+
+
+def _pickled_names(source: Source) -> tuple[Global, ...]:
+    """The names in a bare pickle, which torch.load would run all the same; of any protocol, also the textual ones without a signature."""
+    buffer = bytearray(min(source.size, _PEEK))
+    source.read_into(0, memoryview(buffer))
+    machine = Machine(bytes(buffer), reduce=lambda name, args: None)
+    with suppress(DamagedError, UnsupportedError):
+        machine.run()
+    return tuple(machine.globals)
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        return head[:1024].decode("utf-8", "strict" if len(head) < 1024 else "ignore").isprintable() or not any(byte < 9 for byte in head[:1024])
+    except UnicodeDecodeError:
+        return False

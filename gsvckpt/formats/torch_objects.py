@@ -1,0 +1,98 @@
+"""torch's own vocabulary inside a pickle: how a tensor is spelled, both ways (torch/_utils.py, torch/serialization.py)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from gsvckpt.errors import DamagedError
+from gsvckpt.model import DTYPES, STORAGE_DTYPES, UNTYPED, DType, Global, Storage, Tensor
+from gsvckpt.pickles.emitter import Call, Persistent
+
+MAX_DIMS = 64  # torch's own limit
+MAX_ELEMENTS = 1 << 62  # beyond this torch's int64 arithmetic overflows
+_V2, _V3 = Global("torch._utils", "_rebuild_tensor_v2"), Global("torch._utils", "_rebuild_tensor_v3")
+_MODULES = ("torch", "torch.storage")
+
+
+def rebuild(name: Global, args: object) -> Tensor | None:
+    """The tensor that a call of `_rebuild_tensor_v2` or `_v3` stands for; None for every other call, which then stays opaque.
+
+    So do tensors with hooks or with conjugate or negative bits, whose bytes mean something else. Raises DamagedError for one that reaches
+    outside its storage.
+    """
+    if name not in (_V2, _V3) or not isinstance(args, tuple):
+        return None
+    has_dtype = name == _V3
+    plain = len(args) in ((7, 8) if has_dtype else (6, 7))
+    if not plain or not isinstance(args[0], Storage) or args[5:6] != (OrderedDict(),) or (len(args) > 6 + has_dtype and args[-1]):
+        return None
+    storage, start, shape, stride, requires_grad = args[:5]
+    dtype = _named_dtype(args[6]) if has_dtype else storage.dtype
+    if dtype is None or (storage.dtype is not UNTYPED and dtype is not storage.dtype) or not isinstance(requires_grad, bool):
+        return None
+    if not _sizes(shape) or not _sizes(stride) or not _sizes((start,)) or len(shape) != len(stride) or len(shape) > MAX_DIMS:
+        raise DamagedError("a tensor with impossible sizes")
+    tensor = Tensor(storage, dtype, shape, stride, start, requires_grad)
+    if tensor.numel > MAX_ELEMENTS or (tensor.extent and (start + tensor.extent) * dtype.itemsize > storage.nbytes):
+        raise DamagedError(f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {storage.nbytes:,} bytes (storage {storage.key})")
+    return tensor
+
+
+def _named_dtype(value: object) -> DType | None:
+    return DTYPES.get(value.name) if isinstance(value, Global) and value.module == "torch" else None
+
+
+def _sizes(values: object) -> bool:
+    return isinstance(values, tuple) and all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in values)
+
+
+def storage_of(pid: object) -> tuple[str, DType, str, int, object]:
+    """Take a persistent id apart into (key, dtype, location, numel, view). Raises DamagedError for anything else than a known storage."""
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise DamagedError("refers to something that is no storage")
+    _, kind, key, location, numel = pid[:5]
+    view = pid[5] if len(pid) == 6 else None
+    dtype = STORAGE_DTYPES.get(kind.name) if isinstance(kind, Global) and kind.module in _MODULES else None
+    if dtype is None:
+        raise DamagedError(f"a storage of the unknown type {kind if isinstance(kind, Global) else '?'}")
+    if not isinstance(key, str) or not isinstance(location, str) or not _sizes((numel,)):
+        raise DamagedError("a storage with a key, location or size of the wrong type")
+    return key, dtype, location, numel, view
+
+
+class StorageTable:
+    """Storages by key, so that tensors that share one share it here too."""
+
+    def __init__(self, locate: Callable[[str, DType, str, int], Storage]) -> None:
+        self._locate = locate
+        self.by_key: dict[str, Storage] = {}
+
+    def persist(self, pid: object) -> Storage:
+        """Resolve a persistent id. Raises DamagedError when a key comes back as another type or size, which a cast could not keep consistent."""
+        key, dtype, location, numel, view = storage_of(pid)
+        if view is not None:
+            raise DamagedError("a storage that is a view of another (torch before 0.4)", where=f"storage {key}")
+        storage = self.by_key.get(key)
+        if storage is None:
+            storage = self.by_key[key] = self._locate(key, dtype, location, numel)
+        elif (storage.dtype, storage.numel) != (dtype, numel):
+            raise DamagedError(f"described twice, as {storage.numel:,} {storage.dtype.name} and as {numel:,} {dtype.name}", where=f"storage {key}")
+        return storage
+
+
+def describe_tensor(tensor: Tensor) -> Call:
+    """The call that torch would pickle for `tensor`."""
+    args = (tensor.storage, tensor.start, tensor.shape, tensor.stride, tensor.requires_grad, OrderedDict[object, object]())
+    if tensor.storage.dtype is UNTYPED:
+        return Call(_V3, (*args, Global("torch", tensor.dtype.name)))
+    return Call(_V2, args)
+
+
+def describe_storage(storage: Storage, dtype: DType, key: str) -> Persistent:
+    """The persistent id that torch would pickle for `storage` as `dtype` under `key`."""
+    module = "torch.storage" if dtype is UNTYPED else "torch"
+    return Persistent((_STORAGE, Global(module, dtype.storage), key, storage.location, storage.numel))
+
+
+_STORAGE = "storage"  # one object, so that the pickle spells it once

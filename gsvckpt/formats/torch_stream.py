@@ -1,0 +1,90 @@
+"""torch's container before 1.6: five pickles, then the storages one after another (torch/serialization.py, `_legacy_save`)."""
+
+from __future__ import annotations
+
+import struct
+
+from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.formats.torch_objects import StorageTable, rebuild
+from gsvckpt.model import Checkpoint, Container, DType, Global, Source, Storage
+from gsvckpt.pickles.machine import EndOfPickle, Machine
+
+MAGIC = 0x1950A86A20F9469CFC6C
+HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
+MAX_PICKLES = 1 << 27
+_FIRST_WINDOW = 1 << 18
+
+
+def read(source: Source) -> Checkpoint:
+    """Open a stream file without reading tensor bytes.
+
+    The storages' places follow from the sizes in the pickle and the order of the fifth pickle, each announced again by eight bytes in front of it.
+    Raises DamagedError and UnsupportedError; both carry in `known` what could be learnt.
+    """
+    window = min(source.size, _FIRST_WINDOW)
+    while True:
+        buffer = bytearray(window)
+        source.read_into(0, memoryview(buffer))
+        try:
+            return _parse(source, bytes(buffer))
+        except EndOfPickle:
+            if window == source.size:
+                raise
+            if window >= MAX_PICKLES:
+                raise UnsupportedError(f"pickles of more than {MAX_PICKLES:,} bytes") from None
+            window = min(source.size, window * 8)
+
+
+def _parse(source: Source, data: bytes) -> Checkpoint:
+    sizes: dict[str, tuple[DType, int]] = {}
+
+    def announce(key: str, dtype: DType, location: str, numel: int) -> Storage:
+        sizes[key] = (dtype, numel)
+        return Storage(key, dtype, numel, location, source, -1)  # the place is known only behind the last pickle
+
+    # Two passes over the object pickle: its tensors need the storages' places, which stand behind it.
+    names: dict[Global, Global] = {}
+    try:
+        magic, position = _load(data, 0, names, StorageTable(announce))
+        protocol, position = _load(data, position, names, StorageTable(announce))
+        if magic != MAGIC or protocol != 1001:
+            raise DamagedError(f"not torch's magic number and protocol ({protocol!r:.40})")
+        system, start = _load(data, position, names, StorageTable(announce))
+        _, position = _load(data, start, names, StorageTable(announce))
+        keys, position = _load(data, position, names, StorageTable(announce))
+        places = _place(source, keys, sizes, position)
+        table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
+        root, _ = _load(data, start, names, table)
+    except GsvError as error:
+        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(names))
+        raise
+    order = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
+    total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
+    container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total)
+    return Checkpoint(source, container, root, tuple(names))
+
+
+def _load(data: bytes, position: int, names: dict[Global, Global], table: StorageTable) -> tuple[object, int]:
+    machine = Machine(data, reduce=rebuild, persist=table.persist, position=position)
+    try:
+        return machine.run(), machine.position
+    finally:
+        names.update(machine.globals)
+
+
+def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int) -> dict[str, int]:
+    """Where each storage's data begin. Raises DamagedError where the announced counts contradict the pickle or the file ends early."""
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(sizes) or len(keys) != len(sizes):
+        raise DamagedError("the list of storages does not fit the tensors")
+    places: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        dtype, numel = sizes[key]
+        count = bytearray(8)
+        if position + 8 + numel * dtype.itemsize > source.size:
+            raise DamagedError(f"the file ends early: {index:,} of {len(keys):,} storages are whole", where=f"storage {key}")
+        source.read_into(position, memoryview(count))
+        if struct.unpack("<q", count)[0] != numel:
+            raise DamagedError(f"announced with {struct.unpack('<q', count)[0]:,} elements, described with {numel:,}", where=f"storage {key}")
+        places[key] = position + 8
+        position += 8 + numel * dtype.itemsize
+    return places

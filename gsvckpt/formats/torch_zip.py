@@ -1,0 +1,142 @@
+"""torch's zip container (torch 1.6 and later): one pickle, and one stored record per storage (caffe2/serialize/inline_container.cc)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from zlib import crc32
+
+from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
+from gsvckpt.formats import zip_directory
+from gsvckpt.formats.layout import Layout
+from gsvckpt.formats.torch_objects import StorageTable, describe_storage, describe_tensor, rebuild
+from gsvckpt.formats.zip_directory import Record, Tail, read_records, require_plain
+from gsvckpt.model import Checkpoint, Container, DType, Source, Storage, Tensor
+from gsvckpt.pickles.emitter import Call, Persistent, emit
+from gsvckpt.pickles.machine import Machine
+
+MAX_PICKLE = 1 << 27  # 200,000 tensors with optimizer state are about 25 MB
+PREFIX = "archive"  # torch's name for a file without one; GPT-SoVITS's own folder is the time of saving, different each time
+PADDING = ".data/padding"  # an extra record that no reader asks for; it moves the file into the size window that GPT-SoVITS expects
+TORCHSCRIPT = "a TorchScript program"
+
+
+def read(source: Source, tail: Tail) -> Checkpoint:
+    """Open a torch zip without reading tensor bytes.
+
+    Raises NotCheckpointError for another kind of zip, DamagedError and UnsupportedError with the record in `where`; those carry the container's
+    facts in `known`.
+    """
+    records = read_records(source, tail)
+    prefix = _find_prefix(records)
+    by_name = {record.name.removeprefix(prefix): record for record in records}
+    container = Container(
+        format="torch-zip",
+        records=len(records),
+        head=_read(source, 0, 2).decode("latin-1"),
+        prefix=prefix.rstrip("/"),
+        byteorder=_byteorder(source, by_name),
+        storages=sum(record.size for name, record in by_name.items() if name.startswith("data/")),
+    )
+    machine: Machine | None = None
+    try:
+        pickled = require_plain(by_name["data.pkl"])
+        if pickled.size > MAX_PICKLE:
+            raise UnsupportedError(f"a pickle of {pickled.size:,} bytes", where=pickled.name)
+        table = StorageTable(lambda key, dtype, location, numel: _locate(source, by_name, key, dtype, location, numel))
+        machine = Machine(_read(source, pickled.offset, pickled.size), reduce=rebuild, persist=table.persist)
+        return Checkpoint(source, container, machine.run(), tuple(machine.globals))
+    except GsvError as error:
+        error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else ())
+        raise
+
+
+def _find_prefix(records: Sequence[Record]) -> str:
+    """The folder that holds data.pkl. torch takes it from the first record's name; here any one folder will do, but only one."""
+    names = [record.name for record in records]
+    found = [name.removesuffix("data.pkl") for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise NotCheckpointError(f"this is {TORCHSCRIPT}, not a checkpoint", hint="torch.jit.load opens it; export the weights with .state_dict()")
+    if len(found) > 1:
+        raise DamagedError(f"{len(found)} pickles named data.pkl; readers do not agree which one counts", where=found[1] + "data.pkl")
+    if not found:
+        raise NotCheckpointError(_name_zip(names), hint="unzip it and look inside for .pth, .ckpt or .safetensors files")
+    return found[0]
+
+
+def _name_zip(names: Sequence[str]) -> str:
+    inside = f"{len(names):,} entries, first {names[0][:60]!r}" if names else "no entries"
+    if names and all(name.endswith(".npy") for name in names):
+        return f"this is a NumPy .npz archive, not a checkpoint ({inside})"
+    if any(name.endswith((".pth", ".ckpt", ".pt", ".safetensors", ".bin")) for name in names):
+        return f"this is a zip of files, not a checkpoint; a checkpoint is inside ({inside})"
+    return f"this is a zip of something else, not a checkpoint ({inside})"
+
+
+def _byteorder(source: Source, by_name: Mapping[str, Record]) -> str:
+    record = by_name.get("byteorder")  # torch 2.1 and later; before that always little
+    return _read(source, record.offset, min(record.size, 8)).decode("latin-1") if record else "little"
+
+
+def _locate(source: Source, by_name: Mapping[str, Record], key: str, dtype: DType, location: str, numel: int) -> Storage:
+    record = by_name.get(f"data/{key}")
+    if record is None:
+        raise DamagedError("its record is missing", where=f"storage {key}")
+    require_plain(record)
+    if record.size != numel * dtype.itemsize:
+        raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name)
+    return Storage(key, dtype, numel, location, source, record.offset, record.crc or None)
+
+
+def _read(source: Source, offset: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    source.read_into(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+# --- writing ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def lay_out(root: object, dtype_of: Callable[[Storage], DType], head: str = "PK", padding: int | None = None) -> Layout:
+    """Plan the zip of `root`: records in torch's order under PREFIX, storages numbered as the pickle meets them. Pure.
+
+    `dtype_of` says what each storage becomes, `head` replaces the first two bytes, `padding` adds a record of that many zero bytes. Raises
+    UnsupportedError for what cannot be written back exactly.
+    """
+    keys: dict[Storage, str] = {}
+
+    def describe(leaf: Tensor | Storage) -> Call | Persistent:
+        if isinstance(leaf, Tensor):
+            return describe_tensor(leaf)
+        return describe_storage(leaf, dtype_of(leaf), keys.setdefault(leaf, str(len(keys))))
+
+    opening = {"data.pkl": emit(root, describe), ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
+    closing = {"version": b"3\n"} | ({PADDING: bytes(padding)} if padding is not None else {})
+    sizes = [(name, len(text)) for name, text in opening.items()]
+    sizes += [(f"data/{key}", storage.numel * dtype_of(storage).itemsize) for storage, key in keys.items()]
+    sizes += [(name, len(text)) for name, text in closing.items()]
+    records = zip_directory.lay_out((f"{PREFIX}/{name}", size) for name, size in sizes)
+    texts = opening | closing
+    places = {record.name.removeprefix(f"{PREFIX}/"): record for record in records}
+    owners = {f"{PREFIX}/data/{key}": storage for storage, key in keys.items()}
+
+    def close(checksums: Mapping[Storage, int]) -> tuple[tuple[int, bytes], ...]:
+        final = [replace(record, crc=_checksum(record, owners, checksums, texts)) for record in records]
+        headers = [(record.header, zip_directory.local_header(record)) for record in final]
+        headers[0] = (0, head.encode("latin-1") + headers[0][1][2:])
+        end = final[-1].offset + final[-1].size
+        return (*headers, (end, zip_directory.directory(final)))
+
+    end, text = close(dict.fromkeys(keys, 0))[-1]
+    size = end + len(text)
+    return Layout(
+        size,
+        tuple((places[name].offset, text) for name, text in texts.items()),
+        tuple((storage, places[f"data/{key}"].offset) for storage, key in keys.items()),
+        close,
+    )
+
+
+def _checksum(record: Record, owners: Mapping[str, Storage], checksums: Mapping[Storage, int], texts: Mapping[str, bytes]) -> int:
+    storage = owners.get(record.name)
+    return crc32(texts[record.name.removeprefix(f"{PREFIX}/")]) if storage is None else checksums[storage]

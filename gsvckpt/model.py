@@ -1,0 +1,268 @@
+"""What a checkpoint is: a tree of plain Python values whose leaves describe tensors. Nothing here holds tensor bytes or does I/O."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal, Protocol
+
+from gsvckpt.errors import UnsupportedError
+
+MAX_DEPTH = 256  # CPython's own pickler gives up near 300 levels, so no honest checkpoint is deeper
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """An element type: torch's name, bytes per element, and its names in the containers and in NumPy ("" where there is none)."""
+
+    name: str
+    itemsize: int
+    storage: str = ""  # torch's typed storage class, the name that pickles carry
+    code: str = ""  # the name in a safetensors header
+    numpy: str = ""
+    floating: bool = False  # a float that convert-fp16 understands
+
+
+UNTYPED = DType("untyped", 1, "UntypedStorage")  # raw bytes; the tensor, not the storage, knows the type
+
+DTYPES: Mapping[str, DType] = {
+    dtype.name: dtype
+    for dtype in (
+        DType("float64", 8, "DoubleStorage", "F64", "<f8", True),
+        DType("float32", 4, "FloatStorage", "F32", "<f4", True),
+        DType("float16", 2, "HalfStorage", "F16", "<f2", True),
+        DType("bfloat16", 2, "BFloat16Storage", "BF16", "", True),
+        DType("int64", 8, "LongStorage", "I64", "<i8"),
+        DType("int32", 4, "IntStorage", "I32", "<i4"),
+        DType("int16", 2, "ShortStorage", "I16", "<i2"),
+        DType("int8", 1, "CharStorage", "I8", "|i1"),
+        DType("uint8", 1, "ByteStorage", "U8", "|u1"),
+        DType("bool", 1, "BoolStorage", "BOOL", "|b1"),
+        DType("complex128", 16, "ComplexDoubleStorage", "", "<c16"),
+        DType("complex64", 8, "ComplexFloatStorage", "C64", "<c8"),
+        DType("complex32", 4),
+        DType("uint64", 8, "", "U64", "<u8"),
+        DType("uint32", 4, "", "U32", "<u4"),
+        DType("uint16", 2, "", "U16", "<u2"),
+        DType("float8_e4m3fn", 1, "", "F8_E4M3"),
+        DType("float8_e5m2", 1, "", "F8_E5M2"),
+        DType("float8_e4m3fnuz", 1, "", "F8_E4M3FNUZ"),
+        DType("float8_e5m2fnuz", 1, "", "F8_E5M2FNUZ"),
+        DType("float8_e8m0fnu", 1, "", "F8_E8M0"),
+        DType("float4_e2m1fn_x2", 1),
+        DType("quint8", 1, "QUInt8Storage"),
+        DType("qint8", 1, "QInt8Storage"),
+        DType("qint32", 4, "QInt32Storage"),
+        DType("quint4x2", 1, "QUInt4x2Storage"),
+        DType("quint2x4", 1, "QUInt2x4Storage"),
+        *(DType(f"bits{n}", 1) for n in ("1x8", "2x4", "4x2", "8")),
+        DType("bits16", 2),
+        *(DType(f"{sign}int{n}", 1) for sign in ("", "u") for n in range(1, 8)),
+    )
+}
+STORAGE_DTYPES: Mapping[str, DType] = {d.storage: d for d in (*DTYPES.values(), UNTYPED) if d.storage}
+SAFETENSORS_DTYPES: Mapping[str, DType] = {d.code: d for d in DTYPES.values() if d.code}
+
+
+class Source(Protocol):
+    """Where bytes come from. `read_into` fills the whole buffer from `offset` or raises DamagedError; safe to call from several threads."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def read_into(self, offset: int, buffer: memoryview) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A class or function that a pickle names. It is only ever a name here."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """A run of `numel` elements at `offset` in `source`, compared by identity. `crc` is the CRC-32 its container states, None where it states none."""
+
+    key: str
+    dtype: DType
+    numel: int
+    location: str
+    source: Source
+    offset: int
+    crc: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A strided view of a storage: `start`, `shape` and `stride` count elements of `dtype` and were checked to stay inside the storage."""
+
+    storage: Storage
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int = 0
+    requires_grad: bool = False
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def extent(self) -> int:
+        """Elements from the first to the last one in memory, both counted; 0 for an empty tensor."""
+        if not self.numel:
+            return 0
+        return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+
+    @property
+    def contiguous(self) -> bool:
+        return self.stride == contiguous_stride(self.shape) or self.numel <= 1
+
+
+def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides, in elements, as torch gives them (a dimension of 0 counts as 1)."""
+    strides: list[int] = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """An object of a class that is never imported, kept as its recipe, so that it can be written back exactly.
+
+    `how` is how the pickle makes it (`reduce`: call `name` with `args`; `newobj`: `name.__new__(*args)`; `newobj_ex`: the same with args = (args, keywords)); `steps` is what the pickle does to
+    it afterwards, in order: ("build", state), ("append", [values]) or ("setitem", [(key, value), ...]).
+    """
+
+    name: Global
+    how: Literal["reduce", "newobj", "newobj_ex"]
+    args: object
+    steps: list[tuple[Literal["build", "append", "setitem"], object]] = field(default_factory=list)
+
+    @property
+    def state(self) -> object:
+        """What `__setstate__` or `__dict__.update` would get; None when there is none."""
+        return next((value for step, value in self.steps if step == "build"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """Facts of the outer file. `head`: the first two bytes of a zip as text; `prefix`: the folder inside it; `records`: how many entries it has.
+
+    `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not.
+    """
+
+    format: Literal["torch-zip", "torch-stream", "safetensors", "pickle"]
+    records: int
+    head: str | None = None
+    prefix: str | None = None
+    byteorder: str = "little"
+    storages: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """An opened checkpoint: where it is, what holds it, and its tree. `globals` are all names in its pickles, in order of first use."""
+
+    source: Source
+    container: Container
+    root: object
+    globals: tuple[Global, ...] = ()
+
+
+Path = tuple[object, ...]
+Leaf = Tensor | Storage | Opaque
+
+
+def is_parameter(value: object) -> bool:
+    """An nn.Parameter: an Opaque whose first argument is the tensor (`torch._utils._rebuild_parameter`)."""
+    return (
+        isinstance(value, Opaque)
+        and value.name == Global("torch._utils", "_rebuild_parameter")
+        and isinstance(value.args, tuple)
+        and bool(value.args)
+        and isinstance(value.args[0], Tensor)
+    )
+
+
+def tensor_of(value: object) -> Tensor | None:
+    """The tensor that `value` is or, for an nn.Parameter, wraps."""
+    if isinstance(value, Tensor):
+        return value
+    if is_parameter(value):
+        assert isinstance(value, Opaque) and isinstance(value.args, tuple)  # noqa: S101 - is_parameter said so; for the type checker
+        inner = value.args[0]
+        return inner if isinstance(inner, Tensor) else None
+    return None
+
+
+def state_dict_metadata(value: object) -> object:
+    """The `_metadata` that torch hangs on a state dict (an OrderedDict attribute); None where there is none."""
+    return vars(value).get("_metadata") if isinstance(value, OrderedDict) else None
+
+
+def children(value: object) -> Iterator[tuple[object, object]]:
+    """The (key, child) pairs of one node, in order. An Opaque's own parts have keys in angle brackets; a Parameter shows its tensor alone."""
+    if isinstance(value, dict):
+        yield from value.items()
+        metadata = state_dict_metadata(value)
+        if metadata is not None:
+            yield "<metadata>", metadata
+    elif isinstance(value, (list, tuple)):
+        yield from enumerate(value)
+    elif isinstance(value, Opaque):
+        yield "<args>", value.args
+        for step, payload in value.steps:
+            yield f"<{step}>", payload
+
+
+def walk(root: object, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:
+    """Yield (path, leaf) for every Tensor, bare Storage and Opaque, in order. A container reached twice is walked once, at its first place.
+
+    An nn.Parameter is yielded as its Tensor. Raises UnsupportedError below MAX_DEPTH levels. Needs no recursion, so a crafted tree of any depth or
+    with cycles ends: each list, dict and tuple is entered once.
+    """
+    seen: set[int] = set()
+    pending: list[tuple[Path, object]] = [(path, root)]
+    while pending:
+        here, value = pending.pop()
+        tensor = tensor_of(value)
+        if tensor is not None:
+            yield here, tensor
+            continue
+        if isinstance(value, Storage):
+            yield here, value
+            continue
+        if not isinstance(value, (dict, list, tuple, Opaque)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if len(here) > MAX_DEPTH:
+            raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels", where=format_path(here[:4]) + "/...")
+        if isinstance(value, Opaque):
+            yield here, value
+        pending.extend(reversed([((*here, key), child) for key, child in children(value)]))
+
+
+def format_path(path: Path) -> str:
+    """A path as text for people: `optimizer/state/3/exp_avg`."""
+    return "/".join(str(part) for part in path)

@@ -1,0 +1,1 @@
+"""Reading and writing pickles without importing, calling or instantiating anything that they name."""

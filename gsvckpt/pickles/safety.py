@@ -1,0 +1,122 @@
+"""Would loading this pickle run somebody's code? Judged by the names it holds, an allow-list first: what is not known to be data is not safe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from gsvckpt.model import DTYPES, STORAGE_DTYPES, Global
+
+Verdict = Literal["safe", "unsafe", "unknown"]
+
+_BUILTINS = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names, which protocol 2 pickles carry
+_PATHS = frozenset(["Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"])
+
+# Data only: making one and setting its state runs no code that the file chooses.
+_DATA: dict[str, frozenset[str]] = {
+    "builtins": frozenset(
+        ["set", "frozenset", "list", "dict", "tuple", "int", "float", "complex", "bool", "str", "bytes", "bytearray", "slice", "range", "object"]
+    ),
+    "collections": frozenset(["OrderedDict", "defaultdict", "Counter", "deque"]),
+    "_codecs": frozenset(["encode"]),
+    "copyreg": frozenset(["_reconstructor"]),
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,  # where Python 3.13 pickles them from
+    "datetime": frozenset(["datetime", "date", "time", "timedelta", "timezone"]),
+    "decimal": frozenset(["Decimal"]),
+    "uuid": frozenset(["UUID"]),
+    "argparse": frozenset(["Namespace"]),
+    "types": frozenset(["SimpleNamespace"]),
+    "utils": frozenset(["HParams"]),  # GPT-SoVITS's config class (GPT_SoVITS/utils.py)
+    "torch": frozenset(
+        [*DTYPES, *STORAGE_DTYPES, "Size", "device", "Tensor", "strided", "sparse_coo", "sparse_csr", "sparse_csc", "per_tensor_affine"]
+    ),
+    "torch.storage": frozenset(["UntypedStorage", "TypedStorage", *STORAGE_DTYPES]),
+    "torch.serialization": frozenset(["_get_layout"]),
+    "torch.nn.parameter": frozenset(["Parameter", "Buffer"]),
+    "torch._tensor": frozenset(["_rebuild_from_type_v2"]),
+    "torch._utils": frozenset(
+        [
+            "_rebuild_tensor",
+            "_rebuild_tensor_v2",
+            "_rebuild_tensor_v3",
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+            "_rebuild_sparse_tensor",
+            "_rebuild_sparse_csr_tensor",
+            "_rebuild_qtensor",
+            "_rebuild_meta_tensor_no_storage",
+            "_rebuild_device_tensor_from_cpu_tensor",
+            "_rebuild_device_tensor_from_numpy",
+            "_rebuild_wrapper_subclass",
+        ]
+    ),
+    "numpy": frozenset(["dtype", "ndarray"]),
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), frozenset(["scalar", "_reconstruct"])),
+}
+
+# Third-party names known to run what they are given; every module of the standard library that is not data is unsafe without being listed.
+_RUNS_CODE = frozenset(
+    [
+        "torch.load",
+        "torch.serialization.load",
+        "torch.storage._load_from_bytes",
+        "torch.hub",
+        "torch.jit",
+        "torch.utils.cpp_extension",
+        "torch.package",
+        "torch.distributed.rpc",
+        "torch._inductor",
+        "torch._dynamo",
+        "torch.fx",
+        "numpy.load",
+        "numpy.testing",
+        "numpy.f2py",
+        "numpy.ctypeslib",
+        "pip",
+        "setuptools",
+        "pkg_resources",
+        "cloudpickle",
+        "dill",
+        "joblib",
+        "pandas.read_pickle",
+        "IPython",
+        "requests",
+        "urllib3",
+        "httpx",
+        "paramiko",
+        "fabric",
+    ]
+)
+_STANDARD_LIBRARY = sys.stdlib_module_names | {"__builtin__", "commands", "popen2", "os2", "nt", "posix"}
+
+
+@dataclass(frozen=True, slots=True)
+class Safety:
+    """The verdict on a file and on each name in it, in order of first use."""
+
+    verdict: Verdict
+    globals: tuple[tuple[str, Verdict], ...] = ()
+
+
+def judge(name: Global) -> Verdict:
+    """safe: known data; unsafe: can run code on any machine; unknown: neither."""
+    module = _BUILTINS.get(name.module, name.module)
+    if name.name in _DATA.get(module, ()):
+        return "safe"
+    parts = f"{module}.{name.name}".split(".")
+    if parts[0] in _STANDARD_LIBRARY or any(".".join(parts[:n]) in _RUNS_CODE for n in range(1, len(parts) + 1)):
+        return "unsafe"
+    return "unknown"
+
+
+def judge_all(names: Iterable[Global]) -> Safety:
+    """The worst of all names; a file without any is safe."""
+    verdicts = tuple((str(name), judge(name)) for name in names)
+    worst: Verdict = "safe"
+    for _, verdict in verdicts:
+        if verdict == "unsafe" or (verdict == "unknown" and worst == "safe"):
+            worst = verdict
+    return Safety(worst, verdicts)

@@ -1,0 +1,120 @@
+"""What file names say: upstream's own patterns, the experiment a file belongs to, and which names upstream would pick up by itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Form = Literal["gpt-weights", "sovits-weights", "gpt-training", "generator", "discriminator", "epoch"]
+
+# Patterns stay text: `re` compiles and keeps them at first use, so importing this costs nothing. Digits are bounded because int() is not.
+_FORMS: tuple[tuple[Form, str], ...] = (
+    ("gpt-training", r"(?:.+-)?epoch=(?P<epoch>[0-9]{1,12})e?-step=(?P<step>[0-9]{1,12})(?:-v[0-9]+)?\.ckpt"),  # Lightning, and the S1 bases
+    ("gpt-weights", r"(?P<name>.+)-e(?P<epoch>[0-9]{1,12})\.ckpt"),  # s1_train.py:62-81
+    ("sovits-weights", r"(?P<name>.+)_e(?P<epoch>[0-9]{1,12})_s(?P<step>[0-9]{1,12})(?:_l(?P<rank>[0-9]{1,6}))?\.pth"),  # s2_train.py:567
+    ("generator", r"G_(?:(?P<step>[0-9]{1,12})|latest)\.pth"),  # utils.py:75-90; `latest` is GPT-SoVITS-ko's
+    ("discriminator", r"D_(?:(?P<step>[0-9]{1,12})|latest)\.pth"),
+    ("epoch", r"epoch[_-]?(?P<epoch>[0-9]{1,12})(?:[_-]step[_-]?(?P<step>[0-9]{1,12}))?\.(?:ckpt|pth|pt|safetensors)"),
+)
+_LIGHTNING = r"epoch=(\d+)-step=(\d+)\.ckpt"  # AR/utils/__init__.py:8-24: matched from the start, with no end
+_STRAY = r"[12][0-9]{9}\.[0-9]{1,12}\.pth"  # `{time()}.pth` and `{time()}{part}.pth`: utils.py:67-72, process_ckpt.py:12-17, prepare_datasets
+_RUN = r"logs_s[12](?:_(?P<version>v[0-9](?:ProPlus|Pro)?)(?:_lora_(?P<rank>[0-9]{1,6}))?)?"
+_WEIGHTS = r"(?:GPT|SoVITS)_weights(?:_(?P<version>v[0-9](?:ProPlus|Pro)?))?"
+
+LATEST_STEP = 233333333333  # the name of "save only the latest" (s2_train.py), no step at all
+
+
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """What a name says. `epoch` is as written, except for Lightning, which counts from 0: there it is one more (see progress)."""
+
+    form: Form | None = None
+    experiment: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    rank: int | None = None
+    latest: bool = False
+
+
+def split(path: str) -> tuple[str, ...]:
+    """The parts of a path of any system, Windows drives included."""
+    return tuple(part for part in re.split(r"[/\\]", path) if part)
+
+
+def parse(path: str) -> FileName:
+    """What the last part of a path says, with the experiment from wherever it is told; never raises."""
+    base = basename(path)
+    for form, pattern in _FORMS:
+        match = re.fullmatch(pattern, base)
+        if match is None:
+            continue
+        found = match.groupdict()
+        epoch, step, rank = (int(found[key]) if found.get(key) else None for key in ("epoch", "step", "rank"))
+        if form == "gpt-training" and epoch is not None:
+            epoch += 1
+        is_latest = form in ("generator", "discriminator") and step in (None, LATEST_STEP)
+        return FileName(form, experiment(path), epoch, None if is_latest else step, rank, is_latest)
+    return FileName(experiment=experiment(path))
+
+
+def basename(path: str) -> str:
+    """The last part of a path of any system."""
+    return (split(path) or ("",))[-1]
+
+
+def experiment(path: str) -> str | None:
+    """The experiment a file belongs to.
+
+    Told, the surest first, by `<exp>-e8.ckpt` or `<exp>_e8_s16.pth`, `<exp>/logs_s2_v2/...`, `logs/<exp>/...`, the folder of an `epoch_001.ckpt`.
+    """
+    parts = split(path)
+    base = parts[-1] if parts else ""
+    forms = {form: match for form, pattern in _FORMS if (match := re.fullmatch(pattern, base)) is not None}
+    for form in ("gpt-weights", "sovits-weights"):
+        if form in forms and "gpt-training" not in forms:
+            return forms[form]["name"]
+    for place in range(len(parts) - 2, 0, -1):
+        if re.fullmatch(_RUN, parts[place]):
+            return parts[place - 1]
+    for place in range(len(parts) - 3, -1, -1):  # the last `logs` that holds a folder: other folders above may be called so
+        if parts[place] == "logs":
+            return parts[place + 1]
+    return parts[-2] if "epoch" in forms and len(parts) > 1 else None
+
+
+def resumes(path: str) -> bool:
+    """Whether GPT-SoVITS would pick the file up when it resumes in the file's folder.
+
+    S2 globs `G_*.pth` and `D_*.pth` (utils.py:112-117), which on Windows ignores case, so case is ignored here; S1 matches from the start of the
+    name with no end, so `epoch=9-step=90.ckpt.bak` counts too (AR/utils/__init__.py:8-24).
+    """
+    base = basename(path)
+    folded = base.casefold()
+    return (folded.startswith(("g_", "d_")) and folded.endswith(".pth")) or re.match(_LIGHTNING, base) is not None
+
+
+def is_stray(path: str) -> bool:
+    """A temp file that upstream left behind when a save was interrupted; nothing ever reads one."""
+    return re.fullmatch(_STRAY, basename(path)) is not None
+
+
+def folder_version(path: str) -> tuple[str, str] | None:
+    """(version, folder) for a folder that upstream names after a version (config.py:44-75, webui.py:534, s2_train_v3_lora.py:142).
+
+    The plain `SoVITS_weights`, `GPT_weights`, `logs_s1` and `logs_s2` say nothing: before 2025-02-11 every version went there.
+    """
+    for part in reversed(split(path)[:-1]):
+        match = re.fullmatch(_RUN, part) or re.fullmatch(_WEIGHTS, part)
+        if match is not None and match["version"]:
+            return match["version"], part
+    return None
+
+
+def folder_rank(path: str) -> int | None:
+    """The LoRA rank in a folder like `logs_s2_v3_lora_32`."""
+    for part in reversed(split(path)[:-1]):
+        match = re.fullmatch(_RUN, part)
+        if match is not None and match["rank"]:
+            return int(match["rank"])
+    return None

@@ -1,0 +1,169 @@
+"""What GPT-SoVITS itself takes an S2 file for (process_ckpt.py:100-126), and what follows from it. Its answer is not the truth: see kinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gsvckpt.sovits.kinds import Identity, Kind
+from gsvckpt.sovits.official import OFFICIAL
+
+HEADER_SIZE = 8192  # bytes whose MD5 upstream looks up: names and layout, no weights
+V2_MIN_SIZE = 82_978 * 1024  # a PK file below it is v1
+V3_MIN_SIZE = 700 * 1024 * 1024  # a PK file from here on is v3
+NO_LIMIT = 1 << 63
+
+# Head bytes -> (symbols, model, LoRA). Upstream writes 03 to 06 only; 00, 01 and 02 are in its reader since 2025-02-23 and were never written.
+HEADS: dict[bytes, tuple[str, str, bool]] = {
+    b"00": ("v1", "v1", False),
+    b"01": ("v2", "v2", False),
+    b"02": ("v2", "v3", False),
+    b"03": ("v2", "v3", True),
+    b"04": ("v2", "v4", True),
+    b"05": ("v2", "v2Pro", False),
+    b"06": ("v2", "v2ProPlus", False),
+}
+# What upstream answers for official files by their header. s2G488k is v1; upstream lists it as v2 and corrects that from its tensors later.
+_ANSWERS = {
+    "s2G488k.pth": ("v2", "v2"),
+    "s2G2333k.pth": ("v2", "v2"),
+    "s2Gv3.pth": ("v2", "v3"),
+    "s2Gv4.pth": ("v2", "v4"),
+    "s2Gv2Pro.pth": ("v2", "v2Pro"),
+    "s2Gv2ProPlus.pth": ("v2", "v2ProPlus"),
+}
+HASHES: dict[str, tuple[str, str]] = {file.md5_8k: _ANSWERS[file.basename] for file in OFFICIAL if file.md5_8k and file.basename in _ANSWERS}
+_WRITTEN = {("v3", True): "03", ("v4", True): "04", ("v2Pro", False): "05", ("v2ProPlus", False): "06"}
+_BY_SYMBOLS = frozenset({"v1", "v2"})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Upstream's answer: the version of the symbol table, of the model, whether it is a LoRA, and which rule said so."""
+
+    symbols: str
+    model: str
+    lora: bool
+    rule: Literal["hash", "head", "size"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamError:
+    """Upstream stops at this file; `error` is what users see."""
+
+    error: str
+
+
+def detect(first8k: bytes, size: int) -> Verdict | UpstreamError:
+    """What upstream says of a file with these first bytes and this size, before any tensor is read."""
+    import hashlib
+
+    answer = HASHES.get(hashlib.md5(first8k[:HEADER_SIZE], usedforsecurity=False).hexdigest())
+    if answer is not None:
+        return Verdict(*answer, False, "hash")
+    head = first8k[:2]
+    if head != b"PK":
+        return Verdict(*HEADS[head], "head") if head in HEADS else UpstreamError(f"KeyError: {head!r}")
+    if size < V2_MIN_SIZE:
+        return Verdict("v1", "v1", False, "size")
+    return Verdict("v2", "v2" if size < V3_MIN_SIZE else "v3", False, "size")
+
+
+def applies(kind: Kind) -> bool:
+    """Whether upstream runs its detection on files of this kind: the S2 files that its inference opens."""
+    return kind in ("sovits-weights", "sovits-lora", "sovits-generator-base")
+
+
+def correct(verdict: Verdict, symbol_rows: int | None) -> Verdict:
+    """The verdict after upstream's callers have looked at `enc_p.text_embedding.weight` (inference_webui.py:318-330, TTS.py:508-522).
+
+    `symbol_rows` is None where a file has no such tensor. The language menus still follow the verdict before.
+    """
+    symbols = "v1" if symbol_rows == 322 else "v2"
+    return replace(verdict, symbols=symbols, model=symbols if verdict.model in _BY_SYMBOLS else verdict.model)
+
+
+def size_window(version: str | None) -> tuple[int, int] | None:
+    """[low, high) bytes that a PK file needs for upstream to say this version; None for versions that no PK file is taken for by its size."""
+    windows = {"v1": (0, V2_MIN_SIZE), "v2": (V2_MIN_SIZE, V3_MIN_SIZE), "v3": (V3_MIN_SIZE, NO_LIMIT)}
+    return windows.get(version or "")
+
+
+def head_for(version: str | None, lora: bool, *, base: bool = False) -> str:
+    """The head upstream writes. A base keeps PK whatever its version: the trainers open it with a plain torch.load (s2_train.py:238)."""
+    return "PK" if base else _WRITTEN.get((version or "", lora), "PK")
+
+
+def misread(version: str | None, lora: bool, verdict: Verdict | UpstreamError) -> bool:
+    """Whether a verdict contradicts what the file is. An undetermined version (None) is v3 or v4."""
+    if isinstance(verdict, UpstreamError):
+        return True
+    wanted = ("v3", "v4") if version is None else (version,)
+    return verdict.model not in wanted or verdict.lora != lora
+
+
+def judge(version: str | None, lora: bool, before: Verdict | UpstreamError | None, after: Verdict | UpstreamError | None) -> str | None:
+    """Why an output must not be published, or None when it may.
+
+    Refused: an output that upstream misreads where it read the source rightly, or whose misreading gives wrong sound without an error (full v4 as
+    v3, Pro as non-Pro, a LoRA as full weights). Not refused: a confusion of v1 and v2 that the source had too, which upstream corrects itself.
+    """
+    if after is None:
+        return None
+    name = describe(version, lora)
+    if isinstance(after, UpstreamError):
+        return f"GPT-SoVITS could not open the output: {after.error}" if isinstance(before, Verdict) else None
+    if version is None and isinstance(before, Verdict) and (before.model, before.lora) != (after.model, after.lora):
+        return f"GPT-SoVITS reads the source as {_said(before)} and would read the output as {_said(after)}"
+    if not misread(version, lora, after):
+        return None
+    silent = (
+        (version == "v4" and not lora and after.model == "v3")
+        or (version in ("v2Pro", "v2ProPlus") and "Pro" not in after.model)
+        or (lora and not after.lora)
+    )
+    was_right = before is None or not misread(version, lora, before)
+    return f"GPT-SoVITS would read this {name} file as {_said(after)}" if was_right or silent else None
+
+
+def warnings(identity: Identity, verdict: Verdict | UpstreamError | None, rows: int | None) -> tuple[str, ...]:
+    """In plain words, what goes wrong in GPT-SoVITS where its answer differs from what the tensors say; `rows` as in `correct`."""
+    if verdict is None or not applies(identity.kind):
+        return ()
+    version, lora, base = identity.version, identity.kind == "sovits-lora", identity.kind == "sovits-generator-base"
+    found: list[str] = []
+    if isinstance(verdict, UpstreamError):
+        return (f"GPT-SoVITS does not know this head and stops with a bare `{verdict.error}`",)
+    if verdict.rule == "head" and (base or (not lora and version in ("v1", "v2", "v3"))):
+        found.append("only today's inference reads this head; training, the exporters and most other projects need PK")
+    if rows is not None and rows not in (322, 732):
+        found.append(f"enc_p.text_embedding has {rows} rows, where GPT-SoVITS builds 322 or 732, so loading stops with a size mismatch")
+    if (version or identity.versions == ("v3", "v4")) and misread(version, lora, verdict):
+        found.append(_consequence(version, lora, base, verdict))
+    return tuple(found)
+
+
+def _consequence(version: str | None, lora: bool, base: bool, verdict: Verdict) -> str:
+    said = f"GPT-SoVITS takes this {describe(version, lora)} file for {_said(verdict)}"
+    if version == "v2" and verdict.model == "v1" and not lora:
+        return f"{said} because it is smaller than 82,978 KiB: the menus lack Cantonese and Korean; the model itself is corrected from its tensors"
+    if version == "v1" and verdict.model == "v2" and not lora:
+        return f"{said} by its {verdict.rule}: the menus offer languages it does not know; the model itself is corrected from its tensors"
+    if version in ("v2Pro", "v2ProPlus") and "Pro" not in verdict.model:
+        if base:
+            return f"{said}: training from it works, but inference with it stops with a tensor size error (512 against 1024)"
+        return f"{said}: it loads without complaint, then inference stops with a tensor size error (512 against 1024)"
+    if version == "v4" and verdict.model == "v3" and lora == verdict.lora:
+        return f"{said}: it uses the wrong upsampling (1.875 instead of 2) and the 24 kHz vocoder of v3"
+    if lora and not verdict.lora:
+        return f"{said}: it is loaded alone, without its base, and most of the model stays random, with no error"
+    return f"{said} by its {verdict.rule} and builds the wrong model for it"
+
+
+def describe(version: str | None, lora: bool) -> str:
+    """A version as people say it: `v4 LoRA`, `v3 or v4`."""
+    return (version or "v3 or v4") + (" LoRA" if lora else "")
+
+
+def _said(verdict: Verdict) -> str:
+    return describe(verdict.model, verdict.lora)
