@@ -266,3 +266,16 @@ def walk(root: object, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:
 def format_path(path: Path) -> str:
     """A path as text for people: `optimizer/state/3/exp_avg`."""
     return "/".join(str(part) for part in path)
+
+
+def storages_of(root: object) -> set[Storage]:
+    """All storages that a tree refers to."""
+    return {leaf if isinstance(leaf, Storage) else leaf.storage for _, leaf in walk(root) if isinstance(leaf, (Storage, Tensor))}
+
+
+class _Removed:
+    def __repr__(self) -> str:
+        return "REMOVED"
+
+
+REMOVED = _Removed()  # stands where None, itself a value, cannot say that an entry is to go

@@ -12,19 +12,19 @@ from gsvckpt.model import DTYPES, STORAGE_DTYPES, Global
 Verdict = Literal["safe", "unsafe", "unknown"]
 
 _BUILTINS = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names, which protocol 2 pickles carry
-_PATHS = frozenset(["Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"])
+_PATHS = frozenset("Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath".split())
 
 # Data only: making one and setting its state runs no code that the file chooses.
 _DATA: dict[str, frozenset[str]] = {
     "builtins": frozenset(
-        ["set", "frozenset", "list", "dict", "tuple", "int", "float", "complex", "bool", "str", "bytes", "bytearray", "slice", "range", "object"]
+        "set frozenset list dict tuple int float complex bool str bytes bytearray slice range object".split()
     ),
-    "collections": frozenset(["OrderedDict", "defaultdict", "Counter", "deque"]),
+    "collections": frozenset("OrderedDict defaultdict Counter deque".split()),
     "_codecs": frozenset(["encode"]),
     "copyreg": frozenset(["_reconstructor"]),
     "pathlib": _PATHS,
     "pathlib._local": _PATHS,  # where Python 3.13 pickles them from
-    "datetime": frozenset(["datetime", "date", "time", "timedelta", "timezone"]),
+    "datetime": frozenset("datetime date time timedelta timezone".split()),
     "decimal": frozenset(["Decimal"]),
     "uuid": frozenset(["UUID"]),
     "argparse": frozenset(["Namespace"]),

@@ -39,7 +39,7 @@ STATE_KEYS = (
     "params_ema",
 )
 _WRAPPERS = ("state_dict", "model_state_dict")  # a state dict inside the section, as in {"model": {"state_dict": ...}}
-_NODES = 1000  # entries looked at before a section is judged: more never changes the answer, and a crafted tree must not cost minutes
+_NODES = 200  # entries looked at before a section is judged: more never changes the answer, and a crafted tree must not cost minutes
 
 # The last words of a section's name: `optimizer_g`, `optim_0`, `lr_scheduler_state_dict` mean what their first words mean.
 _SUFFIXES = frozenset({"g", "d", "gen", "disc", "generator", "discriminator", "state", "states", "dict"})
@@ -136,10 +136,11 @@ def find_state_path(root: object) -> Path | None:
         return () if _count(root) else None
     sections = {key: None for key, what in roles(root).items() if what == "weights" and tensor_of(root[key]) is None}  # a dict: an ordered set
     bare = sum(tensor_of(value) is not None for value in root.values())
+    # A section with fewer tensors than stand bare beside it is one module of a flat state dict that happens to have a section's name.
     known = next((key for key in STATE_KEYS if key in sections and _count(root[key]) > min(bare, _NODES - 1)), None)
     if known is not None:
         return _descend(root, (known,))
-    if len(sections) == 1 and not bare:
+    if len(sections) == 1 and not bare and all(_count(root[key]) for key in sections):
         return _descend(root, tuple(sections))
     return () if state_tensors(root, ()) else None
 

@@ -6,26 +6,26 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gsvckpt.model import Storage, Tensor, state_dict_metadata, walk
+from gsvckpt.model import REMOVED, state_dict_metadata, storages_of
 from gsvckpt.transforms.plan import Change, Plan
 
 
 def strip(plan: Plan, keys: Mapping[object, object]) -> Plan:
-    """Plan to take `keys` out of the root: each becomes the given value, or goes when that is DROP. Keys that are not there are passed over.
+    """Plan to take `keys` out of the root: each becomes the given value, or goes when that is REMOVED. Keys that are not there are passed over.
 
     `Change.bytes` counts the storages that nothing else refers to any more.
     """
     root = plan.root
     if not isinstance(root, dict):
         return plan
-    present = {key: value for key, value in keys.items() if key in root and not (value is not DROP and root[key] == value)}
+    present = {key: value for key, value in keys.items() if key in root and not (value is not REMOVED and root[key] == value)}
     if not present:
         return plan
     kept: dict[object, object] = OrderedDict() if isinstance(root, OrderedDict) else {}
     for key, value in root.items():
         if key not in present:
             kept[key] = value
-        elif present[key] is not DROP:
+        elif present[key] is not REMOVED:
             kept[key] = present[key]
     metadata = state_dict_metadata(root)
     if metadata is not None:
@@ -35,18 +35,5 @@ def strip(plan: Plan, keys: Mapping[object, object]) -> Plan:
     for key, value in present.items():
         gone = storages_of(root[key]) - alive
         alive |= gone  # counted once, for the first key that held it
-        changes.append(Change("strip", str(key), "present", "removed" if value is DROP else repr(value), sum(s.nbytes for s in gone)))
+        changes.append(Change("strip", str(key), "present", "removed" if value is REMOVED else repr(value), sum(s.nbytes for s in gone)))
     return replace(plan, root=kept, changes=(*plan.changes, *changes))
-
-
-class _Drop:
-    def __repr__(self) -> str:
-        return "DROP"
-
-
-DROP = _Drop()
-
-
-def storages_of(root: object) -> set[Storage]:
-    """All storages that a tree refers to."""
-    return {leaf if isinstance(leaf, Storage) else leaf.storage for _, leaf in walk(root) if isinstance(leaf, (Storage, Tensor))}

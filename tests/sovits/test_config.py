@@ -27,7 +27,8 @@ def test_an_argparse_namespace_is_a_config() -> None:
 
 
 def test_no_config() -> None:
-    assert [config_of(checkpoint(root)) for root in ({}, [], None, {"config": None}, {"config": tensor(1)})] == [None] * 5
+    roots: list[object] = [{}, [], None, {"config": None}, {"config": tensor(1)}]
+    assert [config_of(checkpoint(root)) for root in roots] == [None] * 5
 
 
 def test_a_config_that_is_no_dict_is_shown_as_it_is() -> None:

@@ -71,7 +71,13 @@ def test_resumes_follows_upstreams_patterns(name: str, expected: bool) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("1745000000.1234567.pth", True), ("1745000000.12345670.pth", True), ("1745000000.pth", False), ("G_1745000000.1.pth", False), ("1.5.pth", False)],
+    [
+        ("1745000000.1234567.pth", True),
+        ("1745000000.12345670.pth", True),
+        ("1745000000.pth", False),
+        ("G_1745000000.1.pth", False),
+        ("1.5.pth", False),
+    ],
 )
 def test_stray(name: str, expected: bool) -> None:
     assert is_stray(name) is expected

@@ -1,0 +1,54 @@
+# The whole life of a checkout. Needs python3 (3.10 or later) with venv, and make.
+
+PYTHON ?= python3
+ARGS ?=
+BIN = .venv/bin
+READY = .venv/.ready
+
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check bench completions clean
+
+help:
+	@echo "make demo         build a small voice in ./demo and run gsvckpt on it"
+	@echo "make test         run the tests on all cores (ARGS='-k inspect' passes options to pytest)"
+	@echo "make check        format, lint, types and tests: everything CI asks for"
+	@echo "make bench        measure speed and memory against what one would run instead (ARGS='--list')"
+	@echo "make completions  write completions/ anew, after commands or options changed"
+	@echo "make clean        remove everything that make made"
+
+setup: $(READY)
+
+demo: $(READY)
+	@$(BIN)/python -m tests.demo
+
+test: $(READY)
+	$(BIN)/pytest -n auto $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+bench: $(READY)
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+completions: $(READY)
+	_GSVCKPT_COMPLETE=source_bash $(BIN)/gsvckpt > completions/gsvckpt.bash
+	_GSVCKPT_COMPLETE=source_zsh $(BIN)/gsvckpt > completions/_gsvckpt
+	_GSVCKPT_COMPLETE=source_fish $(BIN)/gsvckpt > completions/gsvckpt.fish
+
+clean:
+	rm -rf .venv build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find gsvckpt tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and with an exact pin: a looser one may fetch gigabytes of CUDA libraries that nothing here needs.
+# pip is renewed because `--group` is younger than the pip that many Pythons bring.
+$(READY): pyproject.toml
+	@echo "setting up .venv (once, about a minute)"
+	@$(PYTHON) -m venv .venv || { echo "python3 has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@

@@ -1,0 +1,91 @@
+"""Options that several commands share, declared once, and what they come to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import typer
+
+from gsvckpt.errors import GsvError
+from gsvckpt.report.console import print_error
+from gsvckpt.streams import Progress, Silent
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only when something is wrong.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print more detail.")]
+ProgressOption = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Show progress [default: on a terminal, when it takes long].", show_default=False)
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", envvar="GSVCKPT_DEVICE", help="Where numbers are computed.", rich_help_panel="Engine")
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, envvar="GSVCKPT_JOBS", help="Workers [default: the number of cores].", show_default=False, rich_help_panel="Engine"),
+]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="PATH", help="Write here: a file, or a folder for several sources.", rich_help_panel="Output")
+]
+InPlaceOption = Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step.", rich_help_panel="Output")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing output; insist where gsvckpt refuses.", rich_help_panel="Output")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.", rich_help_panel="Output")]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Write nothing; exit 1 when there is something to change.", rich_help_panel="Output")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a command was asked to run."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    progress: bool | None = None
+    device: str = "cpu"
+    jobs: int | None = None
+
+    @property
+    def workers(self) -> int:
+        """The number of threads: as asked, else the cores this process may use."""
+        if self.jobs is not None:
+            return self.jobs
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @contextmanager
+    def watch(self, label: str) -> Iterator[Progress]:
+        """A progress display for one file, or a silent one."""
+        wanted = sys.stderr.isatty() and not self.quiet if self.progress is None else self.progress
+        if not wanted:
+            yield Silent()
+            return
+        from gsvckpt.report.progress import Bar  # rich.progress takes 20 ms to import
+
+        bar = Bar(label)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+R = TypeVar("R")
+
+
+def try_each(paths: Sequence[str], work: Callable[[str], R]) -> tuple[list[R | GsvError], int]:
+    """Run `work` on every path; one bad file does not stop the others. Returns the results or errors, and the worst exit code of the errors."""
+    results: list[R | GsvError] = []
+    worst = 0
+    for path in paths:
+        try:
+            results.append(work(path))
+        except GsvError as error:
+            error.path = error.path or path
+            print_error(error)
+            results.append(error)
+            worst = max(worst, error.exit_code)
+    return results, worst

@@ -1,0 +1,80 @@
+"""Everything there is to know of a checkpoint without reading tensor bytes: what it is, whether it is safe, and what GPT-SoVITS will make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gsvckpt.errors import GsvError
+from gsvckpt.formats.sniff import read_head
+from gsvckpt.model import Checkpoint, Tensor, format_path
+from gsvckpt.pickles.safety import Safety, judge_all
+from gsvckpt.sovits import kinds, official, upstream
+from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.official import Match
+from gsvckpt.sovits.sections import roles, state_tensors
+from gsvckpt.sovits.upstream import UpstreamError, Verdict
+from gsvckpt.streams import CHUNK
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """`state` is the model's state dict; `rows` its phoneme rows, by which GPT-SoVITS corrects v1 and v2; `upstream` what it says before that."""
+
+    checkpoint: Checkpoint
+    identity: Identity
+    safety: Safety
+    state: Mapping[str, Tensor]
+    rows: int | None
+    upstream: Verdict | UpstreamError | None
+    official: Match | None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def is_lora(self) -> bool:
+        return self.identity.kind == "sovits-lora"
+
+
+def examine(checkpoint: Checkpoint) -> Examination:
+    """Examine an opened checkpoint. Reads its first 8 KiB, and the whole file only when its size is exactly that of an official one."""
+    source = checkpoint.source
+    head = read_head(source)
+    identity = kinds.identify(checkpoint, source.path, head)
+    state = state_tensors(checkpoint.root, identity.state_path)
+    rows = kinds.symbol_rows(state)
+    verdict = upstream.detect(head, source.size) if upstream.applies(identity.kind) else None
+    warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows))
+    return Examination(checkpoint, identity, judge_all(checkpoint.globals), state, rows, verdict, recognise(checkpoint, head), warnings)
+
+
+def recognise(checkpoint: Checkpoint, head: bytes) -> Match | None:
+    """The official file that this is. The digest is computed where only that can tell, which no user's own file ever needs."""
+    import hashlib
+
+    source = checkpoint.source
+    match = official.lookup(source.size, hashlib.md5(head, usedforsecurity=False).hexdigest())
+    if match is not None or not official.candidates(source.size):
+        return match
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(CHUNK))
+    for offset in range(0, source.size, CHUNK):
+        chunk = buffer[: min(CHUNK, source.size - offset)]
+        source.read_into(offset, chunk)
+        digest.update(chunk)
+    return official.lookup_sha256(digest.hexdigest())
+
+
+def known_of(error: GsvError) -> Checkpoint | None:
+    """What could be learnt of a file that could not be read: its container and the names in its pickle, with an empty root."""
+    return error.known if isinstance(error.known, Checkpoint) else None
+
+
+def weights_of(examination: Examination) -> dict[str, Tensor]:
+    """All weights in the file by name: the model's state dict, then other ones such as EMA copies under their root key."""
+    root, path = examination.checkpoint.root, examination.identity.state_path
+    found = dict(examination.state)
+    if path:
+        for key, role in roles(root).items():
+            if role == "weights" and key != path[0]:
+                found |= {format_path((key, name)): tensor for name, tensor in state_tensors(root, (key,)).items()}
+    return found

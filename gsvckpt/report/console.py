@@ -1,0 +1,53 @@
+"""The two outputs. Tables go to stdout, everything else to stderr; colours and widths follow the terminal, NO_COLOR and pipes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from math import isfinite
+
+from rich.console import Console
+from rich.text import Text
+
+from gsvckpt import __version__
+from gsvckpt.errors import GsvError
+from gsvckpt.report.units import printable
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that never colours numbers by itself and never wraps a word of ours in markup."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def print_error(error: GsvError) -> None:
+    """One line `gsvckpt: PATH: where: why`, and one `hint: ...` where there is something to do."""
+    parts = [part for part in ("gsvckpt", error.path, error.where, error.why) if part]
+    print_line(": ".join(parts), "red")
+    if error.hint:
+        print_line(f"hint: {error.hint}", "cyan")
+
+
+def print_warning(path: str, text: str) -> None:
+    """One line `gsvckpt: PATH: warning: text`."""
+    print_line(f"gsvckpt: {path}: warning: {text}" if path else f"gsvckpt: warning: {text}", "yellow")
+
+
+def print_line(line: str, style: str = "") -> None:
+    """One line on stderr, never wrapped, so that it can be searched and pasted."""
+    make_console(stderr=True).print(Text(printable(line), style=style), soft_wrap=True)
+
+
+def print_document(command: str, exit_code: int, files: list[dict[str, object]], extra: Mapping[str, object] | None = None) -> None:
+    """The one JSON document of a run, on stdout."""
+    document = {"schema": f"gsvckpt.{command}/1", "gsvckpt": __version__, "exit_code": exit_code, **(extra or {}), "files": files}
+    sys.stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: object) -> object:
+    """JSON has no NaN and no infinity: they become the texts "nan", "inf" and "-inf"."""
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value

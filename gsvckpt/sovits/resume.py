@@ -1,0 +1,36 @@
+"""What a training file needs so that training can go on from it, and so what may be taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gsvckpt.model import REMOVED
+from gsvckpt.sovits.kinds import Kind
+from gsvckpt.sovits.sections import roles
+
+_REMOVABLE = ("optimizer", "scheduler", "scaler", "loop", "callback")
+
+
+def training_state(root: object, kind: Kind, *, drop: Sequence[str] = (), keep: Sequence[str] = ()) -> dict[object, object]:
+    """Root entries that only training needs, each with what takes its place: None or [] where resuming asks for the key, REMOVED where it does not.
+
+    S2 (GPT_SoVITS/utils.py:23-60): without the key `optimizer` resuming fails and upstream silently starts over; with None it goes on. Lightning:
+    the keys `optimizer_states` and `lr_schedulers` must be there and may be empty; `loops` holds the epoch, and without it Lightning repeats all
+    epochs from the first (seen with pytorch-lightning 2.6.6), so it stays although it is loop state: it is a few kilobytes.
+    """
+    if not isinstance(root, dict):
+        return {}
+    found: dict[object, object] = {key: REMOVED for key, role in roles(root).items() if role in _REMOVABLE}
+    if kind in ("sovits-generator-training", "sovits-discriminator-training"):
+        found |= {key: None for key in found if key == "optimizer"}
+    if "pytorch-lightning_version" in root:
+        found |= {key: [] for key in found if key in ("optimizer_states", "lr_schedulers")}
+        found.pop("loops", None)
+    found |= {key: REMOVED for key in root if key in drop}
+    return {key: value for key, value in found.items() if key not in keep}
+
+
+def missing_keys(root: object, keys: Sequence[str]) -> tuple[str, ...]:
+    """Those of `keys` that are no root entries, for a clear error about a misspelt --drop or --keep."""
+    known: Mapping[object, object] = root if isinstance(root, dict) else {}
+    return tuple(key for key in keys if key not in known)
