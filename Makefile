@@ -35,9 +35,7 @@ bench: $(READY)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 completions: $(READY)
-	_GSVCKPT_COMPLETE=source_bash $(BIN)/gsvckpt > completions/gsvckpt.bash
-	_GSVCKPT_COMPLETE=source_zsh $(BIN)/gsvckpt > completions/_gsvckpt
-	_GSVCKPT_COMPLETE=source_fish $(BIN)/gsvckpt > completions/gsvckpt.fish
+	@PATH="$(CURDIR)/$(BIN):$$PATH" completions/generate completions
 
 clean:
 	rm -rf .venv build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -48,7 +46,7 @@ clean:
 $(READY): pyproject.toml
 	@echo "setting up .venv (once, about a minute)"
 	@$(PYTHON) -m venv .venv || { echo "python3 has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet torch==2.13.0
-	@$(BIN)/python -m pip install --quiet --editable . --group dev
+	@$(BIN)/python -m pip install -qq --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install -qq torch==2.13.0
+	@$(BIN)/python -m pip install -qq --editable . --group dev
 	@touch $@

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Literal
 
@@ -14,7 +14,7 @@ from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, Un
 from gsvckpt.files import LocalSource, Target, open_source, publish
 from gsvckpt.formats import safetensors, sniff, torch_zip
 from gsvckpt.formats.layout import Layout
-from gsvckpt.model import Checkpoint, Source, Storage, Tensor
+from gsvckpt.model import UNTYPED, Checkpoint, Source, Storage, Tensor
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.streams import Buffers, Progress, Silent, chunks, for_each
 from gsvckpt.transforms.plan import Plan
@@ -74,29 +74,39 @@ class Outcome:
     overflowed: Mapping[Storage, int]
 
 
+Accept = Callable[[Outcome], None]
+
+
+def _anything(_: object) -> None:
+    """Approves and accepts everything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """How plans are carried out: on which device (None where nothing is computed), with how many threads, seen by whom."""
 
     device: Device | None = None
     jobs: int = 1
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
     on_overflow: OnOverflow = "keep"
 
-    def rehearse(self, plan: Plan, approve: Approve = lambda _: None) -> Outcome:
+    def rehearse(self, plan: Plan, *, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
         """Carry out everything but the writing: what is cast is read and audited, so the outcome and its size are those of `write`."""
-        return self._carry_out(plan, None, approve)[0]
+        outcome, _ = self._carry_out(plan, None, approve)
+        accept(outcome)
+        return outcome
 
-    def write(self, plan: Plan, path: str, *, overwrite: bool, approve: Approve = lambda _: None) -> Outcome:
+    def write(self, plan: Plan, path: str, *, overwrite: bool, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
         """Write `plan` to `path` in one step (see `files.publish`), reading every byte back first.
 
-        `approve` sees each layout before it is written and may raise. Raises DamagedError when the source's bytes do not have their checksums,
+        `approve` sees each layout before it is written, `accept` the outcome before it is published; both may raise. Raises DamagedError when the source's bytes do not have their checksums,
         ChangedError when the source changed meanwhile, RefusedError, and OutputError.
         """
         done: list[tuple[Outcome, Mapping[Storage, int]]] = []
 
         def fill(target: Target) -> None:
             done.append(self._carry_out(plan, target, approve))
+            accept(done[-1][0])
 
         def check(target: Target) -> None:
             outcome, checksums = done[-1]
@@ -183,6 +193,8 @@ def _checksum(storage: Storage, buffers: Buffers) -> int:
 def _same_leaf(plan: Plan, one: Tensor | Storage, two: Tensor | Storage, twins: dict[Storage, Storage]) -> bool:
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         if (one.shape, one.stride, one.start, one.requires_grad) != (two.shape, two.stride, two.start, two.requires_grad):
+            return False
+        if one.storage.dtype is UNTYPED and one.dtype is not two.dtype:
             return False
         one, two = one.storage, two.storage
     if not isinstance(one, Storage) or not isinstance(two, Storage):

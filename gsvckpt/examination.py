@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gsvckpt.errors import GsvError
 from gsvckpt.formats.sniff import read_head
-from gsvckpt.model import Checkpoint, Tensor, format_path
+from gsvckpt.model import Checkpoint, Source, Tensor, format_path
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
@@ -44,16 +44,19 @@ def examine(checkpoint: Checkpoint) -> Examination:
     rows = kinds.symbol_rows(state)
     verdict = upstream.detect(head, source.size) if upstream.applies(identity.kind) else None
     warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows))
-    return Examination(checkpoint, identity, judge_all(checkpoint.globals), state, rows, verdict, recognise(checkpoint, head), warnings)
+    return Examination(checkpoint, identity, judge_all(checkpoint.globals), state, rows, verdict, recognise(source), warnings)
 
 
-def recognise(checkpoint: Checkpoint, head: bytes) -> Match | None:
-    """The official file that this is. The digest is computed where only that can tell, which no user's own file ever needs."""
+def recognise(source: Source, *, thorough: bool = False) -> Match | None:
+    """The official file that this is, or None.
+
+    Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known.
+    """
     import hashlib
 
-    source = checkpoint.source
+    head = read_head(source)
     match = official.lookup(source.size, hashlib.md5(head, usedforsecurity=False).hexdigest())
-    if match is not None or not official.candidates(source.size):
+    if match is not None or not (thorough or official.candidates(source.size)):
         return match
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 import threading
@@ -75,6 +76,16 @@ class LocalSource:
         for facts in (open_file, named):
             if (facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino)) != (self.size, self.mtime_ns, self._identity):
                 raise ChangedError("changed while it was read", path=self.path, hint="wait until training has finished saving, then try again")
+
+    def map(self) -> mmap.mmap:
+        """The whole file in memory, private and read-only, for random access. Raises ChangedError when the file is no longer what was opened.
+
+        Stays valid after `close`. A file that shrinks under its map kills the process on POSIX, so bulk work reads instead.
+        """
+        self.check_unchanged()
+        if os.name == "nt":
+            return mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(self._fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""

@@ -264,8 +264,16 @@ def walk(root: object, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:
 
 
 def format_path(path: Path) -> str:
-    """A path as text for people: `optimizer/state/3/exp_avg`."""
-    return "/".join(str(part) for part in path)
+    """A path as text for people: `optimizer/state/3/exp_avg`. Keys that are objects show their names alone, as a crafted one may be endless."""
+    return "/".join(map(_format_key, path))
+
+
+def _format_key(key: object) -> str:
+    if isinstance(key, tuple):
+        return f"({', '.join(map(_format_key, key))})"
+    if isinstance(key, Opaque):
+        return f"<{key.name}>"
+    return f"<{type(key).__name__}>" if isinstance(key, (Tensor, Storage)) else str(key)
 
 
 def storages_of(root: object) -> set[Storage]:

@@ -11,8 +11,17 @@ from gsvckpt.errors import DamagedError
 from gsvckpt.model import Storage
 
 CHUNK = 1 << 21  # a multiple of every element size; larger ones gain nothing and leave the processor's cache
-BATCH = 1 << 23  # storages are handed to workers in runs of about this many bytes, as most are tiny
+BATCH = 1 << 23  # pieces are handed to workers in runs of about this many bytes, as most are tiny
 
+
+class Piece(Protocol):
+    """Something to work on, of a known size: a storage or a part of one."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+P = TypeVar("P", bound=Piece)
 R = TypeVar("R")
 
 
@@ -47,41 +56,53 @@ class Stopped(Exception):  # noqa: N818 - not an error: another worker failed, o
     """Ends a worker whose result nobody needs any more."""
 
 
-def chunks(storage: Storage, buffers: Buffers) -> Iterator[tuple[int, memoryview]]:
-    """Yield (offset in the storage, bytes) for the whole storage; each chunk is gone at the next step.
+def chunks(
+    storage: Storage,
+    buffers: Buffers,
+    begin: int = 0,
+    end: int | None = None,
+    *,
+    step: int = CHUNK,
+    into: Callable[[int, int], memoryview] | None = None,
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield (offset in the storage, bytes) from `begin` to `end`, by default for the whole storage, `step` bytes at a time.
 
-    Raises DamagedError at the end when the bytes do not have the checksum that their container states.
+    A chunk lies in `buffers.raw` and is gone at the next step, or where `into(offset, count)` says. Raises DamagedError at the end when the whole
+    storage was read and its bytes do not have the checksum that their container states.
     """
+    end = storage.nbytes if end is None else end
+    expected = storage.crc if (begin, end) == (0, storage.nbytes) else None
     crc = 0
-    for done in range(0, storage.nbytes, CHUNK):
+    for at in range(begin, end, step):
         if buffers.stop.is_set():
             raise Stopped
-        chunk = buffers.raw[: min(CHUNK, storage.nbytes - done)]
-        storage.source.read_into(storage.offset + done, chunk)
-        if storage.crc is not None:
+        count = min(step, end - at)
+        chunk = buffers.raw[:count] if into is None else into(at, count)
+        storage.source.read_into(storage.offset + at, chunk)
+        if expected is not None:
             crc = crc32(chunk, crc)
-        yield done, chunk
-        buffers.progress.advance(len(chunk))
-    if storage.crc is not None and crc != storage.crc:
+        yield at, chunk
+        buffers.progress.advance(count)
+    if expected is not None and crc != expected:
         raise DamagedError(
-            f"the stored bytes have checksum {crc:08x}, their record states {storage.crc:08x}",
+            f"the stored bytes have checksum {crc:08x}, their record states {expected:08x}",
             where=f"storage {storage.key}",
             hint="bytes were altered on disk or in transfer, which torch.load does not notice; get the file again",
         )
 
 
-def for_each(storages: Iterable[Storage], work: Callable[[Storage, Buffers], R], *, jobs: int, progress: Progress) -> dict[Storage, R]:
-    """Run `work` on every storage, on up to `jobs` threads, and return the results by storage. The first failure ends all and is raised."""
-    batches = list(_batches(storages))
+def for_each(pieces: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int, progress: Progress) -> dict[P, R]:
+    """Run `work` on every piece, on up to `jobs` threads, and return the results by piece. The first failure ends all and is raised."""
+    batches = list(_batches(pieces))
     stop = threading.Event()
     local = threading.local()
-    results: dict[Storage, R] = {}
+    results: dict[P, R] = {}
 
-    def run_batch(batch: list[Storage]) -> list[R]:
+    def run_batch(batch: list[P]) -> list[R]:
         buffers = getattr(local, "buffers", None)
         if buffers is None:
             buffers = local.buffers = Buffers(stop, progress)
-        return [work(storage, buffers) for storage in batch]
+        return [work(piece, buffers) for piece in batch]
 
     if jobs == 1 or len(batches) < 2:  # one batch needs no pool, whose import alone takes 10 ms
         for batch in batches:
@@ -103,12 +124,12 @@ def for_each(storages: Iterable[Storage], work: Callable[[Storage, Buffers], R],
     return results
 
 
-def _batches(storages: Iterable[Storage]) -> Iterator[list[Storage]]:
-    batch: list[Storage] = []
+def _batches(pieces: Iterable[P]) -> Iterator[list[P]]:
+    batch: list[P] = []
     size = 0
-    for storage in storages:
-        batch.append(storage)
-        size += storage.nbytes
+    for piece in pieces:
+        batch.append(piece)
+        size += piece.nbytes
         if size >= BATCH:
             yield batch
             batch, size = [], 0

@@ -6,10 +6,12 @@ does both with whole-array integer and float operations in cache-sized blocks, t
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gsvckpt.devices.measures import Audit, Moments
+from gsvckpt.devices.measures import Audit, Moments, bin_steps
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DTYPES, DType
 
@@ -46,38 +48,69 @@ class Host:
 
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
         counts = np.zeros(bins, np.int64)
-        step = (BLOCK * 4) * dtype.itemsize
+        unit, origin, scale = bin_steps(low, high, bins) if high > low else (1.0, 0.0, 0.0)  # without a range all fall into the first
+        step = BLOCK * dtype.itemsize
         for start in range(0, len(raw), step):
             values = _real(as_array(raw[start : start + step], dtype)).astype(np.float64)
-            values = values[np.isfinite(values)]
-            if high > low:
-                places = ((values - low) * (bins / (high - low))).astype(np.int64)
-                counts += np.bincount(np.clip(places, 0, bins - 1), minlength=bins)
-            else:
-                counts[0] += values.size
+            if not np.isfinite(values).all():
+                values = values[np.isfinite(values)]
+            if unit != 1.0:
+                values *= unit
+            values -= origin
+            values *= scale
+            places = values.astype(np.int64)
+            counts += np.bincount(np.clip(places, 0, bins - 1, out=places), minlength=bins)
         return [int(count) for count in counts]
 
     def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:
-        left, right = as_array(one, one_dtype), as_array(two, two_dtype)
-        with np.errstate(invalid="ignore", over="ignore"):
-            if left.dtype.kind in "fc" or right.dtype.kind in "fc":
-                wide = np.complex128 if "c" in (left.dtype.kind, right.dtype.kind) else np.float64
-                difference = np.abs(left.astype(wide) - right.astype(wide))
-            else:
-                difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
-            same = (left == right) | ((left != left) & (right != right))  # noqa: PLR0124 - NaN is what differs from itself
-            difference[same] = 0.0
-            difference[np.isnan(difference)] = np.inf
-        return float(difference.max(initial=0.0))
+        count = len(one) // one_dtype.itemsize
+        worst = 0.0
+        for start in range(0, count, BLOCK):
+            stop = min(start + BLOCK, count)
+            left = as_array(one[start * one_dtype.itemsize : stop * one_dtype.itemsize], one_dtype)
+            right = as_array(two[start * two_dtype.itemsize : stop * two_dtype.itemsize], two_dtype)
+            worst = max(worst, _max_difference(left, right))
+        return worst
 
 
 def as_array(raw: memoryview, dtype: DType) -> NDArray[np.generic]:
-    """The values in `raw` without a copy, except bfloat16, which is widened to float32. Raises UnsupportedError for types NumPy lacks."""
+    """The values in `raw`, without a copy where NumPy has the type; the small floats come as float32, complex32 as complex64.
+
+    Raises UnsupportedError for types that hold no plain numbers.
+    """
+    if dtype.numpy:
+        return np.frombuffer(raw, dtype.numpy)
     if dtype.name == "bfloat16":
-        return (np.frombuffer(raw, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-    if not dtype.numpy:
-        raise UnsupportedError(f"NumPy has no {dtype.name}", hint="read it as a torch tensor")
-    return np.frombuffer(raw, dtype.numpy)
+        widened: F32 = (np.frombuffer(raw, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return widened
+    if dtype.name == "complex32":
+        pairs: NDArray[np.generic] = np.frombuffer(raw, "<f2").astype(np.float32).view(np.complex64)
+        return pairs
+    if dtype.name.startswith("float8"):
+        return _float8_values(dtype.name)[np.frombuffer(raw, np.uint8)]
+    raise UnsupportedError(f"{dtype.name} values are no plain numbers")
+
+
+@lru_cache(maxsize=8)
+def _float8_values(name: str) -> F32:
+    """The values of all 256 patterns (arXiv 2209.05433 for fn, 2206.02915 for fnuz, OCP MX 1.0 for e8m0)."""
+    patterns = np.arange(256)
+    if name == "float8_e8m0fnu":
+        return np.append(np.ldexp(np.float32(1), patterns[:255] - 127), np.float32(np.nan)).astype(np.float32)
+    places = 3 if "e4m3" in name else 2
+    bias = (1 << (6 - places)) - (0 if name.endswith("fnuz") else 1)
+    exponent, fraction = (patterns & 0x7F) >> places, patterns & ((1 << places) - 1)
+    significand = np.where(exponent > 0, fraction + (1 << places), fraction)
+    values: F32 = np.ldexp(significand.astype(np.float32), np.maximum(exponent, 1) - bias - places)
+    values[128:] *= -1
+    if name.endswith("fnuz"):
+        values[0x80] = np.nan  # where minus zero would be
+    elif name == "float8_e4m3fn":
+        values[[0x7F, 0xFF]] = np.nan  # no infinity
+    else:
+        values[[0x7C, 0xFC]] = np.inf, -np.inf
+        values[[0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF]] = np.nan
+    return values
 
 
 class _Work:
@@ -96,8 +129,9 @@ def _cast_block(block: memoryview, dtype: DType, out: NDArray[np.uint16], work: 
         worst, zeros = _round_to_half(values, out, work)
         underflowed = zeros - (given.size - int(np.count_nonzero(given))) if zeros else 0
         if dtype is DTYPES["float64"]:
-            worst = float(np.abs(out.view(np.float16).astype(np.float64) - given).max(initial=0.0))
-            largest = np.abs(given).max(initial=0.0)
+            exact = given.astype(np.float64, copy=False)
+            worst = float(np.abs(out.view(np.float16).astype(np.float64) - exact).max(initial=0.0))
+            largest = np.abs(exact).max(initial=0.0)
         return Audit(0, underflowed, float(largest), worst)
     return _cast_wild(given, values, out, clamp=clamp)
 
@@ -149,21 +183,42 @@ def _cast_wild(given: NDArray[np.generic], values: F32, out: NDArray[np.uint16],
 
 def _real(values: NDArray[np.generic]) -> NDArray[np.generic]:
     """Magnitudes of complex values, everything else as it is."""
-    return np.abs(values) if values.dtype.kind == "c" else values
+    if values.dtype.kind != "c":
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.abs(values.astype(np.complex128))
 
 
 def _measure_block(values: NDArray[np.generic]) -> Moments:
     real = _real(values)
     zero = real.size - int(np.count_nonzero(real))
     wide = real.astype(np.float64)
-    total = float(wide.sum())
     nans = infinite = 0
-    if not np.isfinite(total):  # one look at the sum spares looking at every value
-        nans, infinite = int(np.count_nonzero(np.isnan(wide))), int(np.count_nonzero(np.isinf(wide)))
-        wide = wide[np.isfinite(wide)]
+    with np.errstate(over="ignore", invalid="ignore"):
         total = float(wide.sum())
-    if not wide.size:
-        return Moments(real.size, nans, infinite, zero)
-    with np.errstate(over="ignore"):
+        if not np.isfinite(total):  # one look at the sum spares looking at every value
+            nans, infinite = int(np.count_nonzero(np.isnan(wide))), int(np.count_nonzero(np.isinf(wide)))
+            wide = wide[np.isfinite(wide)]
+            total = float(wide.sum())
+        if not wide.size:
+            return Moments(real.size, nans, infinite, zero)
         squares = float(np.dot(wide, wide))
     return Moments(real.size, nans, infinite, zero, float(wide.min()), float(wide.max()), total, squares)
+
+
+def _max_difference(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:
+    kinds = left.dtype.kind + right.dtype.kind
+    if not set(kinds) & set("fc") and (left.dtype == right.dtype or np.dtype(np.uint64) not in (left.dtype, right.dtype)):
+        whole = np.uint64 if left.dtype == np.uint64 else np.int64  # exact, as large ones would not be in float64; wraps around, rightly
+        high, low = np.maximum(left.astype(whole), right.astype(whole)), np.minimum(left.astype(whole), right.astype(whole))
+        return float((high.view(np.uint64) - low.view(np.uint64)).max(initial=np.uint64(0)))
+    wide = np.complex128 if "c" in kinds else np.float64
+    one, two = left.astype(wide), right.astype(wide)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference: NDArray[np.float64] = np.abs(one - two)
+        worst = float(difference.max(initial=0.0))
+        if np.isfinite(worst):
+            return worst
+        difference[(one == two) | (np.isnan(one) & np.isnan(two))] = 0.0
+        difference[np.isnan(difference)] = np.inf
+    return float(difference.max(initial=0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isnan, nan, sqrt
+from math import inf, isinf, isnan, nan, sqrt
 from typing import Protocol
 
 from gsvckpt.model import DType
@@ -73,11 +73,31 @@ class Moments:
     def std(self) -> float:
         """The population standard deviation of the finite values."""
         mean = self.mean
+        if self.low == self.high:
+            return 0.0  # rounding of the sums would leave a little
         return nan if isnan(mean) else sqrt(max(self.squares / self.finite - mean * mean, 0.0))
+
+    def __mul__(self, times: int) -> Moments:
+        """The same values, each `times` over."""
+        counts = (self.count * times, self.nan * times, self.infinite * times, self.zero * times)
+        return Moments(*counts, self.low, self.high, self.total * times, self.squares * times)
+
+
+def bin_steps(low: float, high: float, bins: int) -> tuple[float, float, float]:
+    """(unit, origin, scale), so that the bin of a value is int((value * unit - origin) * scale), in float64 and in this order on every device.
+
+    The unit is 1 but where the range itself, or its inverse, would overflow.
+    """
+    unit = 0.25 if isinf(high - low) else 2.0**200 if high - low < 1e-250 else 1.0
+    return unit, low * unit, bins / (high * unit - low * unit)
 
 
 class Device(Protocol):
-    """Something that computes on raw little-endian bytes. Results are bit-identical on every device; methods may be called from several threads."""
+    """Something that computes on raw little-endian bytes; its methods may be called from several threads.
+
+    Results are bit-identical on every device, but for the two sums of Moments. Complex values count by their magnitude, except in `max_difference`.
+    All but `cast` raise UnsupportedError for types that hold no plain numbers.
+    """
 
     @property
     def name(self) -> str: ...
@@ -85,9 +105,12 @@ class Device(Protocol):
         """Write `raw`, values of a floating `dtype`, to `out` as float16, rounded as torch's `.half()` rounds (float64 by way of float32)."""
         ...
 
-    def measure(self, raw: memoryview, dtype: DType) -> Moments: ...
+    def measure(self, raw: memoryview, dtype: DType) -> Moments:
+        """Counts, lowest and highest are exact; the two sums are added up in float64, in an order that the device chooses."""
+        ...
+
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
-        """Count the finite values in `bins` equal steps from `low` to `high`."""
+        """Count the finite values in `bins` equal steps from `low` to `high`; all in the first where the two are the same."""
         ...
 
     def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:

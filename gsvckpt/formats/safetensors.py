@@ -18,8 +18,8 @@ _METADATA = "__metadata__"
 
 
 def looks_like(head: bytes, size: int) -> bool:
-    """Eight bytes of header length that fit the file, then an opening brace."""
-    return len(head) >= 10 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8
+    """Eight bytes of header length that fit the file or, when it was cut off, the format; then an opening brace."""
+    return len(head) >= 10 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, MAX_HEADER)
 
 
 def read(source: Source) -> Checkpoint:
@@ -31,8 +31,10 @@ def read(source: Source) -> Checkpoint:
     length = int.from_bytes(_read(source, 0, 8), "little")
     if length > MAX_HEADER:
         raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
+    if length > source.size - 8:
+        raise DamagedError(f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header")
     try:
-        header = json.loads(_read(source, 8, length).decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(_read(source, 8, length).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"is no valid JSON ({str(error)[:80]})", where="header") from error
     if not isinstance(header, dict):
@@ -41,7 +43,7 @@ def read(source: Source) -> Checkpoint:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DamagedError("its metadata are not all text", where="header")
     base = 8 + length
-    entries = sorted(((name, *_entry(name, entry)) for name, entry in header.items()), key=lambda entry: entry[3])
+    entries = sorted(((name, *_entry(name, entry)) for name, entry in header.items()), key=lambda entry: entry[3:])
     end = 0
     tensors: dict[str, Tensor] = {}
     for name, dtype, shape, begin, stop in entries:
@@ -80,7 +82,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
         raise ValueError("a name stands twice")
+    "".join(entries).encode()  # half a surrogate pair (JSON \\ud800) is no text; the error is a ValueError
     return entries
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _read(source: Source, offset: int, size: int) -> bytes:

@@ -39,13 +39,18 @@ def read(source: Source) -> Checkpoint:
     if not head:
         raise NotCheckpointError("the file is empty", hint="the disk was full or the download failed; get it again")
     tail = zip_directory.find_tail(source)
-    if tail is not None:
+    if tail is not None and _begins_as_zip(head):
         return torch_zip.read(source, tail)
     if safetensors.looks_like(head, source.size):
         return safetensors.read(source)
     if head.startswith(torch_stream.HEAD):
         return torch_stream.read(source)
-    raise _name(source, head)
+    raise _name(source, head, tail)
+
+
+def _begins_as_zip(head: bytes) -> bool:
+    """`PK`, or two digits as GPT-SoVITS writes. Anything else torch.load runs as a pickle, whatever zip stands behind; digits end that at once."""
+    return head[2:4] == b"\x03\x04" and (head[:2] == b"PK" or head[:2].isdigit())
 
 
 def read_head(source: Source) -> bytes:
@@ -55,8 +60,8 @@ def read_head(source: Source) -> bytes:
     return bytes(buffer)
 
 
-def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError | UnsupportedError:
-    if head[2:4] == b"\x03\x04":
+def _name(source: Source, head: bytes, tail: zip_directory.Tail | None) -> DamagedError | NotCheckpointError | UnsupportedError:
+    if _begins_as_zip(head):
         error = DamagedError(
             "the file ends early: the zip directory at its end is missing (torch: failed finding central directory)",
             where="zip directory",
@@ -87,6 +92,12 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError | Un
         bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
         bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
         return bare
+    if tail is not None:
+        return DamagedError(
+            f"ends as a zip but begins with the bytes {head[:4].hex(' ')}, which torch.load reads as something else",
+            where="zip directory",
+            hint="get the file again; do not load it",
+        )
     if _is_text(head):
         first = head.split(b"\n", 1)[0][:60].decode("utf-8", "replace")
         return NotCheckpointError(f"this is a text file, not a checkpoint; it begins {first!r}", hint=_AGAIN)

@@ -48,7 +48,7 @@ def _parse(source: Source, data: bytes) -> Checkpoint:
         magic, position = _load(data, 0, names, StorageTable(announce))
         protocol, position = _load(data, position, names, StorageTable(announce))
         if magic != MAGIC or protocol != 1001:
-            raise DamagedError(f"not torch's magic number and protocol ({protocol!r:.40})")
+            raise DamagedError("begins with other numbers than torch's magic number and protocol 1001")
         system, start = _load(data, position, names, StorageTable(announce))
         _, position = _load(data, start, names, StorageTable(announce))
         keys, position = _load(data, position, names, StorageTable(announce))

@@ -29,7 +29,7 @@ def read(source: Source, tail: Tail) -> Checkpoint:
     """
     records = read_records(source, tail)
     prefix = _find_prefix(records)
-    by_name = {record.name.removeprefix(prefix): record for record in records}
+    by_name = {record.name.removeprefix(prefix): record for record in records if record.name.startswith(prefix)}
     container = Container(
         format="torch-zip",
         records=len(records),
@@ -45,7 +45,10 @@ def read(source: Source, tail: Tail) -> Checkpoint:
             raise UnsupportedError(f"a pickle of {pickled.size:,} bytes", where=pickled.name)
         table = StorageTable(lambda key, dtype, location, numel: _locate(source, by_name, key, dtype, location, numel))
         machine = Machine(_read(source, pickled.offset, pickled.size), reduce=rebuild, persist=table.persist)
-        return Checkpoint(source, container, machine.run(), tuple(machine.globals))
+        root = machine.run()
+        if pickled.crc not in (0, crc32(machine.data)):  # behind the run, so that its names are known all the same
+            raise DamagedError("the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again")
+        return Checkpoint(source, container, root, tuple(machine.globals))
     except GsvError as error:
         error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else ())
         raise

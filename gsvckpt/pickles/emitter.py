@@ -42,7 +42,10 @@ def emit(root: object, describe: Describe) -> bytes:
     Raises UnsupportedError, naming the place in the tree, for what protocol 2 cannot carry and for trees deeper than MAX_DEPTH.
     """
     emitter = _Emitter(describe)
-    emitter.save(root)
+    try:
+        emitter.save(root)
+    except RecursionError as error:  # a few levels before MAX_DEPTH when the caller's own stack is deep
+        raise UnsupportedError("nested too deeply to be written", where=emitter.place()) from error
     return bytes(emitter.out) + b"."
 
 
@@ -70,10 +73,22 @@ class _Emitter:
             self.out += b"X" + struct.pack("<I", len(text)) + text
             self._remember(value)
         elif isinstance(value, Global):
-            self.out += f"c{value.module}\n{value.name}\n".encode()
-            self._names[value] = self._next()
+            self._save_name(value)
         else:
             self._save_object(value)
+
+    def place(self) -> str:
+        return format_path(self._path[:4]) + ("/..." if len(self._path) > 4 else "")
+
+    def _save_name(self, value: Global) -> None:
+        try:
+            text = f"{value.module}\n{value.name}\n".encode()
+        except UnicodeEncodeError:
+            text = b""
+        if text.count(b"\n") != 2:  # protocol 2 ends names by line ends: one inside a name would be read as opcodes
+            raise UnsupportedError("a class name with characters that cannot be written", where=self.place())
+        self.out += b"c" + text
+        self._names[value] = self._next()
 
     def _save_object(self, value: object) -> None:
         if isinstance(value, tuple):
@@ -81,7 +96,7 @@ class _Emitter:
         elif isinstance(value, list):
             self.out += b"]"
             self._remember(value)
-            self._save_batches(value, b"a", b"e")
+            self._save_batches(value, b"a", b"e", exact=True)
         elif isinstance(value, dict):
             self._save_dict(value)
         elif isinstance(value, bytes):
@@ -108,7 +123,7 @@ class _Emitter:
         else:
             self.out += b"}"
             self._remember(value)
-        self._save_batches(value.items(), b"s", b"u", pairs=True)
+        self._save_batches(value.items(), b"s", b"u", pairs=True, exact=type(value) is dict)
         metadata = state_dict_metadata(value)
         if metadata is not None:
             self._build({"_metadata": metadata})
@@ -118,6 +133,8 @@ class _Emitter:
             raise UnsupportedError(f"a {value.name} made with keywords cannot be written in pickle protocol 2", where=format_path(self._path))
         self.save(value.name)
         self._step("<args>", value.args)
+        if id(value) in self._memo:
+            raise UnsupportedError(f"a {value.name} made from itself cannot be written", where=format_path(self._path))
         self.out += b"R" if value.how == "reduce" else b"\x81"
         self._remember(value)
         for step, payload in value.steps:
@@ -151,11 +168,15 @@ class _Emitter:
         self.out += (b"\x85", b"\x86", b"\x87")[len(value) - 1] if len(value) <= 3 else b"t"
         self._remember(value)
 
-    def _save_batches(self, items: Iterable[object], one: bytes, many: bytes, pairs: bool = False) -> None:
+    def _save_batches(self, items: Iterable[object], one: bytes, many: bytes, pairs: bool = False, exact: bool = False) -> None:
+        """Batches as CPython cuts them: a plain list or dict (`exact`) ends in no single item, and a dict of full batches in an empty one."""
         everything = list(items)
-        for start in range(0, len(everything), _BATCH):
+        count = len(everything)
+        stop = count + 1 if exact and pairs and count and count % _BATCH == 0 else count
+        for start in range(0, stop, _BATCH):
             batch = everything[start : start + _BATCH]
-            if len(batch) > 1:
+            several = len(batch) != 1 or (exact and count > 1)
+            if several:
                 self.out += b"("
             for index, item in enumerate(batch, start):
                 if pairs and isinstance(item, tuple):
@@ -163,13 +184,13 @@ class _Emitter:
                     self._step(item[0], item[1])
                 else:
                     self._step(index, item)
-            self.out += many if len(batch) > 1 else one
+            self.out += many if several else one
 
     def _step(self, key: object, value: object) -> None:
         """Save a child, keeping track of where we are."""
         outer = self._path
         if len(outer) > MAX_DEPTH:
-            raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels", where=format_path(outer[:4]) + "/...")
+            raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels", where=self.place())
         self._path = (*outer, key)
         self.save(value)
         self._path = outer

@@ -17,6 +17,7 @@ def first_difference(left: object, right: object, same_leaf: Callable[[Leaf, Lea
     A node met again must stand against the node it stood against before, so aliases are compared and each node is entered once.
     """
     twins: dict[int, int] = {}
+    taken: set[int] = set()
     pending: list[tuple[Path, object, object]] = [((), left, right)]
     while pending:
         path, one, two = pending.pop()
@@ -28,7 +29,10 @@ def first_difference(left: object, right: object, same_leaf: Callable[[Leaf, Lea
             if twins[id(one)] != id(two):
                 return format_path(path)
             continue
+        if id(two) in taken:  # two nodes became one
+            return format_path(path)
         twins[id(one)] = id(two)
+        taken.add(id(two))
         mine, theirs = list(children(one)), list(children(two))
         if len(mine) != len(theirs):
             return format_path(path) or "the root"

@@ -7,19 +7,25 @@ is not used: it allocates by memo index (nine bytes can cost 2 GiB) and runs `fi
 from __future__ import annotations
 
 import struct
+from codecs import escape_decode  # undocumented, and what pickle itself uses
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal, NoReturn
+from warnings import catch_warnings, simplefilter
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 
 MAX_OPCODES = 20_000_000  # 200,000 tensors with optimizer state take about 7 million
 MAX_STACK = 2_000_000  # picklers flush containers every 1,000 items; only crafted files go near this
-MAX_DIGITS = 4_096  # int() of a longer text is quadratic
+MAX_DIGITS = 4_096  # int() of a longer text is quadratic, and Python writes none beyond 4,300
+MAX_LONG = MAX_DIGITS * 5 // 12  # as many digits, in bytes
 MAX_KEY = (1 << 61) - 1  # larger ints can be made to collide in a dict, which makes filling it quadratic
 
+MAX_NUMBER_TUPLES = 10_000  # keys like (1, 2) can be made to collide, too, so a dict may only begin with them
+
 _ORDERED_DICT = Global("collections", "OrderedDict")
+_ENCODE, _BYTES = Global("_codecs", "encode"), {Global("__builtin__", "bytes"), Global("builtins", "bytes")}
 _SET, _FROZENSET, _BYTEARRAY = (Global("__builtin__", name) for name in ("set", "frozenset", "bytearray"))  # as protocol 2 spells them
 _FLOAT, _U16, _U32, _I32, _U64 = (struct.Struct(code).unpack_from for code in (">d", "<H", "<I", "<i", "<Q"))
 
@@ -50,6 +56,7 @@ class Machine:
         self._stack: list[object] = []
         self._marks: list[list[object]] = []
         self._memo: dict[int, object] = {}
+        self._copied = 0
 
     def run(self) -> object:
         """Return the pickled value. Raises DamagedError (EndOfPickle at the end of the data) or UnsupportedError with the byte in `where`."""
@@ -208,7 +215,7 @@ class Machine:
         return position
 
     def _long(self, position: int, count: int) -> int:
-        if count > MAX_DIGITS:
+        if count > MAX_LONG:
             raise UnsupportedError(f"an integer of {count:,} bytes")
         self._stack.append(int.from_bytes(self._take(position, count), "little", signed=True))
         return position + count
@@ -254,7 +261,9 @@ class Machine:
         line, position = self._line(position)
         if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
             raise DamagedError("a text without quotes")
-        self._stack.append(line[1:-1].decode("unicode-escape").encode("latin-1").decode())
+        with catch_warnings():
+            simplefilter("ignore")  # Python warns of escapes that repr never writes
+            self._stack.append(escape_decode(line[1:-1])[0].decode())
         return position
 
     def _bytes(self, position: int, count: int) -> int:
@@ -383,10 +392,22 @@ class Machine:
             pairs = args[0] if args else []
             if not isinstance(pairs, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
                 raise DamagedError("an OrderedDict is made from something that is no list of pairs")
+            self._charge(len(pairs))
             _set_items(ordered, [part for pair in pairs for part in pair])
             return ordered
+        if name == _ENCODE and len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1":  # how protocol 2 carries bytes
+            self._charge(len(args[0]))
+            return args[0].encode("latin-1")
+        if name in _BYTES and not args:
+            return b""
         made = self._reduce(name, args)
         return Opaque(name, "reduce", args) if made is None else made
+
+    def _charge(self, count: int) -> None:
+        """Count what calls copy: an honest pickle spells each item once, a crafted one calls again and again on the same list."""
+        self._copied += count
+        if self._copied > len(self.data):
+            raise UnsupportedError("copies more than it holds: built to exhaust memory")
 
     def _op_52(self, position: int) -> int:  # REDUCE
         args = self._stack.pop()
@@ -478,7 +499,7 @@ def _set_items(target: object, flat: list[object]) -> None:
         for index in range(0, len(flat), 2):
             key = flat[index]
             if type(key) is not str:
-                _check_key(key)
+                _check_key(key, len(target))
             target[key] = flat[index + 1]
     elif isinstance(target, Opaque):
         _add_step(target, "setitem", [(flat[index], flat[index + 1]) for index in range(0, len(flat), 2)])
@@ -486,8 +507,10 @@ def _set_items(target: object, flat: list[object]) -> None:
         raise DamagedError(f"sets items of {_kind(target)}")
 
 
-def _check_key(key: object) -> None:
+def _check_key(key: object, size: int) -> None:
     parts = key if isinstance(key, tuple) and len(key) <= 64 else (key,)
+    if parts is key and size > MAX_NUMBER_TUPLES and any(isinstance(part, (int, float)) for part in parts):
+        raise UnsupportedError(f"a dict of more than {MAX_NUMBER_TUPLES:,} keys with tuples of numbers among them")
     for part in parts:
         if isinstance(part, int) and abs(part) > MAX_KEY:
             raise UnsupportedError("an integer key beyond 61 bits")

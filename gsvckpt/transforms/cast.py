@@ -22,12 +22,14 @@ class Selection:
 def select(root: object, weights: Mapping[str, Tensor], dtype: DType, keep: Sequence[str] = ()) -> Selection:
     """Sort `weights` (name -> tensor) by what a cast to `dtype` does. A storage is all or nothing: one kept view keeps it.
 
-    Integers, booleans, float8 and values already of `dtype` are unchanged. A storage that anything besides `weights` refers to is kept.
+    Integers, booleans, float8 and values already of `dtype` are unchanged. A storage that anything besides `weights` refers to is kept, and so is an
+    untyped one, whose size does not count elements.
     """
     wanted = {name: tensor for name, tensor in weights.items() if tensor.dtype.floating and tensor.dtype is not dtype}
     own = {id(tensor) for tensor in weights.values()}
     foreign = {storage for path, storage in _foreign(root, own)}
     foreign |= {tensor.storage for name, tensor in wanted.items() if any(fnmatchcase(name, glob) for glob in keep)}
+    foreign |= {tensor.storage for tensor in wanted.values() if tensor.storage.dtype is not tensor.dtype}
     chosen = {name: tensor for name, tensor in wanted.items() if tensor.storage not in foreign}
     kept = {name: tensor for name, tensor in wanted.items() if tensor.storage in foreign}
     unchanged = {name: tensor for name, tensor in weights.items() if name not in wanted}

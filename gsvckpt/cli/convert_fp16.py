@@ -1,0 +1,105 @@
+"""gsvckpt convert-fp16"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from gsvckpt.cli.options import (
+    CheckOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    InPlaceOption,
+    JobsOption,
+    JsonOption,
+    OutputOption,
+    ProgressOption,
+    QuietOption,
+    Settings,
+    VerboseOption,
+)
+from gsvckpt.cli.writing import rewrite_each
+from gsvckpt.destinations import Destination
+from gsvckpt.engine import Outcome
+from gsvckpt.errors import RefusedError
+from gsvckpt.examination import Examination, weights_of
+from gsvckpt.model import DTYPES
+from gsvckpt.report.audits import audit, first_name
+from gsvckpt.rewriting import Rewritten
+from gsvckpt.transforms.cast import cast, select
+from gsvckpt.transforms.plan import Plan
+
+EXAMPLES = """
+**Examples**
+
+`gsvckpt convert-fp16 G_16.pth`  writes fp16-G_16.pth beside it
+
+`gsvckpt convert-fp16 voices/*.pth -o small/`  several files into a folder
+
+`gsvckpt convert-fp16 model.safetensors --in-place --keep '*.norm.*'`
+
+`gsvckpt convert-fp16 model.pth --dry-run --json`  the audit alone, for a script
+"""
+
+
+class OnOverflowChoice(str, Enum):
+    """What happens to a tensor with values beyond 65,504."""
+
+    keep = "keep"
+    clamp = "clamp"
+    error = "error"
+
+
+def convert_fp16(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints: .pth, .ckpt, .pt, .safetensors.", show_default=False)],
+    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave matching tensors as they are (repeatable).")] = None,
+    on_overflow: Annotated[
+        OnOverflowChoice,
+        typer.Option("--on-overflow", help="Values beyond 65,504: keep that tensor's dtype, clamp the values, or refuse the file."),
+    ] = OnOverflowChoice.keep,
+    max_error: Annotated[
+        float | None,
+        typer.Option("--max-error", metavar="X", min=0, help="Refuse when a tensor's largest error, relative to its largest value, is above X."),
+    ] = None,
+    output: OutputOption = None,
+    in_place: InPlaceOption = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    check: CheckOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    progress: ProgressOption = None,
+    device: DeviceOption = "cpu",
+    jobs: JobsOption = None,
+) -> int:
+    """Cast weights to float16: half the size, and an audit of what that did to the values.
+
+    float32, float64 and bfloat16 weights become float16. Integers, booleans and optimizer state stay. A tensor with values that float16 cannot hold
+    keeps its dtype, and the report says so. GPT-SoVITS reads the result as the same version. It casts weights to its own precision when it loads
+    them, so converting neither cures nor causes silent audio on 10- and 16-series cards: that is its `is_half` setting.
+    """
+    settings = Settings(json, quiet, verbose, progress, device, jobs)
+    destination = Destination("fp16", output, in_place, force, dry_run, check)
+    half = DTYPES["float16"]
+
+    def make(examination: Examination, plan: Plan) -> Plan:
+        chosen = select(examination.checkpoint.root, weights_of(examination), half, keep or ()).chosen
+        return cast(plan, chosen, half, clamp=on_overflow is OnOverflowChoice.clamp) if chosen else plan
+
+    def accept(outcome: Outcome) -> None:
+        for storage, done in outcome.audits.items():
+            if max_error is not None and storage in outcome.plan.casts and done.max_rel_error > max_error:
+                raise RefusedError(
+                    f"its largest error is {done.max_rel_error:.2g} of its largest value, above --max-error {max_error:g}",
+                    where=first_name(outcome.plan.checkpoint.root, storage),
+                    hint="--keep leaves this tensor as it is",
+                )
+
+    def details(written: Rewritten) -> dict[str, object]:
+        return audit(written, keep or ())
+
+    return rewrite_each("convert-fp16", sources, destination, settings, make, details, accept=accept, on_overflow=on_overflow.value)

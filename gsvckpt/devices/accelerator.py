@@ -1,0 +1,196 @@
+"""Numbers on a torch device, block by block through page-locked buffers; each thread has its own buffers and its own queue on the device."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from gsvckpt.devices.host import MAX_HALF, Host
+from gsvckpt.devices.measures import Audit, Moments, bin_steps
+from gsvckpt.errors import UsageError
+from gsvckpt.model import DType
+
+BLOCK = 1 << 20  # values at a time: they take up to 60 MB on the device, a thread
+_SMALLEST_BLOCK = 1 << 14
+_FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+R = TypeVar("R")
+
+
+class Accelerator:
+    """A torch device. Integers, complex and float8 values are left to the host: there are few, and they need exactness more than speed.
+
+    So are blocks that hold NaN when they are cast, as devices disagree about its spare bits, and everything once the device's memory is full.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Raises UsageError for a device without float64, which exact measures need."""
+        try:
+            torch.ones(1, dtype=torch.float64, device=device).item()
+        except (TypeError, RuntimeError) as error:
+            raise UsageError(f"{device} cannot compute in float64", where="device", hint="use cpu") from error
+        self.name = str(device)
+        self._device = device
+        self._host = Host()
+        self._block = BLOCK
+        self._local = threading.local()
+
+    def cast(self, raw: memoryview, dtype: DType, out: memoryview, *, clamp: bool) -> Audit:
+        def on_device(begin: int, end: int, lane: _Lane) -> Audit | None:
+            half, numbers = _cast(lane.upload(0, raw, dtype, begin, end), clamp=clamp)
+            values = lane.download(half)
+            *counts, largest, worst = numbers.tolist()  # waits for the device, so `values` have come too
+            if counts[2]:
+                return None
+            np.copyto(np.frombuffer(out, np.uint16)[begin:end], values)
+            return Audit(int(counts[0]), int(counts[1]), largest, worst)
+
+        def on_host(begin: int, end: int) -> Audit:
+            return self._host.cast(_cut(raw, dtype, begin, end), dtype, out[begin * 2 : end * 2], clamp=clamp)
+
+        return sum(self._blocks(raw, dtype, on_device, on_host), Audit())
+
+    def measure(self, raw: memoryview, dtype: DType) -> Moments:
+        def on_device(begin: int, end: int, lane: _Lane) -> Moments:
+            nan, infinite, zero, *rest = _measure(lane.upload(0, raw, dtype, begin, end)).tolist()
+            return Moments(end - begin, int(nan), int(infinite), int(zero), *rest)
+
+        def on_host(begin: int, end: int) -> Moments:
+            return self._host.measure(_cut(raw, dtype, begin, end), dtype)
+
+        return sum(self._blocks(raw, dtype, on_device, on_host), Moments())
+
+    def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
+        steps = bin_steps(low, high, bins) if high > low else (1.0, 0.0, 0.0)
+
+        def on_device(begin: int, end: int, lane: _Lane) -> list[int]:
+            counts: list[int] = _histogram(lane.upload(0, raw, dtype, begin, end), steps, bins).tolist()
+            return counts
+
+        def on_host(begin: int, end: int) -> list[int]:
+            return self._host.histogram(_cut(raw, dtype, begin, end), dtype, low, high, bins)
+
+        return [sum(counts) for counts in zip([0] * bins, *self._blocks(raw, dtype, on_device, on_host), strict=True)]
+
+    def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:
+        def on_device(begin: int, end: int, lane: _Lane) -> float:
+            left, right = lane.upload(0, one, one_dtype, begin, end), lane.upload(1, two, two_dtype, begin, end)
+            return float(_max_difference(left, right).item())
+
+        def on_host(begin: int, end: int) -> float:
+            return self._host.max_difference(_cut(one, one_dtype, begin, end), one_dtype, _cut(two, two_dtype, begin, end), two_dtype)
+
+        if two_dtype.name not in _FLOATS:
+            return self._host.max_difference(one, one_dtype, two, two_dtype)
+        return max(self._blocks(one, one_dtype, on_device, on_host), default=0.0)
+
+    def _blocks(
+        self, raw: memoryview, dtype: DType, on_device: Callable[[int, int, _Lane], R | None], on_host: Callable[[int, int], R]
+    ) -> Iterator[R]:
+        """Results block by block; those that the device cannot give (None, or out of memory in the smallest of blocks) come from the host."""
+        count = len(raw) // dtype.itemsize
+        begin = 0
+        while begin < count:
+            end = min(begin + self._block, count) if self._block else count
+            result = None
+            if self._block and dtype.name in _FLOATS:
+                lane = self._lane()
+                try:
+                    with lane.queue():
+                        result = on_device(begin, end, lane)
+                except torch.cuda.OutOfMemoryError:
+                    self._shrink(end - begin)
+                    continue
+            yield on_host(begin, end) if result is None else result
+            begin = end
+
+    def _shrink(self, tried: int) -> None:
+        if tried > _SMALLEST_BLOCK:
+            self._block = min(self._block, max(tried // 2, _SMALLEST_BLOCK))
+        elif self._block:
+            self._block = 0
+            warnings.warn(f"{self.name} has no memory left; computing on the cpu", RuntimeWarning, stacklevel=2)
+
+    def _lane(self) -> _Lane:
+        lane: _Lane | None = getattr(self._local, "lane", None)
+        if lane is None:
+            lane = self._local.lane = _Lane(self._device)
+        return lane
+
+
+class _Lane:
+    """One thread's way to the device and back."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._staging: dict[int, torch.Tensor] = {}
+
+    def queue(self) -> AbstractContextManager[object]:
+        """What is done inside goes into this thread's own queue, beside those of other threads."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def upload(self, slot: int, raw: memoryview, dtype: DType, begin: int, end: int) -> torch.Tensor:
+        """Values on the device. Their buffer, `slot`, is free again when a result of them has been looked at."""
+        data = np.frombuffer(_cut(raw, dtype, begin, end), np.uint8)
+        staged = self._stage(slot, data.size)
+        np.copyto(staged.numpy(), data)
+        return staged.to(self._device, non_blocking=True).view(_FLOATS[dtype.name])
+
+    def download(self, half: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:
+        """The bits of float16 values; there when the device has been waited for."""
+        staged = self._stage(-1, half.numel() * 2)
+        staged.copy_(half.view(torch.uint8), non_blocking=True)
+        return staged.numpy().view(np.uint16)
+
+    def _stage(self, slot: int, count: int) -> torch.Tensor:
+        if slot not in self._staging or self._staging[slot].numel() < count:
+            self._staging[slot] = torch.empty(count, dtype=torch.uint8, pin_memory=self._stream is not None)
+        return self._staging[slot][:count]
+
+
+def _cut(raw: memoryview, dtype: DType, begin: int, end: int) -> memoryview:
+    return raw[begin * dtype.itemsize : end * dtype.itemsize]
+
+
+def _cast(given: torch.Tensor, *, clamp: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The halves, and (overflowed, underflowed, NaN, largest, worst error) as one float64 tensor: one wait for the device instead of five."""
+    values, exact, finite = given.float(), given.double(), given.isfinite()
+    beyond = finite & (values.abs() >= 65_520.0)  # from there on rounding gives infinity
+    if clamp:
+        values = torch.where(beyond, torch.full_like(values, MAX_HALF).copysign(values), values)
+    half = values.half()
+    kept = finite & half.isfinite()
+    largest = torch.where(finite, exact.abs(), 0.0).amax()
+    worst = torch.where(kept, (half.double() - exact).abs(), 0.0).amax()
+    underflowed = (half == 0) & (given != 0)
+    return half, torch.stack([*(flags.sum().double() for flags in (beyond, underflowed, given.isnan())), largest, worst])
+
+
+def _measure(given: torch.Tensor) -> torch.Tensor:
+    """(NaN, infinite, zero, low, high, total, squares) as one float64 tensor."""
+    wide, finite = given.double(), given.isfinite()
+    known = torch.where(finite, wide, 0.0)
+    low, high = torch.where(finite, wide, torch.inf).amin(), torch.where(finite, wide, -torch.inf).amax()
+    counts = (flags.sum().double() for flags in (given.isnan(), given.isinf(), given == 0))
+    return torch.stack([*counts, low, high, known.sum(), (known * known).sum()])
+
+
+def _histogram(given: torch.Tensor, steps: tuple[float, float, float], bins: int) -> torch.Tensor:
+    unit, origin, scale = steps
+    wide = given.double()[given.isfinite()]
+    places = ((wide * unit - origin) * scale).long()  # products, not quotients: CUDA divides by a number through its inverse
+    return torch.bincount(places.clamp_(0, bins - 1), minlength=bins)
+
+
+def _max_difference(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    one, two = left.double(), right.double()
+    same = (one == two) | (one.isnan() & two.isnan())
+    difference = (one - two).abs()
+    return torch.where(same, 0.0, torch.where(difference.isnan(), torch.inf, difference)).amax()

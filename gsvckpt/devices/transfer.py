@@ -1,0 +1,144 @@
+"""Tensors from a file into a torch device's memory: every byte is read once, straight to its place, and checked on the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from gsvckpt.errors import UnsupportedError
+from gsvckpt.model import DType, Storage, Tensor
+from gsvckpt.streams import CHUNK, Buffers, Silent, chunks, for_each
+
+_ALIGNMENT = 16  # the largest element; a part of a storage begins at a multiple, so that the views of it begin at whole elements
+_PART = 4  # a storage of which less than one byte in so many is wanted is read in part, without its checksum
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """The bytes of a storage from `begin` to `end`, and the memory that they go to."""
+
+    storage: Storage
+    begin: int
+    end: int
+    memory: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+
+def load(tensors: Mapping[str, Tensor], device: torch.device, *, jobs: int) -> dict[str, torch.Tensor]:
+    """The tensors with their values, sharing memory as they do in the file, with its strides; none requires a gradient.
+
+    Raises DamagedError when a storage does not have its checksum, UnsupportedError for types that this torch or device lacks.
+    """
+    blanks = {name: _blank(tensor.dtype, device, name) for name, tensor in tensors.items()}
+    parts = {
+        storage: _Part(storage, begin, end, torch.empty(end - begin, dtype=torch.uint8, device=device))
+        for storage, (begin, end) in _ranges(tensors.values()).items()
+    }
+    _fill(parts.values(), device, jobs)
+    return {name: _view(tensor, blanks[name], parts.get(tensor.storage)) for name, tensor in tensors.items()}
+
+
+def _blank(dtype: DType, device: torch.device, name: str) -> torch.Tensor:
+    kind = getattr(torch, dtype.name, None)
+    try:
+        return torch.empty(0, dtype=kind, device=device)
+    except (RuntimeError, TypeError) as error:
+        raise UnsupportedError(f"torch {torch.__version__} has no {dtype.name} on {device}", where=name) from error
+
+
+def _ranges(tensors: Iterable[Tensor]) -> dict[Storage, tuple[int, int]]:
+    """What to read of each storage: all of it, or what lies between the first and last byte wanted where that is little."""
+    wanted: dict[Storage, tuple[int, int]] = {}
+    for tensor in tensors:
+        if tensor.numel:
+            size = tensor.dtype.itemsize
+            begin, end = tensor.start * size, (tensor.start + tensor.extent) * size
+            known = wanted.get(tensor.storage, (begin, end))
+            wanted[tensor.storage] = min(known[0], begin), max(known[1], end)
+    return {
+        storage: (begin - begin % _ALIGNMENT, end) if (end - begin) * _PART < storage.nbytes else (0, storage.nbytes)
+        for storage, (begin, end) in wanted.items()
+    }
+
+
+def _view(tensor: Tensor, blank: torch.Tensor, part: _Part | None) -> torch.Tensor:
+    if not tensor.numel or part is None:
+        return torch.empty_strided(tensor.shape, tensor.stride, dtype=blank.dtype, device=blank.device)
+    start = tensor.start - part.begin // tensor.dtype.itemsize
+    return blank.set_(part.memory.untyped_storage(), start, tensor.shape, tensor.stride)
+
+
+def _fill(parts: Collection[_Part], device: torch.device, jobs: int) -> None:
+    if device.type == "cpu":
+        for_each(parts, _read, jobs=jobs, progress=Silent())
+    else:
+        fill_through(parts, device, jobs)
+
+
+def _read(part: _Part, buffers: Buffers) -> None:
+    memory = part.memory.numpy().data
+    for _ in chunks(part.storage, buffers, part.begin, part.end, into=lambda at, count: memory[at - part.begin :][:count]):
+        pass
+
+
+def fill_through(parts: Collection[_Part], device: torch.device, jobs: int) -> None:
+    """Fill parts on a device through page-locked buffers, a ring of two for each thread, while the next bytes are read."""
+    earlier = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    local = threading.local()
+    rings: list[_Ring] = []
+
+    def send(part: _Part, buffers: Buffers) -> None:
+        ring: _Ring | None = getattr(local, "ring", None)
+        if ring is None:
+            ring = local.ring = _Ring(device, earlier)
+            rings.append(ring)
+        for at, chunk in chunks(part.storage, buffers, part.begin, part.end, into=ring.take):
+            ring.send(part.memory[at - part.begin :][: len(chunk)])
+
+    try:
+        for_each(parts, send, jobs=jobs, progress=Silent())
+    finally:
+        for ring in rings:  # after a failure too: the memory must not be given back while copies to it are under way
+            ring.wait()
+
+
+class _Ring:
+    """One thread's buffers and its queue on the device."""
+
+    def __init__(self, device: torch.device, earlier: torch.cuda.Stream | None) -> None:
+        self._slots = [torch.empty(CHUNK, dtype=torch.uint8, pin_memory=earlier is not None) for _ in range(2)]
+        self._stream: torch.cuda.Stream | None = None
+        self._sent: list[torch.cuda.Event] = []
+        self._turn = 0
+        if earlier is not None:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(earlier)  # the memory may have belonged to work that is not done yet
+            self._sent = [torch.cuda.Event() for _ in self._slots]  # type: ignore[no-untyped-call]
+
+    def take(self, _: int, count: int) -> memoryview:
+        """The buffer whose turn it is, once its last bytes have gone."""
+        self._turn = 1 - self._turn
+        if self._sent:
+            self._sent[self._turn].synchronize()
+        return self._slots[self._turn].numpy().data[:count]
+
+    def send(self, memory: torch.Tensor) -> None:
+        """Begin to copy the buffer taken last to `memory`."""
+        staged = self._slots[self._turn][: memory.numel()]
+        if self._stream is None:
+            memory.copy_(staged)
+            return
+        with torch.cuda.stream(self._stream):
+            memory.copy_(staged, non_blocking=True)
+        self._sent[self._turn].record(self._stream)
+
+    def wait(self) -> None:
+        """Wait until all has arrived."""
+        if self._stream is not None:
+            self._stream.synchronize()

@@ -1,0 +1,172 @@
+"""The Python interface: open a checkpoint, look at its tensors, load them. No byte of a file is ever run, so untrusted files may be loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias, final
+
+from gsvckpt.engine import blame, read
+from gsvckpt.errors import MissingError, UnsupportedError
+from gsvckpt.files import LocalSource
+from gsvckpt.model import Checkpoint, Tensor
+from gsvckpt.pickles.safety import Safety, judge_all
+from gsvckpt.sovits.sections import find_state_path, state_tensors
+
+if TYPE_CHECKING:
+    import mmap
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.generic]  # names that OpenCheckpoint's own methods do not hide
+    TorchTensor: TypeAlias = torch.Tensor
+    TorchDevice: TypeAlias = str | torch.device
+
+Include: TypeAlias = str | Sequence[str] | Callable[[str], bool]
+"""Which tensors: a glob, several globs (any may match), or a predicate on the name."""
+
+
+def open_file(path: str | os.PathLike[str]) -> OpenCheckpoint:
+    """Open a checkpoint: its directory and its pickle are read, no tensor bytes. Close it, or use it in a `with` statement.
+
+    Raises MissingError, NotCheckpointError, DamagedError or UnsupportedError, all of them GsvError, with the path filled in.
+    """
+    return OpenCheckpoint(path)
+
+
+def load_state_dict(path: str | os.PathLike[str], device: TorchDevice = "cpu", include: Include | None = None) -> dict[str, TorchTensor]:
+    """Load the model's tensors, wherever the file keeps them, by name; `include` chooses among them.
+
+    Needs the memory of the tensors and a few MiB besides: bytes are read straight into their place, by several threads, and checked against the
+    file's checksums. Tensors that share memory in the file share it here; views keep their strides. Training state is left in the file. Raises
+    UsageError for a device that is not there, MissingError when nothing is chosen, and what `open_file` raises.
+    """
+    with open_file(path) as checkpoint, blame(os.fspath(path)):
+        chosen = select(checkpoint.state_dict, include)
+        return _load(checkpoint.checkpoint, chosen, device)
+
+
+@final
+class OpenCheckpoint:
+    """An open checkpoint. `checkpoint` holds its facts and its tree; tensors in it are descriptions until `numpy` or `torch` fetches their values."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._source = LocalSource(path)
+        try:
+            with blame(self._source.path):
+                self.checkpoint: Checkpoint = read(self._source)
+        except BaseException:
+            self._source.close()
+            raise
+
+    @property
+    def root(self) -> object:
+        """What torch.load would return, as plain values; objects of classes that are never imported stay `Opaque`."""
+        return self.checkpoint.root
+
+    @cached_property
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The model's tensors by name, in the file's order, without optimizer and other training state."""
+        return state_tensors(self.root, find_state_path(self.root))
+
+    @cached_property
+    def safety(self) -> Safety:
+        """Whether torch.load would run foreign code for this file: safe, unsafe or unknown, with every name that it holds."""
+        return judge_all(self.checkpoint.globals)
+
+    def numpy(self, tensor: str | Tensor) -> Array:
+        """A read-only view of the file itself, with the tensor's strides; nothing is read before it is looked at, and no checksum is checked.
+
+        Views stay valid after `close`. Raises UnsupportedError for types that NumPy lacks, ChangedError when the file has changed since it was
+        opened. A file that is cut short later ends the process when the view is looked at, so keep views of files that nobody writes.
+        """
+        found = self._find(tensor)
+        with blame(self._source.path):
+            if not found.dtype.numpy:
+                raise UnsupportedError(f"NumPy has no {found.dtype.name}", hint="the `torch` method gives a torch tensor")
+            _require_little_endian(self.checkpoint)
+            return _view(found, self._map)
+
+    def torch(self, tensor: str | Tensor, device: TorchDevice = "cpu") -> TorchTensor:
+        """The tensor with its values, read and checked as by `load_state_dict`."""
+        with blame(self._source.path):
+            return _load(self.checkpoint, {"": self._find(tensor)}, device)[""]
+
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        return self._source.map()
+
+    def _find(self, tensor: str | Tensor) -> Tensor:
+        return self.state_dict[_known(tensor, self.state_dict)] if isinstance(tensor, str) else tensor
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self._source.close()
+        mapped = vars(self).pop("_map", None)
+        if mapped is not None:
+            with suppress(BufferError):  # views are in use; the last one to go closes the map
+                mapped.close()
+
+    def __enter__(self) -> OpenCheckpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def select(tensors: Mapping[str, Tensor], include: Include | None) -> dict[str, Tensor]:
+    """The tensors that `include` chooses, in order; all for None. Raises MissingError when it chooses none."""
+    from fnmatch import fnmatchcase
+
+    if include is None:
+        chosen = dict(tensors)
+    elif callable(include):
+        chosen = {name: tensor for name, tensor in tensors.items() if include(name)}
+    else:
+        globs = (include,) if isinstance(include, str) else tuple(include)
+        chosen = {name: tensor for name, tensor in tensors.items() if any(name == glob or fnmatchcase(name, glob) for glob in globs)}
+        if not chosen and tensors and globs:
+            _known(globs[0], tensors)
+    if not chosen:
+        raise MissingError(f"none of its {len(tensors):,} model tensors is chosen" if tensors else "it holds no model tensors", where="include")
+    return chosen
+
+
+def _known(name: str, names: Iterable[str]) -> str:
+    known = tuple(names)
+    if name in known:
+        return name
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, 3)
+    hint = f"there are {', '.join(close)}" if close else f"the first of {len(known):,} is {known[0]}" if known else ""
+    raise MissingError(f"no model tensor is called {name[:80]!r}", where="state dict", hint=hint)
+
+
+def _load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: TorchDevice) -> dict[str, TorchTensor]:
+    _require_little_endian(checkpoint)
+    from gsvckpt.devices import transfer
+    from gsvckpt.devices.choice import torch_device
+
+    return transfer.load(tensors, torch_device(str(device)), jobs=min(os.cpu_count() or 1, 8))
+
+
+def _view(tensor: Tensor, mapped: mmap.mmap) -> Array:
+    import numpy as np
+
+    if not tensor.numel:
+        empty = np.empty(tensor.shape, tensor.dtype.numpy)
+        empty.flags.writeable = False
+        return empty
+    itemsize = tensor.dtype.itemsize
+    flat = np.frombuffer(mapped, tensor.dtype.numpy, tensor.extent, tensor.storage.offset + tensor.start * itemsize)
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, [step * itemsize for step in tensor.stride], writeable=False)
+
+
+def _require_little_endian(checkpoint: Checkpoint) -> None:
+    if checkpoint.container.byteorder != "little":
+        raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")

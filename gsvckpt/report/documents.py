@@ -1,0 +1,80 @@
+"""Results as JSON: the keys that scripts rely on, whatever the tables look like."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+from gsvckpt.accounting import Account
+from gsvckpt.errors import GsvError
+from gsvckpt.examination import Examination, known_of
+from gsvckpt.model import Container
+from gsvckpt.pickles.safety import Safety, judge_all
+from gsvckpt.sovits.upstream import UpstreamError, Verdict
+
+
+def upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:
+    """What GPT-SoVITS detects; null where its detection does not apply."""
+    return None if verdict is None else asdict(verdict)
+
+
+def container_json(container: Container) -> dict[str, object]:
+    """Facts of the outer file."""
+    return {
+        "format": container.format,
+        "head": container.head,
+        "prefix": container.prefix,
+        "byteorder": container.byteorder,
+        "records": container.records,
+        **({"metadata": dict(container.metadata)} if container.metadata else {}),
+    }
+
+
+def safety_json(safety: Safety) -> dict[str, object]:
+    """The verdict and each name behind it."""
+    return {"verdict": safety.verdict, "globals": [{"name": name, "verdict": verdict} for name, verdict in safety.globals]}
+
+
+def failure_json(error: GsvError) -> dict[str, object]:
+    """A file that could not be read: the error, and what is known all the same."""
+    facts: dict[str, object] = {"path": error.path, "error": error.as_json()}
+    known = known_of(error)
+    if known is not None:
+        facts["size"] = known.source.size
+        facts["container"] = container_json(known.container)
+        facts["safety"] = safety_json(judge_all(known.globals)) if known.globals else {"verdict": "unknown", "globals": []}
+    elif os.path.isfile(error.path):
+        facts["size"] = os.path.getsize(error.path)
+    return facts
+
+
+def examination_json(examination: Examination, counted: Account) -> dict[str, object]:
+    """One checkpoint as `inspect --json` shows it, without what has to be asked for."""
+    identity, match = examination.identity, examination.official
+    return {
+        "path": examination.checkpoint.source.path,
+        "size": examination.checkpoint.source.size,
+        "container": container_json(examination.checkpoint.container),
+        "kind": identity.kind,
+        "version": identity.version,
+        "version_evidence": list(identity.version_evidence),
+        "upstream": upstream_json(examination.upstream),
+        "warnings": list(examination.warnings),
+        "progress": {"epoch": identity.progress.epoch, "step": identity.progress.step, "info": identity.progress.info},
+        "lora_rank": identity.lora_rank,
+        "tensors": len(examination.state),
+        "parameters": sum(tensor.numel for tensor in examination.state.values()),
+        "bytes": {
+            "file": counted.file,
+            "weights": counted.weights,
+            "optimizer": counted.optimizer,
+            "other": counted.other,
+            "unused": counted.unused,
+        },
+        "dtypes": {name: {"tensors": tensors, "bytes": size} for name, (tensors, size) in counted.by_dtype.items()},
+        "waste": {"duplicates": counted.duplicates, "float64": counted.float64},
+        "saves": {"convert-fp16": counted.saves_fp16, "strip-optimizer": counted.saves_strip},
+        "official": match.file.name if match else None,
+        "official_confidence": match.confidence if match else None,
+        "safety": safety_json(examination.safety),
+    }

@@ -1,0 +1,232 @@
+"""What `inspect` shows of one checkpoint: a panel of facts, its modules, what wastes space, and on request tensors, config, names and memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from gsvckpt.accounting import Account, account, estimate_memory, group
+from gsvckpt.examination import Examination
+from gsvckpt.model import Tensor
+from gsvckpt.report import listings
+from gsvckpt.report.console import make_console
+from gsvckpt.report.documents import examination_json
+from gsvckpt.report.units import count, plural, printable, size
+from gsvckpt.scan import Stats
+from gsvckpt.sovits.config import config_of
+from gsvckpt.sovits.upstream import UpstreamError, correct, describe
+
+KINDS: Mapping[str, str] = {
+    "gpt-weights": "GPT weights",
+    "gpt-training": "GPT training",
+    "sovits-weights": "SoVITS weights",
+    "sovits-lora": "SoVITS LoRA",
+    "sovits-generator-training": "SoVITS G training",
+    "sovits-discriminator-training": "SoVITS D training",
+    "sovits-generator-base": "SoVITS G base",
+    "sovits-discriminator-base": "SoVITS D base",
+    "vocoder": "vocoder",
+    "speaker-encoder": "speaker encoder",
+    "training": "training checkpoint",
+    "state-dict": "state dict",
+    "torchscript": "TorchScript",
+    "unknown": "unknown",
+}
+_USES: Mapping[str, str] = {
+    "gpt-weights": "for inference, and as a base for training",
+    "gpt-training": "to go on training; inference needs the GPT weights",
+    "sovits-weights": "for inference",
+    "sovits-lora": "for inference, on top of the v3 or v4 base",
+    "sovits-generator-training": "to go on training; inference needs the SoVITS weights",
+    "sovits-discriminator-training": "to go on training, together with its G; never needed for inference",
+    "sovits-generator-base": "to start training from",
+    "sovits-discriminator-base": "to start training from, together with its G",
+}
+VERDICTS = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
+_BAR = 14
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What was asked for."""
+
+    tensors: bool = False
+    stats: bool = False
+    config: str | None = None
+    globals: bool = False
+    memory: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    depth: int = 1
+    sort: str | None = None
+    verbose: bool = False
+
+    @property
+    def asks_for_parts(self) -> bool:
+        """Parts take the place of the overview."""
+        return bool(self.tensors or self.config or self.globals or self.memory)
+
+    def choose(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that --include and --exclude leave, in the order of --sort."""
+        chosen = {
+            name: tensor
+            for name, tensor in state.items()
+            if (not self.include or any(fnmatchcase(name, glob) for glob in self.include)) and not any(fnmatchcase(name, glob) for glob in self.exclude)
+        }
+        if self.sort == "name":
+            return dict(sorted(chosen.items()))
+        return dict(sorted(chosen.items(), key=lambda item: -item[1].nbytes)) if self.sort == "size" else chosen
+
+
+def document(examination: Examination, view: View, measured: Mapping[str, Stats | None]) -> dict[str, object]:
+    """The JSON object of one file."""
+    counted = account(examination)
+    facts = examination_json(examination, counted)
+    if view.tensors or view.stats:
+        facts["state"] = [listings.tensor_json(name, tensor, measured.get(name), view.stats) for name, tensor in view.choose(examination.state).items()]
+    if view.config:
+        facts["config"] = config_of(examination.checkpoint)
+    if view.memory:
+        facts["memory"] = asdict(estimate_memory(examination, counted))
+    return facts
+
+
+def print_examination(examination: Examination, view: View, measured: Mapping[str, Stats | None], *, heading: bool) -> None:
+    """Print one file: the overview, or the parts that were asked for, under its name where `heading` says so."""
+    console = make_console()
+    counted = account(examination)
+    if heading:
+        console.print(Text(f"# {printable(examination.checkpoint.source.path)}", style="bold"), soft_wrap=True)
+    if not view.asks_for_parts:
+        _print_overview(console, examination, counted, view)
+    if view.tensors:
+        listings.print_tensors(view.choose(examination.state), measured, stats=view.stats)
+    if view.config:
+        listings.print_config(config_of(examination.checkpoint), view.config, examination.checkpoint.source.path)
+    if view.globals:
+        listings.print_globals(console, examination.safety)
+    if view.memory:
+        listings.print_memory(console, examination, estimate_memory(examination, counted))
+
+
+def _print_overview(console: Console, examination: Examination, counted: Account, view: View) -> None:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, text in _facts(examination, counted, view):
+        facts.add_row(label, text)
+    title = Text(printable(os.path.basename(examination.checkpoint.source.path)), style="bold", overflow="ellipsis")
+    console.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED if console.encoding.startswith("utf") else box.ASCII))
+    for warning in examination.warnings:
+        console.print(Text(f"! {printable(warning)}", style="yellow"))
+    if examination.state:
+        console.print(_modules(console, examination, counted, view))
+    for line in _advice(examination, counted):
+        console.print(line)
+
+
+def _facts(examination: Examination, counted: Account, view: View) -> Iterator[tuple[str, Text]]:
+    identity, container = examination.identity, examination.checkpoint.container
+    use = _USES.get(identity.kind)
+    yield "kind", Text.assemble((KINDS[identity.kind], "bold"), f", {use}" if use else "")
+    if identity.version or identity.versions:
+        version = identity.version or " or ".join(identity.versions)
+        evidence = identity.version_evidence if view.verbose else identity.version_evidence[:1]
+        yield "version", Text.assemble((version, "bold"), printable(f" ({'; '.join(evidence)})" if evidence else ""))
+    progress = identity.progress
+    steps = [f"{word} {number:,}" for word, number in (("epoch", progress.epoch), ("step", progress.step)) if number is not None]
+    if steps or progress.info:
+        yield "trained", Text(printable(", ".join(steps) + (f" (info: {progress.info})" if progress.info else "")).strip())
+    if identity.lora_rank is not None:
+        yield "LoRA rank", Text(str(identity.lora_rank))
+    dtypes = ", ".join(name if len(counted.by_dtype) == 1 else f"{name} x {tensors}" for name, (tensors, _) in counted.by_dtype.items())
+    parameters = sum(tensor.numel for tensor in examination.state.values())
+    if examination.state:
+        yield "model", Text(f"{plural(len(examination.state), 'tensor')}, {count(parameters)} parameters, {dtypes}")
+    shares = [(counted.weights, "weights"), (counted.optimizer, "training state"), (counted.unused, "unused"), (counted.other, "other")]
+    parts = [f"{size(amount)} {word}" for amount, word in shares if amount >= counted.file / 200]
+    yield "size", Text(size(counted.file) + (f" = {' + '.join(parts)}" if len(parts) > 1 else ""))
+    head = f", head {printable(container.head)}" if container.head is not None else ""
+    folder = f", folder {printable(container.prefix)}" if container.prefix and view.verbose else ""
+    yield "container", Text(f"{container.format}{head}{folder}, {plural(container.records, 'record')}")
+    if examination.upstream is not None:
+        yield "GPT-SoVITS", _upstream(examination)
+    if examination.official is not None:
+        yield "official", Text(f"{examination.official.file.name} ({examination.official.confidence})")
+    yield "safety", _safety(examination)
+
+
+def _upstream(examination: Examination) -> Text:
+    verdict = examination.upstream
+    if verdict is None or isinstance(verdict, UpstreamError):
+        return Text(f"cannot open it: {verdict.error if verdict else ''}", style="red")
+    corrected = correct(verdict, examination.rows)
+    said = f"reads it as {describe(corrected.model, corrected.lora)}, by its {verdict.rule}"
+    if corrected.model != verdict.model:
+        said += f" as {verdict.model}, then corrected from the tensors"
+    return Text(said, style="yellow" if examination.warnings else "")
+
+
+def _safety(examination: Examination) -> Text:
+    safety = examination.safety
+    odd = [printable(name) for name, verdict in safety.globals if verdict != "safe"]
+    why = {
+        "safe": "it names only data" if safety.globals else "it holds no pickle" if examination.checkpoint.container.format == "safetensors" else "it names nothing",
+        "unsafe": f"loading it would run code: {', '.join(odd[:4])}",
+        "unknown": f"names that gsvckpt does not know: {', '.join(odd[:4])}",
+    }[safety.verdict]
+    return Text.assemble((safety.verdict, VERDICTS[safety.verdict]), f", {why}")
+
+
+def _modules(console: Console, examination: Examination, counted: Account, view: View) -> Table:
+    groups = group(view.choose(examination.state), view.depth)
+    if view.sort != "name":
+        groups.sort(key=lambda entry: -entry.bytes)
+    rows = [(entry.name, f"{entry.tensors:,}", count(entry.parameters), entry.bytes, ", ".join(entry.dtypes)) for entry in groups]
+    if counted.optimizer:
+        rows.append(("(training state)", "", "", counted.optimizer, ""))
+    if counted.unused:
+        rows.append(("(unused)", "", "", counted.unused, ""))
+    table = Table(box=box.SIMPLE_HEAD if console.encoding.startswith("utf") else box.ASCII2, pad_edge=False)
+    table.add_column("module", no_wrap=True, overflow="ellipsis")
+    table.add_column("tensors", justify="right")
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=_BAR)
+    table.add_column("dtype", overflow="fold")
+    largest = max((row[3] for row in rows), default=0) or 1
+    block = "█" if console.encoding.startswith("utf") else "#"
+    for name, tensors, parameters, amount, dtypes in rows:
+        bar = Text(block * max(round(_BAR * amount / largest), 1 if amount else 0), style="magenta" if name.startswith("(") else "cyan")
+        table.add_row(printable(name), tensors, parameters, size(amount), bar, dtypes)
+    return table
+
+
+def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
+    """What wastes space, and the command that gets it back."""
+    path = printable(os.path.basename(examination.checkpoint.source.path))
+    quoted = f'"{path}"' if " " in path else path
+    if counted.saves_strip:
+        yield _saving("training state", counted.saves_strip, counted, f"gsvckpt strip-optimizer {quoted}")
+    if counted.saves_fp16:
+        yield _saving("weights wider than float16", counted.saves_fp16, counted, f"gsvckpt convert-fp16 {quoted}")
+    if counted.float64:
+        yield Text(f"{size(counted.float64)} of it are float64, which no model needs")
+    if counted.unused:
+        yield _saving("bytes that no tensor reaches", counted.unused, counted, "")
+    if counted.duplicates:
+        yield Text(f"{size(counted.duplicates)} are stored twice: equal size and checksum")
+
+
+def _saving(what: str, amount: int, counted: Account, command: str) -> Text:
+    share = f"{size(amount)} ({amount / counted.file:.0%})"
+    return Text.assemble(f"{what}: {share} can go", (": " if command else ""), (command, "bold"))
+

@@ -1,0 +1,144 @@
+"""Several checkpoints in one table, by experiment; and how two of them differ."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gsvckpt.accounting import account
+from gsvckpt.errors import GsvError
+from gsvckpt.examination import Examination
+from gsvckpt.report.console import make_console
+from gsvckpt.report.inspection import KINDS, VERDICTS
+from gsvckpt.report.units import ago, plural, printable, shape, size
+from gsvckpt.scan import Difference
+from gsvckpt.sovits.names import experiment
+
+_ROOMY = 100  # columns from which there is place for times
+_LISTED = 20  # entries of each kind of difference without --verbose
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of an inventory."""
+
+    path: str
+    experiment: str
+    kind: str
+    version: str
+    epoch: str
+    size: int
+    modified: float
+    verdict: str
+    warnings: int
+    strippable: int
+
+
+def make_entry(examination: Examination) -> Entry:
+    """Sum up one checkpoint."""
+    identity, source = examination.identity, examination.checkpoint.source
+    return Entry(
+        path=source.path,
+        experiment=experiment(os.path.abspath(source.path)) or "",
+        kind=KINDS[identity.kind],
+        version=identity.version or "/".join(identity.versions),
+        epoch="" if identity.progress.epoch is None else str(identity.progress.epoch),
+        size=source.size,
+        modified=os.path.getmtime(source.path),
+        verdict=examination.safety.verdict,
+        warnings=len(examination.warnings),
+        strippable=account(examination).saves_strip,
+    )
+
+
+def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], others: int, root: str | None) -> None:
+    """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for."""
+    console = make_console()
+    roomy = console.width >= _ROOMY
+    table = Table(box=box.SIMPLE_HEAD if console.encoding.startswith("utf") else box.ASCII2, pad_edge=False)
+    table.add_column("checkpoint", overflow="fold")
+    table.add_column("kind", overflow="fold")
+    table.add_column("version", overflow="fold")
+    table.add_column("epoch", justify="right")
+    table.add_column("size", justify="right", no_wrap=True)
+    if roomy:
+        table.add_column("modified", justify="right", no_wrap=True)
+    table.add_column("safety", no_wrap=True)
+    names = _short_names([entry.path for entry in entries] + [error.path for error in failures], root)
+    current: str | None = None
+    for entry in sorted(entries, key=lambda entry: (entry.experiment, entry.kind, entry.version, _number(entry.epoch), entry.path)):
+        if entry.experiment != current:
+            current = entry.experiment
+            table.add_section()
+            if current:
+                table.add_row(Text(printable(current), style="bold"))
+        name = Text.assemble(printable(names[entry.path]), (" !" if entry.warnings else "", "yellow"))
+        modified = [ago(entry.modified)] if roomy else []
+        table.add_row(name, entry.kind, entry.version, entry.epoch, size(entry.size), *modified, Text(entry.verdict, style=VERDICTS[entry.verdict]))
+    for error in failures:
+        table.add_row(Text(printable(names[error.path]), style="red"), Text(error.kind, style="red"), "", "", _size_of(error.path))
+    console.print(table)
+    total = sum(entry.size for entry in entries)
+    strippable = sum(entry.strippable for entry in entries)
+    parts = [f"{plural(len(entries), 'checkpoint')}, {size(total)}"]
+    parts += [f"{len(failures)} could not be read"] if failures else []
+    parts += [f"{plural(others, 'other file')}"] if others else []
+    console.print("; ".join(parts))
+    if strippable:
+        console.print(f"{size(strippable)} are training state that strip-optimizer removes; training then goes on with fresh moments")
+    if any(entry.warnings for entry in entries):
+        console.print(Text("! has warnings: inspect the file alone", style="yellow"))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else -1
+
+
+def _short_names(paths: Sequence[str], root: str | None) -> dict[str, str]:
+    """The last part of each path, or all of it below `root` where two files share the last part."""
+    counts = Counter(os.path.basename(path) for path in paths)
+    return {path: os.path.basename(path) if counts[os.path.basename(path)] == 1 else os.path.relpath(path, root) if root else path for path in paths}
+
+
+def _size_of(path: str) -> str:
+    try:
+        return size(os.path.getsize(path))
+    except OSError:
+        return "-"
+
+
+def diff_json(found: Difference) -> dict[str, object]:
+    """The difference, key by key."""
+    return {"equal": found.equal, **asdict(found)}
+
+
+def print_difference(one: str, two: str, found: Difference, *, verbose: bool) -> None:
+    """Print what differs: names, shapes, dtypes, and the largest numeric changes first."""
+    console = make_console()
+    if found.equal:
+        console.print("equal: the same names, shapes, dtypes and values")
+        return
+    left, right = printable(os.path.basename(one)), printable(os.path.basename(two))
+    if left == right:
+        left, right = printable(one), printable(two)
+    changed = sorted(found.values, key=lambda item: -item[1])
+    blocks = (
+        (f"only in {left}", [printable(name) for name in found.only_left]),
+        (f"only in {right}", [printable(name) for name in found.only_right]),
+        ("other shape", [f"{printable(name)}: {shape(before)} -> {shape(after)}" for name, before, after in found.changed_shape]),
+        ("other dtype", [f"{printable(name)}: {before} -> {after}" for name, before, after in found.changed_dtype]),
+        ("other values, largest change first", [f"{amount:<9.3g} {printable(name)}" for name, amount in changed if amount]),
+    )
+    for title, lines in blocks:
+        if lines:
+            console.print(Text(f"{title}: {len(lines):,}", style="bold"))
+            for line in lines if verbose else lines[:_LISTED]:
+                console.print(Text(f"  {line}"), soft_wrap=True)
+            if len(lines) > _LISTED and not verbose:
+                console.print(Text(f"  and {len(lines) - _LISTED:,} more; -v lists them", style="dim"))

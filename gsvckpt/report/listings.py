@@ -1,0 +1,152 @@
+"""Lists that `inspect` prints on request: tensors with their statistics, the config, pickled names, memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gsvckpt.accounting import Memory
+from gsvckpt.examination import Examination
+from gsvckpt.model import Tensor
+from gsvckpt.pickles.safety import Safety
+from gsvckpt.report.console import finite, make_console
+from gsvckpt.report.units import printable, shape, size
+from gsvckpt.scan import Stats
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_ASCII_LEVELS = " .:-=+*#%@"
+_STYLES = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
+
+
+def tensor_json(name: str, tensor: Tensor, stats: Stats | None, wanted: bool) -> dict[str, object]:
+    """One entry of `state`."""
+    facts: dict[str, object] = {"name": name, "dtype": tensor.dtype.name, "shape": list(tensor.shape), "bytes": tensor.nbytes}
+    if wanted:
+        facts["stats"] = None if stats is None else stats_json(stats)
+    return facts
+
+
+def stats_json(stats: Stats) -> dict[str, object]:
+    """Statistics of the finite values, and counts of the others; null where there is no finite value."""
+    moments = stats.moments
+    known = moments.finite > 0
+    return {
+        "min": moments.low if known else None,
+        "max": moments.high if known else None,
+        "mean": moments.mean if known else None,
+        "std": moments.std if known else None,
+        "nan": moments.nan,
+        "inf": moments.infinite,
+        "zero": moments.zero,
+        "histogram": list(stats.histogram),
+    }
+
+
+def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | None], *, stats: bool) -> None:
+    """One line a tensor in fixed columns, which grep and awk understand and which prints thousands at once, as a rich table does not.
+
+    The name stands last, so that a long one breaks nothing.
+    """
+    levels = _LEVELS if make_console().encoding.startswith("utf") else _ASCII_LEVELS
+    shapes = [shape(tensor.shape) for tensor in state.values()]
+    width = max([len(text) for text in shapes] + [5])
+    out = [f"{'dtype':<9} {'shape':<{width}} {'size':>9}" + (f" {'min':>9} {'max':>9} {'mean':>9} {'std':>8} {'histogram':<16}" if stats else "") + " name"]
+    for (name, tensor), text in zip(state.items(), shapes, strict=True):
+        columns = f"{tensor.dtype.name:<9} {text:<{width}} {size(tensor.nbytes):>9}"
+        out.append(f"{columns}{_statistics(measured.get(name), levels) if stats else ''} {printable(name)}")
+    sys.stdout.write("\n".join(out) + "\n")
+
+
+def _statistics(stats: Stats | None, levels: str) -> str:
+    if stats is None or not stats.moments.finite:
+        empty = f" {'-':>9} {'-':>9} {'-':>9} {'-':>8} {'':<16}"
+        return empty + (_oddities(stats) if stats else "")
+    moments = stats.moments
+    numbers = f" {moments.low:>9.3g} {moments.high:>9.3g} {moments.mean:>9.2g} {moments.std:>8.2g}"
+    return f"{numbers} {histogram(stats.histogram, levels):<16}{_oddities(stats)}"
+
+
+def _oddities(stats: Stats) -> str:
+    moments = stats.moments
+    odd = [f"{number:,} {word}" for number, word in ((moments.nan, "NaN"), (moments.infinite, "inf")) if number]
+    if moments.zero and moments.zero == moments.count:
+        odd.append("all zero")
+    elif moments.zero > moments.count / 2:
+        odd.append(f"{moments.zero / moments.count:.0%} zero")
+    return f" [{', '.join(odd)}]" if odd else ""
+
+
+def histogram(counts: tuple[int, ...], levels: str = _LEVELS) -> str:
+    """Counts as a line of blocks; what is not empty is never blank."""
+    top = max(counts, default=0) or 1
+    last = len(levels) - 1
+    return "".join(levels[0] if not number else levels[max(1, round(number / top * last))] for number in counts)
+
+
+def print_config(config: object, form: str, path: str) -> None:
+    """The embedded config, to be redirected into a file."""
+    if config is None:
+        sys.stdout.write(f"# {printable(path)} holds no config\n")
+    elif form == "json":
+        sys.stdout.write(json.dumps(finite(config), indent=2) + "\n")
+    else:
+        import tomli_w
+
+        unset: list[str] = []
+        table = _without_none(config if isinstance(config, dict) else {"value": config}, "", unset)
+        sys.stdout.write(tomli_w.dumps(table))  # type: ignore[arg-type]  # a dict by construction
+        if unset:
+            sys.stdout.write(f"\n# null, which TOML cannot say: {printable(', '.join(unset))}\n")
+
+
+def _without_none(value: object, place: str, unset: list[str]) -> object:
+    if isinstance(value, dict):
+        kept = {}
+        for key, part in value.items():
+            here = f"{place}.{key}" if place else str(key)
+            if part is None:
+                unset.append(here)
+            else:
+                kept[str(key)] = _without_none(part, here, unset)
+        return kept
+    if isinstance(value, list):
+        return [_without_none("null" if part is None else part, place, unset) for part in value]
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63:
+        return str(value)  # beyond what TOML readers must understand
+    return value
+
+
+def print_globals(console: Console, safety: Safety) -> None:
+    """What the pickle names, worst first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("name", overflow="fold")
+    order = ("unsafe", "unknown", "safe")
+    for name, verdict in sorted(safety.globals, key=lambda entry: order.index(entry[1])):
+        table.add_row(Text(verdict, style=_STYLES[verdict]), printable(name))
+    console.print(table if safety.globals else Text("it names nothing"))
+
+
+def print_memory(console: Console, examination: Examination, memory: Memory) -> None:
+    """Estimates for the weights; activations come on top."""
+    headed = examination.checkpoint.container.head not in (None, "PK")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("use", overflow="fold")
+    table.add_column("memory", justify="right", no_wrap=True)
+    rows = [
+        ("GPT-SoVITS loads it (a file with this head is held three times)" if headed else "torch.load", memory.torch_load),
+        ("gsvckpt.load_state_dict", memory.load_state_dict),
+        ("inference in float16", memory.inference_fp16),
+        ("inference in float32", memory.inference_fp32),
+        ("resuming training: the file, weights, gradients, two moments", memory.resume_training),
+    ]
+    for use, amount in rows:
+        if amount is not None:
+            table.add_row(use, size(amount))
+    console.print(table)

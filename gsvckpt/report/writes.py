@@ -1,0 +1,104 @@
+"""What the writing commands did: a table with one line a file, and JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gsvckpt.report.console import make_console
+from gsvckpt.report.documents import upstream_json
+from gsvckpt.report.units import plural, printable, size
+from gsvckpt.rewriting import Rewritten
+
+_LISTED = 5  # overflowed tensors named without --verbose
+
+
+def as_json(written: Rewritten, details: Callable[[Rewritten], dict[str, object]]) -> dict[str, object]:
+    """One file of the JSON document."""
+    return {
+        "source": written.source,
+        "output": written.output,
+        "changed": written.changed,
+        "written": written.output is not None and not written.rehearsed,
+        "bytes_before": written.bytes_before,
+        "bytes_after": written.bytes_after,
+        "upstream_before": upstream_json(written.examination.upstream),
+        "upstream_after": upstream_json(written.upstream_after),
+        "warnings": list(written.warnings),
+        **details(written),
+    }
+
+
+def removed(written: Rewritten) -> dict[str, object]:
+    """The keys that only strip-optimizer's JSON has."""
+    return {"removed": [{"key": change.where, "bytes": change.bytes} for change in written.plan.changes]}
+
+
+def print_table(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[str, object]], *, verbose: bool) -> None:
+    """One line a file: what it was, what it is, where it went; then what was cast or removed."""
+    console = make_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+    table.add_column("file", overflow="fold", ratio=1)
+    table.add_column("before", justify="right", no_wrap=True)
+    table.add_column("after", justify="right", no_wrap=True)
+    table.add_column("saved", justify="right", no_wrap=True)
+    table.add_column("output", overflow="fold", ratio=1)
+    for written in done:
+        saved = written.bytes_before - written.bytes_after
+        share = f"{saved / written.bytes_before:.0%}" if written.bytes_before and saved else "-"
+        table.add_row(
+            printable(os.path.basename(written.source)),
+            size(written.bytes_before),
+            size(written.bytes_after) if written.output else "-",
+            Text(share, style="green" if saved > 0 else ""),
+            _place(written),
+        )
+    console.print(table)
+    for written in done:
+        for line in _lines(details(written), verbose=verbose):
+            console.print(Text(f"{printable(os.path.basename(written.source))}: {line}" if len(done) > 1 else line))
+    if len(done) > 1:
+        freed = sum(written.bytes_before - written.bytes_after for written in done if written.output)
+        console.print(f"{plural(len(done), 'file')}, {size(freed)} saved")
+
+
+def _place(written: Rewritten) -> Text:
+    if written.output is None:
+        return Text("nothing to change" if not written.changed else "-", style="dim")
+    name = printable(os.path.relpath(written.output) if _below_here(written.output) else written.output)
+    return Text(f"{name} (not written: dry run)" if written.rehearsed else name, style="dim" if written.rehearsed else "bold")
+
+
+def _below_here(path: str) -> bool:
+    try:
+        return not os.path.relpath(path).startswith("..")
+    except ValueError:  # another drive of Windows
+        return False
+
+
+def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
+    """What there is to say of one file, from the same facts as the JSON."""
+    lines: list[str] = []
+    if "removed" in facts and isinstance(facts["removed"], list):
+        gone = [f"{printable(item['key'])} ({size(item['bytes'])})" if item["bytes"] else printable(item["key"]) for item in facts["removed"]]
+        lines += [f"removed: {', '.join(gone)}"] if gone else []
+    if "cast" in facts and isinstance(facts["worst"], list) and isinstance(facts["overflowed"], list):
+        if facts["cast"]:
+            lines.append(
+                f"cast {facts['cast']} tensors, kept {facts['kept']}, {facts['unchanged']} needed no cast; "
+                f"largest error {facts['max_abs_error']:.2g}, {facts['underflowed']:,} values rounded to zero"
+            )
+        shown = facts["overflowed"] if verbose else facts["overflowed"][:_LISTED]
+        lines += [f"beyond float16: {printable(item['name'])} ({item['count']:,} values above 65,504)" for item in shown]
+        if len(facts["overflowed"]) > len(shown):
+            lines.append(f"and {len(facts['overflowed']) - len(shown)} more; -v lists them")
+        if verbose:
+            lines += [
+                f"worst: {printable(item['name'])}, error {item['max_abs_error']:.2g} = {item['max_rel_error']:.2g} of its largest value"
+                for item in facts["worst"]
+            ]
+    return lines

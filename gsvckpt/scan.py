@@ -1,0 +1,254 @@
+"""The numbers in tensors: statistics of one checkpoint, differences between two. Bytes pass in chunks, so memory does not grow with the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import TYPE_CHECKING
+
+from gsvckpt.devices.measures import Device, Moments
+from gsvckpt.errors import UnsupportedError
+from gsvckpt.model import DTYPES, UNTYPED, DType, Storage, Tensor
+from gsvckpt.streams import CHUNK, Buffers, Progress, chunks, for_each
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TILE = CHUNK // 16  # elements of two tensors of different layout that are brought side by side at a time
+_SPARSE = 8  # a view that uses less than one in so many of the elements it spans is read piece by piece
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The values of one tensor. `histogram` counts the finite ones in equal steps from `moments.low` to `moments.high`; complex ones count by magnitude."""
+
+    moments: Moments
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two sets of tensors differ. Values are compared as numbers, also across dtypes and layouts, and only between equal shapes."""
+
+    only_left: tuple[str, ...]
+    only_right: tuple[str, ...]
+    changed_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    changed_dtype: tuple[tuple[str, str, str], ...]
+    values: tuple[tuple[str, float | None], ...]
+    """Names with the largest absolute difference, where there is one; None where values cannot be compared (never because they are equal)."""
+
+    @property
+    def equal(self) -> bool:
+        """Same names, shapes, dtypes and values."""
+        return not (self.only_left or self.only_right or self.changed_shape or self.changed_dtype or self.values)
+
+
+# --- layout -------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """The distinct elements of a tensor: `dims` are (size, stride) from the longest stride to the shortest, without those that change nothing.
+
+    Equal for tied tensors and transposed views, which so are looked at once.
+    """
+
+    storage: Storage
+    dtype: DType
+    start: int
+    dims: tuple[tuple[int, int], ...]
+
+    @property
+    def extent(self) -> int:
+        return 1 + sum((size - 1) * stride for size, stride in self.dims)
+
+    @property
+    def numel(self) -> int:
+        return prod(size for size, _ in self.dims)
+
+    @property
+    def nbytes(self) -> int:
+        return self.extent * self.dtype.itemsize
+
+    @property
+    def begin(self) -> int:
+        return self.start * self.dtype.itemsize
+
+    @property
+    def distinct(self) -> bool:
+        """No two indices lead to the same element: each stride steps over all that the shorter ones reach."""
+        reach = 1
+        for size, stride in reversed(self.dims):
+            if stride < reach:
+                return False
+            reach += (size - 1) * stride
+        return True
+
+    @property
+    def dense(self) -> bool:
+        return self.distinct and self.numel == self.extent
+
+
+def _region(tensor: Tensor) -> _Region:
+    dims = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride, strict=True) if size > 1 and stride]
+    return _Region(tensor.storage, tensor.dtype, tensor.start, tuple(sorted(dims, key=lambda dim: -dim[1])))
+
+
+# --- statistics ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def measure_tensors(tensors: Mapping[str, Tensor], device: Device, jobs: int, progress: Progress, bins: int = 16) -> dict[str, Stats | None]:
+    """Statistics by name; None for a tensor without elements, with overlapping ones, or of a dtype that holds no plain numbers.
+
+    An expanded tensor counts each element as often as it shows it, without reading it more than once. Raises DamagedError when a storage that a
+    tensor fills does not have its checksum.
+    """
+    regions = {name: _region(tensor) for name, tensor in tensors.items() if tensor.numel and _numeric(tensor.dtype)}
+    wanted = dict.fromkeys(region for region in regions.values() if region.distinct)
+    progress.expect(2 * sum(region.nbytes for region in wanted))
+    found = for_each(wanted, lambda region, buffers: _measure(region, device, bins, buffers), jobs=jobs, progress=progress)
+    stats: dict[str, Stats | None] = {}
+    for name, tensor in tensors.items():
+        once = found.get(regions[name]) if name in regions else None
+        times = tensor.numel // regions[name].numel if once else 1
+        stats[name] = Stats(once.moments * times, tuple(count * times for count in once.histogram)) if once else None
+    return stats
+
+
+def _numeric(dtype: DType) -> bool:
+    return bool(dtype.numpy) or dtype.name in {"bfloat16", "complex32"} or dtype.name.startswith("float8")
+
+
+def _measure(region: _Region, device: Device, bins: int, buffers: Buffers) -> Stats:
+    moments = sum((device.measure(values, region.dtype) for values in _values(region, buffers)), Moments())
+    if not moments.low < moments.high:
+        buffers.progress.advance(region.nbytes)
+        return Stats(moments, (moments.finite, *[0] * (bins - 1)))
+    counts = [device.histogram(values, region.dtype, moments.low, moments.high, bins) for values in _values(region, buffers)]
+    return Stats(moments, tuple(map(sum, zip(*counts, strict=True))))
+
+
+def _values(region: _Region, buffers: Buffers) -> Iterator[memoryview]:
+    """The region's elements, chunk by chunk, without those in its gaps."""
+    size = region.dtype.itemsize
+    for at, chunk in chunks(region.storage, buffers, region.begin, region.begin + region.nbytes):
+        yield chunk if region.dense else _without_gaps(region, chunk, at // size - region.start)
+
+
+def _without_gaps(region: _Region, chunk: memoryview, first: int) -> memoryview:
+    import numpy as np
+
+    rest = np.arange(first, first + len(chunk) // region.dtype.itemsize)
+    inside = np.ones(rest.size, np.bool_)
+    for size, stride in region.dims:
+        index = rest // stride
+        inside &= index < size
+        rest -= index * stride
+    inside &= rest == 0
+    return np.frombuffer(chunk, np.uint8).reshape(rest.size, -1)[inside].reshape(-1).data
+
+
+# --- differences --------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """Two tensors of one shape. Dimensions are as in `one` sorted by stride, without those that neither tensor moves along."""
+
+    one: Tensor
+    two: Tensor
+    dims: tuple[tuple[int, int, int], ...]
+
+    @property
+    def nbytes(self) -> int:
+        return _region(self.one).nbytes + _region(self.two).nbytes
+
+
+def differences(one: Mapping[str, Tensor], two: Mapping[str, Tensor], device: Device, jobs: int, progress: Progress) -> Difference:
+    """Compare tensors by name. Equal bytes are equal without arithmetic; NaN equals NaN, and differs from anything else by infinity.
+
+    Raises DamagedError as `measure_tensors` does.
+    """
+    both = [name for name in one if name in two]
+    shapes = tuple((name, one[name].shape, two[name].shape) for name in both if one[name].shape != two[name].shape)
+    dtypes = tuple((name, one[name].dtype.name, two[name].dtype.name) for name in both if one[name].dtype is not two[name].dtype)
+    pairs = {name: _pair(one[name], two[name]) for name in both if one[name].shape == two[name].shape and one[name].numel}
+    progress.expect(sum(pair.nbytes for pair in pairs.values()))
+    found = for_each(pairs.values(), lambda pair, buffers: _compare(pair, device, buffers), jobs=jobs, progress=progress)
+    values = tuple((name, found[pair]) for name, pair in pairs.items() if found[pair] != 0.0)
+    return Difference(tuple(n for n in one if n not in two), tuple(n for n in two if n not in one), shapes, dtypes, values)
+
+
+def _pair(one: Tensor, two: Tensor) -> _Pair:
+    dims = zip(one.shape, one.stride, two.stride, strict=True)
+    return _Pair(one, two, tuple(sorted((dim for dim in dims if dim[0] > 1 and any(dim[1:])), key=lambda dim: (-dim[1], -dim[2]))))
+
+
+def _compare(pair: _Pair, device: Device, buffers: Buffers) -> float | None:
+    """The largest difference; None when it cannot be told."""
+    alike = all(left == right for _, left, right in pair.dims)
+    try:
+        if alike:
+            worst = _compare_in_place(pair, device, buffers)
+            if worst == 0.0 or _region(pair.one).dense:
+                return worst
+        spans = _region(pair.one).extent, _region(pair.two).extent
+        if prod(size for size, _, _ in pair.dims) > max(spans):
+            return None  # both repeat their elements, perhaps without end
+        worst = _compare_by_tiles(pair, device)
+        if not alike:
+            buffers.progress.advance(pair.nbytes)
+    except UnsupportedError:
+        return None
+    return worst
+
+
+def _compare_in_place(pair: _Pair, device: Device, buffers: Buffers) -> float:
+    """The largest difference of two regions of one layout, gaps and all."""
+    left, right = _region(pair.one), _region(pair.two)
+    count = CHUNK // max(left.dtype.itemsize, right.dtype.itemsize)
+    streams = (
+        chunks(left.storage, buffers, left.begin, left.begin + left.nbytes, step=count * left.dtype.itemsize),
+        chunks(
+            right.storage,
+            buffers,
+            right.begin,
+            right.begin + right.nbytes,
+            step=count * right.dtype.itemsize,
+            into=lambda _, count: buffers.out[:count],
+        ),
+    )
+    worst = 0.0
+    for (_, one), (_, two) in zip(*streams, strict=True):
+        if left.dtype is not right.dtype or bytes(one) != bytes(two):
+            worst = max(worst, device.max_difference(one, left.dtype, two, right.dtype))
+    return worst
+
+
+def _compare_by_tiles(pair: _Pair, device: Device) -> float:
+    """The largest difference of two tensors of different layout: tile by tile, each gathered from both into the same order."""
+    worst = 0.0
+    pending = [(pair.one.start, pair.two.start, pair.dims)]
+    while pending:
+        left, right, dims = pending.pop()
+        if prod(size for size, _, _ in dims) <= _TILE:
+            one = _gather(pair.one, left, [(size, stride) for size, stride, _ in dims])
+            two = _gather(pair.two, right, [(size, stride) for size, _, stride in dims])
+            worst = max(worst, device.max_difference(one, pair.one.dtype, two, pair.two.dtype))
+            continue
+        at = max(range(len(dims)), key=lambda i: (dims[i][0] - 1) * max(dims[i][1:]))  # so that tiles are compact in both
+        size, step, other = dims[at]
+        half = size // 2
+        pending.append((left, right, (*dims[:at], (half, step, other), *dims[at + 1 :])))
+        pending.append((left + half * step, right + half * other, (*dims[:at], (size - half, step, other), *dims[at + 1 :])))
+    return worst
+
+
+def _gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryview:
+    """The elements that `dims` lead to, in their order, as contiguous bytes."""
+    import numpy as np
+
+    out = np.empty(([size for size, _ in dims] or [1]) + [tensor.dtype.itemsize], np.uint8)
+    return out.data

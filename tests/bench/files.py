@@ -1,0 +1,72 @@
+"""The checkpoints that the jobs work on, built once into a cache folder. `python -m tests.bench.files NAME PATH` builds one.
+
+The bench starts that as a process of its own, because building needs NumPy and the bench itself has to stay small (see measure).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+GIB = 1 << 30
+EDITION = "1"  # a new number when what is built changes
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file: its name in the cache, about how large it is, and how much disk its job writes besides."""
+
+    name: str
+    size: int
+    output: int = 0
+
+
+V3 = Input("v3.pth", 769_000_000)
+FLOATS = Input("float32-1GiB.pth", GIB, GIB // 2)
+MANY_FLOATS = Input("float32-8GiB.pth", 8 * GIB, 4 * GIB)
+TRAINING = Input("G_200.pth", 1_178_000_000, 2 * 400_000_000)
+
+
+def cache() -> Path:
+    """Where the files are kept: $GSVCKPT_BENCH_DIR or ~/.cache/gsvckpt-bench."""
+    chosen = os.environ.get("GSVCKPT_BENCH_DIR")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "gsvckpt-bench"
+
+
+def place(wanted: Input) -> Path:
+    return cache() / EDITION / wanted.name
+
+
+def provide(wanted: Input) -> str | None:
+    """Build the file unless it is there. Returns why it cannot be, None when all is well."""
+    path = place(wanted)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed = wanted.output + (0 if path.exists() else wanted.size)
+    free = shutil.disk_usage(path.parent).free
+    if free < needed * 1.05:
+        return f"needs {needed / GIB:.1f} GiB of disk in {path.parent}, {free / GIB:.1f} are free"
+    if not path.exists():
+        print(f"building {path} ({wanted.size / GIB:.1f} GiB, once) ...", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "tests.bench.files", wanted.name, path], check=True)
+    return None
+
+
+def build(name: str, path: Path) -> None:
+    from tests import voices
+
+    maker = voices.Maker()
+    if name == V3.name:
+        voices.write(voices.sovits_weights(maker, "bench", "v3", epoch=8, step=200), path, "v3")
+    elif name == TRAINING.name:
+        voices.write(voices.generator_training(maker, "v2ProPlus", epoch=8, step=200), path)
+    else:
+        count = 256 if name == FLOATS.name else 8 * 256
+        voices.write({f"layers.{n}.weight": maker.tensor(f"layers.{n}.weight", (1024, 1024)) for n in range(count)}, path)
+
+
+if __name__ == "__main__":
+    build(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,115 @@
+"""What is measured, against what, and which ratio is asked for. Every rival does in a fresh process what one would do without gsvckpt."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+from tests.bench.files import FLOATS, MANY_FLOATS, TRAINING, V3, Input, place
+from tests.bench.measure import Command
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Rival:
+    """`limit`: gsvckpt may take at most this many times the rival's time; None where nothing is asked for."""
+
+    command: Command
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """`before` makes what a rival needs. `peak_limit` is for gsvckpt's own memory, in bytes. `once`: too long to repeat."""
+
+    name: str
+    what: str
+    ours: Command
+    rivals: tuple[Rival, ...] = ()
+    needs: Input | None = None
+    before: Command | None = None
+    peak_limit: int | None = None
+    once: bool = False
+
+
+def _gsvckpt(*arguments: str | Path, output: Path | None = None) -> Command:
+    program = Path(sys.executable).with_name("gsvckpt")
+    return Command("gsvckpt", tuple(map(str, (program, *arguments))), output)
+
+
+def _python(name: str, code: str, *arguments: Path, output: Path | None = None) -> Command:
+    return Command(name, (sys.executable, "-c", dedent(code), *map(str, arguments)), output)
+
+
+# Stands in for upstream's module, which torch.load imports for the config.
+_UTILS = "import sys, types; sys.modules['utils'] = utils = types.ModuleType('utils'); utils.HParams = type('HParams', (), {})"
+
+_IMPORTS = _python("import typer, rich.table", "import typer, rich.table")
+_HALVE = """
+    import os, sys, torch
+    state = torch.load(sys.argv[1])
+    torch.save({key: value.half() for key, value in state.items()}, sys.argv[2])
+    """
+
+
+def _torch_load(name: str, how: str) -> Command:
+    return _python(name, f"{_UTILS}; import torch, io; path = sys.argv[1]; {how}", place(V3))
+
+
+def _inspect() -> tuple[Job, ...]:
+    mapped = _torch_load("torch.load(mmap=True)", "torch.load(path, mmap=True, weights_only=False)")
+    return (
+        Job("help", "gsvckpt --help", _gsvckpt("--help"), (Rival(_IMPORTS),)),
+        Job(
+            "inspect",
+            "inspect a v3 file of 769 MB",
+            _gsvckpt("inspect", place(V3)),
+            (Rival(_IMPORTS, 1.6), Rival(mapped, 0.1)),
+            V3,
+            peak_limit=50 * MB,
+        ),
+    )
+
+
+def _convert() -> tuple[Job, ...]:
+    def ours(source: Input) -> Command:
+        output = place(source).with_name("halved.pth")
+        return _gsvckpt("convert-fp16", place(source), "-o", output, output=output)
+
+    output = place(FLOATS).with_name("halved-by-torch.pth")
+    plain = _python("torch load, half, save", _HALVE, place(FLOATS), output, output=output)
+    synced = _python("the same, synced to disk", _HALVE + "os.fsync(os.open(sys.argv[2], os.O_RDWR))\n", place(FLOATS), output, output=output)
+    return (
+        Job("convert", "convert-fp16 of 1 GiB of float32", ours(FLOATS), (Rival(plain, 1 / 3), Rival(synced)), FLOATS, peak_limit=100 * MB),
+        Job("convert-8GiB", "convert-fp16 of 8 GiB of float32", ours(MANY_FLOATS), (), MANY_FLOATS, peak_limit=100 * MB, once=True),
+    )
+
+
+def _strip() -> tuple[Job, ...]:
+    def ours(name: str) -> Command:
+        output = place(TRAINING).with_name(name)
+        return _gsvckpt("strip-optimizer", place(TRAINING), "-o", output, output=output)
+
+    before, copy = ours("stripped-before.pth"), place(TRAINING).with_name("copied.pth")
+    rival = Command("cp and sync of its output", ("sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(before.output), str(copy)), copy)
+    what = "strip-optimizer of a v2ProPlus training file of 1.2 GB"
+    return (Job("strip", what, ours("stripped.pth"), (Rival(rival, 1.5),), TRAINING, before, peak_limit=100 * MB),)
+
+
+def _load() -> tuple[Job, ...]:
+    whole = _python("gsvckpt", "import gsvckpt, sys; gsvckpt.load_state_dict(sys.argv[1])", place(V3))
+    part = _python("gsvckpt", "import gsvckpt, sys; gsvckpt.load_state_dict(sys.argv[1], include='enc_p.*')", place(V3))
+    plain = _torch_load("torch.load", "torch.load(path, weights_only=False)")
+    # how GPT-SoVITS opens a file whose first two bytes name a version (process_ckpt.py:129-138)
+    upstream = _torch_load("GPT-SoVITS's own way", "torch.load(io.BytesIO(b'PK' + open(path, 'rb').read()[2:]), weights_only=False)")
+    return (
+        Job("load", "load_state_dict of a v3 file of 769 MB", whole, (Rival(plain), Rival(upstream)), V3),
+        Job("load-part", "load_state_dict of its text encoder", part, (Rival(plain),), V3),
+    )
+
+
+def jobs() -> tuple[Job, ...]:
+    return (*_inspect(), *_convert(), *_strip(), *_load())

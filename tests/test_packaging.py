@@ -1,0 +1,58 @@
+"""What is in the wheel and the source archive, built as pip builds them."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
+
+from gsvckpt import __version__
+
+ROOT = Path(__file__).parent.parent
+INFO = f"gsvckpt-{__version__}.dist-info"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gsvckpt").rglob("*.py")}
+    data = {"gsvckpt/py.typed", "gsvckpt/sovits/data/layouts.json"}
+    about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
+    assert set(wheel.namelist()) == sources | data | about
+
+
+def test_the_wheel_names_its_program_license_and_needs(wheel):
+    assert "gsvckpt = gsvckpt.__main__:run" in wheel.read(f"{INFO}/entry_points.txt").decode()
+    about = message_from_string(wheel.read(f"{INFO}/METADATA").decode())
+    needs = {need.partition(">")[0] for need in about.get_all("Requires-Dist", [])}
+    assert (about["Version"], about["License-Expression"], about["Requires-Python"]) == (__version__, "Apache-2.0", ">=3.10")
+    assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "tomli-w", "isal"}
+    assert about["Description-Content-Type"] == "text/markdown"
+
+
+def test_the_source_archive_can_be_built_and_tested(tmp_path):
+    (path,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    expected = {
+        "pyproject.toml",
+        "Makefile",
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "gsvckpt/py.typed",
+        "tests/test_packaging.py",
+        "completions/_gsvckpt",
+    }
+    assert expected <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith(("demo/", "build/", ".venv/"))]
