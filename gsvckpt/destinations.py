@@ -44,7 +44,7 @@ class Destination:
 
     def prepare(self, source: str, output: str) -> None:
         """Make the folder of an `-o FOLDER/` and refuse what exists, before any work is done."""
-        if self.output is not None and self.output != output and self.writes:
+        if self.output is not None and self.output != output:
             os.makedirs(self.output, exist_ok=True)
         if self.in_place or self.force or not os.path.exists(output):
             return

@@ -1,20 +1,19 @@
-"""Open and write: the one place where formats, plans, files and devices meet."""
+"""Carrying out plans: the one place where formats, plans, files and devices meet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from os import PathLike, fspath
 from typing import Literal
 
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import Audit, Device
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, Target, open_source, publish
-from gsvckpt.formats import safetensors, sniff, torch_zip
+from gsvckpt.formats import safetensors, torch_zip
 from gsvckpt.formats.layout import Layout
-from gsvckpt.model import UNTYPED, Checkpoint, Source, Storage, Tensor
+from gsvckpt.model import UNTYPED, Storage, Tensor
+from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.streams import Buffers, Progress, Silent, chunks, for_each
 from gsvckpt.transforms.plan import Plan
@@ -23,31 +22,6 @@ MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost ten
 
 OnOverflow = Literal["keep", "clamp", "error"]
 Approve = Callable[[Layout], None]
-
-
-@contextmanager
-def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
-    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. Raises GsvError with the path filled in."""
-    with open_source(path) as source, blame(fspath(path)):
-        yield read(source)
-
-
-@contextmanager
-def blame(path: str) -> Iterator[None]:
-    """Errors raised inside learn which file they are about."""
-    try:
-        yield
-    except GsvError as error:
-        error.path = error.path or path
-        raise
-
-
-def read(source: Source) -> Checkpoint:
-    """Read a checkpoint from an open source. No byte of it is run."""
-    try:
-        return sniff.read(source)
-    except (MemoryError, RecursionError) as error:  # a crafted file may get here; an honest one does not
-        raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error
 
 
 def lay_out(plan: Plan) -> Layout:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from gsvckpt.engine import blame, read
+from gsvckpt.opening import blame, read
 from gsvckpt.errors import MissingError, UnsupportedError
 from gsvckpt.files import LocalSource
 from gsvckpt.model import Checkpoint, Tensor

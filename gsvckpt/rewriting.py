@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from gsvckpt.destinations import Destination
 from gsvckpt.devices.choice import choose
-from gsvckpt.engine import Engine, OnOverflow, Outcome, open_checkpoint
+from gsvckpt.engine import Engine, OnOverflow, Outcome
+from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import RefusedError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
@@ -67,7 +68,8 @@ def rewrite(
         before = checkpoint.source.size
         if not plan.changes and (destination.output is None or not destination.writes):
             return Rewritten(source, None, examination, plan, None, before, before, examination.upstream, examination.warnings, not destination.writes)
-        destination.prepare(source, output)
+        if destination.writes:
+            destination.prepare(source, output)
         verdicts: list[Verdict | UpstreamError | None] = []
 
         def approve(layout: Layout) -> None:

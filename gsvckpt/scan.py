@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import nan, prod
 from typing import TYPE_CHECKING
 
 from gsvckpt.devices.measures import Device, Moments
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.model import DTYPES, UNTYPED, DType, Storage, Tensor
-from gsvckpt.streams import CHUNK, Buffers, Progress, chunks, for_each
+from gsvckpt.model import DType, Storage, Tensor
+from gsvckpt.streams import CHUNK, Buffers, Progress, Stopped, chunks, for_each
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _TILE = CHUNK // 16  # elements of two tensors of different layout that are brought side by side at a time
-_SPARSE = 8  # a view that uses less than one in so many of the elements it spans is read piece by piece
+_SPARSE, _SMALL = 8, 4096  # a tile that uses less than one in so many of the elements it spans is read piece by piece, where it spans many
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The values of one tensor. `histogram` counts the finite ones in equal steps from `moments.low` to `moments.high`; complex ones count by magnitude."""
+    """The values of one tensor; `histogram` counts the finite ones in equal steps from `moments.low` to `moments.high`. Complex count by magnitude."""
 
     moments: Moments
     histogram: tuple[int, ...]
@@ -36,8 +36,8 @@ class Difference:
     only_right: tuple[str, ...]
     changed_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     changed_dtype: tuple[tuple[str, str, str], ...]
-    values: tuple[tuple[str, float | None], ...]
-    """Names with the largest absolute difference, where there is one; None where values cannot be compared (never because they are equal)."""
+    values: tuple[tuple[str, float], ...]
+    """Names with the largest absolute difference, unless it is zero. NaN: they are not known to be equal and cannot be compared."""
 
     @property
     def equal(self) -> bool:
@@ -50,9 +50,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """The distinct elements of a tensor: `dims` are (size, stride) from the longest stride to the shortest, without those that change nothing.
+    """The distinct elements of a tensor: `dims` are (size, stride) the longest stride first, as few as can be.
 
-    Equal for tied tensors and transposed views, which so are looked at once.
+    Equal for tied tensors, transposed and reshaped views, which so are looked at once.
     """
 
     storage: Storage
@@ -92,8 +92,13 @@ class _Region:
 
 
 def _region(tensor: Tensor) -> _Region:
-    dims = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride, strict=True) if size > 1 and stride]
-    return _Region(tensor.storage, tensor.dtype, tensor.start, tuple(sorted(dims, key=lambda dim: -dim[1])))
+    dims: list[tuple[int, int]] = []
+    for stride, size in sorted(zip(tensor.stride, tensor.shape, strict=True), reverse=True):
+        if size > 1 and stride:
+            if dims and dims[-1][1] == size * stride:  # goes on where the shorter stride ends: the two are one
+                size *= dims.pop()[0]  # noqa: PLW2901
+            dims.append((size, stride))
+    return _Region(tensor.storage, tensor.dtype, tensor.start, tuple(dims))
 
 
 # --- statistics ---------------------------------------------------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def _values(region: _Region, buffers: Buffers) -> Iterator[memoryview]:
 def _without_gaps(region: _Region, chunk: memoryview, first: int) -> memoryview:
     import numpy as np
 
-    rest = np.arange(first, first + len(chunk) // region.dtype.itemsize)
+    rest = np.arange(first, first + len(chunk) // region.dtype.itemsize, dtype=np.int64)
     inside = np.ones(rest.size, np.bool_)
     for size, stride in region.dims:
         index = rest // stride
@@ -155,7 +160,7 @@ def _without_gaps(region: _Region, chunk: memoryview, first: int) -> memoryview:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pair:
-    """Two tensors of one shape. Dimensions are as in `one` sorted by stride, without those that neither tensor moves along."""
+    """Two tensors of one shape; `dims` are (size, stride in one, stride in two), the longest stride first, without those that change nothing."""
 
     one: Tensor
     two: Tensor
@@ -169,7 +174,7 @@ class _Pair:
 def differences(one: Mapping[str, Tensor], two: Mapping[str, Tensor], device: Device, jobs: int, progress: Progress) -> Difference:
     """Compare tensors by name. Equal bytes are equal without arithmetic; NaN equals NaN, and differs from anything else by infinity.
 
-    Raises DamagedError as `measure_tensors` does.
+    Raises DamagedError when a storage that a tensor fills does not have its checksum, where the two layouts are the same.
     """
     both = [name for name in one if name in two]
     shapes = tuple((name, one[name].shape, two[name].shape) for name in both if one[name].shape != two[name].shape)
@@ -186,8 +191,8 @@ def _pair(one: Tensor, two: Tensor) -> _Pair:
     return _Pair(one, two, tuple(sorted((dim for dim in dims if dim[0] > 1 and any(dim[1:])), key=lambda dim: (-dim[1], -dim[2]))))
 
 
-def _compare(pair: _Pair, device: Device, buffers: Buffers) -> float | None:
-    """The largest difference; None when it cannot be told."""
+def _compare(pair: _Pair, device: Device, buffers: Buffers) -> float:
+    """The largest difference; NaN when it cannot be told."""
     alike = all(left == right for _, left, right in pair.dims)
     try:
         if alike:
@@ -196,12 +201,12 @@ def _compare(pair: _Pair, device: Device, buffers: Buffers) -> float | None:
                 return worst
         spans = _region(pair.one).extent, _region(pair.two).extent
         if prod(size for size, _, _ in pair.dims) > max(spans):
-            return None  # both repeat their elements, perhaps without end
-        worst = _compare_by_tiles(pair, device)
+            return nan  # both repeat their elements, perhaps without end
+        worst = _compare_by_tiles(pair, device, buffers)
         if not alike:
             buffers.progress.advance(pair.nbytes)
     except UnsupportedError:
-        return None
+        return nan
     return worst
 
 
@@ -222,16 +227,18 @@ def _compare_in_place(pair: _Pair, device: Device, buffers: Buffers) -> float:
     )
     worst = 0.0
     for (_, one), (_, two) in zip(*streams, strict=True):
-        if left.dtype is not right.dtype or bytes(one) != bytes(two):
+        if left.dtype is not right.dtype or bytearray(one) != two:  # memoryviews compare item by item
             worst = max(worst, device.max_difference(one, left.dtype, two, right.dtype))
     return worst
 
 
-def _compare_by_tiles(pair: _Pair, device: Device) -> float:
+def _compare_by_tiles(pair: _Pair, device: Device, buffers: Buffers) -> float:
     """The largest difference of two tensors of different layout: tile by tile, each gathered from both into the same order."""
     worst = 0.0
     pending = [(pair.one.start, pair.two.start, pair.dims)]
     while pending:
+        if buffers.stop.is_set():
+            raise Stopped
         left, right, dims = pending.pop()
         if prod(size for size, _, _ in dims) <= _TILE:
             one = _gather(pair.one, left, [(size, stride) for size, stride, _ in dims])
@@ -250,5 +257,23 @@ def _gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryvi
     """The elements that `dims` lead to, in their order, as contiguous bytes."""
     import numpy as np
 
-    out = np.empty(([size for size, _ in dims] or [1]) + [tensor.dtype.itemsize], np.uint8)
-    return out.data
+    out = np.empty((*(size for size, _ in dims), tensor.dtype.itemsize), np.uint8)
+    _gather_into(out, tensor, start, dims)
+    return out.reshape(-1).data
+
+
+def _gather_into(out: NDArray[np.uint8], tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> None:
+    import numpy as np
+
+    itemsize = tensor.dtype.itemsize
+    extent = 1 + sum((size - 1) * stride for size, stride in dims)
+    if extent > max(_SPARSE * prod(size for size, _ in dims), _SMALL):
+        at = max(range(len(dims)), key=lambda i: dims[i][1])
+        size, stride = dims[at]
+        for index in range(size):
+            _gather_into(out[(slice(None),) * at + (index,)], tensor, start + index * stride, dims[:at] + dims[at + 1 :])
+        return
+    raw = bytearray(extent * itemsize)
+    tensor.storage.source.read_into(tensor.storage.offset + start * itemsize, memoryview(raw))
+    strides = (*(stride * itemsize for _, stride in dims), 1)
+    out[...] = np.lib.stride_tricks.as_strided(np.frombuffer(raw, np.uint8), out.shape, strides)

@@ -62,15 +62,16 @@ def chunks(
     begin: int = 0,
     end: int | None = None,
     *,
-    step: int = CHUNK,
+    step: int | None = None,
     into: Callable[[int, int], memoryview] | None = None,
 ) -> Iterator[tuple[int, memoryview]]:
-    """Yield (offset in the storage, bytes) from `begin` to `end`, by default for the whole storage, `step` bytes at a time.
+    """Yield (offset in the storage, bytes) from `begin` to `end`, by default for the whole storage, `step` (CHUNK) bytes at a time.
 
     A chunk lies in `buffers.raw` and is gone at the next step, or where `into(offset, count)` says. Raises DamagedError at the end when the whole
     storage was read and its bytes do not have the checksum that their container states.
     """
     end = storage.nbytes if end is None else end
+    step = step or CHUNK
     expected = storage.crc if (begin, end) == (0, storage.nbytes) else None
     crc = 0
     for at in range(begin, end, step):

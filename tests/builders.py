@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import prod
 from zlib import crc32
 
-from gsvckpt import engine
+from gsvckpt import opening
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import Checkpoint, Storage, Tensor
 
@@ -291,7 +291,7 @@ class Bytes:
 
 
 def read(data: bytes) -> Checkpoint:
-    return engine.read(Bytes(data))
+    return opening.read(Bytes(data))
 
 
 def storage_bytes(storage: Storage) -> bytes:

@@ -47,7 +47,7 @@ def main() -> None:
     build(FOLDER)
     for earlier in (STRIPPED, HALVED):
         (FOLDER / earlier).unlink(missing_ok=True)
-    gsvckpt("inspect", FOLDER)
+    gsvckpt("inspect", "-r", FOLDER)
     gsvckpt("inspect", FOLDER / SOVITS)
     gsvckpt("strip-optimizer", FOLDER / TRAINING)
     gsvckpt("convert-fp16", FOLDER / STRIPPED)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
-from gsvckpt.engine import open_checkpoint
+from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.examination import Examination, examine
 from gsvckpt.report import inspection, inventory
@@ -51,7 +51,7 @@ class FormatChoice(str, Enum):
 
 
 def inspect(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Checkpoints, or folders of them.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.", rich_help_panel="Show")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Read the values: range, mean, NaN, zeros, histogram.", rich_help_panel="Show")] = False,
     config: Annotated[bool, typer.Option("--config", help="Print the embedded config.", rich_help_panel="Show")] = False,
@@ -105,7 +105,7 @@ def inspect(
         print_document("inspect", worst, documents, found.as_json())
     elif not settings.quiet and not alone and not view.asks_for_parts:
         failures = [result for result in results if isinstance(result, GsvError)]
-        inventory.print_inventory([one.entry for one in shown], failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
+        inventory.print_inventory([one.entry for one in shown if one.entry], failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
     return worst
 
 
@@ -113,7 +113,7 @@ def inspect(
 class Shown:
     """One file's line in an inventory, and its JSON object where that was asked for."""
 
-    entry: inventory.Entry
+    entry: inventory.Entry | None
     facts: dict[str, object]
 
 
@@ -125,7 +125,7 @@ def _show(path: str, view: View, settings: Settings, *, alone: bool) -> Shown:
         if not settings.json and not settings.quiet and (alone or view.asks_for_parts):
             inspection.print_examination(examination, view, measured, heading=not alone)
         facts = inspection.document(examination, view, measured) if settings.json else {}
-        return Shown(inventory.make_entry(examination), facts)
+        return Shown(None if alone else inventory.make_entry(examination), facts)
 
 
 def _measure(examination: Examination, view: View, settings: Settings) -> Mapping[str, Stats | None]:

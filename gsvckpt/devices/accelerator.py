@@ -185,8 +185,8 @@ def _measure(given: torch.Tensor) -> torch.Tensor:
 def _histogram(given: torch.Tensor, steps: tuple[float, float, float], bins: int) -> torch.Tensor:
     unit, origin, scale = steps
     wide = given.double()[given.isfinite()]
-    places = ((wide * unit - origin) * scale).long()  # products, not quotients: CUDA divides by a number through its inverse
-    return torch.bincount(places.clamp_(0, bins - 1), minlength=bins)
+    places = (wide * unit - origin) * scale  # products, not quotients: CUDA divides by a number through its inverse
+    return torch.bincount(places.clamp_(0, bins - 1).long(), minlength=bins)
 
 
 def _max_difference(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

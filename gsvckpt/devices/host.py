@@ -33,44 +33,53 @@ class Host:
         audit = Audit()
         step = BLOCK * dtype.itemsize
         work = _Work()
-        for start in range(0, len(raw), step):
-            block = raw[start : start + step]
-            at = start // dtype.itemsize
-            audit += _cast_block(block, dtype, half[at : at + len(block) // dtype.itemsize], work, clamp=clamp)
+        with _quiet():
+            for start in range(0, len(raw), step):
+                block = raw[start : start + step]
+                at = start // dtype.itemsize
+                audit += _cast_block(block, dtype, half[at : at + len(block) // dtype.itemsize], work, clamp=clamp)
         return audit
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         moments = Moments()
-        step = (BLOCK * 4) * dtype.itemsize
-        for start in range(0, len(raw), step):
-            moments += _measure_block(as_array(raw[start : start + step], dtype))
+        step = BLOCK * dtype.itemsize
+        with _quiet():
+            for start in range(0, len(raw), step):
+                moments += _measure_block(_real(as_array(raw[start : start + step], dtype)))
         return moments
 
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
         counts = np.zeros(bins, np.int64)
         unit, origin, scale = bin_steps(low, high, bins) if high > low else (1.0, 0.0, 0.0)  # without a range all fall into the first
         step = BLOCK * dtype.itemsize
-        for start in range(0, len(raw), step):
-            values = _real(as_array(raw[start : start + step], dtype)).astype(np.float64)
-            if not np.isfinite(values).all():
-                values = values[np.isfinite(values)]
-            if unit != 1.0:
-                values *= unit
-            values -= origin
-            values *= scale
-            places = values.astype(np.int64)
-            counts += np.bincount(np.clip(places, 0, bins - 1, out=places), minlength=bins)
+        with _quiet():
+            for start in range(0, len(raw), step):
+                values = _real(as_array(raw[start : start + step], dtype)).astype(np.float64)
+                if not np.isfinite(values).all():
+                    values = values[np.isfinite(values)]
+                if unit != 1.0:
+                    values *= unit
+                values -= origin
+                values *= scale
+                places = np.clip(values, 0, bins - 1, out=values).astype(np.int64)  # limited first: what is far outside has no integer
+                counts += np.bincount(places, minlength=bins)
         return [int(count) for count in counts]
 
     def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:
         count = len(one) // one_dtype.itemsize
         worst = 0.0
-        for start in range(0, count, BLOCK):
-            stop = min(start + BLOCK, count)
-            left = as_array(one[start * one_dtype.itemsize : stop * one_dtype.itemsize], one_dtype)
-            right = as_array(two[start * two_dtype.itemsize : stop * two_dtype.itemsize], two_dtype)
-            worst = max(worst, _max_difference(left, right))
+        with _quiet():
+            for start in range(0, count, BLOCK):
+                stop = min(start + BLOCK, count)
+                left = as_array(one[start * one_dtype.itemsize : stop * one_dtype.itemsize], one_dtype)
+                right = as_array(two[start * two_dtype.itemsize : stop * two_dtype.itemsize], two_dtype)
+                worst = max(worst, _max_difference(left, right))
         return worst
+
+
+def _quiet() -> np.errstate:
+    """No warnings about infinities and NaN: they are what is looked for. (A fresh one for each use, as threads must not share it.)"""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def as_array(raw: memoryview, dtype: DType) -> NDArray[np.generic]:
@@ -122,8 +131,7 @@ class _Work:
 
 def _cast_block(block: memoryview, dtype: DType, out: NDArray[np.uint16], work: _Work, *, clamp: bool) -> Audit:
     given = as_array(block, dtype)
-    with np.errstate(over="ignore"):
-        values: F32 = given.astype(np.float32, copy=False)  # torch's own way from float64 to half, too
+    values: F32 = given.astype(np.float32, copy=False)  # torch's own way from float64 to half, too
     largest = np.abs(values, out=work.arrays[3][: values.size].view(np.float32)).max(initial=np.float32(0))
     if largest < _TOO_LARGE:  # false for NaN
         worst, zeros = _round_to_half(values, out, work)
@@ -167,14 +175,13 @@ def _round_to_half(values: F32, out: NDArray[np.uint16], work: _Work) -> tuple[f
 def _cast_wild(given: NDArray[np.generic], values: F32, out: NDArray[np.uint16], *, clamp: bool) -> Audit:
     """The slow way, for the rare block with NaN, infinity or values beyond half's range."""
     finite = np.isfinite(given)
-    with np.errstate(over="ignore", invalid="ignore"):
-        beyond = finite & (np.abs(values) >= _TOO_LARGE)
-        if clamp:
-            values = np.where(beyond, np.copysign(np.float32(MAX_HALF), values), values)
-        half = values.astype(np.float16)
-        np.copyto(out, half.view(np.uint16))
-        exact = given.astype(np.float64)
-        error = np.abs(half.astype(np.float64) - exact)
+    beyond = finite & (np.abs(values) >= _TOO_LARGE)
+    if clamp:
+        values = np.where(beyond, np.copysign(np.float32(MAX_HALF), values), values)
+    half = values.astype(np.float16)
+    np.copyto(out, half.view(np.uint16))
+    exact = given.astype(np.float64)
+    error = np.abs(half.astype(np.float64) - exact)
     kept = finite & np.isfinite(half)
     underflowed = int(np.count_nonzero((half == 0) & (given != 0)))
     largest = float(np.abs(exact[finite]).max(initial=0.0))
@@ -183,27 +190,23 @@ def _cast_wild(given: NDArray[np.generic], values: F32, out: NDArray[np.uint16],
 
 def _real(values: NDArray[np.generic]) -> NDArray[np.generic]:
     """Magnitudes of complex values, everything else as it is."""
-    if values.dtype.kind != "c":
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.abs(values.astype(np.complex128))
+    return np.abs(values.astype(np.complex128)) if values.dtype.kind == "c" else values
 
 
-def _measure_block(values: NDArray[np.generic]) -> Moments:
-    real = _real(values)
+def _measure_block(real: NDArray[np.generic]) -> Moments:
     zero = real.size - int(np.count_nonzero(real))
     wide = real.astype(np.float64)
+    total = float(wide.sum())
     nans = infinite = 0
-    with np.errstate(over="ignore", invalid="ignore"):
+    if not np.isfinite(total):  # one look at the sum spares looking at every value
+        nans, infinite = int(np.count_nonzero(np.isnan(wide))), int(np.count_nonzero(np.isinf(wide)))
+        wide = wide[np.isfinite(wide)]
         total = float(wide.sum())
-        if not np.isfinite(total):  # one look at the sum spares looking at every value
-            nans, infinite = int(np.count_nonzero(np.isnan(wide))), int(np.count_nonzero(np.isinf(wide)))
-            wide = wide[np.isfinite(wide)]
-            total = float(wide.sum())
-        if not wide.size:
-            return Moments(real.size, nans, infinite, zero)
-        squares = float(np.dot(wide, wide))
-    return Moments(real.size, nans, infinite, zero, float(wide.min()), float(wide.max()), total, squares)
+    if not wide.size:
+        return Moments(real.size, nans, infinite, zero)
+    low, high = float(wide.min()), float(wide.max())
+    squares = np.multiply(wide, wide, out=wide).sum()  # not np.dot, whose own threads would fight with ours
+    return Moments(real.size, nans, infinite, zero, low, high, total, float(squares))
 
 
 def _max_difference(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:
@@ -214,11 +217,10 @@ def _max_difference(left: NDArray[np.generic], right: NDArray[np.generic]) -> fl
         return float((high.view(np.uint64) - low.view(np.uint64)).max(initial=np.uint64(0)))
     wide = np.complex128 if "c" in kinds else np.float64
     one, two = left.astype(wide), right.astype(wide)
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference: NDArray[np.float64] = np.abs(one - two)
-        worst = float(difference.max(initial=0.0))
-        if np.isfinite(worst):
-            return worst
-        difference[(one == two) | (np.isnan(one) & np.isnan(two))] = 0.0
-        difference[np.isnan(difference)] = np.inf
+    difference: NDArray[np.float64] = np.abs(one - two)
+    worst = float(difference.max(initial=0.0))
+    if np.isfinite(worst):
+        return worst
+    difference[(one == two) | (np.isnan(one) & np.isnan(two))] = 0.0
+    difference[np.isnan(difference)] = np.inf
     return float(difference.max(initial=0.0))

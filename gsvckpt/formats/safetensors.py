@@ -68,9 +68,14 @@ def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMS:
         raise DamagedError("its shape or offsets are no sizes", where=name)
+    count = 1
+    for n in shape:
+        count *= n
+        if count >= 1 << 64:  # as the library counts: a zero behind it does not help
+            raise DamagedError("its shape is too large", where=name)
     begin, end = offsets
-    if end - begin != prod(shape) * dtype.itemsize:
-        raise DamagedError(f"{end - begin:,} bytes stored where {prod(shape):,} x {dtype.name} are announced", where=name)
+    if end - begin != count * dtype.itemsize:
+        raise DamagedError(f"{end - begin:,} bytes stored where {count:,} x {dtype.name} are announced", where=name)
     return dtype, tuple(shape), begin, end
 
 

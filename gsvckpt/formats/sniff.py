@@ -50,7 +50,7 @@ def read(source: Source) -> Checkpoint:
 
 def _begins_as_zip(head: bytes) -> bool:
     """`PK`, or two digits as GPT-SoVITS writes. Anything else torch.load runs as a pickle, whatever zip stands behind; digits end that at once."""
-    return head[2:4] == b"\x03\x04" and (head[:2] == b"PK" or head[:2].isdigit())
+    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06") or (head[2:4] == b"\x03\x04" and head[:2].isdigit())
 
 
 def read_head(source: Source) -> bytes:

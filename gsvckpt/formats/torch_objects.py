@@ -31,20 +31,25 @@ def rebuild(name: Global, args: object) -> Tensor | None:
     dtype = _named_dtype(args[6]) if has_dtype else storage.dtype
     if dtype is None or (storage.dtype is not UNTYPED and dtype is not storage.dtype) or not isinstance(requires_grad, bool):
         return None
-    if not _sizes(shape) or not _sizes(stride) or not _sizes((start,)) or len(shape) != len(stride) or len(shape) > MAX_DIMS:
+    if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride) or len(shape) > MAX_DIMS or not _is_size(start):
         raise DamagedError("a tensor with impossible sizes")
-    tensor = Tensor(storage, dtype, shape, stride, start, requires_grad)
-    if tensor.numel > MAX_ELEMENTS or (tensor.extent and (start + tensor.extent) * dtype.itemsize > storage.nbytes):
+    numel, last = 1, start
+    for n, step in zip(shape, stride, strict=True):  # by hand: this runs for every tensor of a file
+        if not _is_size(n) or not _is_size(step):
+            raise DamagedError("a tensor with impossible sizes")
+        numel *= n
+        last += (n - 1) * step
+    if numel > MAX_ELEMENTS or (numel and (last + 1) * dtype.itemsize > storage.nbytes):
         raise DamagedError(f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {storage.nbytes:,} bytes (storage {storage.key})")
-    return tensor
+    return Tensor(storage, dtype, shape, stride, start, requires_grad)
 
 
 def _named_dtype(value: object) -> DType | None:
     return DTYPES.get(value.name) if isinstance(value, Global) and value.module == "torch" else None
 
 
-def _sizes(values: object) -> bool:
-    return isinstance(values, tuple) and all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in values)
+def _is_size(n: object) -> bool:
+    return type(n) is int and 0 <= n <= MAX_ELEMENTS
 
 
 def storage_of(pid: object) -> tuple[str, DType, str, int, object]:
@@ -56,7 +61,7 @@ def storage_of(pid: object) -> tuple[str, DType, str, int, object]:
     dtype = STORAGE_DTYPES.get(kind.name) if isinstance(kind, Global) and kind.module in _MODULES else None
     if dtype is None:
         raise DamagedError(f"a storage of the unknown type {kind if isinstance(kind, Global) else '?'}")
-    if not isinstance(key, str) or not isinstance(location, str) or not _sizes((numel,)):
+    if not isinstance(key, str) or not isinstance(location, str) or not _is_size(numel):
         raise DamagedError("a storage with a key, location or size of the wrong type")
     return key, dtype, location, numel, view
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Source
@@ -92,32 +93,42 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
         raise UnsupportedError(f"a zip directory of {tail.count:,} entries", where="zip directory")
     directory = bytearray(tail.size)
     source.read_into(tail.offset, memoryview(directory))
-    entries: list[Record] = []
+    entries: list[_Entry] = []
     position = 0
     for _ in range(tail.count):
         if position + _CENTRAL.size > len(directory) or directory[position : position + 4] != b"PK\x01\x02":
             raise DamagedError(f"entry {len(entries) + 1} of {tail.count} is damaged", where="zip directory")
         entry, position = _parse_central(directory, position)
         entries.append(entry)
-    entries.sort(key=lambda record: record.header)
+    entries.sort()
     records = [_locate(source, entry, tail.offset) for entry in entries]
     _check_layout(records, tail)
     return tuple(records)
 
 
-def _parse_central(directory: bytearray, position: int) -> tuple[Record, int]:
+class _Entry(NamedTuple):
+    """An entry as the central directory states it; sorts by its place in the file."""
+
+    header: int
+    name: str
+    size: int
+    crc: int
+    method: int
+    flags: int
+
+
+def _parse_central(directory: bytearray, position: int) -> tuple[_Entry, int]:
     _, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, header = _CENTRAL.unpack_from(directory, position)
     start = position + _CENTRAL.size
     end = start + name_len + extra_len + comment_len
     if end > len(directory):
         raise DamagedError("an entry reaches past the directory", where="zip directory")
     name = _decode(bytes(directory[start : start + name_len]))
-    wide = [value for value in (size, packed, header) if value == _MAX32]
-    if wide:
+    if _MAX32 in (size, packed, header):
         size, packed, header = _widen(directory[start + name_len : start + name_len + extra_len], size, packed, header, name)
     if method == 0 and packed != size:
         raise DamagedError("a stored entry with two sizes", where=name)
-    return Record(name, 0, packed if method == 0 else size, crc, method, flags, header), end
+    return _Entry(header, name, size, crc, method, flags), end
 
 
 def _widen(extra: bytearray, size: int, packed: int, header: int, name: str) -> tuple[int, int, int]:
@@ -142,7 +153,7 @@ def _decode(name: bytes) -> str:
         return name.decode("cp437")  # what zip means without the UTF-8 flag; it decodes any byte
 
 
-def _locate(source: Source, entry: Record, limit: int) -> Record:
+def _locate(source: Source, entry: _Entry, limit: int) -> Record:
     """Fill in where the data begin. The local header alone knows: torch pads its extra field to align the data."""
     if entry.header + _LOCAL.size > limit:
         raise DamagedError("begins outside the file", where=entry.name)

@@ -133,8 +133,6 @@ class _Emitter:
             raise UnsupportedError(f"a {value.name} made with keywords cannot be written in pickle protocol 2", where=format_path(self._path))
         self.save(value.name)
         self._step("<args>", value.args)
-        if id(value) in self._memo:
-            raise UnsupportedError(f"a {value.name} made from itself cannot be written", where=format_path(self._path))
         self.out += b"R" if value.how == "reduce" else b"\x81"
         self._remember(value)
         for step, payload in value.steps:

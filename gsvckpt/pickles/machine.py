@@ -17,6 +17,7 @@ from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 
 MAX_OPCODES = 20_000_000  # 200,000 tensors with optimizer state take about 7 million
+_ROUND = 1 << 16  # opcodes between two looks at the stack
 MAX_STACK = 2_000_000  # picklers flush containers every 1,000 items; only crafted files go near this
 MAX_DIGITS = 4_096  # int() of a longer text is quadratic, and Python writes none beyond 4,300
 MAX_LONG = MAX_DIGITS * 5 // 12  # as many digits, in bytes
@@ -61,30 +62,33 @@ class Machine:
     def run(self) -> object:
         """Return the pickled value. Raises DamagedError (EndOfPickle at the end of the data) or UnsupportedError with the byte in `where`."""
         table = [getattr(self, f"_op_{code:02x}", self._unknown) for code in range(256)]
-        data, position, count = self.data, self.position, 0
+        data, position = self.data, self.position
         try:
-            while (code := data[position]) != 0x2E:  # STOP
-                count += 1
-                if count & 0xFFFF == 0 and (count > MAX_OPCODES or len(self._stack) > MAX_STACK):
-                    raise UnsupportedError(f"more than {MAX_OPCODES:,} opcodes, or {MAX_STACK:,} objects waiting: built to exhaust memory")
-                self.position = position
-                position = table[code](position + 1)
-            self.position = position + 1
-            if self._marks:
-                raise DamagedError("stops inside an unfinished container")
-            return self._stack.pop()
+            for _ in range(MAX_OPCODES // _ROUND):
+                for _ in range(_ROUND):
+                    code = data[position]
+                    if code == 0x2E:  # STOP
+                        return self._finish(position)
+                    position = table[code](position + 1)
+                if len(self._stack) > MAX_STACK:
+                    break
+            raise UnsupportedError(f"more than {MAX_OPCODES:,} opcodes, or {MAX_STACK:,} objects waiting: built to exhaust memory")
         except (DamagedError, UnsupportedError) as error:
-            error.where = error.where or f"pickle byte {self.position:,}"
+            error.where = error.where or f"pickle byte {position:,}"
             raise
         except (IndexError, struct.error) as error:
             ended = position >= len(data) - 9  # no fixed-size operand is longer than 8 bytes
-            failure, why = (
-                (EndOfPickle, "the pickle ends early") if ended else (DamagedError, "the pickle takes more from its stack than it put there")
-            )
-            raise failure(why, where=f"pickle byte {self.position:,}") from error
+            failure, why = (EndOfPickle, "the pickle ends early") if ended else (DamagedError, "the pickle takes more from its stack than it put there")
+            raise failure(why, where=f"pickle byte {position:,}") from error
         except (KeyError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, AttributeError) as error:
             why = f"the pickle is damaged ({type(error).__name__}: {str(error)[:80]})"
-            raise DamagedError(why, where=f"pickle byte {self.position:,}") from error
+            raise DamagedError(why, where=f"pickle byte {position:,}") from error
+
+    def _finish(self, position: int) -> object:
+        self.position = position + 1
+        if self._marks:
+            raise DamagedError("stops inside an unfinished container")
+        return self._stack.pop()
 
     # --- operands -----------------------------------------------------------------------------------------------------------------------------
 

@@ -107,7 +107,8 @@ def judge(name: Global) -> Verdict:
     if name.name in _DATA.get(module, ()):
         return "safe"
     parts = f"{module}.{name.name}".split(".")
-    if parts[0] in _STANDARD_LIBRARY or any(".".join(parts[:n]) in _RUNS_CODE for n in range(1, len(parts) + 1)):
+    through = set(name.name.split(".")[:-1])  # protocol 4 reaches through attributes: torch.serialization, os.system
+    if parts[0] in _STANDARD_LIBRARY or through & _STANDARD_LIBRARY or any(".".join(parts[:n]) in _RUNS_CODE for n in range(1, len(parts) + 1)):
         return "unsafe"
     return "unknown"
 

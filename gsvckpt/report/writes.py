@@ -60,9 +60,10 @@ def print_table(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[s
     console.print(table)
     for written in done:
         for line in _lines(details(written), verbose=verbose):
-            console.print(Text(f"{printable(os.path.basename(written.source))}: {line}" if len(done) > 1 else line))
-    if len(done) > 1:
-        freed = sum(written.bytes_before - written.bytes_after for written in done if written.output)
+            text = Text(f"{printable(os.path.basename(written.source))}: {line}" if len(done) > 1 else line)
+            console.print(text, soft_wrap=not console.is_terminal)
+    freed = sum(written.bytes_before - written.bytes_after for written in done if written.output)
+    if len(done) > 1 and freed:
         console.print(f"{plural(len(done), 'file')}, {size(freed)} saved")
 
 
@@ -90,7 +91,7 @@ def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
         if facts["cast"]:
             lines.append(
                 f"cast {facts['cast']} tensors, kept {facts['kept']}, {facts['unchanged']} needed no cast; "
-                f"largest error {facts['max_abs_error']:.2g}, {facts['underflowed']:,} values rounded to zero"
+                f"largest error {facts['max_rel_error']:.1g} of a tensor's largest value; {facts['underflowed']:,} values rounded to zero"
             )
         shown = facts["overflowed"] if verbose else facts["overflowed"][:_LISTED]
         lines += [f"beyond float16: {printable(item['name'])} ({item['count']:,} values above 65,504)" for item in shown]

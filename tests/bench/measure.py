@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+# Settings such as PYTHONDONTWRITEBYTECODE would have this checkout compiled at every start, which no installed package is.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what ru_maxrss counts in
 
 
@@ -56,7 +58,8 @@ def run(command: Command) -> tuple[float, int]:
         command.output.unlink(missing_ok=True)
         os.sync()  # nobody pays for what another left to be written
     begin = time.perf_counter()
-    with subprocess.Popen(command.arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command.arguments, env=ENVIRONMENT, **streams) as child:
         assert child.stderr is not None
         said = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)

@@ -1,0 +1,1 @@
+complete --command gsvckpt --no-files --arguments "(env _GSVCKPT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) gsvckpt)" --condition "env _GSVCKPT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) gsvckpt"

@@ -1,0 +1,37 @@
+"""Opening checkpoints. Reading needs nothing of what writing needs, so that it starts fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
+
+from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.files import open_source
+from gsvckpt.formats import sniff
+from gsvckpt.model import Checkpoint, Source
+
+
+@contextmanager
+def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
+    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. Raises GsvError with the path filled in."""
+    with open_source(path) as source, blame(fspath(path)):
+        yield read(source)
+
+
+@contextmanager
+def blame(path: str) -> Iterator[None]:
+    """Errors raised inside learn which file they are about."""
+    try:
+        yield
+    except GsvError as error:
+        error.path = error.path or path
+        raise
+
+
+def read(source: Source) -> Checkpoint:
+    """Read a checkpoint from an open source. No byte of it is run."""
+    try:
+        return sniff.read(source)
+    except (MemoryError, RecursionError) as error:  # a crafted file may get here; an honest one does not
+        raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error

@@ -1,0 +1,96 @@
+"""The container before torch 1.6. torch still writes it on request, so it is the judge here as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from builders import Bytes, Store, View, elements, pickled, read, storage_bytes, tensor, torch_stream
+from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled
+
+from gsvckpt.engine import Engine
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.formats import torch_stream as module
+from gsvckpt.transforms.plan import begin
+
+OLD = {"_use_new_zipfile_serialization": False}
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_reads_what_torch_wrote_and_writes_it_as_a_zip(tmp_path: Path, sample: str) -> None:
+    tree = SAMPLES[sample]()
+    torch.save(tree, tmp_path / "in.pth", **OLD)
+    with open_checkpoint(tmp_path / "in.pth") as checkpoint:
+        assert checkpoint.container.format == "torch-stream"
+        assert_sees(checkpoint.root, tree)
+        Engine().write(begin(checkpoint), str(tmp_path / "out.pth"), overwrite=False)
+    assert_same(torch.load(tmp_path / "out.pth", weights_only=False), tree)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    tree = {"a": filled(dtype, 3, 5), "t": filled(dtype, 4, 6).t()[1:, ::2]}
+    torch.save(tree, tmp_path / "in.pth", **OLD)
+    with open_checkpoint(tmp_path / "in.pth") as checkpoint:
+        assert_sees(checkpoint.root, tree)
+
+
+def test_the_first_look_grows_until_the_pickles_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = torch_stream({"text": "x" * 5000, "w": tensor("float32", (2,), [1, 2])})
+    monkeypatch.setattr(module, "_FIRST_WINDOW", 64)
+    assert elements(read(data).root["w"]) == [b"\0\0\x80\x3f", b"\0\0\0\x40"]
+
+
+def test_pickles_without_an_end_are_refused_before_all_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WINDOW", 64)
+    monkeypatch.setattr(module, "MAX_PICKLES", 512)
+    source = Bytes(torch_stream({"text": "x" * 100_000}))
+    with pytest.raises(UnsupportedError, match="more than 512 bytes"):
+        module.read(source)
+    assert max(count for _, count in source.reads) <= 512
+
+
+def test_storages_lie_in_the_order_of_the_list() -> None:
+    tree = {"a": tensor("int8", (2,), [1, 2]), "b": tensor("int16", (1,), [3])}
+    root = read(torch_stream(tree)).root
+    assert (storage_bytes(root["a"].storage), storage_bytes(root["b"].storage)) == (b"\1\2", b"\3\0")
+
+
+def test_views_share_their_storage() -> None:
+    store = Store("int8", b"\1\2\3")
+    root = read(torch_stream([View(store, (3,), (1,)), View(store, (1,), (1,), 2)])).root
+    assert root[0].storage is root[1].storage
+
+
+def test_a_big_endian_stream_says_so() -> None:
+    assert read(torch_stream({"a": 1}, little=False)).container.byteorder == "big"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch_stream({"w": tensor("float32", (4,))}, counts={0: 5}), "announced with 5 elements, described with 4"),
+        (torch_stream({"w": tensor("float32", (4,))}, counts={0: -1}), "announced with -1 elements"),
+        (torch_stream({"w": tensor("float32", (4,))}, keys=[]), "does not fit the tensors"),
+        (torch_stream({"w": tensor("float32", (4,))}, keys=["0", "0"]), "does not fit the tensors"),
+        (torch_stream({"w": tensor("float32", (4,))}, keys=[["0"]]), "does not fit the tensors"),
+        (torch_stream({"w": tensor("float32", (4,))})[:-1], "0 of 1 storages are whole"),
+        (torch_stream([tensor("int8", (1,)), tensor("int8", (1,))])[:-5], "1 of 2 storages are whole"),
+        (pickled(0x1950A86A20F9469CFC6C) + pickled(1002) + pickled({}) + pickled({}) + pickled([]), "other numbers than torch's"),
+        (pickled(0x1950A86A20F9469CFC6C) + pickled(1001), "the pickle ends early"),
+    ],
+    ids=range(9),
+)
+def test_contradictions_are_damage(data: bytes, message: str) -> None:
+    with pytest.raises(DamagedError, match=message):
+        read(data)
+
+
+def test_errors_know_the_names_met_so_far() -> None:
+    with pytest.raises(GsvError) as caught:
+        read(torch_stream({"w": tensor("float32", (4,))})[:-1])
+    known = caught.value.known
+    assert "torch._utils._rebuild_tensor_v2" in map(str, known.globals)
+    assert known.container.format == "torch-stream"
