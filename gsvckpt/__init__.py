@@ -1,4 +1,7 @@
-"""gsvckpt: a toolbox for GPT-SoVITS and plain PyTorch checkpoints. `open` and `load_state_dict` are its Python side; importing it imports neither torch nor NumPy."""
+"""gsvckpt: a toolbox for GPT-SoVITS and plain PyTorch checkpoints.
+
+`open` and `load_state_dict` are its Python side. Importing it imports neither torch nor NumPy.
+"""
 
 from __future__ import annotations
 

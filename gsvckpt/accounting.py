@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gsvckpt.examination import Examination, weights_of
-from gsvckpt.model import DTYPES, DType, Storage, Tensor, storages_of, walk
+from gsvckpt.model import DTYPES, DType, Storage, Tensor, contiguous_stride, storages_of, walk
 from gsvckpt.sovits.resume import training_state
 from gsvckpt.sovits.sections import roles
-from gsvckpt.transforms.cast import select
+from gsvckpt.transforms.selection import select
 
 _HALF = DTYPES["float16"]
 _SMALL = 1024  # equal checksums of smaller storages are coincidence or step counters
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """Bytes of a file. `weights`, `optimizer` (all training state), `unused` (no tensor reaches them) and `other` add up to `file`.
 
     `duplicates`: storages with the size and checksum of an earlier one; `float64`: bytes of weights in double precision. `by_dtype` counts the
@@ -38,8 +37,7 @@ class Account:
         return max(self.file - self.weights - self.optimizer - self.unused, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Tensors of the model that share the first parts of their names."""
 
     name: str
@@ -104,6 +102,9 @@ def _slack(root: object) -> int:
     covered: dict[Storage, list[tuple[int, int]]] = {}
     for _, leaf in walk(root):
         if isinstance(leaf, Tensor):
+            if leaf.stride == contiguous_stride(leaf.shape) and leaf.nbytes == leaf.storage.nbytes:
+                covered[leaf.storage] = [(0, leaf.nbytes)]  # nearly all tensors
+                continue
             covered.setdefault(leaf.storage, []).append((leaf.start * leaf.dtype.itemsize, (leaf.start + leaf.extent) * leaf.dtype.itemsize))
         elif isinstance(leaf, Storage):
             covered.setdefault(leaf, []).append((0, leaf.nbytes))
@@ -145,8 +146,7 @@ def group(state: Mapping[str, Tensor], depth: int) -> list[Group]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes of memory that a use of the file needs at its peak, for the weights alone; activations come on top."""
 
     torch_load: int

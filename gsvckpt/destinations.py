@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gsvckpt.errors import RefusedError, UsageError
+from gsvckpt.errors import OutputError, RefusedError, UsageError
 from gsvckpt.sovits.names import resumes
 
 
@@ -32,6 +32,8 @@ class Destination:
         if self.output is None:
             outputs = [source if self.in_place else name_beside(source, self.word) for source in sources]
         elif len(sources) > 1 or self.output.endswith(("/", os.sep)) or os.path.isdir(self.output):
+            if os.path.exists(self.output) and not os.path.isdir(self.output):
+                raise UsageError(f"{self.output} is a file, where several sources need a folder", where="--output")
             outputs = [os.path.join(self.output, os.path.basename(source)) for source in sources]
         else:
             outputs = [self.output]
@@ -45,7 +47,10 @@ class Destination:
     def prepare(self, source: str, output: str) -> None:
         """Make the folder of an `-o FOLDER/` and refuse what exists, before any work is done."""
         if self.output is not None and self.output != output:
-            os.makedirs(self.output, exist_ok=True)
+            try:
+                os.makedirs(self.output, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot be made: {error.strerror}", path=self.output, hint="write elsewhere with -o PATH") from error
         if self.in_place or self.force or not os.path.exists(output):
             return
         if os.path.exists(source) and os.path.samefile(source, output):

@@ -10,12 +10,13 @@ from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import Audit, Device
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, Target, open_source, publish
-from gsvckpt.formats import safetensors, torch_zip
+from gsvckpt.formats import safetensors_layout, torch_layout
 from gsvckpt.formats.layout import Layout
 from gsvckpt.model import UNTYPED, Storage, Tensor
 from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
-from gsvckpt.streams import Buffers, Progress, Silent, chunks, for_each
+from gsvckpt.progress import Progress, Silent
+from gsvckpt.streams import Buffers, chunks, for_each
 from gsvckpt.transforms.plan import Plan
 
 MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
@@ -29,13 +30,13 @@ def lay_out(plan: Plan) -> Layout:
     if plan.checkpoint.container.byteorder != "little":
         raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
     if plan.container == "safetensors":
-        return safetensors.lay_out(plan.root, plan.dtype_of, plan.checkpoint.container.metadata)
-    layout = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head)
+        return safetensors_layout.lay_out(plan.root, plan.dtype_of, plan.checkpoint.container.metadata)
+    layout = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head)
     low = plan.window[0] if plan.window else 0
     if not 0 < low - layout.size <= MAX_PADDING:
         return layout
-    empty = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=0)
-    return torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
+    empty = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head, padding=0)
+    return torch_layout.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ class Engine:
     def write(self, plan: Plan, path: str, *, overwrite: bool, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
         """Write `plan` to `path` in one step (see `files.publish`), reading every byte back first.
 
-        `approve` sees each layout before it is written, `accept` the outcome before it is published; both may raise. Raises DamagedError when the source's bytes do not have their checksums,
-        ChangedError when the source changed meanwhile, RefusedError, and OutputError.
+        `approve` sees each layout before it is written, `accept` the outcome before it is published; both may raise. Raises DamagedError when the
+        source's bytes do not have their checksums, ChangedError when the source changed meanwhile, RefusedError, and OutputError.
         """
         done: list[tuple[Outcome, Mapping[Storage, int]]] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gsvckpt.errors import GsvError
 from gsvckpt.formats.sniff import read_head
@@ -14,11 +14,11 @@ from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.official import Match
 from gsvckpt.sovits.sections import roles, state_tensors
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
-from gsvckpt.streams import CHUNK
+
+_CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
+class Examination(NamedTuple):
     """`state` is the model's state dict; `rows` its phoneme rows, by which GPT-SoVITS corrects v1 and v2; `upstream` what it says before that."""
 
     checkpoint: Checkpoint
@@ -28,7 +28,7 @@ class Examination:
     rows: int | None
     upstream: Verdict | UpstreamError | None
     official: Match | None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_lora(self) -> bool:
@@ -52,16 +52,15 @@ def recognise(source: Source, *, thorough: bool = False) -> Match | None:
 
     Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known.
     """
-    import hashlib
-
-    head = read_head(source)
-    match = official.lookup(source.size, hashlib.md5(head, usedforsecurity=False).hexdigest())
+    match = official.lookup(source.size, official.digest_header(read_head(source)))
     if match is not None or not (thorough or official.candidates(source.size)):
         return match
+    import hashlib
+
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK))
-    for offset in range(0, source.size, CHUNK):
-        chunk = buffer[: min(CHUNK, source.size - offset)]
+    buffer = memoryview(bytearray(_CHUNK))
+    for offset in range(0, source.size, _CHUNK):
+        chunk = buffer[: min(_CHUNK, source.size - offset)]
         source.read_into(offset, chunk)
         digest.update(chunk)
     return official.lookup_sha256(digest.hexdigest())

@@ -22,7 +22,7 @@ _CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
 
 
 class LocalSource:
-    """A file opened for positioned reads from several threads. Remembers size and time, so that `check_unchanged` can tell whether it is still the same."""
+    """A file opened for positioned reads from several threads. It remembers its size and time, so that `check_unchanged` can tell."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises MissingError when there is no such regular file or it may not be read."""
@@ -45,6 +45,8 @@ class LocalSource:
         """Fill the whole buffer from `offset`. Raises DamagedError when the file ends before, or cannot be read there."""
         done = 0
         try:
+            if offset < 0:  # preadv takes -1 for the current position
+                raise ValueError("a negative offset")
             while done < len(buffer):
                 count = self._read_some(offset + done, buffer[done : done + _CHUNK])
                 if count == 0:
@@ -92,6 +94,7 @@ class LocalSource:
         if not self._closed:
             self._closed = True
             os.close(self._fd)
+            self._fd = -1  # the number may be given to another file, which must not be read in our name
 
 
 def _missing(path: str, error: Exception) -> MissingError:
@@ -219,7 +222,7 @@ def _create_temp(folder: Path) -> tuple[Path, int]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed runs left here: temporary files whose process is gone, and untouched for a while, as the process may run on another machine."""
+    """Remove what killed runs left: temporary files without a process, untouched for a while, as theirs may run on another machine."""
     with suppress(OSError):
         for entry in os.scandir(folder):
             if entry.name.startswith(TEMP_PREFIX) and entry.name.endswith(TEMP_SUFFIX):

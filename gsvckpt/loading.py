@@ -8,10 +8,10 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from gsvckpt.opening import blame, read
 from gsvckpt.errors import MissingError, UnsupportedError
 from gsvckpt.files import LocalSource
 from gsvckpt.model import Checkpoint, Tensor
+from gsvckpt.opening import blame, read
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits.sections import find_state_path, state_tensors
 
@@ -89,7 +89,10 @@ class OpenCheckpoint:
             if not found.dtype.numpy:
                 raise UnsupportedError(f"NumPy has no {found.dtype.name}", hint="the `torch` method gives a torch tensor")
             _require_little_endian(self.checkpoint)
-            return _view(found, self._map)
+            try:
+                return _view(found, self._map)
+            except ValueError as error:  # too many dimensions for this NumPy, or too many elements for any
+                raise UnsupportedError(f"NumPy has no arrays of shape {list(found.shape)[:8]}") from error
 
     def torch(self, tensor: str | Tensor, device: TorchDevice = "cpu") -> TorchTensor:
         """The tensor with its values, read and checked as by `load_state_dict`."""

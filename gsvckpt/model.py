@@ -89,7 +89,7 @@ class Global:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """A run of `numel` elements at `offset` in `source`, compared by identity. `crc` is the CRC-32 its container states, None where it states none."""
+    """A run of `numel` elements at `offset` in `source`, compared by identity. `crc` is the CRC-32 that its container states, if any."""
 
     key: str
     dtype: DType
@@ -149,8 +149,8 @@ def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Opaque:
     """An object of a class that is never imported, kept as its recipe, so that it can be written back exactly.
 
-    `how` is how the pickle makes it (`reduce`: call `name` with `args`; `newobj`: `name.__new__(*args)`; `newobj_ex`: the same with args = (args, keywords)); `steps` is what the pickle does to
-    it afterwards, in order: ("build", state), ("append", [values]) or ("setitem", [(key, value), ...]).
+    `how` is how the pickle makes it (`reduce`: call `name` with `args`; `newobj`: `name.__new__(*args)`; `newobj_ex`: the same with args =
+    (args, keywords)); `steps` is what the pickle does to it afterwards, in order: ("build", state), ("append", [values]) or ("setitem", [(key, value), ...]).
     """
 
     name: Global

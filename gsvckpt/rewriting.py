@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from gsvckpt.destinations import Destination
 from gsvckpt.devices.choice import choose
 from gsvckpt.engine import Engine, OnOverflow, Outcome
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.errors import RefusedError
+from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.progress import Progress, Silent
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
-from gsvckpt.streams import Progress, Silent
 from gsvckpt.transforms.plan import Plan, begin
 
 _INSIST = "--force insists"
@@ -38,7 +39,20 @@ class Rewritten:
 
     @property
     def changed(self) -> bool:
-        return bool(self.plan.changes)
+        return _changes(self.plan)
+
+
+def _changes(plan: Plan) -> bool:
+    """Whether there is anything to change. A planned cast is none when all its storages overflowed and kept their dtype."""
+    return bool(plan.casts) or any(change.step != "cast" for change in plan.changes)
+
+
+class _Nothing(Exception):  # not an error: no tensor could be cast after all, so no output is due
+    """Ends the writing of an output that would be its source."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +79,13 @@ def rewrite(
         _refuse_source(examination, destination)
         plan = make(examination, begin(checkpoint))
         plan = replace(plan, window=_window(examination, plan))
+        _refuse_name(plan, source, output)
         before = checkpoint.source.size
-        if not plan.changes and (destination.output is None or not destination.writes):
-            return Rewritten(source, None, examination, plan, None, before, before, examination.upstream, examination.warnings, not destination.writes)
+        needless = destination.output is None  # with -o, an output is always written
+        if not plan.changes and needless:
+            return Rewritten(
+                source, None, examination, plan, None, before, before, examination.upstream, examination.warnings, not destination.writes
+            )
         if destination.writes:
             destination.prepare(source, output)
         verdicts: list[Verdict | UpstreamError | None] = []
@@ -77,12 +95,21 @@ def rewrite(
             if not destination.force:
                 _refuse_misreading(examination, verdicts[-1])
 
+        def accept_changes(outcome: Outcome) -> None:
+            accept(outcome)
+            if needless and not _changes(outcome.plan):
+                raise _Nothing(outcome)
+
         device = choose(means.device) if plan.casts else None
         engine = Engine(device, means.jobs, means.progress, means.on_overflow)
-        if destination.writes:
-            outcome = engine.write(plan, output, overwrite=destination.in_place or destination.force, approve=approve, accept=accept)
-        else:
-            outcome = engine.rehearse(plan, approve=approve, accept=accept)
+        try:
+            if destination.writes:
+                outcome = engine.write(plan, output, overwrite=destination.in_place or destination.force, approve=approve, accept=accept_changes)
+            else:
+                outcome = engine.rehearse(plan, approve=approve, accept=accept_changes)
+        except _Nothing as nothing:
+            rest = (before, before, examination.upstream, examination.warnings, not destination.writes)
+            return Rewritten(source, None, examination, nothing.outcome.plan, nothing.outcome, *rest)
         warnings = (*examination.identity.notes, *upstream.warnings(examination.identity, verdicts[-1], examination.rows))
         after = outcome.layout.size
         return Rewritten(source, output, examination, outcome.plan, outcome, before, after, verdicts[-1], warnings, not destination.writes)
@@ -101,6 +128,15 @@ def _refuse_source(examination: Examination, destination: Destination) -> None:
         raise RefusedError(
             f"is the official {match.file.name}; GPT-SoVITS knows it by its exact bytes, and would take a rewritten one for another version",
             hint=f"write a copy with -o PATH; {_INSIST}",
+        )
+
+
+def _refuse_name(plan: Plan, source: str, output: str) -> None:
+    """A command keeps the container, so the output's name must not promise another one: programs choose their reader by it."""
+    wanted = os.path.splitext(output)[1].lower()
+    if wanted != os.path.splitext(source)[1].lower() and (wanted == ".safetensors") != (plan.container == "safetensors"):
+        raise UsageError(
+            f"{output} would hold a {plan.container} file, as its source is one", where="--output", hint="give it the source's extension"
         )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from gsvckpt.devices.measures import Device, Moments
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DType, Storage, Tensor
-from gsvckpt.streams import CHUNK, Buffers, Progress, Stopped, chunks, for_each
+from gsvckpt.progress import Progress
+from gsvckpt.streams import CHUNK, Buffers, Stopped, chunks, for_each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ _SPARSE, _SMALL = 8, 4096  # a tile that uses less than one in so many of the el
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The values of one tensor; `histogram` counts the finite ones in equal steps from `moments.low` to `moments.high`. Complex count by magnitude."""
+    """The values of one tensor; `histogram` counts the finite ones in equal steps from `moments.low` to `moments.high`."""
 
     moments: Moments
     histogram: tuple[int, ...]

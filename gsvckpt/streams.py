@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from gsvckpt.checksums import crc32
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import Storage
+from gsvckpt.progress import Progress
 
 CHUNK = 1 << 21  # a multiple of every element size; larger ones gain nothing and leave the processor's cache
 BATCH = 1 << 23  # pieces are handed to workers in runs of about this many bytes, as most are tiny
@@ -25,23 +26,6 @@ P = TypeVar("P", bound=Piece)
 R = TypeVar("R")
 
 
-class Progress(Protocol):
-    """Told how many bytes there are to go through, and how many went. Called from several threads."""
-
-    def expect(self, count: int) -> None: ...
-    def advance(self, count: int) -> None: ...
-
-
-class Silent:
-    """No progress display."""
-
-    def expect(self, count: int) -> None:
-        """Nobody looks."""
-
-    def advance(self, count: int) -> None:
-        """Nobody looks."""
-
-
 class Buffers:
     """One worker's memory: `raw` for what is read, `out` for what is made of it."""
 
@@ -52,7 +36,7 @@ class Buffers:
         self.progress = progress
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: another worker failed, or the user pressed Ctrl-C, and this one ends early
+class Stopped(Exception):  # not an error: another worker failed, or the user pressed Ctrl-C, and this one ends early
     """Ends a worker whose result nobody needs any more."""
 
 

@@ -10,7 +10,7 @@ from gsvckpt.errors import MissingError
 from gsvckpt.formats import safetensors, torch_stream
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
-_PEEK = 16
+_PEEK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +20,41 @@ class Found:
     checkpoints: tuple[str, ...] = ()
     others: int = 0
     folders: tuple[str, ...] = ()
+    failures: tuple[MissingError, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         return {"folders": list(self.folders), "ignored": self.others} if self.folders else {}
 
 
 def find_files(folders: Sequence[str], *, recursive: bool) -> Found:
-    """Look through folders. Raises MissingError for a folder that cannot be listed, or when none of them holds a checkpoint."""
+    """Look through folders. `failures` has one error for each that cannot be listed, and for one that holds no checkpoint."""
     checkpoints: list[str] = []
+    failures: list[MissingError] = []
     others = 0
     for folder in folders:
-        for path in _files(folder, recursive=recursive):
+        before = len(checkpoints) + len(failures)
+        for path in _files(folder, failures, recursive=recursive):
             if _is_checkpoint(path):
                 checkpoints.append(path)
             else:
                 others += 1
-    if folders and not checkpoints:
-        hint = "choose another folder" if recursive else "-r looks in subfolders, too"
-        raise MissingError("holds no checkpoint", path=folders[0], hint=hint)
-    return Found(tuple(checkpoints), others, tuple(folders))
+        if before == len(checkpoints) + len(failures):
+            hint = "choose another folder" if recursive else "-r looks in subfolders, too"
+            failures.append(MissingError("holds no checkpoint", path=folder, hint=hint))
+    return Found(tuple(checkpoints), others, tuple(folders), tuple(failures))
 
 
-def _files(folder: str, *, recursive: bool) -> Iterator[str]:
+def _files(folder: str, failures: list[MissingError], *, recursive: bool) -> Iterator[str]:
     pending = [folder]
     while pending:
         here = pending.pop()
         try:
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except OSError as error:
-            raise MissingError(f"cannot be listed: {error.strerror}", path=here) from error
+            failures.append(MissingError(f"cannot be listed: {error.strerror}", path=here))
+            continue
         for entry in entries:
-            if entry.is_file():
+            if os.path.isfile(entry.path):  # entry.is_file() raises for a link to itself
                 yield entry.path
         if recursive:
             pending.extend(entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False) and entry.name != ".git")
@@ -65,11 +69,6 @@ def _is_checkpoint(path: str) -> bool:
             head = file.read(_PEEK)
     except OSError:
         return False
-    is_zip = head[2:4] == b"\x03\x04" and (head[:1] == b"0" or (head[:2] == b"PK" and _holds_pickle(path)))
-    return is_zip or head.startswith(torch_stream.HEAD[:_PEEK]) or safetensors.looks_like(head, size)
-
-
-def _holds_pickle(path: str) -> bool:
-    """A zip whose first record is a torch pickle: documents and programs are zips, too."""
-    with open(path, "rb") as file:
-        return b"data.pkl" in file.read(512)
+    holds_pickle = b"data.pkl" in head  # in a zip's first record: documents and programs are zips, too
+    is_zip = head[2:4] == b"\x03\x04" and (head[:1] == b"0" or (head[:2] == b"PK" and holds_pickle))
+    return is_zip or head.startswith(torch_stream.HEAD) or safetensors.looks_like(head, size)

@@ -15,6 +15,7 @@ from math import prod
 from zlib import crc32
 
 from gsvckpt import opening
+from gsvckpt import opening
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import Checkpoint, Storage, Tensor
 

@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "completions"
 PROGRAM = Path(sys.executable).with_name("gsvckpt")
-PATIENCE = 60  # seconds before a shell that does not answer is given up
+PATIENCE = 30  # seconds before a shell that does not answer is given up
 
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="gsvckpt is not installed beside this Python; `make test` does so")
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,9 +223,27 @@ def test_views_outlive_the_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e5m2, torch.complex32], ids=str)
 def test_numpy_says_what_it_lacks(tmp_path, dtype):
-    with gsvckpt.open(save(tmp_path / "x.pth", {"a": filled(dtype, 4)})) as checkpoint, pytest.raises(UnsupportedError, match="NumPy has no") as caught:
+    path = save(tmp_path / "x.pth", {"a": filled(dtype, 4)})
+    with gsvckpt.open(path) as checkpoint, pytest.raises(UnsupportedError, match="NumPy has no") as caught:
         checkpoint.numpy("a")
     assert "torch" in caught.value.hint
+
+
+@pytest.mark.parametrize("shape", [(1 << 61,), (2,) * 64, (0, 1 << 62)])
+def test_shapes_beyond_all_measure(tmp_path, shape):
+    with gsvckpt.open(save(tmp_path / "x.pth", {"a": torch.ones(1)})) as checkpoint:
+        bomb = replace(checkpoint.state_dict["a"], shape=shape, stride=(0,) * len(shape))
+        with pytest.raises(UnsupportedError):
+            checkpoint.numpy(bomb)
+        with suppress(UnsupportedError):  # torch's limit is higher
+            assert checkpoint.torch(bomb).shape == shape
+
+
+def test_a_dtype_that_this_torch_lacks(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.pth", {"a": torch.ones(4, dtype=torch.uint16)})
+    monkeypatch.delattr(torch, "uint16")  # as in torch 2.2
+    with pytest.raises(UnsupportedError, match="has no uint16"):
+        gsvckpt.load_state_dict(path)
 
 
 def test_unknown_names(tmp_path):
@@ -242,8 +262,9 @@ def test_a_file_that_changed_is_not_mapped(tmp_path):
 
 def test_opening_imports_neither_numpy_nor_torch(tmp_path):
     path = save(tmp_path / "x.pth", {"a": torch.ones(2)})
-    code = f"import sys, gsvckpt\nwith gsvckpt.open({str(path)!r}) as c: print(len(c.state_dict), c.safety.verdict, {{'numpy', 'torch'}} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1 safe set()\n"
+    code = "import sys, gsvckpt\nwith gsvckpt.open(sys.argv[1]) as c:\n"
+    code += "    print(len(c.state_dict), c.safety.verdict, {'numpy', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout == "1 safe set()\n"
 
 
 # --- memory and devices -------------------------------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import DTYPES, UNTYPED, Storage, Tensor
+from gsvckpt.progress import Silent
 from gsvckpt.scan import differences, measure_tensors
-from gsvckpt.streams import Silent
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
 
@@ -156,7 +156,8 @@ class Counting:
 
 
 def test_progress_reaches_its_end():
-    tensors = {str(n): described(values) for n, values in enumerate((torch.randn(3_000_000), torch.zeros(9), torch.randn(8, 8)[:, ::2], torch.empty(0)))}
+    several = (torch.randn(3_000_000), torch.zeros(9), torch.randn(8, 8)[:, ::2], torch.empty(0))
+    tensors = {str(n): described(values) for n, values in enumerate(several)}
     others = {**tensors, "2": described(torch.randn(8, 4)), "1": described(torch.ones(9))}
     for use in (lambda p: measure_tensors(tensors, HOST, 2, p), lambda p: differences(tensors, others, HOST, 2, p)):
         progress = Counting()
@@ -191,8 +192,9 @@ def test_damage_is_found_on_the_way(tmp_path):
 
 
 def test_names_shapes_and_dtypes():
-    left = {"a": described(torch.ones(3)), "gone": described(torch.ones(2)), "shape": described(torch.ones(2, 3)), "cast": described(torch.ones(4))}
-    right = {"new": described(torch.ones(1)), "shape": described(torch.ones(3, 2)), "cast": described(torch.ones(4).half()), "a": described(torch.ones(3))}
+    left = {"a": torch.ones(3), "gone": torch.ones(2), "shape": torch.ones(2, 3), "cast": torch.ones(4)}
+    right = {"new": torch.ones(1), "shape": torch.ones(3, 2), "cast": torch.ones(4).half(), "a": torch.ones(3)}
+    left, right = ({name: described(values) for name, values in side.items()} for side in (left, right))
     found = differences(left, right, HOST, 1, Silent())
     assert (found.only_left, found.only_right) == (("gone",), ("new",))
     assert found.changed_shape == (("shape", (2, 3), (3, 2)),)
@@ -263,7 +265,7 @@ def test_special_values():
 def test_equal_files_are_compared_without_numpy(tmp_path):
     torch.save({"a": torch.randn(100_000), "b": torch.ones(3)}, tmp_path / "x.pth")
     code = (
-        "import sys, gsvckpt\nfrom gsvckpt.devices.choice import choose\nfrom gsvckpt.scan import differences\nfrom gsvckpt.streams import Silent\n"
+        "import sys, gsvckpt\nfrom gsvckpt.devices.choice import choose\nfrom gsvckpt.scan import differences\nfrom gsvckpt.progress import Silent\n"
         f"with gsvckpt.open({str(tmp_path / 'x.pth')!r}) as c: print(differences(c.state_dict, c.state_dict, choose('cpu'), 2, Silent()).equal)\n"
         "print({'numpy', 'torch'} & set(sys.modules))"
     )

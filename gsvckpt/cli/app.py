@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from gsvckpt import __version__
-from gsvckpt.errors import GsvError, UsageError
+from gsvckpt.errors import GsvError, OutputError, UsageError
 from gsvckpt.report.console import print_error, print_line
 
 INTERRUPTED = 130
@@ -87,12 +87,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # only standard output is written without a guard of its own
+        return _give_up_printing(error)
+    except KeyboardInterrupt:  # before typer ran, or after it
+        code = INTERRUPTED
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
         print_line("gsvckpt: interrupted; nothing was left behind")
     return code if isinstance(code, int) else 0
+
+
+def _give_up_printing(error: OSError) -> int:
+    """Say that the results could not be printed, for instance into a file on a full disk."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
+    failure = OutputError(f"cannot be written: {error.strerror or error}", path=str(error.filename or "standard output"))
+    print_error(failure)
+    return failure.exit_code
 
 
 def _message(error: Exception) -> str:

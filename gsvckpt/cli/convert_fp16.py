@@ -29,8 +29,9 @@ from gsvckpt.examination import Examination, weights_of
 from gsvckpt.model import DTYPES
 from gsvckpt.report.audits import audit, first_name
 from gsvckpt.rewriting import Rewritten
-from gsvckpt.transforms.cast import cast, select
+from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import Plan
+from gsvckpt.transforms.selection import select
 
 EXAMPLES = """
 **Examples**

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
-from gsvckpt.examination import Examination, examine
-from gsvckpt.report import inspection, inventory
-from gsvckpt.report.console import print_document
+from gsvckpt.examination import Examination, examine, known_of
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.pickles.safety import judge_all
+from gsvckpt.report import inspection
+from gsvckpt.report.console import print_document, warn_unsafe
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.inspection import View
-from gsvckpt.scan import Stats, differences, measure_tensors
-from gsvckpt.survey import find_files
+
+if TYPE_CHECKING:
+    from gsvckpt.scan import Difference, Stats
 
 EXAMPLES = """
 **Examples**
@@ -64,7 +66,9 @@ def inspect(
     include: Annotated[list[str] | None, typer.Option("--include", metavar="GLOB", help="Only matching tensors (repeatable).")] = None,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not matching tensors (repeatable).")] = None,
     depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Group modules by this many name parts.")] = 1,
-    sort: Annotated[SortChoice | None, typer.Option("--sort", help="Order of modules and tensors [default: as in the file].", show_default=False)] = None,
+    sort: Annotated[
+        SortChoice | None, typer.Option("--sort", help="Order of modules and tensors [default: as in the file].", show_default=False)
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -94,42 +98,80 @@ def inspect(
         if len(paths) != 1:
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
-    folders = [path for path in paths if os.path.isdir(path)]
-    files = [path for path in paths if path not in folders]
-    found = find_files(folders, recursive=recursive)
-    alone = not folders and len(paths) == 1
-    results, worst = try_each([*files, *found.checkpoints], lambda path: _show(path, view, settings, alone=alone))
-    shown = [result for result in results if isinstance(result, Shown)]
-    if json:
-        documents = [result.facts if isinstance(result, Shown) else failure_json(result) for result in results]
-        print_document("inspect", worst, documents, found.as_json())
-    elif not settings.quiet and not alone and not view.asks_for_parts:
-        failures = [result for result in results if isinstance(result, GsvError)]
-        inventory.print_inventory([one.entry for one in shown if one.entry], failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
-    return worst
+    if len(paths) == 1 and not os.path.isdir(paths[0]):
+        results, code = try_each(paths, lambda path: _show(path, view, settings))
+        for error in [result for result in results if isinstance(result, GsvError)]:
+            _warn_of(error, settings, alone=True)
+        if json:
+            print_document("inspect", code, [failure_json(result) if isinstance(result, GsvError) else result for result in results])
+        return code
+    return _show_many(paths, view, settings, recursive=recursive)
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One file's line in an inventory, and its JSON object where that was asked for."""
-
-    entry: inventory.Entry | None
-    facts: dict[str, object]
-
-
-def _show(path: str, view: View, settings: Settings, *, alone: bool) -> Shown:
-    """Examine one file, and print it unless it is one of many that only their inventory shows."""
+@contextmanager
+def _opened(path: str) -> Iterator[Examination]:
+    """Open and examine one file. One that would run code is named last and on stderr, so that no other output hides it."""
     with open_checkpoint(path) as checkpoint:
         examination = examine(checkpoint)
+        yield examination
+    warn_unsafe(path, examination.safety)
+
+
+def _warn_of(error: GsvError, settings: Settings, *, alone: bool = False) -> None:
+    """What is known of a file that could not be read: its names where they would run code, and when it was asked for `alone` all else, too."""
+    known = known_of(error)
+    if known is None:
+        return
+    if alone and not settings.json and not settings.quiet:
+        from gsvckpt.report.failures import print_known
+
+        print_known(known)
+    warn_unsafe(error.path, judge_all(known.globals))
+
+
+def _show(path: str, view: View, settings: Settings, *, heading: bool = False) -> dict[str, object]:
+    """Examine and print one file. Returns its JSON object, where that was asked for."""
+    with _opened(path) as examination:
         measured = _measure(examination, view, settings) if view.stats else {}
-        if not settings.json and not settings.quiet and (alone or view.asks_for_parts):
-            inspection.print_examination(examination, view, measured, heading=not alone)
-        facts = inspection.document(examination, view, measured) if settings.json else {}
-        return Shown(None if alone else inventory.make_entry(examination), facts)
+        if settings.json:
+            return inspection.document(examination, view, measured)
+        if not settings.quiet:
+            inspection.print_examination(examination, view, measured, heading=heading)
+        return {}
+
+
+def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursive: bool) -> int:
+    """Show several files and what folders hold: the parts that were asked for of each, else one table of all."""
+    from gsvckpt.report import inventory  # what only folders need is imported only for them
+    from gsvckpt.survey import find_files
+
+    folders = [path for path in paths if os.path.isdir(path)]
+    found = find_files(folders, recursive=recursive)
+    files = [*(path for path in paths if path not in folders), *found.checkpoints]
+    if settings.json or view.asks_for_parts:
+        results, worst = try_each(files, lambda path: _show(path, view, settings, heading=True), found.failures)
+        if settings.json:
+            documents = [failure_json(result) if isinstance(result, GsvError) else result for result in results]
+            print_document("inspect", worst, documents, found.as_json())
+        return worst
+
+    def sum_up(path: str) -> inventory.Entry:
+        with _opened(path) as examination:
+            return inventory.make_entry(examination)
+
+    entries, worst = try_each(files, sum_up, found.failures)
+    failures = [entry for entry in entries if isinstance(entry, GsvError)]
+    for error in failures:
+        _warn_of(error, settings)
+    if not settings.quiet and (len(entries) > len(failures) or len(failures) > len(found.failures)):
+        sound = [entry for entry in entries if not isinstance(entry, GsvError)]
+        inventory.print_inventory(sound, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
+    return worst
 
 
 def _measure(examination: Examination, view: View, settings: Settings) -> Mapping[str, Stats | None]:
     from gsvckpt.devices.choice import choose
+    from gsvckpt.scan import measure_tensors
 
     with settings.watch(os.path.basename(examination.checkpoint.source.path)) as progress:
         return measure_tensors(view.choose(examination.state), choose(settings.device), settings.workers, progress)
@@ -137,14 +179,23 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
 
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     from gsvckpt.devices.choice import choose
+    from gsvckpt.report import inventory
+    from gsvckpt.scan import differences
 
-    with open_checkpoint(path) as one, open_checkpoint(other) as two, settings.watch("comparing") as progress:
-        left, right = examine(one), examine(two)
-        found = differences(view.choose(left.state), view.choose(right.state), choose(settings.device), settings.workers, progress)
-        code = 0 if found.equal else 1
-        if settings.json:
-            documents = [inspection.document(left, view, {}), inspection.document(right, view, {})]
-            print_document("inspect", code, documents, {"diff": inventory.diff_json(found)})
-        elif not settings.quiet or code:
-            inventory.print_difference(path, other, found, verbose=settings.verbose)
-        return code
+    documents: list[dict[str, object]] = []
+    found: list[Difference] = []
+
+    def compare(path: str) -> None:
+        with _opened(path) as left, _opened(other) as right, settings.watch("comparing") as progress:
+            found.append(differences(view.choose(left.state), view.choose(right.state), choose(settings.device), settings.workers, progress))
+            if settings.json:
+                documents.extend(inspection.document(side, view, {}) for side in (left, right))
+
+    results, code = try_each([path], compare)
+    documents += [failure_json(result) for result in results if isinstance(result, GsvError)]
+    code = code or int(not found[0].equal)
+    if settings.json:
+        print_document("inspect", code, documents, {"diff": inventory.diff_json(found[0]) if found else None})
+    elif found and (not settings.quiet or code):
+        inventory.print_difference(path, other, found[0], verbose=settings.verbose)
+    return code

@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 
 from gsvckpt.errors import GsvError
+from gsvckpt.progress import Progress, Silent
 from gsvckpt.report.console import print_error
-from gsvckpt.streams import Progress, Silent
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only when something is wrong.")]
@@ -22,11 +21,14 @@ ProgressOption = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Show progress [default: on a terminal, when it takes long].", show_default=False)
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", envvar="GSVCKPT_DEVICE", help="Where numbers are computed.", rich_help_panel="Engine")
+    str,
+    typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", envvar="GSVCKPT_DEVICE", help="Where numbers are computed.", rich_help_panel="Engine"),
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", min=1, envvar="GSVCKPT_JOBS", help="Workers [default: the number of cores].", show_default=False, rich_help_panel="Engine"),
+    typer.Option(
+        "--jobs", "-j", min=1, envvar="GSVCKPT_JOBS", help="Workers [default: the number of cores].", show_default=False, rich_help_panel="Engine"
+    ),
 ]
 OutputOption = Annotated[
     str | None, typer.Option("--output", "-o", metavar="PATH", help="Write here: a file, or a folder for several sources.", rich_help_panel="Output")
@@ -34,13 +36,10 @@ OutputOption = Annotated[
 InPlaceOption = Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step.", rich_help_panel="Output")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing output; insist where gsvckpt refuses.", rich_help_panel="Output")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.", rich_help_panel="Output")]
-CheckOption = Annotated[
-    bool, typer.Option("--check", help="Write nothing; exit 1 when there is something to change.", rich_help_panel="Output")
-]
+CheckOption = Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 when there is something to change.", rich_help_panel="Output")]
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """How a command was asked to run."""
 
     json: bool = False
@@ -76,14 +75,19 @@ class Settings:
 R = TypeVar("R")
 
 
-def try_each(paths: Sequence[str], work: Callable[[str], R]) -> tuple[list[R | GsvError], int]:
-    """Run `work` on every path; one bad file does not stop the others. Returns the results or errors, and the worst exit code of the errors."""
-    results: list[R | GsvError] = []
-    worst = 0
+def try_each(paths: Sequence[str], work: Callable[[str], R], failed: Sequence[GsvError] = ()) -> tuple[list[R | GsvError], int]:
+    """Run `work` on every path; one bad file does not stop the others, nor does what `failed` before.
+
+    Returns the results or errors, those of `failed` first, and the worst exit code of the errors.
+    """
+    results: list[R | GsvError] = [*failed]
+    for error in failed:
+        print_error(error)
+    worst = max((error.exit_code for error in failed), default=0)
     for path in paths:
         try:
             results.append(work(path))
-        except GsvError as error:
+        except GsvError as error:  # noqa: PERF203 - one bad file must not stop the others
             error.path = error.path or path
             print_error(error)
             results.append(error)

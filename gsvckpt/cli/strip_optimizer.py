@@ -22,10 +22,10 @@ from gsvckpt.cli.options import (
 )
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.destinations import Destination
-from gsvckpt.errors import UsageError
+from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.report.writes import removed
-from gsvckpt.sovits.resume import missing_keys, training_state
+from gsvckpt.sovits.resume import missing_keys, required, training_state
 from gsvckpt.transforms.plan import Plan
 from gsvckpt.transforms.strip import strip
 
@@ -67,13 +67,18 @@ def strip_optimizer(
     destination = Destination("weights", output, in_place, force, dry_run, check)
 
     def make(examination: Examination, plan: Plan) -> Plan:
-        unknown = missing_keys(plan.root, drop or ())
-        if unknown:
-            raise UsageError(f"there is no root entry {unknown[0]!r}", where="--drop", hint=f"root entries: {', '.join(_keys(plan.root))}")
-        return strip(plan, training_state(plan.root, examination.identity.kind, drop=drop or (), keep=keep or ()))
+        for option, keys in (("--drop", drop or ()), ("--keep", keep or ())):
+            unknown = missing_keys(plan.root, keys)
+            if unknown:
+                raise UsageError(f"there is no root entry {unknown[0]!r}", where=option, hint=f"root entries: {', '.join(_keys(plan.root))}")
+        needed = [key for key in drop or () if key in required(plan.root, examination.identity.kind)]
+        if needed and not force:
+            raise RefusedError(f"training could not go on from it without {needed[0]}", where="--drop", hint="--force insists")
+        usual = training_state(plan.root, examination.identity.kind)
+        more = [key for key in drop or () if key not in usual]  # a key that goes anyhow keeps what resuming needs in its place
+        return strip(plan, training_state(plan.root, examination.identity.kind, drop=more, keep=keep or ()))
 
     return rewrite_each("strip-optimizer", sources, destination, settings, make, removed)
-
 
 
 def _keys(root: object) -> list[str]:

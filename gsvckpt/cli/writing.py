@@ -30,6 +30,7 @@ def rewrite_each(
     on_overflow: OnOverflow = "keep",
 ) -> int:
     """Rewrite every source and show what became of it. `details` gives the keys that only this command's JSON has. Returns the exit code."""
+    sources = list(dict.fromkeys(sources))  # a file named twice is one file
     outputs = dict(zip(sources, destination.assign(sources), strict=True))
 
     def work(source: str) -> Rewritten:
@@ -42,7 +43,10 @@ def rewrite_each(
     if destination.check and any(result.changed for result in done):
         worst = max(worst, 1)
     if settings.json:
-        files = [as_json(result, details) if isinstance(result, Rewritten) else failure_json(result) for result in results]
+        files = [
+            as_json(result, details) if isinstance(result, Rewritten) else failure_json(source, outputs[source], result)
+            for source, result in zip(sources, results, strict=True)
+        ]
         print_document(command, worst, files)
     elif done and not settings.quiet:
         print_table(done, details, verbose=settings.verbose)
@@ -52,6 +56,6 @@ def rewrite_each(
     return worst
 
 
-def failure_json(error: GsvError) -> dict[str, object]:
-    """A file that failed, as JSON."""
-    return {"path": error.path, "source": error.path, "error": error.as_json()}
+def failure_json(source: str, output: str, error: GsvError) -> dict[str, object]:
+    """A file that failed, as JSON. `path` is the one at fault, which may be the output."""
+    return {"path": error.path, "source": source, "output": output, "written": False, "error": error.as_json()}

@@ -10,7 +10,8 @@ import torch
 
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DType, Storage, Tensor
-from gsvckpt.streams import CHUNK, Buffers, Silent, chunks, for_each
+from gsvckpt.progress import Silent
+from gsvckpt.streams import CHUNK, Buffers, chunks, for_each
 
 _ALIGNMENT = 16  # the largest element; a part of a storage begins at a multiple, so that the views of it begin at whole elements
 _PART = 4  # a storage of which less than one byte in so many is wanted is read in part, without its checksum
@@ -45,10 +46,9 @@ def load(tensors: Mapping[str, Tensor], device: torch.device, *, jobs: int) -> d
 
 
 def _blank(dtype: DType, device: torch.device, name: str) -> torch.Tensor:
-    kind = getattr(torch, dtype.name, None)
     try:
-        return torch.empty(0, dtype=kind, device=device)
-    except (RuntimeError, TypeError) as error:
+        return torch.empty(0, dtype=getattr(torch, dtype.name), device=device)
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise UnsupportedError(f"torch {torch.__version__} has no {dtype.name} on {device}", where=name) from error
 
 
@@ -68,10 +68,13 @@ def _ranges(tensors: Iterable[Tensor]) -> dict[Storage, tuple[int, int]]:
 
 
 def _view(tensor: Tensor, blank: torch.Tensor, part: _Part | None) -> torch.Tensor:
-    if not tensor.numel or part is None:
-        return torch.empty_strided(tensor.shape, tensor.stride, dtype=blank.dtype, device=blank.device)
-    start = tensor.start - part.begin // tensor.dtype.itemsize
-    return blank.set_(part.memory.untyped_storage(), start, tensor.shape, tensor.stride)
+    try:
+        if not tensor.numel or part is None:
+            return torch.empty_strided(tensor.shape, tensor.stride, dtype=blank.dtype, device=blank.device)
+        start = tensor.start - part.begin // tensor.dtype.itemsize
+        return blank.set_(part.memory.untyped_storage(), start, tensor.shape, tensor.stride)
+    except RuntimeError as error:
+        raise UnsupportedError(f"torch has no tensors of shape {list(tensor.shape)[:8]}") from error
 
 
 def _fill(parts: Collection[_Part], device: torch.device, jobs: int) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Callable, Mapping
 from math import prod
 
 from gsvckpt.errors import DamagedError, UnsupportedError
-from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
 
 MAX_HEADER = 100_000_000  # the format's own limit
-ALIGNMENT = 8  # the header is padded with spaces so that the data begin at a multiple of this
-_METADATA = "__metadata__"
+METADATA = "__metadata__"
 
 
 def looks_like(head: bytes, size: int) -> bool:
@@ -28,6 +23,8 @@ def read(source: Source) -> Checkpoint:
     Every rule of the format is checked first: sizes without overflow, offsets without gap or overlap, ending at the end of the file. Raises
     DamagedError and UnsupportedError with the tensor in `where`.
     """
+    import json  # most runs open no safetensors file
+
     length = int.from_bytes(_read(source, 0, 8), "little")
     if length > MAX_HEADER:
         raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
@@ -39,7 +36,7 @@ def read(source: Source) -> Checkpoint:
         raise DamagedError(f"is no valid JSON ({str(error)[:80]})", where="header") from error
     if not isinstance(header, dict):
         raise DamagedError("is no JSON object", where="header")
-    metadata = header.pop(_METADATA, {})
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DamagedError("its metadata are not all text", where="header")
     base = 8 + length
@@ -99,29 +96,3 @@ def _read(source: Source, offset: int, size: int) -> bytes:
     buffer = bytearray(size)
     source.read_into(offset, memoryview(buffer))
     return bytes(buffer)
-
-
-# --- writing ------------------------------------------------------------------------------------------------------------------------------------
-
-
-def lay_out(root: object, dtype_of: Callable[[Storage], DType], metadata: Mapping[str, str]) -> Layout:
-    """Plan the safetensors file of a flat {name: tensor}, in the order of `root`. Pure.
-
-    Raises UnsupportedError for a tensor that is no whole contiguous storage: only a checkpoint that came from safetensors is written as one.
-    """
-    header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
-    storages: list[tuple[Storage, int]] = []
-    end = 0
-    for name, tensor in root.items() if isinstance(root, dict) else ():
-        if not isinstance(tensor, Tensor) or not tensor.contiguous or tensor.start or tensor.numel != tensor.storage.numel:
-            raise UnsupportedError("is no plain tensor", where=str(name))
-        dtype = dtype_of(tensor.storage)
-        size = dtype.itemsize * tensor.numel
-        header[str(name)] = {"dtype": dtype.code, "shape": list(tensor.shape), "data_offsets": [end, end + size]}
-        storages.append((tensor.storage, end))
-        end += size
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    base = 8 + len(text)
-    opening = struct.pack("<Q", len(text)) + text
-    return Layout(base + end, ((0, opening),), tuple((storage, base + offset) for storage, offset in storages), lambda _: ())

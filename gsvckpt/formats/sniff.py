@@ -110,7 +110,7 @@ def _pickled_names(source: Source) -> tuple[Global, ...]:
     """The names in a bare pickle, which torch.load would run all the same; of any protocol, also the textual ones without a signature."""
     buffer = bytearray(min(source.size, _PEEK))
     source.read_into(0, memoryview(buffer))
-    machine = Machine(bytes(buffer), reduce=lambda name, args: None)
+    machine = Machine(bytes(buffer), reduce=lambda _name, _args: None)
     with suppress(DamagedError, UnsupportedError):
         machine.run()
     return tuple(machine.globals)

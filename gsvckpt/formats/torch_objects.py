@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import DTYPES, STORAGE_DTYPES, UNTYPED, DType, Global, Storage, Tensor
-from gsvckpt.pickles.emitter import Call, Persistent
 
 MAX_DIMS = 64  # torch's own limit
 MAX_ELEMENTS = 1 << 62  # beyond this torch's int64 arithmetic overflows
-_V2, _V3 = Global("torch._utils", "_rebuild_tensor_v2"), Global("torch._utils", "_rebuild_tensor_v3")
+REBUILD_V2, REBUILD_V3 = Global("torch._utils", "_rebuild_tensor_v2"), Global("torch._utils", "_rebuild_tensor_v3")
 _MODULES = ("torch", "torch.storage")
 
 
@@ -21,13 +20,14 @@ def rebuild(name: Global, args: object) -> Tensor | None:
     So do tensors with hooks or with conjugate or negative bits, whose bytes mean something else. Raises DamagedError for one that reaches
     outside its storage.
     """
-    if name not in (_V2, _V3) or not isinstance(args, tuple):
+    if name.module != "torch._utils" or name.name not in ("_rebuild_tensor_v2", "_rebuild_tensor_v3") or not isinstance(args, tuple):
         return None
-    has_dtype = name == _V3
-    plain = len(args) in ((7, 8) if has_dtype else (6, 7))
-    if not plain or not isinstance(args[0], Storage) or args[5:6] != (OrderedDict(),) or (len(args) > 6 + has_dtype and args[-1]):
+    has_dtype = name.name == "_rebuild_tensor_v3"
+    if len(args) not in ((7, 8) if has_dtype else (6, 7)) or not isinstance(args[0], Storage) or (len(args) > 6 + has_dtype and args[-1]):
         return None
-    storage, start, shape, stride, requires_grad = args[:5]
+    storage, start, shape, stride, requires_grad, hooks = args[:6]
+    if type(hooks) is not OrderedDict or hooks or vars(hooks):
+        return None
     dtype = _named_dtype(args[6]) if has_dtype else storage.dtype
     if dtype is None or (storage.dtype is not UNTYPED and dtype is not storage.dtype) or not isinstance(requires_grad, bool):
         return None
@@ -35,7 +35,7 @@ def rebuild(name: Global, args: object) -> Tensor | None:
         raise DamagedError("a tensor with impossible sizes")
     numel, last = 1, start
     for n, step in zip(shape, stride, strict=True):  # by hand: this runs for every tensor of a file
-        if not _is_size(n) or not _is_size(step):
+        if type(n) is not int or type(step) is not int or n < 0 or step < 0:
             raise DamagedError("a tensor with impossible sizes")
         numel *= n
         last += (n - 1) * step
@@ -84,20 +84,3 @@ class StorageTable:
         elif (storage.dtype, storage.numel) != (dtype, numel):
             raise DamagedError(f"described twice, as {storage.numel:,} {storage.dtype.name} and as {numel:,} {dtype.name}", where=f"storage {key}")
         return storage
-
-
-def describe_tensor(tensor: Tensor) -> Call:
-    """The call that torch would pickle for `tensor`."""
-    args = (tensor.storage, tensor.start, tensor.shape, tensor.stride, tensor.requires_grad, OrderedDict[object, object]())
-    if tensor.storage.dtype is UNTYPED:
-        return Call(_V3, (*args, Global("torch", tensor.dtype.name)))
-    return Call(_V2, args)
-
-
-def describe_storage(storage: Storage, dtype: DType, key: str) -> Persistent:
-    """The persistent id that torch would pickle for `storage` as `dtype` under `key`."""
-    module = "torch.storage" if dtype is UNTYPED else "torch"
-    return Persistent((_STORAGE, Global(module, dtype.storage), key, storage.location, storage.numel))
-
-
-_STORAGE = "storage"  # one object, so that the pickle spells it once

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
-from gsvckpt.formats import zip_directory
-from gsvckpt.formats.layout import Layout
-from gsvckpt.formats.torch_objects import StorageTable, describe_storage, describe_tensor, rebuild
+from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_directory import Record, Tail, read_records, require_plain
-from gsvckpt.model import Checkpoint, Container, DType, Source, Storage, Tensor
-from gsvckpt.pickles.emitter import Call, Persistent, emit
+from gsvckpt.model import Checkpoint, Container, DType, Source, Storage
 from gsvckpt.pickles.machine import Machine
 
 MAX_PICKLE = 1 << 27  # 200,000 tensors with optimizer state are about 25 MB
-PREFIX = "archive"  # torch's name for a file without one; GPT-SoVITS's own folder is the time of saving, different each time
-PADDING = ".data/padding"  # an extra record that no reader asks for; it moves the file into the size window that GPT-SoVITS expects
 TORCHSCRIPT = "a TorchScript program"
 
 
@@ -95,51 +89,3 @@ def _read(source: Source, offset: int, size: int) -> bytes:
     buffer = bytearray(size)
     source.read_into(offset, memoryview(buffer))
     return bytes(buffer)
-
-
-# --- writing ------------------------------------------------------------------------------------------------------------------------------------
-
-
-def lay_out(root: object, dtype_of: Callable[[Storage], DType], head: str = "PK", padding: int | None = None) -> Layout:
-    """Plan the zip of `root`: records in torch's order under PREFIX, storages numbered as the pickle meets them. Pure.
-
-    `dtype_of` says what each storage becomes, `head` replaces the first two bytes, `padding` adds a record of that many zero bytes. Raises
-    UnsupportedError for what cannot be written back exactly.
-    """
-    keys: dict[Storage, str] = {}
-
-    def describe(leaf: Tensor | Storage) -> Call | Persistent:
-        if isinstance(leaf, Tensor):
-            return describe_tensor(leaf)
-        return describe_storage(leaf, dtype_of(leaf), keys.setdefault(leaf, str(len(keys))))
-
-    opening = {"data.pkl": emit(root, describe), ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
-    closing = {"version": b"3\n"} | ({PADDING: bytes(padding)} if padding is not None else {})
-    sizes = [(name, len(text)) for name, text in opening.items()]
-    sizes += [(f"data/{key}", storage.numel * dtype_of(storage).itemsize) for storage, key in keys.items()]
-    sizes += [(name, len(text)) for name, text in closing.items()]
-    records = zip_directory.lay_out((f"{PREFIX}/{name}", size) for name, size in sizes)
-    texts = opening | closing
-    places = {record.name.removeprefix(f"{PREFIX}/"): record for record in records}
-    owners = {f"{PREFIX}/data/{key}": storage for storage, key in keys.items()}
-
-    def close(checksums: Mapping[Storage, int]) -> tuple[tuple[int, bytes], ...]:
-        final = [replace(record, crc=_checksum(record, owners, checksums, texts)) for record in records]
-        headers = [(record.header, zip_directory.local_header(record)) for record in final]
-        headers[0] = (0, head.encode("latin-1") + headers[0][1][2:])
-        end = final[-1].offset + final[-1].size
-        return (*headers, (end, zip_directory.directory(final)))
-
-    end, text = close(dict.fromkeys(keys, 0))[-1]
-    size = end + len(text)
-    return Layout(
-        size,
-        tuple((places[name].offset, text) for name, text in texts.items()),
-        tuple((storage, places[f"data/{key}"].offset) for storage, key in keys.items()),
-        close,
-    )
-
-
-def _checksum(record: Record, owners: Mapping[str, Storage], checksums: Mapping[Storage, int], texts: Mapping[str, bytes]) -> int:
-    storage = owners.get(record.name)
-    return crc32(texts[record.name.removeprefix(f"{PREFIX}/")]) if storage is None else checksums[storage]

@@ -1,4 +1,4 @@
-"""A zip's directory, read from its end and cross-checked, and laid out for writing (PKWARE APPNOTE 4.3; torch stores, never compresses).
+"""A zip's directory, read from its end and cross-checked (PKWARE APPNOTE 4.3; torch stores, never compresses). See zip_layout for writing one.
 
 The two first bytes are never trusted: GPT-SoVITS overwrites `PK` with a version number (GPT_SoVITS/process_ckpt.py).
 """
@@ -6,26 +6,23 @@ The two first bytes are never trusted: GPT-SoVITS overwrites `PK` with a version
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Source
 
-ALIGNMENT = 64  # torch aligns tensor data for mmap (caffe2/serialize/inline_container.cc)
 MAX_RECORDS = 2_000_000
-_MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR = struct.Struct("<4sIQI")
-_UTF8, _ENCRYPTED, _1980 = 0x0800, 0x2041, 0x21  # the date 1980-01-01, so that the clock leaves no trace
+MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
+LOCAL = struct.Struct("<4s5H3I2H")
+CENTRAL = struct.Struct("<4s6H3I5H2I")
+END = struct.Struct("<4s4H2IH")
+END64 = struct.Struct("<4sQ2H2I4Q")
+LOCATOR = struct.Struct("<4sIQI")
+_ENCRYPTED = 0x2041  # the three flags that mean so
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One entry: `offset` is where its data begin; `crc` 0 on data means "not computed" (torch with CRC switched off)."""
 
     name: str
@@ -37,31 +34,30 @@ class Record:
     header: int = 0  # where its local header begins
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(NamedTuple):
     """The end of central directory: where the directory lies, how many entries it has, and how many bytes stand behind it."""
 
     offset: int
     size: int
-    count: int
+    entries: int
     trailing: int
 
 
 def find_tail(source: Source) -> Tail | None:
     """Find the end record within the last 64 KiB, as torch and zipfile do; None when there is none."""
-    window = min(source.size, _END.size + _MAX16)
+    window = min(source.size, END.size + MAX16)
     buffer = bytearray(window)
     source.read_into(source.size - window, memoryview(buffer))
     position = len(buffer)
     while (position := buffer.rfind(b"PK\x05\x06", 0, position)) >= 0:
-        if position + _END.size > window:
+        if position + END.size > window:
             continue
-        _, disk, _, _, count, size, offset, comment = _END.unpack_from(buffer, position)
+        _, disk, _, _, count, size, offset, comment = END.unpack_from(buffer, position)
         at = source.size - window + position
-        trailing = source.size - at - _END.size - comment
-        if trailing < 0 or disk not in (0, _MAX16):
+        trailing = source.size - at - END.size - comment
+        if trailing < 0 or disk not in (0, MAX16):
             continue
-        if _MAX32 in (size, offset) or count == _MAX16:
+        if MAX32 in (size, offset) or count == MAX16:
             wide = _read_end64(source, at)
             if wide is not None:
                 count, size, offset = wide
@@ -71,16 +67,16 @@ def find_tail(source: Source) -> Tail | None:
 
 
 def _read_end64(source: Source, at: int) -> tuple[int, int, int] | None:
-    if at < _LOCATOR.size + _END64.size:
+    if at < LOCATOR.size + END64.size:
         return None
-    locator = bytearray(_LOCATOR.size)
-    source.read_into(at - _LOCATOR.size, memoryview(locator))
-    magic, _, where, _ = _LOCATOR.unpack(locator)
-    if magic != b"PK\x06\x07" or where + _END64.size > at:
+    locator = bytearray(LOCATOR.size)
+    source.read_into(at - LOCATOR.size, memoryview(locator))
+    magic, _, where, _ = LOCATOR.unpack(locator)
+    if magic != b"PK\x06\x07" or where + END64.size > at:
         return None
-    end = bytearray(_END64.size)
+    end = bytearray(END64.size)
     source.read_into(where, memoryview(end))
-    magic, *_, count, size, offset = _END64.unpack(end)
+    magic, *_, count, size, offset = END64.unpack(end)
     return (count, size, offset) if magic == b"PK\x06\x06" else None
 
 
@@ -89,17 +85,19 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
 
     Raises DamagedError or UnsupportedError with the entry's name. Compression and encryption are left to the caller, who may not need the entry.
     """
-    if tail.count > MAX_RECORDS or tail.size > 1 << 28:
-        raise UnsupportedError(f"a zip directory of {tail.count:,} entries", where="zip directory")
+    if tail.entries > MAX_RECORDS or tail.size > 1 << 28:
+        raise UnsupportedError(f"a zip directory of {tail.entries:,} entries", where="zip directory")
     directory = bytearray(tail.size)
     source.read_into(tail.offset, memoryview(directory))
     entries: list[_Entry] = []
     position = 0
-    for _ in range(tail.count):
-        if position + _CENTRAL.size > len(directory) or directory[position : position + 4] != b"PK\x01\x02":
-            raise DamagedError(f"entry {len(entries) + 1} of {tail.count} is damaged", where="zip directory")
+    for _ in range(tail.entries):
+        if position + CENTRAL.size > len(directory) or directory[position : position + 4] != b"PK\x01\x02":
+            raise DamagedError(f"entry {len(entries) + 1} of {tail.entries} is damaged", where="zip directory")
         entry, position = _parse_central(directory, position)
         entries.append(entry)
+    if position != len(directory):
+        raise DamagedError("holds more than the entries it counts; readers do not agree which ones count", where="zip directory")
     entries.sort()
     records = [_locate(source, entry, tail.offset) for entry in entries]
     _check_layout(records, tail)
@@ -118,13 +116,13 @@ class _Entry(NamedTuple):
 
 
 def _parse_central(directory: bytearray, position: int) -> tuple[_Entry, int]:
-    _, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, header = _CENTRAL.unpack_from(directory, position)
-    start = position + _CENTRAL.size
+    _, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, header = CENTRAL.unpack_from(directory, position)
+    start = position + CENTRAL.size
     end = start + name_len + extra_len + comment_len
     if end > len(directory):
         raise DamagedError("an entry reaches past the directory", where="zip directory")
     name = _decode(bytes(directory[start : start + name_len]))
-    if _MAX32 in (size, packed, header):
+    if MAX32 in (size, packed, header):
         size, packed, header = _widen(directory[start + name_len : start + name_len + extra_len], size, packed, header, name)
     if method == 0 and packed != size:
         raise DamagedError("a stored entry with two sizes", where=name)
@@ -139,7 +137,7 @@ def _widen(extra: bytearray, size: int, packed: int, header: int, name: str) -> 
         if tag == 1:
             values = iter(struct.unpack_from(f"<{min(length, len(extra) - position - 4) // 8}Q", extra, position + 4))
             try:
-                return tuple(next(values) if value == _MAX32 else value for value in (size, packed, header))  # type: ignore[return-value]  # three in, three out
+                return tuple(next(values) if value == MAX32 else value for value in (size, packed, header))  # type: ignore[return-value]  # three in, three out
             except (RuntimeError, StopIteration):
                 break
         position += 4 + length
@@ -155,21 +153,21 @@ def _decode(name: bytes) -> str:
 
 def _locate(source: Source, entry: _Entry, limit: int) -> Record:
     """Fill in where the data begin. The local header alone knows: torch pads its extra field to align the data."""
-    if entry.header + _LOCAL.size > limit:
+    if entry.header + LOCAL.size > limit:
         raise DamagedError("begins outside the file", where=entry.name)
-    raw = bytearray(_LOCAL.size + min(len(entry.name.encode()) + 256, limit - entry.header - _LOCAL.size))
+    raw = bytearray(LOCAL.size + min(len(entry.name.encode()) + 256, limit - entry.header - LOCAL.size))
     source.read_into(entry.header, memoryview(raw))
-    magic, _, flags, method, _, _, crc, packed, _, name_len, extra_len = _LOCAL.unpack_from(raw)
+    magic, _, flags, method, _, _, crc, packed, _, name_len, extra_len = LOCAL.unpack_from(raw)
     if magic[2:] != b"\x03\x04" or (magic[:2] != b"PK" and entry.header):
         raise DamagedError("has no local header where the directory says", where=entry.name)
-    name = bytes(raw[_LOCAL.size : _LOCAL.size + name_len])
+    name = bytes(raw[LOCAL.size : LOCAL.size + name_len])
     if name_len > 0xFFF or _decode(name) != entry.name:
         raise DamagedError(f"its local header names it {_decode(name)[:80]!r}", where=entry.name)
-    if method != entry.method or (flags ^ entry.flags) & _ENCRYPTED or (packed not in (0, _MAX32, entry.size) and entry.method == 0):
+    if method != entry.method or (flags ^ entry.flags) & _ENCRYPTED or (packed not in (0, MAX32, entry.size) and entry.method == 0):
         raise DamagedError("its two headers disagree", where=entry.name)
     if not flags & 8 and entry.method == 0 and crc not in (0, entry.crc):
         raise DamagedError("its two headers state different checksums", where=entry.name)
-    return Record(entry.name, entry.header + _LOCAL.size + name_len + extra_len, entry.size, entry.crc, entry.method, entry.flags, entry.header)
+    return Record(entry.name, entry.header + LOCAL.size + name_len + extra_len, entry.size, entry.crc, entry.method, entry.flags, entry.header)
 
 
 def _check_layout(records: Sequence[Record], tail: Tail) -> None:
@@ -194,54 +192,3 @@ def require_plain(record: Record) -> Record:
     if record.method != 0:
         raise UnsupportedError("is compressed; torch stores its records plainly", where=record.name, hint="unzip it and zip it again with: zip -0")
     return record
-
-
-# --- writing ------------------------------------------------------------------------------------------------------------------------------------
-
-
-def lay_out(sizes: Iterable[tuple[str, int]]) -> tuple[Record, ...]:
-    """Give (name, size) pairs their places: in order, data at multiples of ALIGNMENT. Checksums are filled in later with `replace`."""
-    records: list[Record] = []
-    end = 0
-    for name, size in sizes:
-        offset = end + _LOCAL.size + len(name.encode()) + (20 if size >= _MAX32 else 0)
-        gap = -offset % ALIGNMENT
-        if 0 < gap < 4:  # an extra field needs four bytes of its own
-            gap += ALIGNMENT
-        records.append(Record(name, offset + gap, size, 0, header=end))
-        end = offset + gap + size
-    return tuple(records)
-
-
-def local_header(record: Record) -> bytes:
-    """The bytes before a record's data, with its checksum and sizes, padded by an extra field as torch pads (tag `FB`)."""
-    name = record.name.encode()
-    wide = record.size >= _MAX32
-    extra = struct.pack("<2H2Q", 1, 16, record.size, record.size) if wide else b""
-    gap = record.offset - record.header - _LOCAL.size - len(name) - len(extra)
-    if gap:
-        extra += struct.pack("<2H", 0x4246, gap - 4) + b"Z" * (gap - 4)
-    size = _MAX32 if wide else record.size
-    return _LOCAL.pack(b"PK\x03\x04", 45 if wide else 20, _UTF8, 0, 0, _1980, record.crc, size, size, len(name), len(extra)) + name + extra
-
-
-def directory(records: Sequence[Record]) -> bytes:
-    """The central directory and end records that close a zip of these records."""
-    out = bytearray()
-    start = records[-1].offset + records[-1].size
-    for record in records:
-        name = record.name.encode()
-        wide = struct.pack("<2Q", record.size, record.size) if record.size >= _MAX32 else b""
-        wide += struct.pack("<Q", record.header) if record.header >= _MAX32 else b""
-        extra = struct.pack("<2H", 1, len(wide)) + wide if wide else b""
-        size, header = min(record.size, _MAX32), min(record.header, _MAX32)
-        version = 45 if wide else 20
-        fields = (record.crc, size, size, len(name), len(extra), 0, 0, 0, 0, header)
-        out += _CENTRAL.pack(b"PK\x01\x02", version, version, _UTF8, 0, 0, _1980, *fields) + name + extra
-    size, count = len(out), len(records)
-    if count >= _MAX16 or start + size >= _MAX32:
-        out += _END64.pack(b"PK\x06\x06", _END64.size - 12, 45, 45, 0, 0, count, count, size, start)
-        out += _LOCATOR.pack(b"PK\x06\x07", 0, start + size, 1)
-    short = min(count, _MAX16)
-    out += _END.pack(b"PK\x05\x06", 0, 0, short, short, min(size, _MAX32), min(start, _MAX32), 0)
-    return bytes(out)

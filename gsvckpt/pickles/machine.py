@@ -25,7 +25,6 @@ MAX_KEY = (1 << 61) - 1  # larger ints can be made to collide in a dict, which m
 
 MAX_NUMBER_TUPLES = 10_000  # keys like (1, 2) can be made to collide, too, so a dict may only begin with them
 
-_ORDERED_DICT = Global("collections", "OrderedDict")
 _ENCODE, _BYTES = Global("_codecs", "encode"), {Global("__builtin__", "bytes"), Global("builtins", "bytes")}
 _SET, _FROZENSET, _BYTEARRAY = (Global("__builtin__", name) for name in ("set", "frozenset", "bytearray"))  # as protocol 2 spells them
 _FLOAT, _U16, _U32, _I32, _U64 = (struct.Struct(code).unpack_from for code in (">d", "<H", "<I", "<i", "<Q"))
@@ -78,7 +77,9 @@ class Machine:
             raise
         except (IndexError, struct.error) as error:
             ended = position >= len(data) - 9  # no fixed-size operand is longer than 8 bytes
-            failure, why = (EndOfPickle, "the pickle ends early") if ended else (DamagedError, "the pickle takes more from its stack than it put there")
+            failure, why = (
+                (EndOfPickle, "the pickle ends early") if ended else (DamagedError, "the pickle takes more from its stack than it put there")
+            )
             raise failure(why, where=f"pickle byte {position:,}") from error
         except (KeyError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, AttributeError) as error:
             why = f"the pickle is damaged ({type(error).__name__}: {str(error)[:80]})"
@@ -115,7 +116,7 @@ class Machine:
     def _unknown(self, position: int) -> int:
         raise DamagedError(f"0x{self.data[position - 1]:02x} is no pickle opcode")
 
-    def _unsupported(self, position: int) -> int:
+    def _unsupported(self, _position: int) -> int:
         raise UnsupportedError("uses extension codes or out-of-band buffers, which no checkpoint does")
 
     _op_82 = _op_83 = _op_84 = _op_97 = _op_98 = _unsupported  # EXT1 EXT2 EXT4 NEXT_BUFFER READONLY_BUFFER
@@ -391,7 +392,7 @@ class Machine:
             raise UnsupportedError("calls the result of another call")
         if not isinstance(args, tuple):
             raise DamagedError(f"calls {name} with arguments that are no tuple")
-        if name == _ORDERED_DICT and len(args) <= 1:
+        if name.name == "OrderedDict" and name.module == "collections" and len(args) <= 1:
             ordered: OrderedDict[object, object] = OrderedDict()
             pairs = args[0] if args else []
             if not isinstance(pairs, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
@@ -452,7 +453,7 @@ class Machine:
         elif isinstance(target, OrderedDict):  # torch hangs `_metadata` on state dicts; any other attribute could shadow a method
             if not isinstance(state, dict) or set(state) != {"_metadata"}:
                 raise UnsupportedError("an OrderedDict with attributes that torch does not set")
-            target._metadata = state["_metadata"]  # type: ignore[attr-defined]  # torch's own attribute (torch/nn/modules/module.py)
+            target._metadata = state["_metadata"]  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own (torch/nn/modules/module.py)
         else:
             raise DamagedError(f"sets attributes on {_kind(target)}")
         return position

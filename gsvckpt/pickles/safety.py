@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gsvckpt.model import DTYPES, STORAGE_DTYPES, Global
 
@@ -16,9 +15,7 @@ _PATHS = frozenset("Path PosixPath WindowsPath PurePath PurePosixPath PureWindow
 
 # Data only: making one and setting its state runs no code that the file chooses.
 _DATA: dict[str, frozenset[str]] = {
-    "builtins": frozenset(
-        "set frozenset list dict tuple int float complex bool str bytes bytearray slice range object".split()
-    ),
+    "builtins": frozenset("set frozenset list dict tuple int float complex bool str bytes bytearray slice range xrange object".split()),
     "collections": frozenset("OrderedDict defaultdict Counter deque".split()),
     "_codecs": frozenset(["encode"]),
     "copyreg": frozenset(["_reconstructor"]),
@@ -93,8 +90,7 @@ _RUNS_CODE = frozenset(
 _STANDARD_LIBRARY = sys.stdlib_module_names | {"__builtin__", "commands", "popen2", "os2", "nt", "posix"}
 
 
-@dataclass(frozen=True, slots=True)
-class Safety:
+class Safety(NamedTuple):
     """The verdict on a file and on each name in it, in order of first use."""
 
     verdict: Verdict

@@ -8,7 +8,7 @@ from gsvckpt.devices.measures import Audit
 from gsvckpt.examination import weights_of
 from gsvckpt.model import DTYPES, Storage, Tensor, format_path, walk
 from gsvckpt.rewriting import Rewritten
-from gsvckpt.transforms.cast import select
+from gsvckpt.transforms.selection import select
 
 _WORST = 5  # tensors named in `worst`
 

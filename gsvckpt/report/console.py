@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from math import isfinite
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from gsvckpt import __version__
 from gsvckpt.errors import GsvError
+from gsvckpt.pickles.safety import Safety
 from gsvckpt.report.units import printable
 
 
@@ -33,6 +33,13 @@ def print_warning(path: str, text: str) -> None:
     print_line(f"gsvckpt: {path}: warning: {text}" if path else f"gsvckpt: warning: {text}", "yellow")
 
 
+def warn_unsafe(path: str, safety: Safety) -> None:
+    """The one warning that no option silences."""
+    names = [name for name, verdict in safety.globals if verdict == "unsafe"]
+    if names:
+        print_line(f"gsvckpt: {path}: warning: UNSAFE, do not load this file: it would run {', '.join(names[:4])}", "bold red")
+
+
 def print_line(line: str, style: str = "") -> None:
     """One line on stderr, never wrapped, so that it can be searched and pasted."""
     make_console(stderr=True).print(Text(printable(line), style=style), soft_wrap=True)
@@ -40,6 +47,8 @@ def print_line(line: str, style: str = "") -> None:
 
 def print_document(command: str, exit_code: int, files: list[dict[str, object]], extra: Mapping[str, object] | None = None) -> None:
     """The one JSON document of a run, on stdout."""
+    import json
+
     document = {"schema": f"gsvckpt.{command}/1", "gsvckpt": __version__, "exit_code": exit_code, **(extra or {}), "files": files}
     sys.stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 
 from gsvckpt.accounting import Account
 from gsvckpt.errors import GsvError
@@ -15,7 +14,7 @@ from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
 def upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:
     """What GPT-SoVITS detects; null where its detection does not apply."""
-    return None if verdict is None else asdict(verdict)
+    return None if verdict is None else verdict._asdict()
 
 
 def container_json(container: Container) -> dict[str, object]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -16,13 +16,14 @@ from rich.text import Text
 from gsvckpt.accounting import Account, account, estimate_memory, group
 from gsvckpt.examination import Examination
 from gsvckpt.model import Tensor
-from gsvckpt.report import listings
 from gsvckpt.report.console import make_console
 from gsvckpt.report.documents import examination_json
 from gsvckpt.report.units import count, plural, printable, size
-from gsvckpt.scan import Stats
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.upstream import UpstreamError, correct, describe
+
+if TYPE_CHECKING:
+    from gsvckpt.scan import Stats
 
 KINDS: Mapping[str, str] = {
     "gpt-weights": "GPT weights",
@@ -54,8 +55,7 @@ VERDICTS = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
 _BAR = 14
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What was asked for."""
 
     tensors: bool = False
@@ -79,7 +79,8 @@ class View:
         chosen = {
             name: tensor
             for name, tensor in state.items()
-            if (not self.include or any(fnmatchcase(name, glob) for glob in self.include)) and not any(fnmatchcase(name, glob) for glob in self.exclude)
+            if (not self.include or any(fnmatchcase(name, glob) for glob in self.include))
+            and not any(fnmatchcase(name, glob) for glob in self.exclude)
         }
         if self.sort == "name":
             return dict(sorted(chosen.items()))
@@ -91,11 +92,15 @@ def document(examination: Examination, view: View, measured: Mapping[str, Stats 
     counted = account(examination)
     facts = examination_json(examination, counted)
     if view.tensors or view.stats:
-        facts["state"] = [listings.tensor_json(name, tensor, measured.get(name), view.stats) for name, tensor in view.choose(examination.state).items()]
+        from gsvckpt.report import listings
+
+        facts["state"] = [
+            listings.tensor_json(name, tensor, measured.get(name), view.stats) for name, tensor in view.choose(examination.state).items()
+        ]
     if view.config:
         facts["config"] = config_of(examination.checkpoint)
     if view.memory:
-        facts["memory"] = asdict(estimate_memory(examination, counted))
+        facts["memory"] = estimate_memory(examination, counted)._asdict()
     return facts
 
 
@@ -107,6 +112,8 @@ def print_examination(examination: Examination, view: View, measured: Mapping[st
         console.print(Text(f"# {printable(examination.checkpoint.source.path)}", style="bold"), soft_wrap=True)
     if not view.asks_for_parts:
         _print_overview(console, examination, counted, view)
+    if view.asks_for_parts:
+        from gsvckpt.report import listings  # not needed for the overview, which is to appear at once
     if view.tensors:
         listings.print_tensors(view.choose(examination.state), measured, stats=view.stats)
     if view.config:
@@ -179,7 +186,11 @@ def _safety(examination: Examination) -> Text:
     safety = examination.safety
     odd = [printable(name) for name, verdict in safety.globals if verdict != "safe"]
     why = {
-        "safe": "it names only data" if safety.globals else "it holds no pickle" if examination.checkpoint.container.format == "safetensors" else "it names nothing",
+        "safe": "it names only data"
+        if safety.globals
+        else "it holds no pickle"
+        if examination.checkpoint.container.format == "safetensors"
+        else "it names nothing",
         "unsafe": f"loading it would run code: {', '.join(odd[:4])}",
         "unknown": f"names that gsvckpt does not know: {', '.join(odd[:4])}",
     }[safety.verdict]
@@ -229,4 +240,3 @@ def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
 def _saving(what: str, amount: int, counted: Account, command: str) -> Text:
     share = f"{size(amount)} ({amount / counted.file:.0%})"
     return Text.assemble(f"{what}: {share} can go", (": " if command else ""), (command, "bold"))
-

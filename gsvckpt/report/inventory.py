@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
@@ -17,8 +18,10 @@ from gsvckpt.examination import Examination
 from gsvckpt.report.console import make_console
 from gsvckpt.report.inspection import KINDS, VERDICTS
 from gsvckpt.report.units import ago, plural, printable, shape, size
-from gsvckpt.scan import Difference
 from gsvckpt.sovits.names import experiment
+
+if TYPE_CHECKING:
+    from gsvckpt.scan import Difference
 
 _ROOMY = 100  # columns from which there is place for times
 _LISTED = 20  # entries of each kind of difference without --verbose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -17,7 +18,9 @@ from gsvckpt.model import Tensor
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.report.console import finite, make_console
 from gsvckpt.report.units import printable, shape, size
-from gsvckpt.scan import Stats
+
+if TYPE_CHECKING:
+    from gsvckpt.scan import Stats
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = " .:-=+*#%@"
@@ -56,7 +59,11 @@ def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | No
     levels = _LEVELS if make_console().encoding.startswith("utf") else _ASCII_LEVELS
     shapes = [shape(tensor.shape) for tensor in state.values()]
     width = max([len(text) for text in shapes] + [5])
-    out = [f"{'dtype':<9} {'shape':<{width}} {'size':>9}" + (f" {'min':>9} {'max':>9} {'mean':>9} {'std':>8} {'histogram':<16}" if stats else "") + " name"]
+    out = [
+        f"{'dtype':<9} {'shape':<{width}} {'size':>9}"
+        + (f" {'min':>9} {'max':>9} {'mean':>9} {'std':>8} {'histogram':<16}" if stats else "")
+        + " name"
+    ]
     for (name, tensor), text in zip(state.items(), shapes, strict=True):
         columns = f"{tensor.dtype.name:<9} {text:<{width}} {size(tensor.nbytes):>9}"
         out.append(f"{columns}{_statistics(measured.get(name), levels) if stats else ''} {printable(name)}")
@@ -100,9 +107,21 @@ def print_config(config: object, form: str, path: str) -> None:
 
         unset: list[str] = []
         table = _without_none(config if isinstance(config, dict) else {"value": config}, "", unset)
-        sys.stdout.write(tomli_w.dumps(table))  # type: ignore[arg-type]  # a dict by construction
+        sys.stdout.write(_harmless(tomli_w.dumps(table)))  # type: ignore[arg-type]  # a dict by construction
         if unset:
             sys.stdout.write(f"\n# null, which TOML cannot say: {printable(', '.join(unset))}\n")
+
+
+def _harmless(toml: str) -> str:
+    """TOML with everything that could act on a terminal escaped: tomli_w leaves C1 controls and bidirectional marks as they are.
+
+    A lone surrogate, which TOML cannot say, becomes the replacement character.
+    """
+    return "".join(char if char == "\n" or char.isprintable() else _escaped(ord(char)) for char in toml)
+
+
+def _escaped(point: int) -> str:
+    return f"\\U{0xFFFD if 0xD800 <= point <= 0xDFFF else point:08x}"
 
 
 def _without_none(value: object, place: str, unset: list[str]) -> object:

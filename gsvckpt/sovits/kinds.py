@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gsvckpt.model import Checkpoint, Path, Tensor
 from gsvckpt.sovits import names, versions
 from gsvckpt.sovits.config import find_config
-from gsvckpt.sovits.official import OFFICIAL, OfficialFile, lookup
+from gsvckpt.sovits.official import OFFICIAL, OfficialFile, digest_header, lookup
 from gsvckpt.sovits.progress import Progress, read_progress
 from gsvckpt.sovits.sections import find_state_path, is_optimizer_state, roles, state_tensors
 from gsvckpt.sovits.versions import Clues, Family, Version
@@ -37,8 +36,7 @@ _S2_TRAINING = ("iteration", "optimizer", "learning_rate")  # beside `model` (ut
 _TRAINING_ROLES = ("optimizer", "scheduler", "scaler", "loop", "callback")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What a checkpoint is.
 
     `version` is None where nothing decides; `versions` then holds those that remain (empty: no idea). A GPT file is v1 or v2, and v2 stands for
@@ -51,7 +49,7 @@ class Identity:
     version_evidence: tuple[str, ...] = ()
     state_path: Path | None = None
     lora_rank: int | None = None
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = Progress()
     versions: tuple[Version, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -77,9 +75,7 @@ def symbol_rows(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _official(checkpoint: Checkpoint, first8k: bytes) -> OfficialFile | None:
-    import hashlib
-
-    match = lookup(checkpoint.source.size, hashlib.md5(first8k[:8192], usedforsecurity=False).hexdigest())
+    match = lookup(checkpoint.source.size, digest_header(first8k))
     return match.file if match else None
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Form = Literal["gpt-weights", "sovits-weights", "gpt-training", "generator", "discriminator", "epoch"]
 
 # Patterns stay text: `re` compiles and keeps them at first use, so importing this costs nothing. Digits are bounded because int() is not.
-_FORMS: tuple[tuple[Form, str], ...] = (
-    ("gpt-training", r"(?:.+-)?epoch=(?P<epoch>[0-9]{1,12})e?-step=(?P<step>[0-9]{1,12})(?:-v[0-9]+)?\.ckpt"),  # Lightning, and the S1 bases
-    ("gpt-weights", r"(?P<name>.+)-e(?P<epoch>[0-9]{1,12})\.ckpt"),  # s1_train.py:62-81
-    ("sovits-weights", r"(?P<name>.+)_e(?P<epoch>[0-9]{1,12})_s(?P<step>[0-9]{1,12})(?:_l(?P<rank>[0-9]{1,6}))?\.pth"),  # s2_train.py:567
-    ("generator", r"G_(?:(?P<step>[0-9]{1,12})|latest)\.pth"),  # utils.py:75-90; `latest` is GPT-SoVITS-ko's
-    ("discriminator", r"D_(?:(?P<step>[0-9]{1,12})|latest)\.pth"),
-    ("epoch", r"epoch[_-]?(?P<epoch>[0-9]{1,12})(?:[_-]step[_-]?(?P<step>[0-9]{1,12}))?\.(?:ckpt|pth|pt|safetensors)"),
+# The middle column must be in a name that matches: looking for it is cheaper than compiling the pattern.
+_FORMS: tuple[tuple[Form, str, str], ...] = (
+    (
+        "gpt-training",
+        "-step=",
+        r"(?:.+-)?epoch=(?P<epoch>[0-9]{1,12})e?-step=(?P<step>[0-9]{1,12})(?:-v[0-9]+)?\.ckpt",
+    ),  # Lightning, and the S1 bases
+    ("gpt-weights", "-e", r"(?P<name>.+)-e(?P<epoch>[0-9]{1,12})\.ckpt"),  # s1_train.py:62-81
+    ("sovits-weights", "_e", r"(?P<name>.+)_e(?P<epoch>[0-9]{1,12})_s(?P<step>[0-9]{1,12})(?:_l(?P<rank>[0-9]{1,6}))?\.pth"),  # s2_train.py:567
+    ("generator", "G_", r"G_(?:(?P<step>[0-9]{1,12})|latest)\.pth"),  # utils.py:75-90; `latest` is GPT-SoVITS-ko's
+    ("discriminator", "D_", r"D_(?:(?P<step>[0-9]{1,12})|latest)\.pth"),
+    ("epoch", "epoch", r"epoch[_-]?(?P<epoch>[0-9]{1,12})(?:[_-]step[_-]?(?P<step>[0-9]{1,12}))?\.(?:ckpt|pth|pt|safetensors)"),
 )
 _LIGHTNING = r"epoch=(\d+)-step=(\d+)\.ckpt"  # AR/utils/__init__.py:8-24: matched from the start, with no end
 _STRAY = r"[12][0-9]{9}\.[0-9]{1,12}\.pth"  # `{time()}.pth` and `{time()}{part}.pth`: utils.py:67-72, process_ckpt.py:12-17, prepare_datasets
@@ -25,8 +29,7 @@ _WEIGHTS = r"(?:GPT|SoVITS)_weights(?:_(?P<version>v[0-9](?:ProPlus|Pro)?))?"
 LATEST_STEP = 233333333333  # the name of "save only the latest" (s2_train.py), no step at all
 
 
-@dataclass(frozen=True, slots=True)
-class FileName:
+class FileName(NamedTuple):
     """What a name says. `epoch` is as written, except for Lightning, which counts from 0: there it is one more (see progress)."""
 
     form: Form | None = None
@@ -45,8 +48,8 @@ def split(path: str) -> tuple[str, ...]:
 def parse(path: str) -> FileName:
     """What the last part of a path says, with the experiment from wherever it is told; never raises."""
     base = basename(path)
-    for form, pattern in _FORMS:
-        match = re.fullmatch(pattern, base)
+    for form, needle, pattern in _FORMS:
+        match = re.fullmatch(pattern, base) if needle in base else None
         if match is None:
             continue
         found = match.groupdict()
@@ -70,7 +73,7 @@ def experiment(path: str) -> str | None:
     """
     parts = split(path)
     base = parts[-1] if parts else ""
-    forms = {form: match for form, pattern in _FORMS if (match := re.fullmatch(pattern, base)) is not None}
+    forms = {form: match for form, needle, pattern in _FORMS if needle in base and (match := re.fullmatch(pattern, base)) is not None}
     for form in ("gpt-weights", "sovits-weights"):
         if form in forms and "gpt-training" not in forms:
             return forms[form]["name"]

@@ -7,11 +7,10 @@ pin the SHA-256.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class OfficialFile:
+class OfficialFile(NamedTuple):
     """One published file. `size` and the digests are None where nobody stated them exactly."""
 
     name: str
@@ -25,8 +24,7 @@ class OfficialFile:
         return self.name.rsplit("/", 1)[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A file recognised as official, and in words how sure that is."""
 
     file: OfficialFile
@@ -88,6 +86,15 @@ OFFICIAL: tuple[OfficialFile, ...] = (
     OfficialFile("G2PWModel_1.1.zip", None, "b116f6930a7ee55eef6576a8d8e14bf40c1106583439e8ae924b901512379c64", 1),
     OfficialFile("G2PWModel/g2pW.onnx", 635_212_732, "2eb3c71fd95117b2e1abef8d2d0cd78aae894bbe7f0fac105ddc9c32ce63cbd0", 1),
 )
+
+
+def digest_header(head: bytes) -> str:
+    """The MD5 of a file's first 8,192 bytes, by which GPT-SoVITS knows its bases (process_ckpt.py:100-126). It guards nothing."""
+    try:
+        from _md5 import md5  # type: ignore[import-not-found,unused-ignore]  # CPython's own; hashlib would load OpenSSL, which takes 4 ms
+    except ImportError:
+        from hashlib import md5
+    return str(md5(head[:8192], usedforsecurity=False).hexdigest())
 
 
 def lookup(size: int, md5_8k: str) -> Match | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gsvckpt.sovits.names import parse
 
@@ -18,8 +18,7 @@ _EPOCHS = ("epoch", "epochs", "current_epoch", "epoch_idx")
 _STEPS = ("global_step", "step", "steps", "iteration", "iter", "iters", "num_steps", "total_steps")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """Epoch (from 1) and optimizer step where known, the file's `info` text, and notes where the name contradicts the content."""
 
     epoch: int | None = None

@@ -30,6 +30,13 @@ def training_state(root: object, kind: Kind, *, drop: Sequence[str] = (), keep: 
     return {key: value for key, value in found.items() if key not in keep}
 
 
+def required(root: object, kind: Kind) -> tuple[str, ...]:
+    """Root entries without which GPT-SoVITS does not resume but, silently, starts over from the base (utils.py:23-60) and saves over what was there."""
+    if kind in ("sovits-generator-training", "sovits-discriminator-training"):
+        return ("model", "iteration", "learning_rate")
+    return ("state_dict", "pytorch-lightning_version", "loops") if isinstance(root, dict) and "pytorch-lightning_version" in root else ()
+
+
 def missing_keys(root: object, keys: Sequence[str]) -> tuple[str, ...]:
     """Those of `keys` that are no root entries, for a clear error about a misspelt --drop or --keep."""
     known: Mapping[object, object] = root if isinstance(root, dict) else {}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gsvckpt.sovits.kinds import Identity, Kind
-from gsvckpt.sovits.official import OFFICIAL
+from gsvckpt.sovits.official import OFFICIAL, digest_header
 
 HEADER_SIZE = 8192  # bytes whose MD5 upstream looks up: names and layout, no weights
 V2_MIN_SIZE = 82_978 * 1024  # a PK file below it is v1
@@ -37,8 +36,7 @@ _WRITTEN = {("v3", True): "03", ("v4", True): "04", ("v2Pro", False): "05", ("v2
 _BY_SYMBOLS = frozenset({"v1", "v2"})
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Upstream's answer: the version of the symbol table, of the model, whether it is a LoRA, and which rule said so."""
 
     symbols: str
@@ -47,8 +45,7 @@ class Verdict:
     rule: Literal["hash", "head", "size"]
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamError:
+class UpstreamError(NamedTuple):
     """Upstream stops at this file; `error` is what users see."""
 
     error: str
@@ -56,9 +53,7 @@ class UpstreamError:
 
 def detect(first8k: bytes, size: int) -> Verdict | UpstreamError:
     """What upstream says of a file with these first bytes and this size, before any tensor is read."""
-    import hashlib
-
-    answer = HASHES.get(hashlib.md5(first8k[:HEADER_SIZE], usedforsecurity=False).hexdigest())
+    answer = HASHES.get(digest_header(first8k))
     if answer is not None:
         return Verdict(*answer, False, "hash")
     head = first8k[:2]
@@ -80,7 +75,7 @@ def correct(verdict: Verdict, symbol_rows: int | None) -> Verdict:
     `symbol_rows` is None where a file has no such tensor. The language menus still follow the verdict before.
     """
     symbols = "v1" if symbol_rows == 322 else "v2"
-    return replace(verdict, symbols=symbols, model=symbols if verdict.model in _BY_SYMBOLS else verdict.model)
+    return verdict._replace(symbols=symbols, model=symbols if verdict.model in _BY_SYMBOLS else verdict.model)
 
 
 def size_window(version: str | None) -> tuple[int, int] | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gsvckpt.model import Opaque, Tensor
 from gsvckpt.sovits import names
@@ -36,8 +35,7 @@ _GENERATOR = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Clues:
+class Clues(NamedTuple):
     """All that may tell a version: the model's tensors, the tree, its raw config, the path, a zip's head, an official file of the same header."""
 
     tensors: Mapping[str, Tensor]
@@ -53,8 +51,7 @@ class Clues:
         return said if isinstance(said, str) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """The versions that remain possible (one: decided), the reasons, and contradictions."""
 
     versions: tuple[Version, ...] = ()

@@ -29,7 +29,7 @@ def strip(plan: Plan, keys: Mapping[object, object]) -> Plan:
             kept[key] = present[key]
     metadata = state_dict_metadata(root)
     if metadata is not None:
-        kept._metadata = metadata  # type: ignore[attr-defined]  # torch's own attribute; only an OrderedDict has it
+        kept._metadata = metadata  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own attribute; only an OrderedDict has it
     alive = storages_of(kept)
     changes = []
     for key, value in present.items():

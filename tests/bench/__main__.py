@@ -34,7 +34,7 @@ def main() -> int:
     about = machine.facts()
     out = sys.stderr if options.json else sys.stdout  # with --json, stdout is for the document
     print(
-        f"{machine.describe(about)}\nmedians of {options.pairs} runs in fresh processes, in turns; the files are in the page cache\n",
+        f"{machine.describe(about)}\nmedian of {options.pairs} runs in turns, fresh processes, files in the page cache; ± half the range; peak memory\n",
         file=out,
         flush=True,
     )
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def measure(job: Job, pairs: int) -> dict[str, object]:
-    """Run one job. The result holds figures, or under `skipped` why there are none."""
+    """Run one job. The result holds figures, or under `skipped` or `failed` why there are none."""
     entry: dict[str, object] = {"name": job.name, "what": job.what}
     missing = provide(job.needs) if job.needs else None
     if missing:
@@ -62,7 +62,7 @@ def measure(job: Job, pairs: int) -> dict[str, object]:
             run(job.before)
         found = compare([job.ours, *(rival.command for rival in job.rivals)], 1 if job.once else pairs, warm_up=not job.once)
     except FailedError as error:
-        return {**entry, "skipped": str(error)}
+        return {**entry, "failed": str(error)}
     finally:
         if job.before and job.before.output:
             job.before.output.unlink(missing_ok=True)
@@ -84,8 +84,9 @@ def figures(samples: Samples) -> dict[str, object]:
 
 def lines(entry: dict) -> list[str]:
     """The part of the table for one job."""
-    if "skipped" in entry:
-        return [f"{entry['name']}: {entry['what']}", f"  skipped: {entry['skipped']}"]
+    for word in ("skipped", "failed"):
+        if word in entry:
+            return [f"{entry['name']}: {entry['what']}", f"  {word}: {entry[word]}"]
     ours = entry["gsvckpt"]
     found = [f"{entry['name']}: {entry['what']}", _row("gsvckpt", ours, _peak_goal(ours))]
     for rival in entry["rivals"]:

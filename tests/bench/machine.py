@@ -14,6 +14,7 @@ def facts() -> dict[str, object]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found: dict[str, object] = {"system": f"{platform.system()} {platform.release()}", "processor": _processor(), "cores": cores, "memory": memory}
+    found["load"] = round(os.getloadavg()[0], 2)  # more than a little, and the figures are not worth much
     return {**found, "python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
@@ -21,7 +22,7 @@ def describe(found: dict[str, object]) -> str:
     memory = found["memory"]
     assert isinstance(memory, int)
     versions = " · ".join(f"{name} {found[name]}" for name in ("python", *PACKAGES) if found[name])
-    return f"{found['processor']} · {found['cores']} cores · {memory / (1 << 30):.0f} GiB · {found['system']}\n{versions}"
+    return f"{found['processor']} · {found['cores']} cores · {memory / (1 << 30):.0f} GiB · {found['system']} · load {found['load']}\n{versions}"
 
 
 def _processor() -> str:

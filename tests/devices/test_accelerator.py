@@ -97,7 +97,11 @@ def test_max_difference(device, one, two):
 def test_threads_do_not_disturb_each_other(device):
     jobs = [raw_of(patterns("float32", seed=seed)) for seed in range(4)]
     found = {}
-    threads = [threading.Thread(target=lambda i=i, raw=raw: found.update({i: device.histogram(raw, DTYPES["float32"], -1, 1, 9)})) for i, raw in enumerate(jobs)]
+
+    def work(i):
+        found[i] = device.histogram(jobs[i], DTYPES["float32"], -1, 1, 9)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

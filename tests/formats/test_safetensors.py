@@ -18,7 +18,8 @@ from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import safetensors as module
 from gsvckpt.model import DTYPES as OURS
-from gsvckpt.transforms.cast import cast, select
+from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.plan import begin
 
 KNOWN = [dtype for dtype in DTYPES if dtype not in (torch.complex32, torch.complex128)]

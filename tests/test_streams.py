@@ -1,0 +1,123 @@
+"""Moving storages: every byte once, in order, checked; and one failure ends all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from zlib import crc32
+
+import pytest
+from builders import Bytes
+
+from gsvckpt import checksums, streams
+from gsvckpt.errors import DamagedError
+from gsvckpt.model import DTYPES, Storage
+from gsvckpt.progress import Silent
+from gsvckpt.streams import Buffers, Stopped, chunks, for_each
+
+
+class Counter:
+    """Progress that adds up."""
+
+    def __init__(self) -> None:
+        self.expected = self.done = 0
+        self._lock = threading.Lock()
+
+    def expect(self, count: int) -> None:
+        self.expected += count
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self.done += count
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(streams, "CHUNK", 16)
+    monkeypatch.setattr(streams, "BATCH", 40)
+    return
+
+
+def storage(data: bytes, crc: int | None = None, key: str = "0") -> Storage:
+    return Storage(key, DTYPES["uint8"], len(data), "cpu", Bytes(data), 0, crc)
+
+
+def buffers() -> Buffers:
+    return Buffers(threading.Event(), Silent())
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 48, 100])
+def test_chunks_are_the_whole_storage_in_order(size: int) -> None:
+    data = bytes(range(size))
+    pieces = [(offset, bytes(chunk)) for offset, chunk in chunks(storage(data, crc32(data)), buffers())]
+    assert b"".join(piece for _, piece in pieces) == data
+    assert [offset for offset, _ in pieces] == list(range(0, size, 16))
+
+
+def test_wrong_checksums_are_told_after_the_last_chunk() -> None:
+    stream = chunks(storage(b"x" * 20, 5), buffers())
+    next(stream)
+    next(stream)
+    with pytest.raises(DamagedError, match="their record states 00000005") as caught:
+        next(stream)
+    assert caught.value.where == "storage 0"
+
+
+def test_a_worker_stops_between_chunks() -> None:
+    mine = buffers()
+    stream = chunks(storage(bytes(100)), mine)
+    next(stream)
+    mine.stop.set()
+    with pytest.raises(Stopped):
+        next(stream)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_results_come_by_storage(jobs: int) -> None:
+    many = [storage(bytes([n]) * n, key=str(n)) for n in range(50)]
+    progress = Counter()
+
+    def work(one: Storage, mine: Buffers) -> int:
+        return sum(len(chunk) for _, chunk in chunks(one, mine))
+
+    results = for_each(many, work, jobs=jobs, progress=progress)
+    assert list(results) == many
+    assert list(results.values()) == list(range(50))
+    assert progress.done == sum(range(50))
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("error", [DamagedError("bad"), KeyboardInterrupt()])
+def test_one_failure_ends_all(jobs: int, error: BaseException) -> None:
+    many = [storage(bytes(100), key=str(n)) for n in range(40)]
+    done: list[str] = []
+
+    def work(one: Storage, mine: Buffers) -> None:
+        if one.key == "3":
+            raise error
+        for _ in chunks(one, mine):
+            pass
+        done.append(one.key)
+
+    before = threading.active_count()
+    with pytest.raises(type(error)):
+        for_each(many, work, jobs=jobs, progress=Silent())
+    assert threading.active_count() == before
+    assert "3" not in done
+    assert len(done) < 40
+
+
+def test_workers_reuse_their_buffers() -> None:
+    seen: set[int] = set()
+
+    def work(one: Storage, mine: Buffers) -> None:
+        seen.add(id(mine.raw.obj))
+
+    for_each([storage(bytes(100), key=str(n)) for n in range(60)], work, jobs=2, progress=Silent())
+    assert len(seen) <= 2
+
+
+def test_both_checksum_libraries_agree() -> None:
+    data = bytes(range(256)) * 41
+    assert checksums.crc32(data) == crc32(data)
+    assert checksums.crc32(data[100:], checksums.crc32(data[:100])) == crc32(data)
