@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from gsvckpt.checksums import crc32
@@ -67,7 +68,7 @@ class Engine:
 
     def rehearse(self, plan: Plan, *, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
         """Carry out everything but the writing: what is cast is read and audited, so the outcome and its size are those of `write`."""
-        outcome, _ = self._carry_out(plan, None, approve)
+        outcome, _ = self._carry_out(plan, lay_out(plan), None, approve)
         accept(outcome)
         return outcome
 
@@ -79,8 +80,10 @@ class Engine:
         """
         done: list[tuple[Outcome, Mapping[Storage, int]]] = []
 
+        layout = lay_out(plan)
+
         def fill(target: Target) -> None:
-            done.append(self._carry_out(plan, target, approve))
+            done.append(self._carry_out(plan, layout, target, approve))
             accept(done[-1][0])
 
         def check(target: Target) -> None:
@@ -93,17 +96,17 @@ class Engine:
                 source.check_unchanged()
                 source.close()  # Windows does not replace an open file
 
-        publish(path, lay_out(plan).size, fill, check, overwrite=overwrite, settle=settle)
+        publish(path, layout.size, fill, check, overwrite=overwrite, settle=settle)
         return done[-1][0]
 
-    def _carry_out(self, plan: Plan, target: Target | None, approve: Approve) -> tuple[Outcome, Mapping[Storage, int]]:
+    def _carry_out(self, plan: Plan, layout: Layout, target: Target | None, approve: Approve) -> tuple[Outcome, Mapping[Storage, int]]:
         overflowed: dict[Storage, int] = {}
         while True:
-            layout = lay_out(plan)
             approve(layout)
             places = {storage: offset for storage, offset in layout.storages if target is not None or storage in plan.casts}
             self.progress.expect(sum(storage.nbytes for storage in places))
-            moved = for_each(places, lambda s, b: self._move(plan, s, b, target, places[s]), jobs=self.jobs, progress=self.progress)  # noqa: B023 - used up within the iteration
+            work = partial(self._move, plan=plan, target=target, places=places)
+            moved = for_each(places, work, jobs=self.jobs, progress=self.progress)
             beyond = {storage: audit.overflowed for storage, (_, audit) in moved.items() if audit is not None and audit.overflowed}
             overflowed |= beyond
             if not beyond or plan.clamp:
@@ -113,7 +116,8 @@ class Engine:
                     f"{sum(beyond.values()):,} values in {len(beyond):,} tensors are beyond float16 (65,504)",
                     hint="--on-overflow keep leaves those tensors as they are, --on-overflow clamp limits the values",
                 )
-            plan = plan.without_casts(frozenset(beyond))  # their sizes move everything behind them, so the layout is made again
+            plan = plan.without_casts(frozenset(beyond))
+            layout = lay_out(plan)  # the kept sizes move everything behind them
         checksums = {storage: crc for storage, (crc, _) in moved.items()}
         if target is not None:
             target.resize(layout.size)
@@ -122,9 +126,11 @@ class Engine:
         audits = {storage: audit for storage, (_, audit) in moved.items() if audit is not None}
         return Outcome(plan, layout, audits, overflowed), checksums
 
-    def _move(self, plan: Plan, storage: Storage, buffers: Buffers, target: Target | None, place: int) -> tuple[int, Audit | None]:
+    def _move(
+        self, storage: Storage, buffers: Buffers, *, plan: Plan, target: Target | None, places: Mapping[Storage, int]
+    ) -> tuple[int, Audit | None]:
         """Copy or cast one storage to its place. Returns the checksum of what was written, and the audit of a cast."""
-        cast = storage in plan.casts
+        place, cast = places[storage], storage in plan.casts
         audit = Audit() if cast else None
         crc = 0
         for _, chunk in chunks(storage, buffers):

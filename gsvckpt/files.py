@@ -18,6 +18,8 @@ from gsvckpt.errors import ChangedError, DamagedError, MissingError, OutputError
 TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
 _STALE_SECONDS = 600
+_WORTH_FLUSHING = 1 << 25
+_FLUSH_SECONDS = 0.05
 _CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
 
 
@@ -161,7 +163,7 @@ def publish(
     overwrite: bool,
     settle: Callable[[], None] = lambda: None,
 ) -> None:
-    """Create `path` in one step: `fill` writes a temporary file beside it, `check` reads it while it is synced, then it takes the name.
+    """Create `path` in one step: `fill` writes a temporary file beside it, `check` reads it back, and synced it takes the name.
 
     A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
     kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
@@ -178,9 +180,11 @@ def publish(
         temp, fd = _create_temp(destination.parent)
         try:
             target = Target(temp, fd)
-            fill(target)
-            _copy_mode(destination, temp)
-            _sync_and_check(target, check)
+            with _flushing(target, size):
+                fill(target)
+                _copy_mode(destination, temp)
+                check(target)
+            target.sync()
         finally:
             os.close(fd)
         settle()
@@ -194,21 +198,28 @@ def publish(
                 temp.unlink()
 
 
-def _sync_and_check(target: Target, check: Callable[[Target], None]) -> None:
-    """Both at once: the disk is busy with the one, the processor with the other."""
+@contextmanager
+def _flushing(target: Target, size: int) -> Iterator[None]:
+    """Keep the disk busy while the file is written and read back, or the final sync would wait for all of it: a third of the time."""
+    if size < _WORTH_FLUSHING:
+        yield
+        return
     failures: list[OSError] = []
+    done = threading.Event()
 
-    def sync() -> None:
+    def flush() -> None:
         try:
-            target.sync()
-        except OSError as error:
+            while not done.wait(_FLUSH_SECONDS):
+                target.sync()
+        except OSError as error:  # told once: the final sync would not hear of it
             failures.append(error)
 
-    thread = threading.Thread(target=sync)
+    thread = threading.Thread(target=flush)
     thread.start()
     try:
-        check(target)
+        yield
     finally:
+        done.set()
         thread.join()
     for failure in failures:
         raise failure

@@ -149,8 +149,9 @@ def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Opaque:
     """An object of a class that is never imported, kept as its recipe, so that it can be written back exactly.
 
-    `how` is how the pickle makes it (`reduce`: call `name` with `args`; `newobj`: `name.__new__(*args)`; `newobj_ex`: the same with args =
-    (args, keywords)); `steps` is what the pickle does to it afterwards, in order: ("build", state), ("append", [values]) or ("setitem", [(key, value), ...]).
+    `how` is how the pickle makes it: `reduce` calls `name` with `args`; `newobj` calls `name.__new__(*args)`; `newobj_ex` does so with args =
+    (args, keywords). `steps` is what the pickle does to it afterwards, in order: ("build", state), ("append", [values]) or
+    ("setitem", [(key, value), ...]).
     """
 
     name: Global

@@ -15,7 +15,6 @@ from math import prod
 from zlib import crc32
 
 from gsvckpt import opening
-from gsvckpt import opening
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import Checkpoint, Storage, Tensor
 
@@ -212,7 +211,12 @@ def zipped(entries: Sequence[Entry], *, head: bytes = b"PK", comment: bytes = b"
         gap = -(begin + 30 + len(local_name) + 4) % 64 if entry.aligned else 0
         extra = struct.pack("<2H", 0x4246, gap) + b"Z" * gap if entry.aligned else b""
         method = entry.method if entry.local_method is None else entry.local_method
-        out += struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, entry.flags, method, 0, 0, *local, len(local_name), len(extra)) + local_name + extra + entry.data
+        out += (
+            struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, entry.flags, method, 0, 0, *local, len(local_name), len(extra))
+            + local_name
+            + extra
+            + entry.data
+        )
         if entry.flags & 8:
             out += struct.pack("<4s3I", b"PK\x07\x08", crc, size, size)
         at = begin if entry.header is None else entry.header
@@ -245,7 +249,7 @@ def torch_zip(tree: object, *, head: bytes = b"PK", prefix: str = "archive", ext
 
 
 def torch_stream(tree: object, *, counts: Mapping[int, int] | None = None, keys: list[str] | None = None, little: bool = True) -> bytes:
-    """torch's container before 1.6. `counts` replaces what the n-th storage announces, `keys` the list of storages."""
+    """Torch's container before 1.6. `counts` replaces what the n-th storage announces, `keys` the list of storages."""
     writer = _Writer(legacy=True)
     code = tree if isinstance(tree, bytes) else b"\x80\x02" + writer.write(tree) + b"."
     system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {"short": 2, "int": 4, "long": 4}}

@@ -142,7 +142,7 @@ def assert_sees(ours: object, theirs: object) -> None:
         assert len(ours) == len(theirs)
         for one, two in zip(ours, theirs, strict=True):
             assert_sees(one, two)
-    elif theirs is None or isinstance(theirs, (str, bytes, int, float)) and type(theirs).__module__ == "builtins":
+    elif theirs is None or (isinstance(theirs, (str, bytes, int, float)) and type(theirs).__module__ == "builtins"):
         assert type(ours) is type(theirs)
         assert repr(ours) == repr(theirs)
     else:

@@ -12,18 +12,18 @@ import pytest
 import torch
 from builders import Store, View, packed, row_major, tensor, torch_stream, torch_zip
 
-from gsvckpt import engine, opening, streams
+from gsvckpt import opening, streams
 from gsvckpt.devices.host import Host
 from gsvckpt.engine import MAX_PADDING, Engine, Outcome, lay_out
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import Target
 from gsvckpt.formats import zip_layout
 from gsvckpt.model import DTYPES, Checkpoint
+from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Silent
 from gsvckpt.transforms.cast import cast
-from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.plan import Plan, begin
+from gsvckpt.transforms.selection import select
 
 HALF = DTYPES["float16"]
 EDGES = [0.0, -0.0, 1.0, 65504.0, 65519.0, 65519.996, -65519.99, 1e-8, 6e-8, 5.9e-8, 2.9802322e-8, 6.1e-5, float("inf"), float("-inf"), float("nan")]
@@ -270,9 +270,9 @@ def test_a_disk_that_stores_other_bytes(tmp_path: Path, monkeypatch: pytest.Monk
         real(self, offset, bytes(changed))
 
     monkeypatch.setattr(Target, "write_at", write_at)
-    with sample(tmp_path, torch_zip({"w": tensor("float32", (64,), range(64))})) as checkpoint:
-        with pytest.raises(OutputError, match="does not read back") as caught:
-            write(begin(checkpoint), tmp_path)
+    data = torch_zip({"w": tensor("float32", (64,), range(64))})
+    with sample(tmp_path, data) as checkpoint, pytest.raises(OutputError, match="does not read back") as caught:
+        write(begin(checkpoint), tmp_path)
     assert caught.value.exit_code == 5
     assert left_in(tmp_path) == ["in.pth"]
 

@@ -83,12 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GsvError as error:
         print_error(error)
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output left, as `head` does
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # only standard output is written without a guard of its own
-        return _give_up_printing(error)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return _stop_printing()  # typer turned it into an exit with 1, which here means something else
+    except BrokenPipeError:
+        return _stop_printing()
+    except OSError as error:  # only standard output is written without a guard of its own, for instance into a file on a full disk
+        _stop_printing()
+        failure = OutputError(f"cannot be written: {error.strerror or error}", path=str(error.filename or "standard output"))
+        print_error(failure)
+        return failure.exit_code
     except KeyboardInterrupt:  # before typer ran, or after it
         code = INTERRUPTED
     finally:
@@ -99,13 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _give_up_printing(error: OSError) -> int:
-    """Say that the results could not be printed, for instance into a file on a full disk."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
-    failure = OutputError(f"cannot be written: {error.strerror or error}", path=str(error.filename or "standard output"))
-    print_error(failure)
-    return failure.exit_code
+def _stop_printing() -> int:
+    """The reader of our output left, as `head` does. What is still buffered goes nowhere, or Python would complain at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _message(error: Exception) -> str:

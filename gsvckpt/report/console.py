@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from math import isfinite
 
 from rich.console import Console
@@ -15,9 +16,15 @@ from gsvckpt.pickles.safety import Safety
 from gsvckpt.report.units import printable
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """By itself rich exits with 1, and silences stdout even where it is stderr that nobody reads."""
+        raise BrokenPipeError
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console that never colours numbers by itself and never wraps a word of ours in markup."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def print_error(error: GsvError) -> None:
@@ -42,7 +49,8 @@ def warn_unsafe(path: str, safety: Safety) -> None:
 
 def print_line(line: str, style: str = "") -> None:
     """One line on stderr, never wrapped, so that it can be searched and pasted."""
-    make_console(stderr=True).print(Text(printable(line), style=style), soft_wrap=True)
+    with suppress(OSError):  # nobody reads it; the work goes on
+        make_console(stderr=True).print(Text(printable(line), style=style), soft_wrap=True)
 
 
 def print_document(command: str, exit_code: int, files: list[dict[str, object]], extra: Mapping[str, object] | None = None) -> None:

@@ -41,7 +41,8 @@ def failure_json(error: GsvError) -> dict[str, object]:
     if known is not None:
         facts["size"] = known.source.size
         facts["container"] = container_json(known.container)
-        facts["safety"] = safety_json(judge_all(known.globals)) if known.globals else {"verdict": "unknown", "globals": []}
+        found = safety_json(judge_all(known.globals))  # of the names that could be read; there may be others, so never safe
+        facts["safety"] = found if found["verdict"] == "unsafe" else {**found, "verdict": "unknown"}
     elif os.path.isfile(error.path):
         facts["size"] = os.path.getsize(error.path)
     return facts

@@ -14,6 +14,7 @@ from gsvckpt.report.documents import upstream_json
 from gsvckpt.report.units import plural, printable, size
 from gsvckpt.rewriting import Rewritten
 
+_OTHERS = (("kept", "kept"), ("unchanged", "needed no cast:"))
 _LISTED = 5  # overflowed tensors named without --verbose
 
 
@@ -70,15 +71,9 @@ def print_table(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[s
 def _place(written: Rewritten) -> Text:
     if written.output is None:
         return Text("nothing to change" if not written.changed else "-", style="dim")
-    name = printable(os.path.relpath(written.output) if _below_here(written.output) else written.output)
+    beside = os.path.dirname(written.output) == os.path.dirname(written.source)
+    name = printable(os.path.basename(written.output) if beside else written.output)
     return Text(f"{name} (not written: dry run)" if written.rehearsed else name, style="dim" if written.rehearsed else "bold")
-
-
-def _below_here(path: str) -> bool:
-    try:
-        return not os.path.relpath(path).startswith("..")
-    except ValueError:  # another drive of Windows
-        return False
 
 
 def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
@@ -89,8 +84,9 @@ def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
         lines += [f"removed: {', '.join(gone)}"] if gone else []
     if "cast" in facts and isinstance(facts["worst"], list) and isinstance(facts["overflowed"], list):
         if facts["cast"]:
+            parts = [f"cast {facts['cast']:,} tensors", *(f"{word} {facts[key]:,}" for key, word in _OTHERS if facts[key])]
             lines.append(
-                f"cast {facts['cast']} tensors, kept {facts['kept']}, {facts['unchanged']} needed no cast; "
+                f"{', '.join(parts)}; "
                 f"largest error {facts['max_rel_error']:.1g} of a tensor's largest value; {facts['underflowed']:,} values rounded to zero"
             )
         shown = facts["overflowed"] if verbose else facts["overflowed"][:_LISTED]

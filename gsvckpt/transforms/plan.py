@@ -48,8 +48,5 @@ class Plan:
 def begin(checkpoint: Checkpoint, *, window: tuple[int, int] | None = None) -> Plan:
     """The plan that writes the checkpoint back as it is: its own container (a stream becomes a zip) and its own head."""
     container = checkpoint.container
-    head = container.head if container.head in HEADS else "PK"
-    return Plan(checkpoint, checkpoint.root, "safetensors" if container.format == "safetensors" else "torch-zip", head or "PK", window)
-
-
-HEADS = frozenset(["PK", *(f"0{n}" for n in range(8))])
+    kind: Literal["torch-zip", "safetensors"] = "safetensors" if container.format == "safetensors" else "torch-zip"
+    return Plan(checkpoint, checkpoint.root, kind, container.head or "PK", window)

@@ -34,7 +34,7 @@ def main() -> int:
     about = machine.facts()
     out = sys.stderr if options.json else sys.stdout  # with --json, stdout is for the document
     print(
-        f"{machine.describe(about)}\nmedian of {options.pairs} runs in turns, fresh processes, files in the page cache; ± half the range; peak memory\n",
+        f"{machine.describe(about)}\nmedian of {options.pairs} runs in turns, in fresh processes, files cached; ± half the range; peak memory\n",
         file=out,
         flush=True,
     )

@@ -14,13 +14,13 @@ from oracle import DTYPES, filled, raw_elements
 from safetensors.torch import load_file, save_file
 
 from gsvckpt.engine import Engine, lay_out
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import safetensors as module
 from gsvckpt.model import DTYPES as OURS
+from gsvckpt.opening import open_checkpoint
 from gsvckpt.transforms.cast import cast
-from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.plan import begin
+from gsvckpt.transforms.selection import select
 
 KNOWN = [dtype for dtype in DTYPES if dtype not in (torch.complex32, torch.complex128)]
 

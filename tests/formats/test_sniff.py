@@ -110,7 +110,7 @@ def test_content_decides_when_a_zip_directory_stands_behind_something_else() -> 
 @pytest.mark.parametrize("head", [b"NX", b"(T", b"XX", b"\x80\x02", b"<!"])
 def test_a_zip_that_torch_would_read_as_a_pickle_is_not_opened(head: bytes) -> None:
     """`NX` makes the zip's own header the length of a text; behind that text torch.load would find more opcodes."""
-    with pytest.raises(GsvError, match="begins with the bytes|bare pickle"):
+    with pytest.raises(GsvError, match=r"begins with the bytes|bare pickle"):
         read(torch_zip({"w": tensor("float32", (2,))}, head=head))
 
 

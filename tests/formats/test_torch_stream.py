@@ -10,9 +10,9 @@ from builders import Bytes, Store, View, elements, pickled, read, storage_bytes,
 from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled
 
 from gsvckpt.engine import Engine
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import torch_stream as module
+from gsvckpt.opening import open_checkpoint
 from gsvckpt.transforms.plan import begin
 
 OLD = {"_use_new_zipfile_serialization": False}

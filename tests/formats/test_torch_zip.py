@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import View, elements, hparams, read, storage_bytes, tensor, torch_zip, zipped, Entry, torch_entries, row_major, Store
+from builders import Entry, Store, View, elements, hparams, read, row_major, storage_bytes, tensor, torch_entries, torch_zip, zipped
 from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled, hparams_class, views
 
 from gsvckpt.engine import Engine, lay_out
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Opaque, Storage, Tensor, walk
+from gsvckpt.opening import open_checkpoint
 from gsvckpt.transforms.plan import begin
 
 

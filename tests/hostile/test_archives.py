@@ -70,7 +70,7 @@ def test_duplicate_names() -> None:
 def test_one_name_twice_for_the_same_bytes() -> None:
     """A directory may list one record many times: a zip bomb without compression."""
     entries = torch_entries(TREE)
-    with pytest.raises(DamagedError, match="stands twice|overlaps"):
+    with pytest.raises(DamagedError, match=r"stands twice|overlaps"):
         read(zipped([*entries, replace(entries[0], header=0)]))
 
 
@@ -87,7 +87,7 @@ def test_overlapping_records() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_fewer_entries_announced_than_there_are(count: int) -> None:
-    """torch counts, zipfile reads to the end: they would see different files."""
+    """Torch counts, zipfile reads to the end: they would see different files."""
     with pytest.raises(DamagedError, match="holds more than"):
         read(zipped(torch_entries(TREE), count=count))
 
@@ -152,7 +152,7 @@ def test_truncated_at_two_hundred_places(kind: str) -> None:
 
 
 def test_a_stream_whose_storage_count_is_huge() -> None:
-    with pytest.raises(DamagedError, match="ends early|announced"):
+    with pytest.raises(DamagedError, match=r"ends early|announced"):
         read(torch_stream(TREE, counts={0: (1 << 62)}))
 
 

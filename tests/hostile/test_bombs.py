@@ -92,7 +92,9 @@ def test_one_text_made_into_many_bytes() -> None:
         opened(b"c_codecs\nencode\nq\x000" + text("x" * 50_000) + b"q\x010](" + (b"h\x00h\x01" + text("latin1") + b"\x86R") * 2000 + b"e")
 
 
-@pytest.mark.parametrize(("start", "end"), [(b"]", b"a"), (b"}N", b"s"), (b"(", b"t"), (b"ccopy\nx\n", b"\x85R")], ids=["list", "dict", "tuple", "call"])
+@pytest.mark.parametrize(
+    ("start", "end"), [(b"]", b"a"), (b"}N", b"s"), (b"(", b"t"), (b"ccopy\nx\n", b"\x85R")], ids=["list", "dict", "tuple", "call"]
+)
 def test_deep_nesting(start: bytes, end: bytes) -> None:
     depth = 50_000
     root = opened(start * depth + b"N" + end * depth)
@@ -185,7 +187,7 @@ def test_four_tebibytes_in_a_small_file() -> None:
     ids=range(11),
 )
 def test_impossible_shapes(shape: tuple[int, ...], stride: tuple[int, ...], start: int) -> None:
-    with pytest.raises(DamagedError, match="impossible sizes|reaches outside its storage"):
+    with pytest.raises(DamagedError, match=r"impossible sizes|reaches outside its storage"):
         read(torch_zip({"w": View(Store("float32", bytes(16)), shape, stride, start)}))
 
 

@@ -32,9 +32,8 @@ def verdict(data: bytes) -> Safety:
     try:
         checkpoint = read(data)
     except GsvError as error:
-        assert error.exit_code == 3
-        assert isinstance(error.known, Checkpoint), error
         checkpoint = error.known
+    assert isinstance(checkpoint, Checkpoint)
     return judge_all(checkpoint.globals)
 
 
@@ -87,7 +86,7 @@ def test_a_clean_zip_behind_a_malicious_pickle_is_unsafe(tmp_path: Path) -> None
 def test_two_pickles_are_refused_as_readers_take_different_ones(tmp_path: Path, first: str) -> None:
     evil = Entry("a/data.pkl", payloads(str(tmp_path / "ran"))["os.system"])
     clean = Entry("b/data.pkl", pickled({}))
-    with pytest.raises(DamagedError, match="2 pickles named data.pkl"):
+    with pytest.raises(DamagedError, match=r"2 pickles named data.pkl"):
         read(zipped([evil, clean] if first == "evil" else [clean, evil]))
 
 

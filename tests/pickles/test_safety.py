@@ -47,7 +47,15 @@ def test_every_dtype_is_safe(dtype: str) -> None:
     "name",
     [
         *("os.system", "posix.system", "nt.system", "subprocess.Popen", "builtins.eval", "__builtin__.eval", "builtins.getattr", "sys.exit"),
-        *("importlib.import_module", "marshal.loads", "pickle.loads", "_pickle.loads", "shutil.rmtree", "pathlib.Path.unlink", "operator.methodcaller"),
+        *(
+            "importlib.import_module",
+            "marshal.loads",
+            "pickle.loads",
+            "_pickle.loads",
+            "shutil.rmtree",
+            "pathlib.Path.unlink",
+            "operator.methodcaller",
+        ),
         *("functools.partial", "types.FunctionType", "types.CodeType", "commands.getoutput", "asyncio.run", "webbrowser.open", "ctypes.CDLL"),
         *("torch.load", "torch.serialization.load", "torch.storage._load_from_bytes", "torch.hub.load", "torch.jit.load", "numpy.load"),
         *("dill.loads", "cloudpickle.loads", "joblib.load", "pip.main", "torch.utils.cpp_extension.load_inline", "collections.abc.Callable"),
