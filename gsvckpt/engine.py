@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import Audit, Device
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, Target, open_source, publish
-from gsvckpt.formats import safetensors_layout, torch_layout
+from gsvckpt.formats import torch_layout
 from gsvckpt.formats.layout import Layout
 from gsvckpt.model import UNTYPED, Storage, Tensor
 from gsvckpt.opening import read
@@ -31,6 +31,8 @@ def lay_out(plan: Plan) -> Layout:
     if plan.checkpoint.container.byteorder != "little":
         raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
     if plan.container == "safetensors":
+        from gsvckpt.formats import safetensors_layout  # with it comes json, which no other file needs
+
         return safetensors_layout.lay_out(plan.root, plan.dtype_of, plan.checkpoint.container.metadata)
     layout = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head)
     low = plan.window[0] if plan.window else 0
@@ -40,8 +42,7 @@ def lay_out(plan: Plan) -> Layout:
     return torch_layout.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a plan came to: the plan as carried out (storages that overflowed may have kept their dtype), its layout, and the audit of each cast."""
 
     plan: Plan

@@ -18,8 +18,7 @@ from gsvckpt.errors import ChangedError, DamagedError, MissingError, OutputError
 TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
 _STALE_SECONDS = 600
-_WORTH_FLUSHING = 1 << 25
-_FLUSH_SECONDS = 0.05
+_SYNC_SECONDS = 0.25
 _CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
 
 
@@ -180,11 +179,11 @@ def publish(
         temp, fd = _create_temp(destination.parent)
         try:
             target = Target(temp, fd)
-            with _flushing(target, size):
+            with _syncing(target) as written:
                 fill(target)
                 _copy_mode(destination, temp)
+                written.set()
                 check(target)
-            target.sync()
         finally:
             os.close(fd)
         settle()
@@ -199,27 +198,28 @@ def publish(
 
 
 @contextmanager
-def _flushing(target: Target, size: int) -> Iterator[None]:
-    """Keep the disk busy while the file is written and read back, or the final sync would wait for all of it: a third of the time."""
-    if size < _WORTH_FLUSHING:
-        yield
-        return
-    failures: list[OSError] = []
-    done = threading.Event()
+def _syncing(target: Target) -> Iterator[threading.Event]:
+    """Sync the file beside the work: now and then while it is written, and at once when the event says that all of it is, while it is read back.
 
-    def flush() -> None:
+    On leaving, everything is on the disk, or the OSError of any sync is raised.
+    """
+    failures: list[OSError] = []
+    written = threading.Event()
+
+    def sync() -> None:
         try:
-            while not done.wait(_FLUSH_SECONDS):
+            while not written.wait(_SYNC_SECONDS):
                 target.sync()
-        except OSError as error:  # told once: the final sync would not hear of it
+            target.sync()
+        except OSError as error:  # the system tells of a failed write once only, so none may be lost
             failures.append(error)
 
-    thread = threading.Thread(target=flush)
+    thread = threading.Thread(target=sync)
     thread.start()
     try:
-        yield
+        yield written
     finally:
-        done.set()
+        written.set()
         thread.join()
     for failure in failures:
         raise failure

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gsvckpt.model import Storage
 
 Piece = tuple[int, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """`size` in bytes; `texts`, pieces known beforehand; `storages`, where each one's data go; `close`, the pieces that need their checksums."""
 
     size: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import MAX_DEPTH, Global, Opaque, Path, Storage, Tensor, format_path, state_dict_metadata
@@ -18,16 +18,14 @@ _ENCODE, _BYTES = Global("_codecs", "encode"), Global("__builtin__", "bytes")  #
 _BATCH = 1_000  # items per APPENDS or SETITEMS, as CPython batches
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Emit as `name(*args)`."""
 
     name: Global
     args: tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Persistent:
+class Persistent(NamedTuple):
     """Emit as a persistent id."""
 
     pid: tuple[object, ...]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from gsvckpt.accounting import Account
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import Examination, known_of
 from gsvckpt.model import Container
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
+
+if TYPE_CHECKING:
+    from gsvckpt.accounting import Account
 
 
 def upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gsvckpt.model import Checkpoint, DType, Storage
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One line of what a plan does: `step` at `where`, from what to what. `bytes` is what it frees."""
 
     step: str

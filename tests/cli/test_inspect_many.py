@@ -202,16 +202,9 @@ def test_neither_can_the_name_of_the_file(gsvckpt, tmp_path):
         assert len(run.err.splitlines()) <= 2
 
 
-def deep(levels):
-    tree = tensor("float32", (1,), [1])
-    for _ in range(levels):
-        tree = {"x": tree}
-    return tree
-
-
 LARGE = Store("float32", bytes(4))
 HOSTILE = {
-    "deep": deep(300),
+    "deep": Raw(b"}X\x01\x00\x00\x00x" * 2000 + b"N" + b"s" * 2000),
     "empty": {},
     "none": None,
     "a list of itself": Raw(b"]q\x00h\x00a"),

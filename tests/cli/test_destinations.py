@@ -1,0 +1,231 @@
+"""Where the writing commands put their output, what they refuse to overwrite, and what --dry-run and --check promise."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+
+from gsvckpt.sovits.names import resumes
+
+from .samples import assert_one_error, discriminator, evil, generator, gpt, leftovers, s1_training, s2_training, save, small, weights
+
+COMMANDS = {"convert-fp16": "fp16", "strip-optimizer": "weights"}
+NO_MODES = sys.platform == "win32"
+
+
+@pytest.fixture
+def training(tmp_path):
+    return save(tmp_path / "run.pth", s2_training(generator("v2", enc_q=True)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("x.pth", "x.{}.pth"),
+        ("x.y.ckpt", "x.y.{}.ckpt"),
+        ("noextension", "noextension.{}"),
+        (".pth", ".pth.{}"),
+        ("G_16.pth", "{}-G_16.pth"),
+        ("D_233333333333.pth", "{}-D_233333333333.pth"),
+        ("g_latest.PTH", "{}-g_latest.PTH"),
+        ("epoch=1-step=12.ckpt", "{}-epoch=1-step=12.ckpt"),
+        ("alice_e8_s200.pth", "alice_e8_s200.{}.pth"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_output_stands_beside_and_is_nothing_that_gpt_sovits_resumes_from(gsvckpt, tmp_path, command, name, expected):
+    source = save(tmp_path / name, s2_training(generator("v2", enc_q=True)))
+    file = gsvckpt.json(command, source).file
+    output = tmp_path / expected.format(COMMANDS[command])
+    assert (file["source"], file["output"], file["written"]) == (str(source), str(output), True)
+    assert output.stat().st_size == file["bytes_after"] < file["bytes_before"] == source.stat().st_size
+    assert not resumes(output.name)
+    assert sorted(os.listdir(tmp_path)) == sorted([source.name, output.name])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_to_a_file_a_folder_and_a_folder_to_be_made(gsvckpt, tmp_path, training, command):
+    (tmp_path / "there").mkdir()
+    other = save(tmp_path / "D_16.pth", s2_training(discriminator()))
+    for argv, outputs in (
+        (["-o", tmp_path / "named.pth", training], ["named.pth"]),
+        (["-o", tmp_path / "there", training], ["there/run.pth"]),
+        (["-o", f"{tmp_path}/made/", training], ["made/run.pth"]),
+        (["-o", tmp_path / "many", training, other], ["many/run.pth", "many/D_16.pth"]),
+    ):
+        files = gsvckpt.json(command, *argv).document["files"]
+        assert [file["output"] for file in files] == [str(tmp_path / name) for name in outputs]
+        assert all((tmp_path / name).is_file() for name in outputs)
+
+
+def test_two_sources_with_one_name_are_refused_before_anything_is_written(gsvckpt, tmp_path):
+    paths = [save(tmp_path / folder / "x.pth", weights({"w": (4, 4)})) for folder in "ab"]
+    assert_one_error(gsvckpt("convert-fp16", *paths, "-o", tmp_path / "out"), paths[1], 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_named_twice_is_one_source(gsvckpt, training):
+    assert len(gsvckpt.json("convert-fp16", training, training).document["files"]) == 1
+
+
+def test_several_sources_need_a_folder(gsvckpt, tmp_path, training):
+    other = save(tmp_path / "D_16.pth", s2_training(discriminator()))
+    assert_one_error(gsvckpt("convert-fp16", training, other, "-o", training), training, 2)
+
+
+@pytest.mark.parametrize(("source", "output"), [("x.pth", "x.safetensors"), ("x.safetensors", "x.pth")])
+def test_a_name_that_promises_another_container_is_refused(gsvckpt, tmp_path, source, output):
+    path = tmp_path / source
+    if source.endswith(".pth"):
+        save(path, weights({"w": (4, 4)}))
+    else:
+        from safetensors.torch import save_file
+
+        save_file({"w": torch.ones(2, 2)}, path)
+    assert_one_error(gsvckpt("convert-fp16", path, "-o", tmp_path / output), tmp_path / output, 2)
+    assert not (tmp_path / output).exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_in_place_takes_the_name_and_keeps_the_mode(gsvckpt, tmp_path, training, command):
+    before = training.stat()
+    training.chmod(0o640)
+    file = gsvckpt.json(command, training, "--in-place").file
+    assert (file["output"], file["bytes_after"]) == (str(training), training.stat().st_size)
+    assert training.stat().st_size < before.st_size
+    assert training.stat().st_ino != before.st_ino or NO_MODES  # a new file: the old one was never written to
+    assert NO_MODES or training.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == [training.name]
+    again = gsvckpt.json(command, training, "--in-place").file
+    assert (again["changed"], again["written"], again["output"]) == (False, False, None)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_exists_is_overwritten_with_force_only(gsvckpt, tmp_path, training, command):
+    output = tmp_path / "out.pth"
+    output.write_bytes(b"precious")
+    assert_one_error(gsvckpt(command, training, "-o", output), output, 4)
+    failed = gsvckpt.json(command, training, "-o", output, exit_code=4).file
+    assert (failed["source"], failed["output"], failed["error"]["kind"]) == (str(training), str(output), "refused")
+    assert output.read_bytes() == b"precious"
+    assert gsvckpt(command, training, "-o", output, "--force").code == 0
+    torch.load(output, weights_only=True)
+
+
+def test_the_source_itself_is_no_output(gsvckpt, tmp_path, training):
+    data = training.read_bytes()
+    for output in (training, tmp_path, f"{tmp_path}/./run.pth"):
+        assert_one_error(gsvckpt("convert-fp16", training, "-o", output), "run.pth", 4)
+    assert training.read_bytes() == data
+
+
+@pytest.mark.skipif(NO_MODES, reason="needs symbolic links")
+def test_a_symlinked_output_stays_a_symlink(gsvckpt, tmp_path, training):
+    target, link = tmp_path / "elsewhere" / "target.pth", tmp_path / "link.pth"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    assert gsvckpt("convert-fp16", training, "-o", link, "--force").code == 0
+    assert link.is_symlink()
+    torch.load(target, weights_only=True)
+    assert gsvckpt("strip-optimizer", link, "--in-place").code == 0
+    assert link.is_symlink()
+    assert torch.load(target, weights_only=True)["optimizer"] is None
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("destination", ["beside", "named", "in place"])
+def test_a_dry_run_foretells_every_byte_and_writes_none(gsvckpt, tmp_path, training, command, destination):
+    options = {"beside": [], "named": ["-o", tmp_path / "new" / "out.pth"], "in place": ["--in-place"]}[destination]
+    data = training.read_bytes()
+    planned = gsvckpt.json(command, training, *options, "-n").file
+    assert os.listdir(tmp_path) == [training.name]
+    assert training.read_bytes() == data
+    (tmp_path / "new").mkdir()
+    written = gsvckpt.json(command, training, *options).file
+    assert (planned.pop("written"), written.pop("written")) == (False, True)
+    assert planned == written
+    assert os.path.getsize(written["output"]) == planned["bytes_after"]
+
+
+def test_a_dry_run_of_nothing_to_change_foretells_a_copy_too(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", weights({"w": (4, 4)}, "float16"), prefix="a-long-folder-name")
+    planned = gsvckpt.json("convert-fp16", source, "-o", tmp_path / "out.pth", "--dry-run").file
+    written = gsvckpt.json("convert-fp16", source, "-o", tmp_path / "out.pth").file
+    assert planned["bytes_after"] == written["bytes_after"] == (tmp_path / "out.pth").stat().st_size
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_check_tells_whether_there_is_something_to_do(gsvckpt, tmp_path, training, command):
+    file = gsvckpt.json(command, training, "--check", exit_code=1).file
+    assert (file["changed"], file["written"]) == (True, False)
+    assert gsvckpt(command, training, "-o", tmp_path / "done.pth").code == 0
+    assert gsvckpt(command, tmp_path / "done.pth", "--check").code == 0
+    assert gsvckpt(command, training, tmp_path / "done.pth", "--check").code == 1
+    assert gsvckpt(command, training, tmp_path / "nothing.pth", "--check").code == 3
+    assert sorted(os.listdir(tmp_path)) == ["done.pth", "run.pth"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_to_change_writes_nothing_except_where_an_output_was_named(gsvckpt, tmp_path, command):
+    source = save(tmp_path / "x.pth", {"weight": gpt(), "config": {}, "info": "GPT-e1"})
+    file = gsvckpt.json(command, source).file
+    assert (file["changed"], file["output"], file["bytes_after"]) == (False, None, file["bytes_before"])
+    assert os.listdir(tmp_path) == ["x.pth"]
+    assert "nothing to change" in gsvckpt(command, source).out
+    file = gsvckpt.json(command, source, "-o", tmp_path / "copy.pth").file
+    assert (file["changed"], file["written"], file["output"]) == (False, True, str(tmp_path / "copy.pth"))
+    one, two = (torch.load(path, weights_only=True) for path in (source, tmp_path / "copy.pth"))
+    assert all(torch.equal(one["weight"][name], two["weight"][name]) for name in one["weight"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_same_input_gives_the_same_bytes(gsvckpt, tmp_path, training, command):
+    for name in ("one.pth", "two.pth"):
+        assert gsvckpt(command, training, "-o", tmp_path / name, "-j", "1" if name == "one.pth" else "4").code == 0
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unsafe_file_is_not_written_back_without_force(gsvckpt, tmp_path, command):
+    source = save(tmp_path / "evil.pth", {**evil(), "optimizer": s2_training(generator("v2"))["optimizer"]})
+    for options in ([], ["--in-place"], ["-n"], ["-o", tmp_path / "out.pth"]):
+        assert_one_error(gsvckpt(command, source, *options), source, 4)
+    assert os.listdir(tmp_path) == ["evil.pth"]
+    assert gsvckpt(command, source, "-o", tmp_path / "out.pth", "--force").code == 0
+    assert gsvckpt.json("inspect", tmp_path / "out.pth").file["safety"]["verdict"] == "unsafe"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_official_file_is_not_rewritten_in_place(gsvckpt, tmp_path, monkeypatch, command):
+    import hashlib
+
+    from gsvckpt.sovits import official
+
+    source = save(tmp_path / "s2G.pth", s2_training(generator("v2", enc_q=True)))
+    data = source.read_bytes()
+    table = (official.OfficialFile("x/s2G.pth", len(data), hashlib.sha256(data).hexdigest(), 3),)
+    monkeypatch.setattr(official, "OFFICIAL", table)
+    run = gsvckpt(command, source, "--in-place")
+    assert_one_error(run, source, 4)
+    assert "s2G.pth" in run.err
+    assert source.read_bytes() == data
+    assert gsvckpt(command, source, "-o", tmp_path / "copy.pth").code == 0
+    assert gsvckpt(command, source, "--in-place", "--force").code == 0
+    assert source.read_bytes() != data
+
+
+def test_a_lightning_file_keeps_its_extension(gsvckpt, tmp_path):
+    source = save(tmp_path / "epoch=9-step=90.ckpt", s1_training(gpt(dtype="float32")))
+    assert gsvckpt.json("strip-optimizer", source).file["output"].endswith("weights-epoch=9-step=90.ckpt")
+
+
+def test_a_table_line_for_each_file_and_a_total(gsvckpt, tmp_path, training):
+    voice = save(tmp_path / "voice.pth", small(generator("v2"), "v2"))
+    out = gsvckpt("convert-fp16", training, voice).out
+    assert all(name in out for name in ("run.fp16.pth", "voice.fp16.pth", "2 files"))
+    assert "dry run" in gsvckpt("convert-fp16", training, "-n", "-o", tmp_path / "x.pth").out
