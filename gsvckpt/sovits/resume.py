@@ -8,20 +8,21 @@ from gsvckpt.model import REMOVED
 from gsvckpt.sovits.kinds import Kind
 from gsvckpt.sovits.sections import roles
 
+_VITS = ("model", "iteration", "learning_rate")  # beside `optimizer` (utils.py:75-90)
 _REMOVABLE = ("optimizer", "scheduler", "scaler", "loop", "callback")
 
 
 def training_state(root: object, kind: Kind, *, drop: Sequence[str] = (), keep: Sequence[str] = ()) -> dict[object, object]:
     """Root entries that only training needs, each with what takes its place: None or [] where resuming asks for the key, REMOVED where it does not.
 
-    S2 (GPT_SoVITS/utils.py:23-60): without the key `optimizer` resuming fails and upstream silently starts over; with None it goes on. Lightning:
+    S2, and all of VITS (GPT_SoVITS/utils.py:23-60): without the key `optimizer` resuming fails and upstream silently starts over; with None it goes on. Lightning:
     the keys `optimizer_states` and `lr_schedulers` must be there and may be empty; `loops` holds the epoch, and without it Lightning repeats all
     epochs from the first (seen with pytorch-lightning 2.6.6), so it stays although it is loop state: it is a few kilobytes.
     """
     if not isinstance(root, dict):
         return {}
-    found: dict[object, object] = {key: REMOVED for key, role in roles(root).items() if role in _REMOVABLE}
-    if kind in ("sovits-generator-training", "sovits-discriminator-training"):
+    found: dict[object, object] = {key: REMOVED for key, role in roles(root).items() if role in _REMOVABLE and not _is_empty(root[key])}
+    if _is_vits(root, kind):
         found |= {key: None for key in found if key == "optimizer"}
     if "pytorch-lightning_version" in root:
         found |= {key: [] for key in found if key in ("optimizer_states", "lr_schedulers")}
@@ -30,10 +31,20 @@ def training_state(root: object, kind: Kind, *, drop: Sequence[str] = (), keep: 
     return {key: value for key, value in found.items() if key not in keep}
 
 
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, (dict, list, tuple)) and not value)
+
+
+def _is_vits(root: object, kind: Kind) -> bool:
+    """What VITS' own save_checkpoint wrote, which other voices than GPT-SoVITS's use as well."""
+    training = kind in ("sovits-generator-training", "sovits-discriminator-training")
+    return training or (isinstance(root, dict) and all(key in root for key in _VITS))
+
+
 def required(root: object, kind: Kind) -> tuple[str, ...]:
     """Root entries without which GPT-SoVITS does not resume but, silently, starts over from the base (utils.py:23-60) and saves over what was there."""
-    if kind in ("sovits-generator-training", "sovits-discriminator-training"):
-        return ("model", "iteration", "learning_rate")
+    if _is_vits(root, kind):
+        return _VITS
     return ("state_dict", "pytorch-lightning_version", "loops") if isinstance(root, dict) and "pytorch-lightning_version" in root else ()
 
 

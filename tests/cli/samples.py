@@ -144,7 +144,10 @@ def small(state: Mapping[str, View], version: str, **more: object) -> OrderedDic
 
 
 def adamw(state: Mapping[str, View]) -> dict[str, object]:
-    moments = {index: {"step": tensor("float32", (), [16.0]), "exp_avg": numbers(v.shape), "exp_avg_sq": numbers(v.shape)} for index, v in enumerate(state.values())}
+    moments = {
+        index: {"step": tensor("float32", (), [16.0]), "exp_avg": numbers(v.shape), "exp_avg_sq": numbers(v.shape)}
+        for index, v in enumerate(state.values())
+    }
     return {"state": moments, "param_groups": [{"lr": 1e-4, "betas": (0.8, 0.99), "fused": None, "params": list(range(len(state)))}]}
 
 

@@ -137,7 +137,11 @@ def test_a_full_disk_behind_standard_output_is_an_error(voice, argv):
     assert b"Exception ignored" not in run.stderr
 
 
-@pytest.mark.parametrize("argv", [("--help",), ("inspect", "--help"), ("inspect",), ("inspect", "--memory"), ("inspect", "--globals"), ("convert-fp16", "-n")], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv",
+    [("--help",), ("inspect", "--help"), ("inspect",), ("inspect", "--memory"), ("inspect", "--globals"), ("convert-fp16", "-n")],
+    ids=" ".join,
+)
 def test_a_pipe_gets_no_escape_codes_and_tables_of_80_columns(gsvckpt, monkeypatch, tmp_path, argv):
     monkeypatch.delenv("COLUMNS", raising=False)
     tree = small({f"enc_p.{'long.' * 30}{n}": value for n, value in enumerate(generator("v2").values())} | generator("v2"), "v2")
@@ -169,7 +173,9 @@ def test_no_color_is_honoured(voice, variables, coloured):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "gbk"])
 def test_a_narrow_encoding_prints_what_it_can(tmp_path, encoding):
     path = save(tmp_path / "声音é.pth", small(generator("v2"), "v2"))
-    run = subprocess.run([sys.executable, "-m", "gsvckpt", "inspect", path], capture_output=True, env=environment(PYTHONIOENCODING=encoding), check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "gsvckpt", "inspect", path], capture_output=True, env=environment(PYTHONIOENCODING=encoding), check=False
+    )
     assert (run.returncode, run.stderr) == (0, b"")
     assert "SoVITS weights" in run.stdout.decode(encoding)
 

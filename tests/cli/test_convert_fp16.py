@@ -12,7 +12,9 @@ from tests import voices
 
 from .samples import adamw, assert_one_error, generator, gpt, lora, numbers, s1_training, s2_training, save, shared, small, weights
 
-AUDIT = set("cast kept unchanged overflowed underflowed max_abs_error max_rel_error worst bytes_before bytes_after source output upstream_before upstream_after".split())
+AUDIT = set(
+    "cast kept unchanged overflowed underflowed max_abs_error max_rel_error worst bytes_before bytes_after source output upstream_before upstream_after".split()
+)
 
 
 def convert(gsvckpt, source, *options, **more):
@@ -57,7 +59,10 @@ def test_only_floating_weights_change(gsvckpt, tmp_path):
 
 def test_optimizer_state_stays_as_it_is(gsvckpt, tmp_path):
     model = generator("v2", enc_q=True)
-    for name, tree, key, state in (("G_1.pth", s2_training(model), "model", "optimizer"), ("x.ckpt", s1_training(gpt(dtype="float32")), "state_dict", "optimizer_states")):
+    for name, tree, key, state in (
+        ("G_1.pth", s2_training(model), "model", "optimizer"),
+        ("x.ckpt", s1_training(gpt(dtype="float32")), "state_dict", "optimizer_states"),
+    ):
         source = save(tmp_path / name, tree)
         _, output = convert(gsvckpt, source)
         before, after = torch.load(source, weights_only=False), torch.load(output, weights_only=False)
@@ -88,7 +93,11 @@ def test_keep_leaves_matching_tensors(gsvckpt, tmp_path):
 
 # --- what float16 cannot hold --------------------------------------------------------------------------------------------------------------------
 
-COUNTS = {"quantizer.vq.layers.0._codebook.cluster_size": tensor("float32", (3,), [1, 65519.9, 70000]), "quantizer.vq.layers.0._codebook.embed_avg": tensor("float32", (2,), [-1e6, 1]), "w": tensor("float32", (2,), [65504, float("inf")])}
+COUNTS = {
+    "quantizer.vq.layers.0._codebook.cluster_size": tensor("float32", (3,), [1, 65519.9, 70000]),
+    "quantizer.vq.layers.0._codebook.embed_avg": tensor("float32", (2,), [-1e6, 1]),
+    "w": tensor("float32", (2,), [65504, float("inf")]),
+}
 
 
 def test_by_default_a_tensor_beyond_float16_keeps_its_dtype_and_the_report_says_so(gsvckpt, tmp_path):
@@ -121,7 +130,10 @@ def test_error_refuses_the_file(gsvckpt, tmp_path):
 @pytest.mark.parametrize("policy", ["keep", "clamp"])
 def test_no_policy_ever_makes_an_infinity(gsvckpt, tmp_path, policy):
     values = [65504, 65519.99, 65520, 65536, 1e30, -65520, -1e30, 3e38]
-    source = save(tmp_path / "x.pth", {"f": tensor("float32", (8,), values), "b": tensor("bfloat16", (8,), values), "d": tensor("float64", (8,), [*values[:7], 1e300])})
+    source = save(
+        tmp_path / "x.pth",
+        {"f": tensor("float32", (8,), values), "b": tensor("bfloat16", (8,), values), "d": tensor("float64", (8,), [*values[:7], 1e300])},
+    )
     _, output = convert(gsvckpt, source, "--on-overflow", policy)
     assert all(value.isfinite().all() for value in torch.load(output).values())
 
@@ -158,7 +170,11 @@ def test_it_opens_in_torch_in_every_way_with_the_config_exactly_as_it_was(gsvckp
     with hparams_class() as hparams:
         before = torch.load(source, weights_only=False)
         with torch.serialization.safe_globals([hparams]):
-            loaded = [torch.load(output, weights_only=False), torch.load(output, weights_only=False, mmap=True), torch.load(output, weights_only=True)]
+            loaded = [
+                torch.load(output, weights_only=False),
+                torch.load(output, weights_only=False, mmap=True),
+                torch.load(output, weights_only=True),
+            ]
         for after in loaded:
             assert list(after) == ["weight", "config", "info"]
             assert_same([after["config"], after["info"]], [before["config"], before["info"]])
@@ -178,7 +194,9 @@ def test_safetensors_stay_safetensors(gsvckpt, tmp_path):
     from safetensors import safe_open
 
     source = tmp_path / "x.safetensors"
-    source.write_bytes(safetensors({"w": ("F32", (2,), tensor("float32", (2,), [1.5, 70000]).store.data), "v": ("F32", (1,), bytes(4))}, {"who": "me"}))
+    source.write_bytes(
+        safetensors({"w": ("F32", (2,), tensor("float32", (2,), [1.5, 70000]).store.data), "v": ("F32", (1,), bytes(4))}, {"who": "me"})
+    )
     file, output = convert(gsvckpt, source)
     assert [entry["name"] for entry in file["overflowed"]] == ["w"]
     with safe_open(output, "pt") as opened:
@@ -246,6 +264,7 @@ def test_a_full_v4_would_be_read_as_v3_and_is_refused(gsvckpt, tmp_path, monkeyp
 def test_a_v3_that_would_leave_its_window_is_refused(gsvckpt, tmp_path, monkeypatch):
     source = save(tmp_path / "x.pth", small({**generator("v3"), "big": numbers((300, 300))}, "v3"))
     monkeypatch.setattr(upstream, "V3_MIN_SIZE", source.stat().st_size)
+    monkeypatch.setattr(upstream, "V2_MIN_SIZE", 1000)
     monkeypatch.setattr("gsvckpt.engine.MAX_PADDING", 1000)
     assert_one_error(gsvckpt("convert-fp16", source), source, 4)
 

@@ -62,8 +62,18 @@ def samples():
         "logs_s2_v2/D_16.pth": (s2_training(discriminator()), b"PK", "sovits-discriminator-training", "v2"),
         "s2G.pth": ({**small(generator("v2", enc_q=True), "v2"), **BASE}, b"PK", "sovits-generator-base", "v2"),
         "s2D.pth": ({"weight": discriminator(8)}, b"PK", "sovits-discriminator-base", None),
-        "vocoder.pth": (weights(dict.fromkeys(("conv_pre.weight", "ups.0.weight", "resblocks.0.weight", "conv_post.weight"), (4, 4))), b"PK", "vocoder", None),
-        "sv.ckpt": (weights(dict.fromkeys(("conv1.weight", "layer1.a", "layer3_ds.a", "fuse34.a", "seg_1.weight"), (4, 4))), b"PK", "speaker-encoder", None),
+        "vocoder.pth": (
+            weights(dict.fromkeys(("conv_pre.weight", "ups.0.weight", "resblocks.0.weight", "conv_post.weight"), (4, 4))),
+            b"PK",
+            "vocoder",
+            None,
+        ),
+        "sv.ckpt": (
+            weights(dict.fromkeys(("conv1.weight", "layer1.a", "layer3_ds.a", "fuse34.a", "seg_1.weight"), (4, 4))),
+            b"PK",
+            "speaker-encoder",
+            None,
+        ),
         "run.pth": ({"net": weights({"w": (4, 4)}), "optimizer": adamw(weights({"w": (4, 4)})), "epoch": 8}, b"PK", "training", None),
         "plain.pth": (weights({"w": (4, 4)}), b"PK", "state-dict", None),
         "nothing.pth": ({"answer": 42}, b"PK", "unknown", None),
@@ -77,7 +87,13 @@ def test_every_key_for_every_kind(gsvckpt, tmp_path, name):
     file = gsvckpt.json("inspect", path).file
     assert {key for key, types in KEYS.items() if not isinstance(file[key], types)} == set()
     assert (file["path"], file["size"], file["kind"], file["version"]) == (str(path), path.stat().st_size, kind, version)
-    assert file["container"] == {"format": "torch-zip", "head": head.decode(), "prefix": "archive", "byteorder": "little", "records": file["container"]["records"]}
+    assert file["container"] == {
+        "format": "torch-zip",
+        "head": head.decode(),
+        "prefix": "archive",
+        "byteorder": "little",
+        "records": file["container"]["records"],
+    }
     assert file["bytes"].keys() == {"file", "weights", "optimizer", "other", "unused"}
     assert file["bytes"]["file"] == file["size"] == sum(file["bytes"].values()) - file["bytes"]["file"]
     assert (file["bytes"]["optimizer"] > 0) == ("training" in kind)
@@ -168,7 +184,9 @@ def test_an_official_file_is_named(gsvckpt, tmp_path, monkeypatch):
     assert "s2G488k.pth" in gsvckpt("inspect", path).out
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 4096, b"version https://git-lfs.github.com/spec/v1\n", b"<html>", torch_zip({"a": 1})[:200]], ids=range(5))
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 4096, b"version https://git-lfs.github.com/spec/v1\n", b"<html>", torch_zip({"a": 1})[:200]], ids=range(5)
+)
 def test_what_is_no_checkpoint_is_named_with_a_hint(gsvckpt, tmp_path, data):
     path = tmp_path / "x.pth"
     path.write_bytes(data)

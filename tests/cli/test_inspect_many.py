@@ -98,8 +98,14 @@ def test_equal_files_whatever_the_container(gsvckpt, tmp_path):
 
 
 def test_what_differs(gsvckpt, tmp_path):
-    one = save(tmp_path / "one.pth", {"gone": numbers((2,)), "shape": numbers((2,)), "dtype": tensor("float32", (1,), [1]), "value": tensor("float32", (3,), [1, 2, 3])})
-    two = save(tmp_path / "two.pth", {"new": numbers((2,)), "shape": numbers((3,)), "dtype": tensor("float16", (1,), [1]), "value": tensor("float32", (3,), [1, 2.5, 3])})
+    one = save(
+        tmp_path / "one.pth",
+        {"gone": numbers((2,)), "shape": numbers((2,)), "dtype": tensor("float32", (1,), [1]), "value": tensor("float32", (3,), [1, 2, 3])},
+    )
+    two = save(
+        tmp_path / "two.pth",
+        {"new": numbers((2,)), "shape": numbers((3,)), "dtype": tensor("float16", (1,), [1]), "value": tensor("float32", (3,), [1, 2.5, 3])},
+    )
     diff = gsvckpt.json("inspect", one, "--diff", two, exit_code=1).document["diff"]
     assert (diff["equal"], diff["only_left"], diff["only_right"]) == (False, ["gone"], ["new"])
     assert diff["changed_shape"] == [["shape", [2], [3]]]
@@ -141,7 +147,11 @@ def test_its_verdict_in_json_and_in_an_inventory(gsvckpt, tmp_path):
     save(tmp_path / "odd.pth", {"weight": generator("v2"), "x": Make(Name("somewhere", "Thing"))})
     save(tmp_path / "good.pth", small(generator("v2"), "v2"))
     files = gsvckpt.json("inspect", tmp_path).document["files"]
-    assert {os.path.basename(file["path"]): file["safety"]["verdict"] for file in files} == {"evil.pth": "unsafe", "odd.pth": "unknown", "good.pth": "safe"}
+    assert {os.path.basename(file["path"]): file["safety"]["verdict"] for file in files} == {
+        "evil.pth": "unsafe",
+        "odd.pth": "unknown",
+        "good.pth": "safe",
+    }
     assert {"name": "os.system", "verdict": "unsafe"} in files[0]["safety"]["globals"]
     run = gsvckpt("inspect", tmp_path)
     assert "unsafe" in run.out
@@ -180,9 +190,20 @@ NASTY = "\x1b[31mred\x07\r\n\t[bold]b[/bold] :smile: \u202egpj\u2066 \x9b2J {x}"
 def test_names_from_a_file_cannot_act_on_the_terminal(gsvckpt, tmp_path):
     surrogate = Raw(b"X" + struct.pack("<I", 5) + b"a\xed\xa0\x80z")  # a lone surrogate, as Python's own pickler writes it
     code = {NASTY: numbers((2, 2)), f"{NASTY}.weight": numbers((2, 2)), "text": NASTY}
-    tree = OrderedDict(weight=code | generator("v2"), config={NASTY: NASTY, "surrogate": surrogate}, info=NASTY, extra=Make(Name("os", "\x1b[31m\u202eevil")))
+    tree = OrderedDict(
+        weight=code | generator("v2"), config={NASTY: NASTY, "surrogate": surrogate}, info=NASTY, extra=Make(Name("os", "\x1b[31m\u202eevil"))
+    )
     path = save(tmp_path / "x.pth", tree)
-    for options in ([], ["--tensors"], ["--stats"], ["--config"], ["--config", "--format", "json"], ["--globals"], ["--depth", "9", "-v"], ["--json", "--config"]):
+    for options in (
+        [],
+        ["--tensors"],
+        ["--stats"],
+        ["--config"],
+        ["--config", "--format", "json"],
+        ["--globals"],
+        ["--depth", "9", "-v"],
+        ["--json", "--config"],
+    ):
         run = gsvckpt("inspect", path, *options)
         assert run.code == 0, run.err
         assert [char for char in run.out + run.err if not char.isprintable() and char != "\n"] == []
@@ -196,7 +217,15 @@ def test_neither_can_the_name_of_the_file(gsvckpt, tmp_path):
     good = save(tmp_path / f"{NASTY.replace('/', '|')}.pth", small(generator("v2"), "v2"))
     bad = tmp_path / "\x1b]0;title\x07\udcff.pth"
     bad.write_bytes(b"no")
-    for argv in (["inspect", good], ["inspect", bad], ["inspect", tmp_path], ["convert-fp16", good, "-n"], ["convert-fp16", bad], ["strip-optimizer", good], ["inspect", good, "--json"]):
+    for argv in (
+        ["inspect", good],
+        ["inspect", bad],
+        ["inspect", tmp_path],
+        ["convert-fp16", good, "-n"],
+        ["convert-fp16", bad],
+        ["strip-optimizer", good],
+        ["inspect", good, "--json"],
+    ):
         run = gsvckpt(*argv)
         assert [char for char in run.out + run.err if not char.isprintable() and char != "\n"] == []
         assert len(run.err.splitlines()) <= 2

@@ -17,7 +17,12 @@ if sys.version_info >= (3, 11):
 else:
     tomllib = None
 
-TENSORS = {"dec.b": numbers((4, 3)), "enc.a": tensor("float16", (2,), [1, 2]), "enc.c": tensor("int64", (100,), range(100)), "dec.z": tensor("float32", (), [1])}
+TENSORS = {
+    "dec.b": numbers((4, 3)),
+    "enc.a": tensor("float16", (2,), [1, 2]),
+    "enc.c": tensor("int64", (100,), range(100)),
+    "dec.z": tensor("float32", (), [1]),
+}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +56,9 @@ def test_a_tensor_entry(gsvckpt, tmp_path):
 @pytest.mark.parametrize(("depth", "modules"), [(1, {"dec", "enc"}), (2, {"dec.x", "enc.a"}), (9, {"dec.x", "enc.a"})])
 def test_depth_groups_modules(gsvckpt, tmp_path, depth, modules):
     path = save(tmp_path / "x.pth", weights({"dec.x.weight": (2, 2), "dec.x.bias": (2,), "enc.a.weight": (2, 2)}))
-    assert {line.split()[0] for line in gsvckpt("inspect", path, "--depth", str(depth)).out.splitlines() if "float32" in line and "│" not in line} == modules
+    assert {
+        line.split()[0] for line in gsvckpt("inspect", path, "--depth", str(depth)).out.splitlines() if "float32" in line and "│" not in line
+    } == modules
 
 
 def test_stats_are_those_of_torch(gsvckpt, tmp_path):
@@ -61,7 +68,14 @@ def test_stats_are_those_of_torch(gsvckpt, tmp_path):
     odd = values.clone()
     odd[30:33], odd[40:42] = math.nan, math.inf
     odd[42] = -math.inf
-    tree = {"plain": values, "odd": odd, "half": values.half(), "brain": values.bfloat16(), "ints": torch.arange(-3, 5), "none": torch.full((3,), math.nan)}
+    tree = {
+        "plain": values,
+        "odd": odd,
+        "half": values.half(),
+        "brain": values.bfloat16(),
+        "ints": torch.arange(-3, 5),
+        "none": torch.full((3,), math.nan),
+    }
     torch.save(tree, tmp_path / "x.pth")
     state = {entry["name"]: entry["stats"] for entry in gsvckpt.json("inspect", tmp_path / "x.pth", "--stats").file["state"]}
     for name, tensor in tree.items():
@@ -81,7 +95,9 @@ def test_stats_are_those_of_torch(gsvckpt, tmp_path):
     assert "3 inf" in text
 
 
-CONFIG = hparams({"model": hparams({"version": "v2", "rates": [10, 8], "deep": {"x": None}}), "lr": 1e-4, "none": None, "on": True, "name": "声\x9b音\u202e"})
+CONFIG = hparams(
+    {"model": hparams({"version": "v2", "rates": [10, 8], "deep": {"x": None}}), "lr": 1e-4, "none": None, "on": True, "name": "声\x9b音\u202e"}
+)
 
 
 def test_config_as_json_and_toml(gsvckpt, tmp_path):

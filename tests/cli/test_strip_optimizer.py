@@ -50,7 +50,10 @@ def test_every_tensor_that_stays_keeps_its_exact_bytes(gsvckpt, tmp_path):
     odd = torch.randn(64)
     odd[0], odd[1], odd[2] = torch.nan, torch.inf, -0.0
     model = state_dict() | {"odd": odd, "view": odd[::2], "half": odd.half(), "brain": odd.bfloat16()}
-    torch.save({"model": model, "optimizer": torch.optim.AdamW([torch.nn.Parameter(odd)]).state_dict(), "iteration": 3, "learning_rate": 1e-4}, tmp_path / "G_1.pth")
+    torch.save(
+        {"model": model, "optimizer": torch.optim.AdamW([torch.nn.Parameter(odd)]).state_dict(), "iteration": 3, "learning_rate": 1e-4},
+        tmp_path / "G_1.pth",
+    )
     _, after = strip(gsvckpt, tmp_path / "G_1.pth")
     assert_same(after["model"], torch.load(tmp_path / "G_1.pth")["model"])
 
@@ -58,7 +61,15 @@ def test_every_tensor_that_stays_keeps_its_exact_bytes(gsvckpt, tmp_path):
 def test_other_projects_files(gsvckpt, tmp_path):
     model = weights({"w": (4, 4)})
     state = s2_training(model)["optimizer"]
-    tree = {"net_g": model, "optim_g": state, "optim_d": state, "scheduler": {"last_epoch": 3}, "scaler": {"scale": 65536.0}, "epoch": 3, "notes": ["keep me"]}
+    tree = {
+        "net_g": model,
+        "optim_g": state,
+        "optim_d": state,
+        "scheduler": {"last_epoch": 3},
+        "scaler": {"scale": 65536.0},
+        "epoch": 3,
+        "notes": ["keep me"],
+    }
     file, after = strip(gsvckpt, save(tmp_path / "x.pth", tree))
     assert {entry["key"] for entry in file["removed"]} == {"optim_g", "optim_d", "scheduler", "scaler"}
     assert [entry["bytes"] for entry in file["removed"]].count(0) == 3  # one state under two keys frees its bytes once
@@ -99,7 +110,9 @@ def test_dropping_what_goes_anyhow_leaves_what_resuming_needs(gsvckpt, tmp_path)
     assert after["optimizer_states"] == []
 
 
-@pytest.mark.parametrize(("name", "key"), [("G_1.pth", "iteration"), ("G_1.pth", "model"), ("x.ckpt", "pytorch-lightning_version"), ("x.ckpt", "loops")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("G_1.pth", "iteration"), ("G_1.pth", "model"), ("x.ckpt", "pytorch-lightning_version"), ("x.ckpt", "loops")]
+)
 def test_dropping_what_resuming_cannot_do_without_is_refused(gsvckpt, tmp_path, name, key):
     source = save(tmp_path / name, s2_training(generator("v2")) if name == "G_1.pth" else s1_training(gpt()))
     assert_one_error(gsvckpt("strip-optimizer", source, "--drop", key), source, 4)
@@ -107,7 +120,11 @@ def test_dropping_what_resuming_cannot_do_without_is_refused(gsvckpt, tmp_path, 
     assert key not in after
 
 
-@pytest.mark.parametrize("tree", [small(generator("v2"), "v2"), {"weight": gpt(), "config": {}}, {"w": numbers((2, 2))}, [numbers((2,))], {"optimizer": None, "model": {}}], ids=range(5))
+@pytest.mark.parametrize(
+    "tree",
+    [small(generator("v2"), "v2"), {"weight": gpt(), "config": {}}, {"w": numbers((2, 2))}, [numbers((2,))], {"optimizer": None, "model": {}}],
+    ids=range(5),
+)
 def test_files_without_training_state_have_nothing_to_change(gsvckpt, tmp_path, tree):
     file = gsvckpt.json("strip-optimizer", save(tmp_path / "x.pth", tree)).file
     assert (file["changed"], file["output"], file["removed"]) == (False, None, [])

@@ -12,7 +12,7 @@ from builders import Make, Name, Pid, Raw, Store, View, pickled, read, tensor, t
 from gsvckpt.engine import lay_out
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.model import MAX_DEPTH, Opaque, format_path, walk
-from gsvckpt.pickles import machine
+from gsvckpt.pickles import objects, scalars
 from gsvckpt.transforms.plan import begin
 
 from .payloads import text
@@ -60,7 +60,7 @@ def test_huge_integers() -> None:
 
 def test_the_largest_integer_that_is_read_can_be_printed() -> None:
     """Python writes no more than 4,300 digits."""
-    count = machine.MAX_LONG
+    count = scalars.MAX_LONG
     assert str(opened(b"\x8b" + struct.pack("<I", count) + b"\x7f" * count))
 
 
@@ -73,7 +73,7 @@ def test_colliding_integer_keys() -> None:
 
 def test_many_tuples_of_numbers_as_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash of a tuple of integers is no secret, either."""
-    monkeypatch.setattr(machine, "MAX_NUMBER_TUPLES", 10)
+    monkeypatch.setattr(objects, "MAX_NUMBER_TUPLES", 10)
     tree = {(n, n): None for n in range(12)}
     with pytest.raises(UnsupportedError, match="tuples of numbers"):
         read(torch_zip(tree))

@@ -1,0 +1,63 @@
+"""What a pickle machine works on: the data, the stack with its marks, the memo, and the limits that keep a crafted pickle small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.model import Global
+
+Reduce = Callable[[Global, object], object]
+Persist = Callable[[object], object]
+
+
+class EndOfPickle(DamagedError):
+    """The data ends before the pickle does."""
+
+
+class State:
+    """The state between two opcodes. `globals` holds every name met so far."""
+
+    __slots__ = ("copied", "data", "globals", "marks", "memo", "persist", "reduce", "stack")
+
+    def __init__(self, data: bytes, reduce: Reduce, persist: Persist) -> None:
+        self.data = data
+        self.reduce, self.persist = reduce, persist
+        self.stack: list[object] = []
+        self.marks: list[list[object]] = []
+        self.memo: dict[int, object] = {}
+        self.globals: dict[Global, Global] = {}
+        self.copied = 0
+
+    def take(self, position: int, count: int) -> bytes:
+        """The next `count` bytes. Raises EndOfPickle when there are fewer."""
+        end = position + count
+        if end > len(self.data):
+            raise EndOfPickle(f"the pickle ends early: {count:,} bytes announced, {len(self.data) - position:,} left")
+        return self.data[position:end]
+
+    def line(self, position: int) -> tuple[bytes, int]:
+        """The rest of a text line, and the position behind it."""
+        end = self.data.find(b"\n", position)
+        if end < 0:
+            raise EndOfPickle("the pickle ends early: an unfinished text line")
+        return self.data[position:end], end + 1
+
+    def pop_mark(self) -> list[object]:
+        """Take everything above the last mark."""
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def named(self, module: str, name: str) -> Global:
+        """Note a name, and return the one object that stands for it."""
+        found = Global(module, name)
+        return self.globals.setdefault(found, found)
+
+    def charge(self, count: int) -> None:
+        """Count what calls copy: an honest pickle spells each item once, a crafted one calls again and again on the same list."""
+        self.copied += count
+        if self.copied > len(self.data):
+            raise UnsupportedError("copies more than it holds: built to exhaust memory")
+
+
+Handler = Callable[[State, int], int]  # gets the position behind its opcode, returns the position of the next one

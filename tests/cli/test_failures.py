@@ -1,0 +1,348 @@
+"""What happens when the world gets in the way: full disks, kills, other processes, odd paths. The source is never harmed, nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from builders import tensor
+
+from gsvckpt import engine, files
+
+from .samples import assert_one_error, environment, generator, leftovers, numbers, s2_training, save, small, spawn, weights
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
+COMMANDS = ("convert-fp16", "strip-optimizer")
+GENERATION = random.Random(16)
+
+
+@pytest.fixture
+def training(tmp_path):
+    return save(tmp_path / "run.pth", s2_training(generator("v2", enc_q=True)))
+
+
+def large(path, megabytes, seed=0):
+    """A training file that takes a moment to rewrite."""
+    data = random.Random(seed).randbytes(megabytes << 19)
+    state = {"state": {0: {"exp_avg": tensor("uint8", (len(data),), data)}}, "param_groups": [{"params": [0]}]}
+    half = tensor("uint8", (len(data),), data)
+    return save(path, {"model": {"w": numbers((64, 64)), "m": half}, "iteration": 1, "optimizer": state, "learning_rate": 1e-4})
+
+
+# --- disks ---------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system with place for 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = sys.platform == "linux" and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False).returncode == 0
+    if not mounted:
+        pytest.skip("may not mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_too_small_is_told_before_anything_is_written(gsvckpt, tiny_disk, tmp_path, command):
+    source = large(tmp_path / "big.pth", 2)
+    assert_one_error(gsvckpt(command, source, "-o", tiny_disk / "out.pth"), tiny_disk / "out.pth", 5)
+    assert gsvckpt.json(command, source, "-o", tiny_disk / "out.pth", exit_code=5).file["error"]["kind"] == "output"
+    assert os.listdir(tiny_disk) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_disk_that_fills_meanwhile(gsvckpt, tiny_disk, tmp_path, monkeypatch, command, in_place):
+    monkeypatch.setattr(files, "_require_space", lambda destination, size: None)
+    source = save((tiny_disk if in_place else tmp_path) / "x.pth", s2_training({**generator("v2"), "big": numbers((150, 150))}))
+    data = source.read_bytes()
+    if in_place:
+        (tiny_disk / "filler").write_bytes(bytes(max(256 * 1024 - len(data) - 16384, 0)))
+    options = ["--in-place"] if in_place else ["-o", tiny_disk / "out.pth", "--keep", "*" if command == "convert-fp16" else "optimizer"]
+    before = sorted(os.listdir(tiny_disk))
+    run = gsvckpt(command, source, *options)
+    assert_one_error(run, tiny_disk, 5)
+    assert "hint: " in run.err
+    assert source.read_bytes() == data
+    assert sorted(os.listdir(tiny_disk)) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("place", ["write", "truncate", "fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_an_error_at_any_step_leaves_the_source_and_nothing_else(gsvckpt, training, monkeypatch, command, place, number):
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    if place == "write":
+        monkeypatch.setattr(files.Target, "_write_some", fail)
+    else:
+        monkeypatch.setattr(os, place, fail)
+    data = training.read_bytes()
+    run = gsvckpt(command, training, "--in-place")
+    assert_one_error(run, training, 5)
+    assert training.read_bytes() == data
+    assert os.listdir(training.parent) == [training.name]
+
+
+@POSIX
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_read_only_folder(gsvckpt, training, command):
+    training.parent.chmod(0o500)
+    try:
+        assert_one_error(gsvckpt(command, training), training.parent, 5)
+        assert_one_error(gsvckpt(command, training, "--in-place"), training, 5)
+    finally:
+        training.parent.chmod(0o700)
+
+
+def test_a_folder_that_may_not_be_written(gsvckpt, training, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files, "_create_temp", refuse)
+    run = gsvckpt("strip-optimizer", training)
+    assert_one_error(run, "run.weights.pth", 5)
+    assert "hint: " in run.err
+
+
+@POSIX
+def test_a_folder_that_cannot_be_made(gsvckpt, training, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for output in (f"{tmp_path}/file/folder/", f"{tmp_path}/file/x.pth", f"{tmp_path}/no/such/x.pth"):
+        assert_one_error(gsvckpt("strip-optimizer", training, "-o", output), output, 5)
+
+
+def test_an_output_that_does_not_read_back_is_not_published(gsvckpt, training, monkeypatch):
+    def rot(self, offset, view):
+        return os.pwrite(self._fd, bytes([view[0] ^ 1]) + bytes(view[1:]) if len(view) > 2000 else view, offset)
+
+    monkeypatch.setattr(files.Target, "_write_some", rot)
+    data = training.read_bytes()
+    assert_one_error(gsvckpt("convert-fp16", training, "--in-place"), training, 5)
+    assert training.read_bytes() == data
+    assert leftovers(training.parent) == []
+
+
+# --- other processes -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["replaced", "appended", "touched", "removed"])
+@pytest.mark.parametrize("options", [["--in-place"], []], ids=["in place", "beside"])
+def test_a_source_that_changes_meanwhile_is_an_error(gsvckpt, training, monkeypatch, change, options):
+    other = save(training.with_name("other.pth"), weights({"w": (2, 2)}))
+    new = other.read_bytes()
+    read_back = engine.Engine._read_back
+
+    def interfere(self, *args):
+        if change == "replaced":
+            os.replace(other, training)
+        elif change == "appended":
+            with training.open("ab") as file:
+                file.write(b"more")
+        elif change == "touched":
+            os.utime(training, ns=(1, 1))
+        else:
+            training.unlink()
+        return read_back(self, *args)
+
+    monkeypatch.setattr(engine.Engine, "_read_back", interfere)
+    run = gsvckpt("convert-fp16", training, *options)
+    assert_one_error(run, training, 3)
+    assert not training.with_name("run.fp16.pth").exists()
+    assert leftovers(training.parent) == []
+    assert change != "replaced" or training.read_bytes() == new
+
+
+def test_a_changed_source_has_its_own_kind_of_error(gsvckpt, training, monkeypatch):
+    monkeypatch.setattr(engine.Engine, "_read_back", lambda *_: os.utime(training, ns=(1, 1)))
+    assert gsvckpt.json("convert-fp16", training, exit_code=3).file["error"]["kind"] == "changed"
+
+
+def test_of_two_processes_one_wins(tmp_path):
+    sources = [large(tmp_path / f"{n}.pth", 8, n) for n in range(2)]
+    command = [sys.executable, "-m", "gsvckpt", "strip-optimizer", "-o", tmp_path / "out.pth"]
+    running = [subprocess.Popen([*command, source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) for source in sources]
+    said = [process.communicate(timeout=60)[1].decode() for process in running]
+    codes = [process.returncode for process in running]
+    assert sorted(codes) == [0, 4], said
+    spawn("strip-optimizer", sources[codes.index(0)], "-o", tmp_path / "expected.pth")
+    assert (tmp_path / "out.pth").read_bytes() == (tmp_path / "expected.pth").read_bytes()
+    assert "out.pth" in said[codes.index(4)]
+    assert leftovers(tmp_path) == []
+
+
+def test_with_force_the_last_wins_and_the_file_is_whole(tmp_path):
+    sources = [large(tmp_path / f"{n}.pth", 8, n) for n in range(2)]
+    command = [sys.executable, "-m", "gsvckpt", "strip-optimizer", "-q", "--force", "-o", tmp_path / "out.pth"]
+    running = [subprocess.Popen([*command, source], env=environment()) for source in sources]
+    assert [process.wait(60) for process in running] == [0, 0]
+    for source in sources:
+        spawn("strip-optimizer", source)
+    assert (tmp_path / "out.pth").read_bytes() in [(tmp_path / f"{n}.weights.pth").read_bytes() for n in range(2)]
+
+
+# --- interruptions -------------------------------------------------------------------------------------------------------------------------------
+
+
+@POSIX
+def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
+    source = large(tmp_path / "big.pth", 24)
+    old = source.read_bytes()
+    begin = time.monotonic()
+    assert spawn("strip-optimizer", source, "--in-place").returncode == 0
+    whole = time.monotonic() - begin
+    new = source.read_bytes()
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    seen = set()
+    for run in range(50):
+        source.write_bytes(old)
+        process = subprocess.Popen([sys.executable, "-m", "gsvckpt", "strip-optimizer", "-q", source, "--in-place"], env=environment())
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(whole * rng.uniform(0.2, 1.1))
+        process.kill()
+        process.wait()
+        data = source.read_bytes()
+        assert data in (old, new), f"run {run} of seed {seed}"
+        seen.add(data == new)
+        for path in leftovers(tmp_path):
+            assert path.endswith(".part")
+            os.unlink(path)
+    assert sorted(os.listdir(tmp_path)) == ["big.pth"]
+    print(f"seed {seed}: saw {seen}")
+
+
+@POSIX
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("options", [["--in-place"], []], ids=["in place", "beside"])
+def test_an_interruption_leaves_nothing(gsvckpt, training, monkeypatch, command, number, options):
+    previous = signal.getsignal(number)
+    data = training.read_bytes()
+    fill = engine.Engine._read_back
+
+    def interrupt(*args):
+        signal.raise_signal(number)
+        return fill(*args)
+
+    monkeypatch.setattr(engine.Engine, "_read_back", interrupt)
+    run = gsvckpt(command, training, *options)
+    assert run.code == 130
+    assert training.read_bytes() == data
+    assert os.listdir(training.parent) == [training.name]
+    assert len(run.err.splitlines()) == 1
+    assert signal.getsignal(number) is previous
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_real_process_is_interrupted_while_it_writes(tmp_path, number):
+    source = large(tmp_path / "big.pth", 48)
+    data = source.read_bytes()
+    command = [sys.executable, "-m", "gsvckpt", "strip-optimizer", "-j", "2", source, "--in-place"]
+    for _ in range(5):  # where the machine was so fast that it had finished, once more
+        source.write_bytes(data)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+            while process.poll() is None and not leftovers(tmp_path):
+                time.sleep(0.001)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        if process.returncode != 0:
+            break
+    assert process.returncode == 130, err
+    assert out == b""
+    assert len(err.splitlines()) == 1
+    assert source.read_bytes() == data
+    assert os.listdir(tmp_path) == ["big.pth"]
+
+
+@POSIX
+def test_an_interruption_while_it_starts(tmp_path, training):
+    """Whatever Python itself says before `main` runs, nothing is touched."""
+    for delay in (0.05, 0.15, 0.25):
+        with subprocess.Popen([sys.executable, "-m", "gsvckpt", "inspect", training], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    assert os.listdir(tmp_path) == [training.name]
+
+
+def test_main_runs_in_a_thread_where_signals_cannot_be_caught(gsvckpt, training):
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(gsvckpt("inspect", training, "-q").code))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+# --- paths ---------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["徐大夫第二次_e8_s16.pth", "с пробелами é.pth", "-dash.pth", "--json", "😀.pth", "a'b$(x)`y`;z.pth", "#[b]%s{}.pth", "!menu！.pth"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_odd_names(gsvckpt, tmp_path, monkeypatch, command, name):
+    save(tmp_path / "日本 語" / name, s2_training(generator("v2")))
+    monkeypatch.chdir(tmp_path / "日本 語")
+    run = gsvckpt(command, "--json", "--", name)
+    assert run.code == 0, run.err
+    assert (run.file["source"], os.path.exists(run.file["output"])) == (name, True)
+    assert gsvckpt("inspect", "--", name).code == 0
+    assert gsvckpt(command, "-o", "out", "--", name).code == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_name_of_250_bytes(gsvckpt, tmp_path, command):
+    source = save(tmp_path / f"{'n' * 246}.pth", s2_training(generator("v2")))
+    data = source.read_bytes()
+    assert gsvckpt("inspect", source).code == 0
+    assert_one_error(gsvckpt(command, source), "n" * 246, 5)  # x.fp16.pth would be longer than a name may be
+    assert gsvckpt(command, source, "-o", tmp_path / "out.pth").code == 0
+    assert gsvckpt(command, source, "-o", tmp_path / "folder").code == 0
+    assert gsvckpt(command, source, "--in-place").code == 0
+    assert source.read_bytes() != data
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs long paths")
+def test_a_very_long_path(gsvckpt, tmp_path):
+    folder = tmp_path
+    for _ in range(12):
+        folder /= "声" * 80
+    source = save(folder / "x.pth", s2_training(generator("v2")))
+    assert len(os.fsencode(source)) > 2800
+    for argv in (["inspect", source], ["convert-fp16", source], ["strip-optimizer", source, "--in-place"], ["inspect", tmp_path, "-r"]):
+        assert gsvckpt(*argv).code == 0
+
+
+@pytest.mark.parametrize("command", ["inspect", *COMMANDS])
+def test_what_is_no_regular_file(gsvckpt, tmp_path, command):
+    paths = [tmp_path / "nothing.pth", tmp_path / "nowhere" / "x.pth", "x" * 5000, ""]
+    paths += [] if command == "inspect" else [tmp_path]
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe.pth")
+        (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
+        paths += [tmp_path / "pipe.pth", tmp_path / "loop.pth", "/dev/null", "/dev/zero"]
+    for path in paths:
+        run = gsvckpt(command, path)
+        assert run.code == 3, (path, run)
+        assert 1 <= len(run.err.splitlines()) <= 2
+
+
+def test_several_sources_go_on_after_a_failure(gsvckpt, tmp_path):
+    good = [save(tmp_path / f"{n}.pth", small(generator("v2"), "v2")) for n in range(2)]
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"no")
+    files = gsvckpt.json("convert-fp16", good[0], bad, tmp_path / "nothing.pth", good[1], exit_code=3).document["files"]
+    assert [file.get("written") for file in files] == [True, False, False, True]
+    assert [file["source"] for file in files] == [str(path) for path in (good[0], bad, tmp_path / "nothing.pth", good[1])]
