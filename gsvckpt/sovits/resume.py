@@ -15,9 +15,10 @@ _REMOVABLE = ("optimizer", "scheduler", "scaler", "loop", "callback")
 def training_state(root: object, kind: Kind, *, drop: Sequence[str] = (), keep: Sequence[str] = ()) -> dict[object, object]:
     """Root entries that only training needs, each with what takes its place: None or [] where resuming asks for the key, REMOVED where it does not.
 
-    S2, and all of VITS (GPT_SoVITS/utils.py:23-60): without the key `optimizer` resuming fails and upstream silently starts over; with None it goes on. Lightning:
-    the keys `optimizer_states` and `lr_schedulers` must be there and may be empty; `loops` holds the epoch, and without it Lightning repeats all
-    epochs from the first (seen with pytorch-lightning 2.6.6), so it stays although it is loop state: it is a few kilobytes.
+    S2, and all of VITS (GPT_SoVITS/utils.py:23-60): without the key `optimizer` resuming fails and upstream silently starts over; with None it goes
+    on. Lightning: the keys `optimizer_states` and `lr_schedulers` must be there and may be empty; `loops` holds the epoch, and without it Lightning
+    repeats all epochs from the first (seen with pytorch-lightning 2.6.6), so it stays although it is loop state: it is a few kilobytes. What is
+    None or empty already stays as it is.
     """
     if not isinstance(root, dict):
         return {}
@@ -42,7 +43,7 @@ def _is_vits(root: object, kind: Kind) -> bool:
 
 
 def required(root: object, kind: Kind) -> tuple[str, ...]:
-    """Root entries without which GPT-SoVITS does not resume but, silently, starts over from the base (utils.py:23-60) and saves over what was there."""
+    """Root entries without which GPT-SoVITS does not resume but starts over (utils.py:23-60), in silence, and saves over what was there."""
     if _is_vits(root, kind):
         return _VITS
     return ("state_dict", "pytorch-lightning_version", "loops") if isinstance(root, dict) and "pytorch-lightning_version" in root else ()

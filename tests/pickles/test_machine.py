@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.model import Global, Opaque
+from gsvckpt.pickles import objects, scalars
 from gsvckpt.pickles.machine import Machine
-from gsvckpt.pickles.objects import OBJECTS
 from gsvckpt.pickles.safety import judge
-from gsvckpt.pickles.scalars import SCALARS
 from gsvckpt.pickles.state import EndOfPickle
 
 SCALARS = st.one_of(
@@ -173,6 +172,6 @@ def test_waiting_objects_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_opcode_of_every_protocol_is_known() -> None:
     refused = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
-    known = {**SCALARS, **OBJECTS}
+    known = {**scalars.SCALARS, **objects.OBJECTS}
     unknown = {op.name for op in pickletools.opcodes if ord(op.code) not in known}
     assert unknown == refused | {"STOP"}
