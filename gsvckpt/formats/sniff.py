@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from gsvckpt.errors import DamagedError, NotCheckpointError, UnsupportedError
 from gsvckpt.formats import safetensors, torch_stream, torch_zip, zip_directory
 from gsvckpt.model import Checkpoint, Container, Global, Source
 from gsvckpt.pickles.machine import Machine
+from gsvckpt.pickles.safety import judge_all
 
-_PEEK = 1 << 20
+_PEEK = 1 << 24  # far more than any pickle that torch writes for GPT-SoVITS
 HEAD = 8_192  # what GPT-SoVITS itself hashes; enough to recognise anything
 
 _AGAIN = "download it again; the file came incomplete or is a web page"
@@ -67,8 +66,15 @@ def _name(source: Source, head: bytes, tail: zip_directory.Tail | None) -> Damag
             where="zip directory",
             hint="download or copy it again; training interrupted while saving leaves such files",
         )
-        error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None)
+        # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.
+        names, _ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
+        error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, names)
         return error
+    names, finished = _pickled_names(source)
+    if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
+        bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
+        return bare
     for signature, at, what, hint in _OTHERS:
         if head[at : at + len(signature)] == signature:
             return NotCheckpointError(f"this is {what}, not a checkpoint", hint=hint)
@@ -87,11 +93,6 @@ def _name(source: Source, head: bytes, tail: zip_directory.Tail | None) -> Damag
         return NotCheckpointError(
             "this is an ONNX model, not a checkpoint", hint="onnxruntime opens it; gsvckpt reads .pth, .ckpt and .safetensors files"
         )
-    names = _pickled_names(source)
-    if names or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
-        bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
-        return bare
     if tail is not None:
         return DamagedError(
             f"ends as a zip but begins with the bytes {head[:4].hex(' ')}, which torch.load reads as something else",
@@ -106,14 +107,19 @@ def _name(source: Source, head: bytes, tail: zip_directory.Tail | None) -> Damag
     )
 
 
-def _pickled_names(source: Source) -> tuple[Global, ...]:
-    """The names in a bare pickle, which torch.load would run all the same; of any protocol, also the textual ones without a signature."""
-    buffer = bytearray(min(source.size, _PEEK))
-    source.read_into(0, memoryview(buffer))
-    machine = Machine(bytes(buffer), reduce=lambda _name, _args: None)
-    with suppress(DamagedError, UnsupportedError):
+def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...], bool]:
+    """The names in a pickle at `offset`, of any protocol, also the textual ones without a signature; and whether it came to its end.
+
+    torch.load would run a bare pickle, whatever else the file looks like.
+    """
+    buffer = bytearray(max(min(source.size - offset, _PEEK), 0))
+    source.read_into(offset, memoryview(buffer))
+    machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None)
+    try:
         machine.run()
-    return tuple(machine.globals)
+    except (DamagedError, UnsupportedError):
+        return tuple(machine.globals), False
+    return tuple(machine.globals), True
 
 
 def _is_text(head: bytes) -> bool:

@@ -227,7 +227,9 @@ def _extend(target: object, items: list[object]) -> None:
 
 
 def _add_step(target: Opaque, step: Literal["append", "setitem"], items: list[object]) -> None:
-    """Record `items`; a run of equal steps is one step, however the pickler cut it."""
+    """Record `items`; a run of equal steps is one step, however the pickler cut it, and none is no step."""
+    if not items:
+        return
     last = target.steps[-1] if target.steps else None
     if last is not None and last[0] == step and isinstance(last[1], list):
         last[1].extend(items)

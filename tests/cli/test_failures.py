@@ -45,7 +45,10 @@ def tiny_disk(tmp_path):
     """A file system with place for 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = sys.platform == "linux" and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False).returncode == 0
+    mounted = (
+        sys.platform == "linux"
+        and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False).returncode == 0
+    )
     if not mounted:
         pytest.skip("may not mount")
     yield folder
@@ -64,7 +67,9 @@ def test_a_disk_too_small_is_told_before_anything_is_written(gsvckpt, tiny_disk,
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_disk_that_fills_meanwhile(gsvckpt, tiny_disk, tmp_path, monkeypatch, command, in_place):
     monkeypatch.setattr(files, "_require_space", lambda destination, size: None)
-    source = save((tiny_disk if in_place else tmp_path) / "x.pth", s2_training({**generator("v2"), "big": numbers((90, 90) if in_place else (160, 160))}))
+    source = save(
+        (tiny_disk if in_place else tmp_path) / "x.pth", s2_training({**generator("v2"), "big": numbers((90, 90) if in_place else (160, 160))})
+    )
     data = source.read_bytes()
     if in_place:
         (tiny_disk / "filler").write_bytes(bytes(max(256 * 1024 - len(data) - 16384, 0)))
@@ -272,7 +277,9 @@ def test_a_real_process_is_interrupted_while_it_writes(tmp_path, number):
 def test_an_interruption_while_it_starts(tmp_path, training):
     """Whatever Python itself says before `main` runs, nothing is touched."""
     for delay in (0.05, 0.15, 0.25):
-        with subprocess.Popen([sys.executable, "-m", "gsvckpt", "inspect", training], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        with subprocess.Popen(
+            [sys.executable, "-m", "gsvckpt", "inspect", training], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        ) as process:
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
@@ -290,7 +297,9 @@ def test_main_runs_in_a_thread_where_signals_cannot_be_caught(gsvckpt, training)
 # --- paths ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["徐大夫第二次_e8_s16.pth", "с пробелами é.pth", "-dash.pth", "--json", "😀.pth", "a'b$(x)`y`;z.pth", "#[b]%s{}.pth", "!menu！.pth"])
+@pytest.mark.parametrize(
+    "name", ["徐大夫第二次_e8_s16.pth", "с пробелами é.pth", "-dash.pth", "--json", "😀.pth", "a'b$(x)`y`;z.pth", "#[b]%s{}.pth", "!menu！.pth"]
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_odd_names(gsvckpt, tmp_path, monkeypatch, command, name):
     save(tmp_path / "日本 語" / name, s2_training(generator("v2")))
