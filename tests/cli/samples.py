@@ -57,7 +57,7 @@ class Program:
         run = self(*argv, "--json")
         assert run.code == exit_code, run.err
         document = json.loads(run.out)
-        assert KEYS <= document.keys()
+        assert document.keys() >= KEYS
         assert document["schema"] == f"gsvckpt.{argv[0]}/1"
         assert document["exit_code"] == run.code
         for file in document["files"]:

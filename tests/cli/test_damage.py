@@ -1,4 +1,4 @@
-"""Damaged files through all commands: cut off anywhere, with any byte changed. There is always one of our errors or an answer, and never more than that."""
+"""Damaged files through all commands: cut off anywhere, with any byte changed. There is an answer or one of our errors, never more than that."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ def test_main_runs_in_a_thread_where_signals_cannot_be_caught(gsvckpt, training)
 
 
 @pytest.mark.parametrize(
-    "name", ["徐大夫第二次_e8_s16.pth", "с пробелами é.pth", "-dash.pth", "--json", "😀.pth", "a'b$(x)`y`;z.pth", "#[b]%s{}.pth", "!menu！.pth"]
+    "name", ["徐大夫第二次_e8_s16.pth", "with spaces é.pth", "-dash.pth", "--json", "😀.pth", "a'b$(x)`y`;z.pth", "#[b]%s{}.pth", "!menu\uff01.pth"]
 )
 @pytest.mark.parametrize("command", COMMANDS)
 def test_odd_names(gsvckpt, tmp_path, monkeypatch, command, name):

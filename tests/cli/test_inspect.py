@@ -44,7 +44,7 @@ BASE = {"info": "pretrained-v2"}
 
 
 def samples():
-    """name -> (tree, head, kind, version)"""
+    """Name -> (tree, head, kind, version)."""
     return {
         "GPT_weights_v2/xxx-e15.ckpt": ({"weight": gpt(), "config": {"train": {}}, "info": "GPT-e15"}, b"PK", "gpt-weights", "v2"),
         "old-e15.ckpt": ({"weight": gpt(512), "config": {"train": {}}, "info": "GPT-e15"}, b"PK", "gpt-weights", "v1"),

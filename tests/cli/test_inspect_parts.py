@@ -78,10 +78,10 @@ def test_stats_are_those_of_torch(gsvckpt, tmp_path):
     }
     torch.save(tree, tmp_path / "x.pth")
     state = {entry["name"]: entry["stats"] for entry in gsvckpt.json("inspect", tmp_path / "x.pth", "--stats").file["state"]}
-    for name, tensor in tree.items():
-        stats, finite = state[name], tensor[tensor.isfinite()].double()
+    for name, values in tree.items():
+        stats, finite = state[name], values[values.isfinite()].double()
         assert stats.keys() == {"min", "max", "mean", "std", "nan", "inf", "zero", "histogram"}
-        assert (stats["nan"], stats["inf"], stats["zero"]) == (int(tensor.isnan().sum()), int(tensor.isinf().sum()), int((tensor == 0).sum()))
+        assert (stats["nan"], stats["inf"], stats["zero"]) == (int(values.isnan().sum()), int(values.isinf().sum()), int((values == 0).sum()))
         assert sum(stats["histogram"]) == len(finite)
         if not len(finite):
             assert [stats[key] for key in ("min", "max", "mean", "std")] == [None] * 4
