@@ -27,7 +27,14 @@ DeviceOption = Annotated[
 JobsOption = Annotated[
     int | None,
     typer.Option(
-        "--jobs", "-j", min=1, envvar="GSVCKPT_JOBS", help="Workers [default: the number of cores].", show_default=False, rich_help_panel="Engine"
+        "--jobs",
+        "-j",
+        min=1,
+        metavar="N",
+        envvar="GSVCKPT_JOBS",
+        help="Workers [default: the number of cores].",
+        show_default=False,
+        rich_help_panel="Engine",
     ),
 ]
 OutputOption = Annotated[

@@ -75,6 +75,13 @@ def spawn(*argv, **options):
     return subprocess.run(command, capture_output=True, check=False, env=environment(), timeout=60, **options)
 
 
+def convert(gsvckpt, source, *options):
+    """Run convert-fp16 to another name: its JSON object, and that name."""
+    output = source.with_name(f"out{source.suffix}")
+    file = gsvckpt.json("convert-fp16", source, "-o", output, "--force", *options).file
+    return file, output
+
+
 def assert_one_error(run, path, code):
     """One error line that names the path, then at most a hint."""
     assert run.code == code, run
