@@ -16,7 +16,7 @@ from gsvckpt.devices.measures import Audit, Moments, bin_steps
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DTYPES, DType
 
-BLOCK = 1 << 16  # values at a time: the five work arrays stay near the processor, and Python's share per block is small
+BLOCK = 1 << 17  # values at a time: smaller ones make threads wait for the interpreter lock at every step, larger ones leave the cache
 MAX_HALF = 65_504.0
 _TOO_LARGE = np.float32(65_520.0)  # from here on rounding gives infinity
 _EXPONENT, _SMALLEST, _SHIFT = np.uint32(0x7F800000), np.uint32(0x38800000), np.uint32(13 << 23)  # _SMALLEST: 2**-14, the smallest normal half

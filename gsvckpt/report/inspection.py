@@ -20,6 +20,7 @@ from gsvckpt.report.console import make_console
 from gsvckpt.report.documents import examination_json
 from gsvckpt.report.units import count, plural, printable, size
 from gsvckpt.sovits.config import config_of
+from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.upstream import UpstreamError, correct, describe
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ _USES: Mapping[str, str] = {
 }
 VERDICTS = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
 _BAR = 14
+_DEEPEST = 6  # name parts, where a single group is opened up
 
 
 class View(NamedTuple):
@@ -137,7 +139,7 @@ def _print_overview(console: Console, examination: Examination, counted: Account
     if examination.state:
         console.print(_modules(console, examination, counted, view))
     for line in _advice(examination, counted):
-        console.print(line)
+        console.print(line, soft_wrap=True)  # a command broken into two lines cannot be pasted
 
 
 def _facts(examination: Examination, counted: Account, view: View) -> Iterator[tuple[str, Text]]:
@@ -146,7 +148,7 @@ def _facts(examination: Examination, counted: Account, view: View) -> Iterator[t
     yield "kind", Text.assemble((KINDS[identity.kind], "bold"), f", {use}" if use else "")
     if identity.version or identity.versions:
         version = identity.version or " or ".join(identity.versions)
-        evidence = identity.version_evidence if view.verbose else identity.version_evidence[:1]
+        evidence = identity.version_evidence if view.verbose else _deciding(identity)
         yield "version", Text.assemble((version, "bold"), printable(f" ({'; '.join(evidence)})" if evidence else ""))
     progress = identity.progress
     steps = [f"{word} {number:,}" for word, number in (("epoch", progress.epoch), ("step", progress.step)) if number is not None]
@@ -169,6 +171,12 @@ def _facts(examination: Examination, counted: Account, view: View) -> Iterator[t
     if examination.official is not None:
         yield "official", Text(f"{examination.official.file.name} ({examination.official.confidence})")
     yield "safety", _safety(examination)
+
+
+def _deciding(identity: Identity) -> tuple[str, ...]:
+    """The one piece of evidence to show: the first, unless that leaves a choice which the next one decides."""
+    undecided = bool(identity.version) and " or " in identity.version_evidence[0] if identity.version_evidence else False
+    return identity.version_evidence[1:2] if undecided and len(identity.version_evidence) > 1 else identity.version_evidence[:1]
 
 
 def _upstream(examination: Examination) -> Text:
@@ -198,7 +206,11 @@ def _safety(examination: Examination) -> Text:
 
 
 def _modules(console: Console, examination: Examination, counted: Account, view: View) -> Table:
-    groups = group(view.choose(examination.state), view.depth)
+    state, depth = view.choose(examination.state), view.depth
+    groups = group(state, depth)
+    while len(groups) == 1 and groups[0].tensors > 1 and depth < _DEEPEST:  # GPT files keep everything below `model`
+        depth += 1
+        groups = group(state, depth)
     if view.sort != "name":
         groups.sort(key=lambda entry: -entry.bytes)
     rows = [(entry.name, f"{entry.tensors:,}", count(entry.parameters), entry.bytes, ", ".join(entry.dtypes)) for entry in groups]
@@ -212,19 +224,21 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, width=_BAR)
-    table.add_column("dtype", overflow="fold")
+    mixed = len(counted.by_dtype) > 1  # a single dtype stands in the panel
+    if mixed:
+        table.add_column("dtype", overflow="fold")
     largest = max((row[3] for row in rows), default=0) or 1
     block = "█" if console.encoding.startswith("utf") else "#"
     for name, tensors, parameters, amount, dtypes in rows:
         bar = Text(block * max(round(_BAR * amount / largest), 1 if amount else 0), style="magenta" if name.startswith("(") else "cyan")
-        table.add_row(printable(name), tensors, parameters, size(amount), bar, dtypes)
+        table.add_row(printable(name), tensors, parameters, size(amount), bar, *([dtypes] if mixed else []))
     return table
 
 
 def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
     """What wastes space, and the command that gets it back."""
-    path = printable(os.path.basename(examination.checkpoint.source.path))
-    quoted = f'"{path}"' if " " in path else path
+    path = printable(examination.checkpoint.source.path)
+    quoted = path if path.replace("/", "").replace("\\", "").replace(".", "").replace("_", "").replace("-", "").isalnum() else f'"{path}"'
     if counted.saves_strip:
         yield _saving("training state", counted.saves_strip, counted, f"gsvckpt strip-optimizer {quoted}")
     if counted.saves_fp16:

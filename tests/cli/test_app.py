@@ -149,7 +149,8 @@ def test_a_pipe_gets_no_escape_codes_and_tables_of_80_columns(gsvckpt, monkeypat
     run = gsvckpt(*argv, *([] if "--help" in argv else [path]))
     assert run.code == 0
     assert "\x1b" not in run.out + run.err
-    assert max(map(len, run.out.splitlines())) <= 80 or argv == ("convert-fp16", "-n")
+    tables = [line for line in run.out.splitlines() if "can go: gsvckpt" not in line]  # a command is pasted, so it is never broken
+    assert max(map(len, tables)) <= 80 or argv == ("convert-fp16", "-n")
     assert all(len(line) <= 80 for line in run.out.splitlines() if "│" in line or "─" in line)
 
 
