@@ -22,7 +22,6 @@ _OTHERS: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x1f\x8b", 0, "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", 0, "a zstd archive", "unpack it first"),
     (b"\xfd7zXZ", 0, "an xz archive", "unpack it first"),
-    (b"ustar", 257, "a tar archive (torch before 0.1.10 saved such files)", "unpack it, or load and save it once with an old torch"),
     (b"\x93NUMPY", 0, "a NumPy array", ""),
     (b"RIFF", 0, "a sound file", "choose a .pth, .ckpt or .safetensors file"),
     (b"%PDF", 0, "a PDF document", ""),
@@ -37,14 +36,23 @@ def read(source: Source) -> Checkpoint:
     head = read_head(source)
     if not head:
         raise NotCheckpointError("the file is empty", hint="the disk was full or the download failed; get it again")
-    tail = zip_directory.find_tail(source)
-    if tail is not None and _begins_as_zip(head):
+    if _begins_as_zip(head):
+        tail = zip_directory.find_tail(source)
+        if tail is None:
+            raise _cut_zip(source, head)
         return torch_zip.read(source, tail)
-    if safetensors.looks_like(head, source.size):
+    if _is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
+        raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
+    names, finished = _pickled_names(source)
+    if safetensors.looks_like(head, source.size) and not names:  # with names it is a pickle in disguise: torch.load would run it
         return safetensors.read(source)
     if head.startswith(torch_stream.HEAD):
         return torch_stream.read(source)
-    raise _name(source, head, tail)
+    if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
+        bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
+        raise bare
+    raise _name(source, head)
 
 
 def _begins_as_zip(head: bytes) -> bool:
@@ -59,22 +67,32 @@ def read_head(source: Source) -> bytes:
     return bytes(buffer)
 
 
-def _name(source: Source, head: bytes, tail: zip_directory.Tail | None) -> DamagedError | NotCheckpointError | UnsupportedError:
-    if _begins_as_zip(head):
-        error = DamagedError(
-            "the file ends early: the zip directory at its end is missing (torch: failed finding central directory)",
-            where="zip directory",
-            hint="download or copy it again; training interrupted while saving leaves such files",
-        )
-        # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.
-        names, _ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
-        error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, names)
-        return error
-    names, finished = _pickled_names(source)
-    if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
-        bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
-        return bare
+def _is_tar(head: bytes) -> bool:
+    """A tar archive by its checksum, all that `tarfile` asks for."""
+    if len(head) < 512:
+        return False
+    import tarfile  # most runs never come here
+
+    try:
+        tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def _cut_zip(source: Source, head: bytes) -> DamagedError:
+    error = DamagedError(
+        "the file ends early: the zip directory at its end is missing (torch: failed finding central directory)",
+        where="zip directory",
+        hint="download or copy it again; training interrupted while saving leaves such files",
+    )
+    # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.
+    names, _ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
+    error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, names)
+    return error
+
+
+def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
     for signature, at, what, hint in _OTHERS:
         if head[at : at + len(signature)] == signature:
             return NotCheckpointError(f"this is {what}, not a checkpoint", hint=hint)
@@ -93,7 +111,7 @@ def _name(source: Source, head: bytes, tail: zip_directory.Tail | None) -> Damag
         return NotCheckpointError(
             "this is an ONNX model, not a checkpoint", hint="onnxruntime opens it; gsvckpt reads .pth, .ckpt and .safetensors files"
         )
-    if tail is not None:
+    if zip_directory.has_tail(source):
         return DamagedError(
             f"ends as a zip but begins with the bytes {head[:4].hex(' ')}, which torch.load reads as something else",
             where="zip directory",

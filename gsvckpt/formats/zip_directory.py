@@ -44,40 +44,55 @@ class Tail(NamedTuple):
 
 
 def find_tail(source: Source) -> Tail | None:
-    """Find the end record within the last 64 KiB, as torch and zipfile do; None when there is none."""
+    """Find the end record within the last 64 KiB; None when there is none.
+
+    The last one decides and the zip64 record counts wherever its locator stands, as in miniz, which torch reads with. Where a reader could choose
+    otherwise, the file is refused: it could show us one directory and torch another. Raises DamagedError.
+    """
     window = min(source.size, END.size + MAX16)
     buffer = bytearray(window)
     source.read_into(source.size - window, memoryview(buffer))
-    position = len(buffer)
-    while (position := buffer.rfind(b"PK\x05\x06", 0, position)) >= 0:
-        if position + END.size > window:
-            continue
-        _, disk, _, _, count, size, offset, comment = END.unpack_from(buffer, position)
-        at = source.size - window + position
-        trailing = source.size - at - END.size - comment
-        if trailing < 0 or disk not in (0, MAX16):
-            continue
-        if MAX32 in (size, offset) or count == MAX16:
-            wide = _read_end64(source, at)
-            if wide is not None:
-                count, size, offset = wide
-        if offset + size <= at:
-            return Tail(offset, size, count, trailing)
-    return None
+    position = buffer.rfind(b"PK\x05\x06", 0, max(window - END.size + 4, 0))
+    if position < 0:
+        return None
+    _, disk, first_disk, here, count, size, offset, comment = END.unpack_from(buffer, position)
+    at = source.size - window + position
+    trailing = source.size - at - END.size - comment
+    wide = _read_end64(source, at)
+    if wide is not None:
+        for short, full, limit in zip((disk, first_disk, here, count, size, offset), wide[1:], (MAX16,) * 4 + (MAX32,) * 2, strict=True):
+            if short not in (full, limit):
+                raise DamagedError("its two end records disagree; readers do not agree which one counts", where="zip directory")
+        at, disk, first_disk, here, count, size, offset = wide
+    if trailing < 0 or disk or first_disk or here != count or offset + size != at:
+        raise DamagedError("its end record contradicts itself", where="zip directory", hint="get the file again; do not load it")
+    return Tail(offset, size, count, trailing)
 
 
-def _read_end64(source: Source, at: int) -> tuple[int, int, int] | None:
-    if at < LOCATOR.size + END64.size:
+def has_tail(source: Source) -> bool:
+    """Whether the file ends as a zip does, sound or not."""
+    try:
+        return find_tail(source) is not None
+    except DamagedError:
+        return True
+
+
+def _read_end64(source: Source, at: int) -> tuple[int, ...] | None:
+    """Where the zip64 end record before `at` stands, its disks, counts, size and offset; None where no locator announces one."""
+    if at < LOCATOR.size:
         return None
     locator = bytearray(LOCATOR.size)
     source.read_into(at - LOCATOR.size, memoryview(locator))
     magic, _, where, _ = LOCATOR.unpack(locator)
-    if magic != b"PK\x06\x07" or where + END64.size > at:
+    if magic != b"PK\x06\x07":
         return None
     end = bytearray(END64.size)
-    source.read_into(where, memoryview(end))
-    magic, *_, count, size, offset = END64.unpack(end)
-    return (count, size, offset) if magic == b"PK\x06\x06" else None
+    if where + END64.size <= at - LOCATOR.size:
+        source.read_into(where, memoryview(end))
+    magic, _, _, _, disk, first_disk, here, count, size, offset = END64.unpack(end)
+    if magic != b"PK\x06\x06":
+        raise DamagedError("its zip64 end record is missing", where="zip directory")
+    return where, disk, first_disk, here, count, size, offset
 
 
 def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
@@ -171,11 +186,12 @@ def _locate(source: Source, entry: _Entry, limit: int) -> Record:
 
 
 def _check_layout(records: Sequence[Record], tail: Tail) -> None:
-    names = {record.name for record in records}
-    if len(names) != len(records):
-        seen: set[str] = set()
-        twice = next(record.name for record in records if record.name in seen or seen.add(record.name))  # type: ignore[func-returns-value]  # set.add is None
-        raise DamagedError("stands twice in the zip; readers do not agree which one counts", where=twice)
+    seen: set[str] = set()
+    for record in records:
+        name = record.name.lower()  # torch looks records up without regard to case (miniz, mz_zip_reader_locate_file)
+        if name in seen:
+            raise DamagedError("stands twice in the zip; readers do not agree which one counts", where=record.name)
+        seen.add(name)
     end = 0
     for record in records:
         if record.header < end:

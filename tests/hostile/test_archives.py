@@ -108,7 +108,7 @@ def test_a_directory_outside_the_file(kind: str) -> None:
     data = bytearray(torch_zip(TREE))
     at = len(data) - 22 + (12 if kind == "size" else 16)
     data[at : at + 4] = struct.pack("<I", 0x7FFFFFF0)
-    with pytest.raises(DamagedError, match="zip directory at its end is missing"):
+    with pytest.raises(DamagedError, match="contradicts itself"):
         read(bytes(data))
 
 
