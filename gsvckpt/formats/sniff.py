@@ -128,16 +128,18 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
 def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...], bool]:
     """The names in a pickle at `offset`, of any protocol, also the textual ones without a signature; and whether it came to its end.
 
-    torch.load would run a bare pickle, whatever else the file looks like.
+    torch.load would run a bare pickle, whatever else the file looks like. Only what Python could import counts: other bytes hold newlines, too.
     """
     buffer = bytearray(max(min(source.size - offset, _PEEK), 0))
     source.read_into(offset, memoryview(buffer))
     machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None)
+    finished = False
     try:
         machine.run()
+        finished = True
     except (DamagedError, UnsupportedError):
-        return tuple(machine.globals), False
-    return tuple(machine.globals), True
+        pass
+    return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split("."))), finished
 
 
 def _is_text(head: bytes) -> bool:
