@@ -41,7 +41,8 @@ clean:
 	rm -rf .venv build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find gsvckpt tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch goes first and with an exact pin: a looser one may fetch gigabytes of CUDA libraries that nothing here needs.
+# torch goes first and with an exact pin, so that all runs use the same one. Where pip finds a build for the CPU it takes that; from elsewhere the
+# same version may bring CUDA libraries, which nothing here needs.
 # pip is renewed because `--group` is younger than the pip that many Pythons bring.
 $(READY): pyproject.toml
 	@echo "setting up .venv (once, about a minute)"

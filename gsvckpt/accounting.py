@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from gsvckpt.examination import Examination, weights_of
+from gsvckpt.examination import Examination
 from gsvckpt.model import DTYPES, DType, Storage, Tensor, contiguous_stride, storages_of, walk
 from gsvckpt.sovits.resume import training_state
-from gsvckpt.sovits.sections import roles
 from gsvckpt.transforms.selection import select
 
 _HALF = DTYPES["float16"]
@@ -57,7 +56,7 @@ def account(examination: Examination) -> Account:
     for tensor in examination.state.values():
         tensors, size = counts.get(tensor.dtype.name, (0, 0))
         counts[tensor.dtype.name] = (tensors + 1, size + min(tensor.nbytes, tensor.storage.nbytes))
-    weights = weights_of(examination)
+    weights = examination.weights
     chosen = {tensor.storage for tensor in select(checkpoint.root, weights, _HALF).chosen.values()}
     return Account(
         file=checkpoint.source.size,
@@ -74,9 +73,9 @@ def account(examination: Examination) -> Account:
 
 def _sections(examination: Examination) -> dict[str, set[Storage]]:
     root = examination.checkpoint.root
-    found: dict[str, set[Storage]] = {"weights": {t.storage for t in weights_of(examination).values()}, "optimizer": set(), "other": set()}
+    found: dict[str, set[Storage]] = {"weights": {t.storage for t in examination.weights.values()}, "optimizer": set(), "other": set()}
     if isinstance(root, dict):
-        for key, role in roles(root).items():
+        for key, role in examination.roles.items():
             section = role if role in ("weights", "other") else "optimizer"
             found[section] |= storages_of(root[key]) - found["weights"]
     else:
@@ -86,7 +85,7 @@ def _sections(examination: Examination) -> dict[str, set[Storage]]:
 
 def _freed(examination: Examination) -> set[Storage]:
     root = examination.checkpoint.root
-    gone = training_state(root, examination.identity.kind)
+    gone = training_state(root, examination.identity.kind, known=examination.roles)
     if not gone or not isinstance(root, dict):
         return set()
     kept = storages_of({key: value for key, value in root.items() if key not in gone})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from gsvckpt.errors import OutputError, RefusedError, UsageError
+from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.sovits.names import resumes
 
 
@@ -39,23 +41,59 @@ class Destination:
             outputs = [self.output]
         seen: dict[str, str] = {}
         for source, output in zip(sources, outputs, strict=True):
-            other = seen.setdefault(os.path.realpath(output), source)
+            other = seen.setdefault(os.path.normcase(os.path.realpath(output)), source)
             if other != source:
                 raise UsageError(f"{other} and {source} would both be written to {output}", hint="give each its own run with -o PATH")
         return outputs
 
-    def prepare(self, source: str, output: str) -> None:
-        """Make the folder of an `-o FOLDER/` and refuse what exists, before any work is done."""
-        if self.output is not None and self.output != output:
-            try:
-                os.makedirs(self.output, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot be made: {error.strerror}", path=self.output, hint="write elsewhere with -o PATH") from error
-        if self.in_place or self.force or not os.path.exists(output):
-            return
-        if os.path.exists(source) and os.path.samefile(source, output):
-            raise RefusedError("is the source itself", path=output, hint="--in-place replaces it; -o PATH writes elsewhere")
-        raise RefusedError("exists already", path=output, hint="--force overwrites it; -o PATH writes elsewhere")
+    def obstacle(self, source: str, output: str) -> GsvError | None:
+        """Why `output` must not or cannot be written, as far as that shows before any work is done."""
+        if self.in_place:
+            if not self.force and os.path.exists(source) and not os.stat(source).st_mode & stat.S_IWUSR:
+                return RefusedError("is read-only", path=output, hint="--force replaces it all the same; -o PATH writes elsewhere")
+            return None
+        if os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
+            return RefusedError("is the source itself", path=output, hint="--in-place replaces it; -o PATH writes elsewhere")
+        if not self.force and os.path.exists(output):
+            return RefusedError("exists already", path=output, hint="--force overwrites it; -o PATH writes elsewhere")
+        folder = os.path.dirname(output)
+        if self.output == output and folder and not os.path.isdir(folder):
+            return OutputError(f"there is no folder {folder}", path=output, hint="make it first")
+        return None
+
+    @contextmanager
+    def prepared(self, source: str, output: str) -> Iterator[None]:
+        """Refuse obstacles, and make the folder of an `-o FOLDER/`. When what is done inside fails, folders that were made for it go again."""
+        obstacle = self.obstacle(source, output)
+        if obstacle is not None:
+            raise obstacle
+        made = _missing_folders(self.output) if self.output is not None and self.output != output else []
+        try:
+            if made:
+                _make_folder(made[0])
+            yield
+        except BaseException:
+            for folder in made:
+                with suppress(OSError):  # not empty, or never made
+                    os.rmdir(folder)
+            raise
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot be made: {error.strerror}", path=path, hint="write elsewhere with -o PATH") from error
+
+
+def _missing_folders(path: str) -> list[str]:
+    """`path` and the folders above it, up to the first that is there."""
+    missing: list[str] = []
+    path = path.rstrip(f"/{os.sep}") or path
+    while path and not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
 
 
 def name_beside(source: str, word: str) -> str:

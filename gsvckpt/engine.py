@@ -17,9 +17,10 @@ from gsvckpt.model import UNTYPED, Storage, Tensor
 from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
-from gsvckpt.streams import Buffers, chunks, for_each
+from gsvckpt.streams import Buffers, check_unchanged, chunks, for_each
 from gsvckpt.transforms.plan import Plan
 
+_SMALL = 1 << 20  # bytes; nearly all tensors, and next to nothing of a file
 MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
 
 OnOverflow = Literal["keep", "clamp", "error"]
@@ -68,8 +69,12 @@ class Engine:
     on_overflow: OnOverflow = "keep"
 
     def rehearse(self, plan: Plan, *, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
-        """Carry out everything but the writing: what is cast is read and audited, so the outcome and its size are those of `write`."""
+        """Carry out everything but the writing: what is cast is read and audited, so the outcome and its size are those of `write`.
+
+        Raises DamagedError and ChangedError as `write` does.
+        """
         outcome, _ = self._carry_out(plan, lay_out(plan), None, approve)
+        check_unchanged([plan.checkpoint.source])
         accept(outcome)
         return outcome
 
@@ -101,7 +106,10 @@ class Engine:
         return done[-1][0]
 
     def _carry_out(self, plan: Plan, layout: Layout, target: Target | None, approve: Approve) -> tuple[Outcome, Mapping[Storage, int]]:
-        overflowed: dict[Storage, int] = {}
+        overflowed = self._foresee_overflow(plan)
+        if overflowed:
+            plan = plan.without_casts(frozenset(overflowed))
+            layout = lay_out(plan)
         while True:
             approve(layout)
             places = {storage: offset for storage, offset in layout.storages if target is not None or storage in plan.casts}
@@ -126,6 +134,16 @@ class Engine:
                 target.write_at(offset, piece)
         audits = {storage: audit for storage, (_, audit) in moved.items() if audit is not None}
         return Outcome(plan, layout, audits, overflowed), checksums
+
+    def _foresee_overflow(self, plan: Plan) -> dict[Storage, int]:
+        """The small storages that will keep their dtype, found before anything is written: each one found later repeats the whole file."""
+        if plan.clamp or self.on_overflow != "keep":
+            return {}
+        small = [storage for storage in plan.casts if storage.nbytes < _SMALL]
+        self.progress.expect(sum(storage.nbytes for storage in small))
+        work = partial(self._move, plan=plan, target=None, places=dict.fromkeys(small, 0))
+        moved = for_each(small, work, jobs=self.jobs, progress=self.progress)
+        return {storage: audit.overflowed for storage, (_, audit) in moved.items() if audit is not None and audit.overflowed}
 
     def _move(
         self, storage: Storage, buffers: Buffers, *, plan: Plan, target: Target | None, places: Mapping[Storage, int]

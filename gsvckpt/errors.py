@@ -54,9 +54,13 @@ class UnsupportedError(GsvError):
 
 
 class NotCheckpointError(GsvError):
-    """Something else than a checkpoint; `why` names what it is."""
+    """Something else than a checkpoint; `why` names what it is, and `subject` in one word where programs may ask for it (`torchscript`)."""
 
     kind = "not-a-checkpoint"
+
+    def __init__(self, why: str, *, where: str = "", hint: str = "", path: str = "", subject: str = "") -> None:
+        super().__init__(why, where=where, hint=hint, path=path)
+        self.subject = subject
 
 
 class ChangedError(GsvError):

@@ -12,19 +12,24 @@ from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.official import Match
-from gsvckpt.sovits.sections import roles, state_tensors
+from gsvckpt.sovits.sections import Role, Sections, divide, state_tensors
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
 _CHUNK = 1 << 20
 
 
 class Examination(NamedTuple):
-    """`state` is the model's state dict; `rows` its phoneme rows, by which GPT-SoVITS corrects v1 and v2; `upstream` what it says before that."""
+    """`roles` are those of the root entries; `state` is the model's state dict, `weights` that and others such as EMA copies by root key.
+
+    `rows` are the state's phoneme rows, by which GPT-SoVITS corrects v1 and v2; `upstream` is what it says before that.
+    """
 
     checkpoint: Checkpoint
     identity: Identity
     safety: Safety
+    roles: Mapping[object, Role]
     state: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
     rows: int | None
     upstream: Verdict | UpstreamError | None
     official: Match | None
@@ -39,12 +44,14 @@ def examine(checkpoint: Checkpoint) -> Examination:
     """Examine an opened checkpoint. Reads its first 8 KiB, and the whole file only when its size is exactly that of an official one."""
     source = checkpoint.source
     head = read_head(source)
-    identity = kinds.identify(checkpoint, source.path, head)
-    state = state_tensors(checkpoint.root, identity.state_path)
-    rows = kinds.symbol_rows(state)
+    sections = divide(checkpoint.root)
+    identity = kinds.identify(checkpoint, source.path, head, sections)
+    rows = kinds.symbol_rows(sections.tensors)
     verdict = upstream.detect(head, source.size) if upstream.applies(identity.kind) else None
     warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows))
-    return Examination(checkpoint, identity, judge_all(checkpoint.globals), state, rows, verdict, recognise(source), warnings)
+    weights = _all_weights(checkpoint.root, sections)
+    safety = judge_all(checkpoint.globals)
+    return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, verdict, recognise(source), warnings)
 
 
 def recognise(source: Source, *, thorough: bool = False) -> Match | None:
@@ -71,12 +78,10 @@ def known_of(error: GsvError) -> Checkpoint | None:
     return error.known if isinstance(error.known, Checkpoint) else None
 
 
-def weights_of(examination: Examination) -> dict[str, Tensor]:
-    """All weights in the file by name: the model's state dict, then other ones such as EMA copies under their root key."""
-    root, path = examination.checkpoint.root, examination.identity.state_path
-    found = dict(examination.state)
-    if path:
-        for key, role in roles(root).items():
-            if role == "weights" and key != path[0]:
+def _all_weights(root: object, sections: Sections) -> dict[str, Tensor]:
+    found = dict(sections.tensors)
+    if sections.path:
+        for key, role in sections.roles.items():
+            if role == "weights" and key != sections.path[0]:
                 found |= {format_path((key, name)): tensor for name, tensor in state_tensors(root, (key,)).items()}
     return found

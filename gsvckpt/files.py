@@ -17,7 +17,7 @@ from gsvckpt.errors import ChangedError, DamagedError, MissingError, OutputError
 
 TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
-_STALE_SECONDS = 600
+_STALE_SECONDS = 86_400  # no run is silent for a day, and a day's leftovers harm nobody
 _SYNC_SECONDS = 0.25
 _CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
 
@@ -40,7 +40,7 @@ class LocalSource:
         self.mtime_ns = facts.st_mtime_ns
         self._identity = (facts.st_dev, facts.st_ino)
         self._lock = threading.Lock()
-        self._closed = False
+        self.closed = False
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from `offset`. Raises DamagedError when the file ends before, or cannot be read there."""
@@ -92,8 +92,8 @@ class LocalSource:
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             os.close(self._fd)
             self._fd = -1  # the number may be given to another file, which must not be read in our name
 
@@ -150,7 +150,15 @@ class Target:
         os.truncate(self._fd, size)
 
     def sync(self) -> None:
-        os.fsync(self._fd)
+        """Bring to the disk what was written. Does nothing after `close`."""
+        fd = self._fd
+        if fd >= 0:
+            os.fsync(fd)
+
+    def close(self) -> None:
+        """Close the file. A worker that still runs after Ctrl-C fails then, instead of writing to whatever gets the number next."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
 
 def publish(
@@ -166,27 +174,27 @@ def publish(
 
     A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
     kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
-    `overwrite` is false, also when another process creates it meanwhile, and OutputError when the disk is full or the folder not writable; after any
-    error no temporary file is left.
+    `overwrite` is false, also when another process creates it meanwhile, and OutputError when the disk is full, the folder not writable or the path a
+    folder or no path at all; after any error no temporary file is left.
     """
-    destination = Path(os.path.realpath(path))
-    if not overwrite and destination.exists():
-        raise _exists(path)
     temp: Path | None = None
     try:
+        destination = _resolve(path)
+        _require_free(destination, path, overwrite=overwrite)
         _sweep(destination.parent)
         _require_space(destination, size)
-        temp, fd = _create_temp(destination.parent)
+        # Its name is known before it is there, as Ctrl-C can come anywhere.
+        temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
+        target = Target(temp, os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666))
         try:
-            target = Target(temp, fd)
             with _syncing(target) as written:
                 fill(target)
-                _copy_mode(destination, temp)
                 written.set()
                 check(target)
         finally:
-            os.close(fd)
+            target.close()
         settle()
+        _copy_mode(destination, temp)  # last: Windows removes no read-only file
         _take_name(temp, destination, path, overwrite=overwrite)
         _sync_folder(destination.parent)
     except OSError as error:
@@ -194,7 +202,35 @@ def publish(
     finally:
         if temp is not None:
             with suppress(OSError):
-                temp.unlink()
+                _remove(temp)
+
+
+def _resolve(path: str) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a NUL byte
+        raise OutputError(f"cannot be written: {error}", path=path) from error
+
+
+def _require_free(destination: Path, path: str, *, overwrite: bool) -> None:
+    try:
+        mode = os.lstat(destination).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise OutputError("is a folder", path=path, hint="name a file in it with -o PATH")
+    if not overwrite:
+        raise _exists(path)
+
+
+def _remove(temp: str | Path) -> None:
+    try:
+        os.unlink(temp)
+    except FileNotFoundError:
+        raise
+    except OSError:  # read-only on Windows
+        os.chmod(temp, stat.S_IREAD | stat.S_IWRITE)
+        os.unlink(temp)
 
 
 @contextmanager
@@ -215,21 +251,15 @@ def _syncing(target: Target) -> Iterator[threading.Event]:
             failures.append(error)
 
     thread = threading.Thread(target=sync)
-    thread.start()
-    try:
+    try:  # Ctrl-C can come anywhere, and must leave no thread that waits for ever
+        thread.start()
         yield written
     finally:
         written.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
     for failure in failures:
         raise failure
-
-
-def _create_temp(folder: Path) -> tuple[Path, int]:
-    while True:
-        temp = folder / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(4).hex()}{TEMP_SUFFIX}"
-        with suppress(FileExistsError):
-            return temp, os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
 
 
 def _sweep(folder: Path) -> None:
@@ -240,7 +270,7 @@ def _sweep(folder: Path) -> None:
                 pid = entry.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
                 with suppress(OSError):
                     if pid.isdigit() and not _alive(int(pid)) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-                        os.unlink(entry.path)
+                        _remove(entry.path)
 
 
 def _alive(pid: int) -> bool:
@@ -258,6 +288,8 @@ def _alive(pid: int) -> bool:
 def _require_space(destination: Path, size: int) -> None:
     if hasattr(os, "statvfs"):
         facts = os.statvfs(destination.parent)
+        if not facts.f_blocks:  # some network and FUSE file systems do not tell
+            return
         free = facts.f_bavail * facts.f_frsize
     else:
         import shutil  # only where statvfs is missing

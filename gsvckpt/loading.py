@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from gsvckpt.errors import MissingError, UnsupportedError
+from gsvckpt.errors import MissingError, UnsupportedError, UsageError
 from gsvckpt.files import LocalSource
 from gsvckpt.model import Checkpoint, Tensor
 from gsvckpt.opening import blame, read
@@ -43,7 +43,8 @@ def load_state_dict(path: str | os.PathLike[str], device: TorchDevice = "cpu", i
 
     Needs the memory of the tensors and a few MiB besides: bytes are read straight into their place, by several threads, and checked against the
     file's checksums. Tensors that share memory in the file share it here; views keep their strides. Training state is left in the file. Raises
-    UsageError for a device that is not there, MissingError when nothing is chosen, and what `open_file` raises.
+    UsageError for a device that is not there, MissingError when nothing is chosen, ChangedError when the file changes meanwhile, and what `open_file`
+    raises. `auto` is the first CUDA device where there is one, else the CPU.
     """
     with open_file(path) as checkpoint, blame(os.fspath(path)):
         chosen = select(checkpoint.state_dict, include)
@@ -71,7 +72,8 @@ class OpenCheckpoint:
     @cached_property
     def state_dict(self) -> Mapping[str, Tensor]:
         """The model's tensors by name, in the file's order, without optimizer and other training state."""
-        return state_tensors(self.root, find_state_path(self.root))
+        with blame(self._source.path):
+            return state_tensors(self.root, find_state_path(self.root))
 
     @cached_property
     def safety(self) -> Safety:
@@ -82,9 +84,11 @@ class OpenCheckpoint:
         """A read-only view of the file itself, with the tensor's strides; nothing is read before it is looked at, and no checksum is checked.
 
         Views stay valid after `close`. Raises UnsupportedError for types that NumPy lacks, ChangedError when the file has changed since it was
-        opened. A file that is cut short later ends the process when the view is looked at, so keep views of files that nobody writes.
+        opened, and UsageError after `close`. A file that is cut short later ends the process when the view is looked at, so keep views of files that
+        nobody writes.
         """
         found = self._find(tensor)
+        self._require_open()
         with blame(self._source.path):
             if not found.dtype.numpy:
                 raise UnsupportedError(f"NumPy has no {found.dtype.name}", hint="the `torch` method gives a torch tensor")
@@ -95,9 +99,14 @@ class OpenCheckpoint:
                 raise UnsupportedError(f"NumPy has no arrays of shape {list(found.shape)[:8]}") from error
 
     def torch(self, tensor: str | Tensor, device: TorchDevice = "cpu") -> TorchTensor:
-        """The tensor with its values, read and checked as by `load_state_dict`."""
+        """The tensor with its values, read and checked as by `load_state_dict`. Raises UsageError after `close`."""
+        self._require_open()
         with blame(self._source.path):
             return _load(self.checkpoint, {"": self._find(tensor)}, device)[""]
+
+    def _require_open(self) -> None:
+        if self._source.closed:
+            raise UsageError("the checkpoint is closed", path=self._source.path, hint="fetch tensors inside the `with` statement")
 
     @cached_property
     def _map(self) -> mmap.mmap:
@@ -139,12 +148,12 @@ def select(tensors: Mapping[str, Tensor], include: Include | None) -> dict[str, 
     return chosen
 
 
-def _known(name: str, names: Iterable[str]) -> str:
-    known = tuple(names)
-    if name in known:
+def _known(name: str, names: Mapping[str, Tensor]) -> str:
+    if name in names:
         return name
     from difflib import get_close_matches
 
+    known = tuple(names)
     close = get_close_matches(name, known, 3)
     hint = f"there are {', '.join(close)}" if close else f"the first of {len(known):,} is {known[0]}" if known else ""
     raise MissingError(f"no model tensor is called {name[:80]!r}", where="state dict", hint=hint)
@@ -155,7 +164,12 @@ def _load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: TorchDe
     from gsvckpt.devices import transfer
     from gsvckpt.devices.choice import torch_device
 
-    return transfer.load(tensors, torch_device(str(device)), jobs=min(os.cpu_count() or 1, 8))
+    name = str(device)
+    if name == "auto":
+        import torch
+
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return transfer.load(tensors, torch_device(name), jobs=min(os.cpu_count() or 1, 8))
 
 
 def _view(tensor: Tensor, mapped: mmap.mmap) -> Array:

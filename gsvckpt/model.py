@@ -193,6 +193,7 @@ class Checkpoint:
 
 Path = tuple[object, ...]
 Leaf = Tensor | Storage | Opaque
+_WALKED = (dict, list, tuple, Opaque, Tensor, Storage)  # leaves, and what may hold them
 
 
 def is_parameter(value: object) -> bool:
@@ -244,34 +245,41 @@ def walk(root: object, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:
     with cycles ends: each list, dict and tuple is entered once.
     """
     seen: set[int] = set()
-    pending: list[tuple[Path, object]] = [(path, root)]
-    while pending:
-        here, value = pending.pop()
-        tensor = tensor_of(value)
-        if tensor is not None:
-            yield here, tensor
-            continue
-        if isinstance(value, Storage):
-            yield here, value
-            continue
-        if not isinstance(value, (dict, list, tuple, Opaque)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if len(here) > MAX_DEPTH:
-            raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels", where=format_path(here[:4]) + "/...")
-        if isinstance(value, Opaque):
-            yield here, value
-        pending.extend(reversed([((*here, key), child) for key, child in children(value)]))
+    above: list[object] = []  # the keys that lead to the innermost level; paths are made only for what is yielded
+    levels: list[Iterator[tuple[object, object]]] = [iter([(None, root)])]
+    while levels:
+        for key, value in levels[-1]:
+            if not isinstance(value, _WALKED):
+                continue
+            step = (key,) if len(levels) > 1 else ()
+            leaf = value if isinstance(value, (Tensor, Storage)) else tensor_of(value)
+            if leaf is not None:
+                yield (*path, *above, *step), leaf
+                continue
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if len(path) + len(levels) - 1 > MAX_DEPTH:
+                raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels", where=format_path((*path, *above)[:4]) + "/...")
+            if isinstance(value, Opaque):
+                yield (*path, *above, *step), value
+            above.extend(step)
+            levels.append(children(value))
+            break
+        else:
+            levels.pop()
+            del above[-1:]
 
 
 def format_path(path: Path) -> str:
     """A path as text for people: `optimizer/state/3/exp_avg`. Keys that are objects show their names alone, as a crafted one may be endless."""
-    return "/".join(map(_format_key, path))
+    return "/".join(map(format_key, path))
 
 
-def _format_key(key: object) -> str:
+def format_key(key: object) -> str:
+    """One part of a path as text."""
     if isinstance(key, tuple):
-        return f"({', '.join(map(_format_key, key))})"
+        return f"({', '.join(map(format_key, key))})"
     if isinstance(key, Opaque):
         return f"<{key.name}>"
     return f"<{type(key).__name__}>" if isinstance(key, (Tensor, Storage)) else str(key)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gsvckpt.destinations import Destination
-from gsvckpt.devices.choice import choose
-from gsvckpt.engine import Engine, OnOverflow, Outcome
+from gsvckpt.engine import Engine, Outcome
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
 from gsvckpt.opening import open_checkpoint
-from gsvckpt.progress import Progress, Silent
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 from gsvckpt.transforms.plan import Plan, begin
@@ -55,25 +53,15 @@ class _Nothing(Exception):  # not an error: no tensor could be cast after all, s
         self.outcome = outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """With what the work is done: the device's name, the number of threads, and who is told of progress."""
-
-    device: str = "cpu"
-    jobs: int = 1
-    progress: Progress = field(default_factory=Silent)
-    on_overflow: OnOverflow = "keep"
-
-
 def rewrite(
     source: str,
     output: str,
     destination: Destination,
-    means: Means,
+    engine_for: Callable[[Plan], Engine],
     make: Callable[[Examination, Plan], Plan],
     accept: Callable[[Outcome], None] = lambda _: None,
 ) -> Rewritten:
-    """Apply what `make` plans to one file. Raises GsvError; then nothing was written and the source is as it was."""
+    """Apply what `make` plans to one file. Raises GsvError, or OSError of the system; then nothing was written and the source is as it was."""
     with open_checkpoint(source) as checkpoint:
         examination = examine(checkpoint)
         _refuse_source(examination, destination)
@@ -86,8 +74,6 @@ def rewrite(
             return Rewritten(
                 source, None, examination, plan, None, before, before, examination.upstream, examination.warnings, not destination.writes
             )
-        if destination.writes:
-            destination.prepare(source, output)
         verdicts: list[Verdict | UpstreamError | None] = []
 
         def approve(layout: Layout) -> None:
@@ -100,17 +86,23 @@ def rewrite(
             if needless and not _changes(outcome.plan):
                 raise _Nothing(outcome)
 
-        device = choose(means.device) if plan.casts else None
-        engine = Engine(device, means.jobs, means.progress, means.on_overflow)
+        engine = engine_for(plan)
         try:
             if destination.writes:
-                outcome = engine.write(plan, output, overwrite=destination.in_place or destination.force, approve=approve, accept=accept_changes)
+                with destination.prepared(source, output):
+                    overwrite = destination.in_place or destination.force
+                    outcome = engine.write(plan, output, overwrite=overwrite, approve=approve, accept=accept_changes)
             else:
                 outcome = engine.rehearse(plan, approve=approve, accept=accept_changes)
         except _Nothing as nothing:
             rest = (before, before, examination.upstream, examination.warnings, not destination.writes)
             return Rewritten(source, None, examination, nothing.outcome.plan, nothing.outcome, *rest)
-        warnings = (*examination.identity.notes, *upstream.warnings(examination.identity, verdicts[-1], examination.rows))
+        obstacle = destination.obstacle(source, output) if destination.dry_run else None
+        warnings = (
+            *examination.identity.notes,
+            *upstream.warnings(examination.identity, verdicts[-1], examination.rows),
+            *([f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"] if obstacle else []),
+        )
         after = outcome.layout.size
         return Rewritten(source, output, examination, outcome.plan, outcome, before, after, verdicts[-1], warnings, not destination.writes)
 

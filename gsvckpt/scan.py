@@ -11,7 +11,7 @@ from gsvckpt.devices.measures import Device, Moments
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DType, Storage, Tensor
 from gsvckpt.progress import Progress
-from gsvckpt.streams import CHUNK, Buffers, Stopped, chunks, for_each
+from gsvckpt.streams import CHUNK, Buffers, Stopped, check_unchanged, chunks, for_each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,12 +109,13 @@ def measure_tensors(tensors: Mapping[str, Tensor], device: Device, jobs: int, pr
     """Statistics by name; None for a tensor without elements, with overlapping ones, or of a dtype that holds no plain numbers.
 
     An expanded tensor counts each element as often as it shows it, without reading it more than once. Raises DamagedError when a storage that a
-    tensor fills does not have its checksum.
+    tensor fills does not have its checksum, and ChangedError when the file changed meanwhile.
     """
     regions = {name: _region(tensor) for name, tensor in tensors.items() if tensor.numel and _numeric(tensor.dtype)}
     wanted = dict.fromkeys(region for region in regions.values() if region.distinct)
     progress.expect(2 * sum(region.nbytes for region in wanted))
     found = for_each(wanted, lambda region, buffers: _measure(region, device, bins, buffers), jobs=jobs, progress=progress)
+    check_unchanged(region.storage.source for region in wanted)
     stats: dict[str, Stats | None] = {}
     for name, tensor in tensors.items():
         once = found.get(regions[name]) if name in regions else None
@@ -175,7 +176,8 @@ class _Pair:
 def differences(one: Mapping[str, Tensor], two: Mapping[str, Tensor], device: Device, jobs: int, progress: Progress) -> Difference:
     """Compare tensors by name. Equal bytes are equal without arithmetic; NaN equals NaN, and differs from anything else by infinity.
 
-    Raises DamagedError when a storage that a tensor fills does not have its checksum, where the two layouts are the same.
+    Raises DamagedError when a storage that a tensor fills does not have its checksum, where the two layouts are the same, and ChangedError when a
+    file changed meanwhile.
     """
     both = [name for name in one if name in two]
     shapes = tuple((name, one[name].shape, two[name].shape) for name in both if one[name].shape != two[name].shape)
@@ -183,6 +185,7 @@ def differences(one: Mapping[str, Tensor], two: Mapping[str, Tensor], device: De
     pairs = {name: _pair(one[name], two[name]) for name in both if one[name].shape == two[name].shape and one[name].numel}
     progress.expect(sum(pair.nbytes for pair in pairs.values()))
     found = for_each(pairs.values(), lambda pair, buffers: _compare(pair, device, buffers), jobs=jobs, progress=progress)
+    check_unchanged(tensor.storage.source for pair in pairs.values() for tensor in (pair.one, pair.two))
     values = tuple((name, found[pair]) for name, pair in pairs.items() if found[pair] != 0.0)
     return Difference(tuple(n for n in one if n not in two), tuple(n for n in two if n not in one), shapes, dtypes, values)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from gsvckpt.checksums import crc32
 from gsvckpt.errors import DamagedError
-from gsvckpt.model import Storage
+from gsvckpt.model import Source, Storage
 from gsvckpt.progress import Progress
 
 CHUNK = 1 << 21  # a multiple of every element size; larger ones gain nothing and leave the processor's cache
@@ -73,7 +73,20 @@ def chunks(
             f"the stored bytes have checksum {crc:08x}, their record states {expected:08x}",
             where=f"storage {storage.key}",
             hint="bytes were altered on disk or in transfer, which torch.load does not notice; get the file again",
+            path=storage.source.path,
         )
+
+
+def check_unchanged(sources: Iterable[Source]) -> None:
+    """Raise ChangedError where a source that can tell is no longer what was opened. Due whenever numbers were read that are to be believed."""
+    for source in {id(source): source for source in sources}.values():
+        if isinstance(source, _Watched):
+            source.check_unchanged()
+
+
+@runtime_checkable
+class _Watched(Protocol):
+    def check_unchanged(self) -> None: ...
 
 
 def for_each(pieces: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int, progress: Progress) -> dict[P, R]:
@@ -94,11 +107,16 @@ def for_each(pieces: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int,
             results.update(zip(batch, run_batch(batch), strict=True))
         return results
 
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
     with ThreadPoolExecutor(min(jobs, len(batches))) as pool:
-        futures = [pool.submit(run_batch, batch) for batch in batches]
+        futures: list[Future[list[R]]] = []
         try:
+            for batch in batches:
+                futures.append(pool.submit(run_batch, batch))  # noqa: PERF401 - Ctrl-C in between must find those that there are
+            wait(futures, return_when=FIRST_EXCEPTION)
+            for future in filter(Future.done, futures):
+                future.result()  # the failure, if there was one, before those that still run
             for batch, future in zip(batches, futures, strict=True):
                 results.update(zip(batch, future.result(), strict=True))
         except BaseException:  # Ctrl-C too: the workers must end before the pool can

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ _PEEK = 512
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Checkpoints below the folders, in order of their paths, how many other files there were, and temporary files that killed runs left."""
+    """Checkpoints below the folders, in order of their paths, how many other files there were, and which folders could not be looked through."""
 
     checkpoints: tuple[str, ...] = ()
     others: int = 0
@@ -54,10 +55,26 @@ def _files(folder: str, failures: list[MissingError], *, recursive: bool) -> Ite
             failures.append(MissingError(f"cannot be listed: {error.strerror}", path=here))
             continue
         for entry in entries:
-            if os.path.isfile(entry.path):  # entry.is_file() raises for a link to itself
+            if _is_file(entry.path):
                 yield entry.path
         if recursive:
-            pending.extend(entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False) and entry.name != ".git")
+            pending.extend(entry.path for entry in reversed(entries) if _is_folder(entry) and entry.name != ".git")
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError:  # a folder that may be listed but not entered; opening the file tells of that
+        return True
+    except OSError:  # gone meanwhile, or a link to itself
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def _is_checkpoint(path: str) -> bool:

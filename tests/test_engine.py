@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from builders import Store, View, packed, row_major, tensor, torch_stream, torch_zip
 
-from gsvckpt import opening, streams
+from gsvckpt import engine, opening, streams
 from gsvckpt.devices.host import Host
 from gsvckpt.engine import MAX_PADDING, Engine, Outcome, lay_out
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
@@ -103,6 +104,23 @@ def test_a_rehearsal_knows_the_outcome(tmp_path: Path) -> None:
     assert [audit.overflowed for audit in rehearsed.audits.values()] == [audit.overflowed for audit in written.audits.values()]
 
 
+def test_a_rehearsal_notices_a_source_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sample(tmp_path, torch_zip(OVERFLOWING)) as checkpoint, pytest.raises(ChangedError):
+        Engine(device=Host()).rehearse(halved(checkpoint), approve=lambda _: os.utime(tmp_path / "in.pth", ns=(1, 1)))
+
+
+@pytest.mark.parametrize(("small", "attempts"), [(1 << 20, 1), (0, 2)], ids=["small", "large"])
+def test_a_small_tensor_that_overflows_does_not_repeat_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int, attempts: int) -> None:
+    monkeypatch.setattr(engine, "_SMALL", small)
+    layouts: list[object] = []
+    with sample(tmp_path, torch_zip(OVERFLOWING)) as checkpoint:
+        outcome = Engine(device=Host()).write(halved(checkpoint), str(tmp_path / "out.pth"), overwrite=False, approve=layouts.append)
+    assert len(layouts) == attempts
+    assert layouts[-1] is outcome.layout
+    assert list(outcome.overflowed.values()) == [2]
+    assert torch.load(tmp_path / "out.pth")["beyond"].dtype is torch.float32
+
+
 def test_shared_storages_stay_shared_and_kept_names_stay_whole(tmp_path: Path) -> None:
     store, other = Store("float32", packed("float32", range(6))), Store("float32", packed("float32", range(4)))
     tree = {
@@ -168,10 +186,10 @@ def test_the_head_is_restored(tmp_path: Path, head: bytes) -> None:
 def test_padding_reaches_the_window_exactly(tmp_path: Path, more: int) -> None:
     with sample(tmp_path, torch_zip(MANY)) as checkpoint:
         size = lay_out(begin(checkpoint)).size
-        padded = lay_out(begin(checkpoint, window=(size + more, 1 << 40))).size
+        padded = lay_out(replace(begin(checkpoint), window=(size + more, 1 << 40))).size
         least = size + 300  # the extra record's own headers
         assert padded == size + more if more > 300 else size + more <= padded <= least
-        write(begin(checkpoint, window=(size + more, 1 << 40)), tmp_path)
+        write(replace(begin(checkpoint), window=(size + more, 1 << 40)), tmp_path)
     assert (tmp_path / "out.pth").stat().st_size == padded
     assert set(torch.load(tmp_path / "out.pth", mmap=True)) == set(MANY)
 
@@ -180,7 +198,7 @@ def test_padding_reaches_the_window_exactly(tmp_path: Path, more: int) -> None:
 def test_a_window_that_is_reached_or_too_far_pads_nothing(tmp_path: Path, low: int) -> None:
     with sample(tmp_path, torch_zip(MANY)) as checkpoint:
         size = lay_out(begin(checkpoint)).size
-        assert lay_out(begin(checkpoint, window=(low and size + low - 1, 1 << 40))).size == size
+        assert lay_out(replace(begin(checkpoint), window=(low and size + low - 1, 1 << 40))).size == size
 
 
 def test_sizes_beyond_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,12 +309,12 @@ def test_of_two_publishers_exactly_one_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "alive", "age", "swept"),
     [
-        (".gsvckpt-123-abc.part", False, 10_000, True),
-        (".gsvckpt-123-abc.part", False, 10, False),
-        (".gsvckpt-123-abc.part", True, 10_000, False),
-        (".gsvckpt-notes.part", False, 10_000, False),
-        (".gsvckpt-123-abc.pth", False, 10_000, False),
-        ("G_123.part", False, 10_000, False),
+        (".gsvckpt-123-abc.part", False, 100_000, True),
+        (".gsvckpt-123-abc.part", False, 10_000, False),
+        (".gsvckpt-123-abc.part", True, 100_000, False),
+        (".gsvckpt-notes.part", False, 100_000, False),
+        (".gsvckpt-123-abc.pth", False, 100_000, False),
+        ("G_123.part", False, 100_000, False),
     ],
 )
 def test_only_what_dead_runs_left_long_ago_is_swept(
@@ -354,10 +354,97 @@ def test_no_such_folder(tmp_path: Path, path: str) -> None:
         write(tmp_path / path, overwrite=False)
 
 
-def test_a_folder_in_the_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_in_the_way_is_noticed_before_anything_is_written(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "x").mkdir()
-    with pytest.raises(OutputError):
-        write(tmp_path / "x", overwrite=True)
+    with pytest.raises(OutputError, match="is a folder"):
+        publish(str(tmp_path / "x"), 1, lambda _: pytest.fail("wrote"), lambda _: None, overwrite=overwrite)
+    assert left_in(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("name", ["n" * 5_000, "a\0b", "file/x"], ids=["too long", "NUL", "in a file"])
+def test_a_path_that_cannot_be_is_noticed_before_anything_is_written(tmp_path: Path, name: str, overwrite: bool) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        publish(f"{tmp_path}/{name}", 1, lambda _: pytest.fail("wrote"), lambda _: None, overwrite=overwrite)
+    assert caught.value.path == f"{tmp_path}/{name}"
+    assert left_in(tmp_path) == ["file"]
+
+
+def test_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "lstat", failing(errno.EACCES))
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(tmp_path / "x", overwrite=False)
+
+
+@POSIX
+def test_a_read_only_file_where_such_files_can_be_neither_replaced_nor_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    (tmp_path / "x").write_bytes(OLD)
+    (tmp_path / "x").chmod(0o444)
+    real = os.unlink
+
+    def unlink(path: Path) -> None:
+        if not os.stat(path).st_mode & stat.S_IWRITE:
+            raise PermissionError(errno.EACCES, "read-only")
+        real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", unlink)
+        patch.setattr(os, "replace", failing(errno.EACCES))
+        with pytest.raises(OutputError):
+            write(tmp_path / "x")
+    assert left_in(tmp_path) == ["x"]
+
+
+def test_a_worker_left_over_cannot_write_any_more(tmp_path: Path) -> None:
+    targets: list[Target] = []
+    publish(str(tmp_path / "x"), 1, targets.append, lambda _: None, overwrite=False)
+    with open(tmp_path / "other", "w+b") as other:  # gets the file number that the target had
+        with pytest.raises(OSError, match="descriptor"):
+            targets[0].write_at(0, b"late")
+        targets[0].sync()
+        assert not other.read()
+
+
+def test_ctrl_c_while_the_temporary_file_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def interrupted(*args: object) -> None:
+        os.close(real(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "x")
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["start", "join"])
+def test_ctrl_c_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    real = getattr(threading.Thread, call)
+
+    def interrupted(self: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, call, real)
+        if call == "start":
+            real(self)
+        raise KeyboardInterrupt
+
+    before = threading.enumerate()
+    monkeypatch.setattr(threading.Thread, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "x")
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(10)
+    assert threading.enumerate() == before
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "statvfs"), reason="POSIX")
+def test_a_file_system_that_does_not_tell_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: types.SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
+    write(tmp_path / "x")
     assert left_in(tmp_path) == ["x"]
 
 

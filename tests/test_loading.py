@@ -310,3 +310,43 @@ def test_cuda_gets_the_same_bytes(tmp_path, views):
         assert found[name].is_cuda
         same(found[name].cpu() if values.is_contiguous() else found[name].clone().cpu(), values if values.is_contiguous() else values.clone())
     assert found["base"].data_ptr() == found["tied"].data_ptr()
+
+
+def test_auto_is_what_is_there(tmp_path):
+    path = save(tmp_path / "x.pth", {"a": torch.ones(2)})
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert gsvckpt.load_state_dict(path, device="auto")["a"].device.type == expected
+    with gsvckpt.open(path) as checkpoint:
+        assert checkpoint.torch("a", device="auto").device.type == expected
+
+
+def test_a_closed_checkpoint_says_so(tmp_path):
+    checkpoint = gsvckpt.open(save(tmp_path / "x.pth", {"a": torch.ones(2)}))
+    checkpoint.close()
+    for fetch in (checkpoint.numpy, checkpoint.torch):
+        with pytest.raises(UsageError, match="is closed") as caught:
+            fetch("a")
+        assert caught.value.path == str(tmp_path / "x.pth")
+
+
+def test_a_file_that_changes_while_it_is_loaded(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.pth", {"a": torch.ones(2)})
+    real = transfer.chunks
+
+    def chunks(*args, **options):
+        os.utime(path, ns=(1, 1))
+        return real(*args, **options)
+
+    monkeypatch.setattr(transfer, "chunks", chunks)
+    with pytest.raises(ChangedError):
+        gsvckpt.load_state_dict(path)
+
+
+def test_a_name_is_looked_up_without_looking_at_all(tmp_path):
+    class Counted(dict):
+        def __iter__(self):
+            pytest.fail("looked at every name")
+
+    with gsvckpt.open(save(tmp_path / "x.pth", {"a": torch.ones(2)})) as checkpoint:
+        vars(checkpoint)["state_dict"] = Counted(checkpoint.state_dict)
+        assert checkpoint.numpy("a").sum() == 2

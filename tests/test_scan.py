@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from gsvckpt import loading, scan
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
-from gsvckpt.errors import DamagedError
+from gsvckpt.errors import ChangedError, DamagedError
 from gsvckpt.model import DTYPES, UNTYPED, Storage, Tensor
 from gsvckpt.progress import Silent
 from gsvckpt.scan import differences, measure_tensors
@@ -281,3 +282,19 @@ def test_cuda_finds_the_same():
     assert differences(one, two, cuda, 4, Silent()) == differences(one, two, HOST, 4, Silent())
     found, expected = (measure_tensors(one, device, 4, Silent()) for device in (cuda, HOST))
     assert [stats.histogram for stats in found.values()] == [stats.histogram for stats in expected.values()]
+
+
+@pytest.mark.parametrize("look", ["stats", "differences"])
+def test_a_file_that_changes_while_it_is_looked_at(tmp_path, monkeypatch, look):
+    torch.save({"a": torch.arange(9.0)}, tmp_path / "x.pth")
+    real = scan.chunks
+
+    def chunks(*args, **options):
+        os.utime(tmp_path / "x.pth", ns=(1, 1))
+        return real(*args, **options)
+
+    monkeypatch.setattr(scan, "chunks", chunks)
+    unchanged = {"a": described(torch.arange(9.0))}
+    use = {"stats": measure_tensors, "differences": lambda *rest: differences(unchanged, *rest)}[look]
+    with loading.open_file(tmp_path / "x.pth") as checkpoint, pytest.raises(ChangedError):
+        use(checkpoint.state_dict, HOST, 1, Silent())

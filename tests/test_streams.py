@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from zlib import crc32
 
 import pytest
@@ -60,7 +62,7 @@ def test_wrong_checksums_are_told_after_the_last_chunk() -> None:
     next(stream)
     with pytest.raises(DamagedError, match="their record states 00000005") as caught:
         next(stream)
-    assert caught.value.where == "storage 0"
+    assert (caught.value.where, caught.value.path) == ("storage 0", Bytes.path)
 
 
 def test_a_worker_stops_between_chunks() -> None:
@@ -105,6 +107,37 @@ def test_one_failure_ends_all(jobs: int, error: BaseException) -> None:
     assert threading.active_count() == before
     assert "3" not in done
     assert len(done) < 40
+
+
+def test_a_late_failure_does_not_wait_for_earlier_pieces() -> None:
+    def work(one: Storage, mine: Buffers) -> None:
+        if one.key == "1":
+            raise DamagedError("bad")
+        assert mine.stop.wait(30), "was never told to stop"
+        raise Stopped
+
+    with pytest.raises(DamagedError, match="bad"):
+        for_each([storage(bytes(100), key=str(n)) for n in range(2)], work, jobs=2, progress=Silent())
+
+
+def test_ctrl_c_while_work_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers that have begun are told to stop; nobody waits for all the work to be done."""
+    real = ThreadPoolExecutor.submit
+    calls = iter(range(10))
+
+    def submit(self: ThreadPoolExecutor, *work: object) -> object:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, *work)
+
+    def work(one: Storage, mine: Buffers) -> None:
+        assert mine.stop.wait(30), "was never told to stop"
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        for_each([storage(bytes(100), key=str(n)) for n in range(5)], work, jobs=2, progress=Silent())
+    assert time.monotonic() - started < 20
 
 
 def test_workers_reuse_their_buffers() -> None:

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from gsvckpt import __version__
-from gsvckpt.errors import GsvError, OutputError, UsageError
-from gsvckpt.report.console import print_error, print_line
+from gsvckpt.errors import GsvError, UsageError
+from gsvckpt.report.console import LostOutput, print_document, print_error, printing
 
 INTERRUPTED = 130
 _EXIT_CODES = """
@@ -23,6 +23,14 @@ _EXIT_CODES = """
 0 done · 1 --check or --diff found something · 2 usage · 3 an input is missing, damaged or not understood · 4 refused · 5 an output could not be
 written · 130 interrupted
 """
+
+
+class _Interruption(GsvError):
+    """Ctrl-C, or a request to end."""
+
+    exit_code = INTERRUPTED
+    kind = "interrupted"
+
 
 # Where each subcommand lives. Only the one that is asked for is imported, which halves the time to start.
 COMMANDS = {"inspect": "inspect", "convert-fp16": "convert_fp16", "strip-optimizer": "strip_optimizer"}
@@ -59,56 +67,76 @@ def _root(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, the process's own where `argv` is None, and return its exit code. Never a traceback for bad input."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal or pipe whose encoding lacks a character
+    _mend_streams()
     try:
         previous = signal.signal(signal.SIGTERM, _interrupt)
     except ValueError:  # not in the main thread
         previous = None
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = [word for word in arguments[:1] if word in COMMANDS]
-    code: object = 0
+    try:
+        with printing():  # help and version; what commands print and which files they fail on has guards of its own
+            return _run(arguments, asked, expand=argv is None)
+    except LostOutput as lost:
+        return _stop_printing(lost)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
     try:
         app = make_app(asked or COMMANDS)
         if not arguments:
             app(args=["--help"], prog_name="gsvckpt", standalone_mode=False)
             return UsageError.exit_code
         # Without `args` typer expands wildcards itself on Windows, whose shells do not.
-        code = app(args=None if argv is None else arguments, prog_name="gsvckpt", standalone_mode=False)
-        sys.stdout.flush()
+        code = app(args=None if expand else arguments, prog_name="gsvckpt", standalone_mode=False)
+        with printing(code if isinstance(code, int) else 0):
+            sys.stdout.flush()
     except typer.TyperException as error:
-        print_error(UsageError(_message(error), hint=" ".join(["gsvckpt", *asked, "--help"])))
-        return UsageError.exit_code
+        code = _fail(UsageError(_message(error), hint=" ".join(["gsvckpt", *asked, "--help"])), arguments, asked)
     except GsvError as error:
-        print_error(error)
-        return error.exit_code
+        code = _fail(error, arguments, asked)
     except SystemExit as stop:
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
-        return _stop_printing()  # typer turned it into an exit with 1, which here means something else
-    except BrokenPipeError:
-        return _stop_printing()
-    except OSError as error:  # only standard output is written without a guard of its own, for instance into a file on a full disk
-        _stop_printing()
-        failure = OutputError(f"cannot be written: {error.strerror or error}", path=str(error.filename or "standard output"))
-        print_error(failure)
-        return failure.exit_code
+        raise LostOutput(None) from None  # typer turned it into an exit with 1, which here means something else
     except KeyboardInterrupt:  # before typer ran, or after it
         code = INTERRUPTED
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
-        print_line("gsvckpt: interrupted; nothing was left behind")
+        code = _fail(_Interruption("interrupted; nothing half-written was left behind"), arguments, asked)
     return code if isinstance(code, int) else 0
 
 
-def _stop_printing() -> int:
-    """The reader of our output left, as `head` does. What is still buffered goes nowhere, or Python would complain at its end."""
+def _fail(failure: GsvError, arguments: list[str], asked: list[str]) -> int:
+    """Tell of a failure that is no single file's, where a document was asked for in a document, too."""
+    print_error(failure)
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--json" in options:
+        with printing(failure.exit_code):
+            print_document("".join(asked), failure.exit_code, [], {"error": failure.as_json()})
+            sys.stdout.flush()
+    return failure.exit_code
+
+
+def _mend_streams() -> None:
+    """Python leaves None where a stream was closed before it started (`>&-`); what would be printed there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open for as long as the program runs
+        with suppress(AttributeError, ValueError):
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # a terminal or pipe whose encoding lacks a character
+
+
+def _stop_printing(lost: LostOutput) -> int:
+    """What is still buffered goes nowhere, or Python would complain at its end. A reader who left, as `head` does, is no error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    if lost.error is None:
+        return lost.code
+    print_error(lost.error)
+    return max(lost.code, lost.error.exit_code)
 
 
 def _message(error: Exception) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum
+from fnmatch import fnmatchcase
+from math import isnan
 from typing import Annotated
 
 import typer
@@ -24,14 +26,15 @@ from gsvckpt.cli.options import (
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.destinations import Destination
 from gsvckpt.engine import Outcome
-from gsvckpt.errors import RefusedError
-from gsvckpt.examination import Examination, weights_of
+from gsvckpt.errors import RefusedError, UsageError
+from gsvckpt.examination import Examination
 from gsvckpt.model import DTYPES
 from gsvckpt.report.audits import audit, first_name
+from gsvckpt.report.units import similar_names
 from gsvckpt.rewriting import Rewritten
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.transforms.selection import select
+from gsvckpt.transforms.selection import Selection, select
 
 EXAMPLES = """
 **Examples**
@@ -86,9 +89,17 @@ def convert_fp16(
     settings = Settings(json, quiet, verbose, progress, device, jobs)
     destination = Destination("fp16", output, in_place, force, dry_run, check)
     half = DTYPES["float16"]
+    if max_error is not None and isnan(max_error):
+        raise UsageError("is no number", where="--max-error")
+    selections: dict[str, Selection] = {}
 
     def make(examination: Examination, plan: Plan) -> Plan:
-        chosen = select(examination.checkpoint.root, weights_of(examination), half, keep or ()).chosen
+        weights = examination.weights
+        for glob in keep or ():
+            if weights and not any(fnmatchcase(name, glob) for name in weights):
+                raise UsageError(f"no tensor is called {glob}", where="--keep", hint=similar_names(glob, list(weights)))
+        selection = selections[examination.checkpoint.source.path] = select(examination.checkpoint.root, weights, half, keep or ())
+        chosen = selection.chosen
         return cast(plan, chosen, half, clamp=on_overflow is OnOverflowChoice.clamp) if chosen else plan
 
     def accept(outcome: Outcome) -> None:
@@ -101,6 +112,6 @@ def convert_fp16(
                 )
 
     def details(written: Rewritten) -> dict[str, object]:
-        return audit(written, keep or ())
+        return audit(written, selections[written.source])
 
     return rewrite_each("convert-fp16", sources, destination, settings, make, details, accept=accept, on_overflow=on_overflow.value)

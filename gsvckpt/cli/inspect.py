@@ -16,7 +16,7 @@ from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.report import inspection
-from gsvckpt.report.console import print_document, warn_unsafe
+from gsvckpt.report.console import print_document, printing, warn_unsafe
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.inspection import View
 
@@ -99,11 +99,12 @@ def inspect(
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
     if len(paths) == 1 and not os.path.isdir(paths[0]):
-        results, code = try_each(paths, lambda path: _show(path, view, settings))
-        for error in [result for result in results if isinstance(result, GsvError)]:
-            _warn_of(error, settings, alone=True)
-        if json:
-            print_document("inspect", code, [failure_json(result) if isinstance(result, GsvError) else result for result in results])
+        results, code = try_each(paths, lambda path: _show(path, view, settings, alone=True))
+        with printing(code):
+            for error in [result for result in results if isinstance(result, GsvError)]:
+                _warn_of(error, settings, alone=True)
+            if json:
+                print_document("inspect", code, [failure_json(result) if isinstance(result, GsvError) else result for result in results])
         return code
     return _show_many(paths, view, settings, recursive=recursive)
 
@@ -129,14 +130,16 @@ def _warn_of(error: GsvError, settings: Settings, *, alone: bool = False) -> Non
     warn_unsafe(error.path, judge_all(known.globals))
 
 
-def _show(path: str, view: View, settings: Settings, *, heading: bool = False) -> dict[str, object]:
-    """Examine and print one file. Returns its JSON object, where that was asked for."""
+def _show(path: str, view: View, settings: Settings, *, alone: bool = False) -> dict[str, object]:
+    """Examine and print one file, under its name unless it is shown `alone`. Returns its JSON object, where that was asked for."""
     with _opened(path) as examination:
+        if alone:
+            view.require_match(examination.state)
         measured = _measure(examination, view, settings) if view.stats else {}
         if settings.json:
             return inspection.document(examination, view, measured)
         if not settings.quiet:
-            inspection.print_examination(examination, view, measured, heading=heading)
+            inspection.print_examination(examination, view, measured, heading=not alone)
         return {}
 
 
@@ -149,10 +152,11 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
     found = find_files(folders, recursive=recursive)
     files = [*(path for path in paths if path not in folders), *found.checkpoints]
     if settings.json or view.asks_for_parts:
-        results, worst = try_each(files, lambda path: _show(path, view, settings, heading=True), found.failures)
+        results, worst = try_each(files, lambda path: _show(path, view, settings), found.failures)
         if settings.json:
             documents = [failure_json(result) if isinstance(result, GsvError) else result for result in results]
-            print_document("inspect", worst, documents, found.as_json())
+            with printing(worst):
+                print_document("inspect", worst, documents, found.as_json())
         return worst
 
     def sum_up(path: str) -> inventory.Entry:
@@ -165,7 +169,8 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
         _warn_of(error, settings)
     if not settings.quiet and (len(entries) > len(failures) or len(failures) > len(found.failures)):
         sound = [entry for entry in entries if not isinstance(entry, GsvError)]
-        inventory.print_inventory(sound, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
+        with printing(worst):
+            inventory.print_inventory(sound, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
     return worst
 
 
@@ -187,6 +192,7 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
 
     def compare(path: str) -> None:
         with _opened(path) as left, _opened(other) as right, settings.watch("comparing") as progress:
+            view.require_match(left.state, right.state)
             found.append(differences(view.choose(left.state), view.choose(right.state), choose(settings.device), settings.workers, progress))
             if settings.json:
                 documents.extend(inspection.document(side, view, {}) for side in (left, right))
@@ -194,8 +200,9 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     results, code = try_each([path], compare)
     documents += [failure_json(result) for result in results if isinstance(result, GsvError)]
     code = code or int(not found[0].equal)
-    if settings.json:
-        print_document("inspect", code, documents, {"diff": inventory.diff_json(found[0]) if found else None})
-    elif found and (not settings.quiet or code):
-        inventory.print_difference(path, other, found[0], verbose=settings.verbose)
+    with printing(code):
+        if settings.json:
+            print_document("inspect", code, documents, {"diff": inventory.diff_json(found[0]) if found else None})
+        elif found and (not settings.quiet or code):
+            inventory.print_difference(path, other, found[0], verbose=settings.verbose)
     return code

@@ -10,9 +10,22 @@ from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import GsvError, MissingError, OutputError
 from gsvckpt.progress import Progress, Silent
-from gsvckpt.report.console import print_error
+from gsvckpt.report.console import LostOutput, print_error
+
+_KNOWN_DEVICES = ("cpu", "auto", "cuda", "xpu", "mps")
+
+
+def _require_device(name: str) -> str:
+    """Refuse a name that is no device, even where nothing will be computed. Whether a known one is there shows when it is needed."""
+    kind, colon, number = name.partition(":")
+    if kind not in _KNOWN_DEVICES or (colon and (kind == "auto" or not number.isdecimal())):
+        from gsvckpt.devices.choice import choose
+
+        choose(name)  # asks torch, which knows other kinds
+    return name
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only when something is wrong.")]
@@ -22,7 +35,14 @@ ProgressOption = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", envvar="GSVCKPT_DEVICE", help="Where numbers are computed.", rich_help_panel="Engine"),
+    typer.Option(
+        "--device",
+        metavar="cpu|cuda|cuda:N|auto",
+        envvar="GSVCKPT_DEVICE",
+        help="Where numbers are computed. auto: on a GPU where torch is loaded already (from Python), else on the CPU.",
+        callback=_require_device,
+        rich_help_panel="Engine",
+    ),
 ]
 JobsOption = Annotated[
     int | None,
@@ -82,19 +102,27 @@ class Settings(NamedTuple):
 R = TypeVar("R")
 
 
-def try_each(paths: Sequence[str], work: Callable[[str], R], failed: Sequence[GsvError] = ()) -> tuple[list[R | GsvError], int]:
+def try_each(
+    paths: Sequence[str], work: Callable[[str], R], failed: Sequence[GsvError] = (), *, blame: type[GsvError] = MissingError
+) -> tuple[list[R | GsvError], int]:
     """Run `work` on every path; one bad file does not stop the others, nor does what `failed` before.
 
-    Returns the results or errors, those of `failed` first, and the worst exit code of the errors.
+    An OSError of the system becomes an error of the class `blame`. Returns the results or errors, those of `failed` first, and the worst exit code
+    of the errors. Raises LostOutput when nothing more can be printed.
     """
     results: list[R | GsvError] = [*failed]
     for error in failed:
         print_error(error)
     worst = max((error.exit_code for error in failed), default=0)
+    verb = "written" if blame is OutputError else "read"
     for path in paths:
         try:
             results.append(work(path))
-        except GsvError as error:  # noqa: PERF203 - one bad file must not stop the others
+        except LostOutput as lost:  # noqa: PERF203 - one bad file must not stop the others
+            lost.code = max(lost.code, worst)
+            raise
+        except (GsvError, OSError) as caught:
+            error = caught if isinstance(caught, GsvError) else blame(f"cannot be {verb}: {caught.strerror}", path=str(caught.filename or path))
             error.path = error.path or path
             print_error(error)
             results.append(error)

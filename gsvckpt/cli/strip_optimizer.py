@@ -74,9 +74,10 @@ def strip_optimizer(
         needed = [key for key in drop or () if key in required(plan.root, examination.identity.kind)]
         if needed and not force:
             raise RefusedError(f"training could not go on from it without {needed[0]}", where="--drop", hint="--force insists")
-        usual = training_state(plan.root, examination.identity.kind)
+        kind, known = examination.identity.kind, examination.roles
+        usual = training_state(plan.root, kind, known=known)
         more = [key for key in drop or () if key not in usual]  # a key that goes anyhow keeps what resuming needs in its place
-        return strip(plan, training_state(plan.root, examination.identity.kind, drop=more, keep=keep or ()))
+        return strip(plan, training_state(plan.root, kind, drop=more, keep=keep or (), known=known))
 
     return rewrite_each("strip-optimizer", sources, destination, settings, make, removed)
 

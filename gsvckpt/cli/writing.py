@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 from gsvckpt.cli.options import Settings, try_each
 from gsvckpt.destinations import Destination
-from gsvckpt.engine import OnOverflow, Outcome
-from gsvckpt.errors import GsvError
+from gsvckpt.devices.choice import choose
+from gsvckpt.engine import Engine, OnOverflow, Outcome
+from gsvckpt.errors import OutputError
 from gsvckpt.examination import Examination
-from gsvckpt.report.console import print_document, print_warning
+from gsvckpt.report.console import print_document, print_warning, printing
+from gsvckpt.report.documents import failure_json
 from gsvckpt.report.writes import as_json, print_table
-from gsvckpt.rewriting import Means, Rewritten, rewrite
+from gsvckpt.rewriting import Rewritten, rewrite
 from gsvckpt.transforms.plan import Plan
 
 Details = Callable[[Rewritten], dict[str, object]]
@@ -35,27 +37,28 @@ def rewrite_each(
 
     def work(source: str) -> Rewritten:
         with settings.watch(os.path.basename(source)) as progress:
-            means = Means(settings.device, settings.workers, progress, on_overflow)
-            return rewrite(source, outputs[source], destination, means, make, accept)
 
-    results, worst = try_each(sources, work)
+            def engine_for(plan: Plan) -> Engine:
+                return Engine(choose(settings.device) if plan.casts else None, settings.workers, progress, on_overflow)
+
+            return rewrite(source, outputs[source], destination, engine_for, make, accept)
+
+    results, worst = try_each(sources, work, blame=OutputError)
     done = [result for result in results if isinstance(result, Rewritten)]
     if destination.check and any(result.changed for result in done):
         worst = max(worst, 1)
-    if settings.json:
-        files = [
-            as_json(result, details) if isinstance(result, Rewritten) else failure_json(source, outputs[source], result)
-            for source, result in zip(sources, results, strict=True)
-        ]
-        print_document(command, worst, files)
-    elif done and not settings.quiet:
-        print_table(done, details, verbose=settings.verbose)
+    with printing(worst):
+        if settings.json:
+            files = [
+                as_json(result, details)
+                if isinstance(result, Rewritten)
+                else {**failure_json(result), "source": source, "output": outputs[source], "written": False}
+                for source, result in zip(sources, results, strict=True)
+            ]
+            print_document(command, worst, files)
+        elif done and not settings.quiet:
+            print_table(done, details, verbose=settings.verbose)
     for result in done:
         for warning in result.warnings:
             print_warning(result.output or result.source, warning)
     return worst
-
-
-def failure_json(source: str, output: str, error: GsvError) -> dict[str, object]:
-    """A file that failed, as JSON. `path` is the one at fault, which may be the output."""
-    return {"path": error.path, "source": source, "output": output, "written": False, "error": error.as_json()}

@@ -11,7 +11,7 @@ import torch
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DType, Storage, Tensor
 from gsvckpt.progress import Silent
-from gsvckpt.streams import CHUNK, Buffers, chunks, for_each
+from gsvckpt.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
 
 _ALIGNMENT = 16  # the largest element; a part of a storage begins at a multiple, so that the views of it begin at whole elements
 _PART = 4  # a storage of which less than one byte in so many is wanted is read in part, without its checksum
@@ -34,7 +34,8 @@ class _Part:
 def load(tensors: Mapping[str, Tensor], device: torch.device, *, jobs: int) -> dict[str, torch.Tensor]:
     """The tensors with their values, sharing memory as they do in the file, with its strides; none requires a gradient.
 
-    Raises DamagedError when a storage does not have its checksum, UnsupportedError for types that this torch or device lacks.
+    Raises DamagedError when a storage does not have its checksum, ChangedError when the file is not what it was any more, and UnsupportedError for
+    types that this torch or device lacks.
     """
     blanks = {name: _blank(tensor.dtype, device, name) for name, tensor in tensors.items()}
     parts = {
@@ -42,6 +43,7 @@ def load(tensors: Mapping[str, Tensor], device: torch.device, *, jobs: int) -> d
         for storage, (begin, end) in _ranges(tensors.values()).items()
     }
     _fill(parts.values(), device, jobs)
+    check_unchanged(storage.source for storage in parts)
     return {name: _view(tensor, blanks[name], parts.get(tensor.storage)) for name, tensor in tensors.items()}
 
 

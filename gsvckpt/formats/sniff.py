@@ -9,6 +9,7 @@ from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.safety import judge_all
 
 _PEEK = 1 << 24  # far more than any pickle that torch writes for GPT-SoVITS
+_PEEK_OPCODES = 500_000  # four times a large training file's; these bytes may be anything
 HEAD = 8_192  # what GPT-SoVITS itself hashes; enough to recognise anything
 
 _AGAIN = "download it again; the file came incomplete or is a web page"
@@ -132,7 +133,7 @@ def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...],
     """
     buffer = bytearray(max(min(source.size - offset, _PEEK), 0))
     source.read_into(offset, memoryview(buffer))
-    machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None)
+    machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None, max_opcodes=_PEEK_OPCODES)
     finished = False
     try:
         machine.run()

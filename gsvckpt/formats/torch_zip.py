@@ -12,7 +12,6 @@ from gsvckpt.model import Checkpoint, Container, DType, Source, Storage
 from gsvckpt.pickles.machine import Machine
 
 MAX_PICKLE = 1 << 27  # 200,000 tensors with optimizer state are about 25 MB
-TORCHSCRIPT = "a TorchScript program"
 
 
 def read(source: Source, tail: Tail) -> Checkpoint:
@@ -53,7 +52,11 @@ def _find_prefix(records: Sequence[Record]) -> str:
     names = [record.name for record in records]
     found = [name.removesuffix("data.pkl") for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        raise NotCheckpointError(f"this is {TORCHSCRIPT}, not a checkpoint", hint="torch.jit.load opens it; export the weights with .state_dict()")
+        raise NotCheckpointError(
+            "this is a TorchScript program, not a checkpoint",
+            hint="torch.jit.load opens it; export the weights with .state_dict()",
+            subject="torchscript",
+        )
     if len(found) > 1:
         raise DamagedError(f"{len(found)} pickles named data.pkl; readers do not agree which one counts", where=found[1] + "data.pkl")
     if not found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gsvckpt.model import Opaque, Path, Storage, Tensor, children, format_path
 
@@ -18,28 +18,44 @@ def first_difference(left: object, right: object, same_leaf: Callable[[Leaf, Lea
     """
     twins: dict[int, int] = {}
     taken: set[int] = set()
-    pending: list[tuple[Path, object, object]] = [((), left, right)]
-    while pending:
-        path, one, two = pending.pop()
-        if not _same(one, two, same_leaf):
-            return format_path(path) or "the root"
-        if not isinstance(one, _Node) or one == ():  # the empty tuple is one object everywhere
-            continue
-        if id(one) in twins:
-            if twins[id(one)] != id(two):
-                return format_path(path)
-            continue
-        if id(two) in taken:  # two nodes became one
-            return format_path(path)
-        twins[id(one)] = id(two)
-        taken.add(id(two))
-        mine, theirs = list(children(one)), list(children(two))
-        if len(mine) != len(theirs):
-            return format_path(path) or "the root"
-        for (key, value), (other_key, other) in zip(reversed(mine), reversed(theirs), strict=True):
-            pending.append(((*path, key), value, other))
-            pending.append(((*path, key), key, other_key))
+    above: list[object] = []  # the keys that lead to the innermost level
+    levels: list[Iterator[tuple[Path, object, object]]] = [iter([((), left, right)])]
+    while levels:
+        for step, one, two in levels[-1]:
+            if not _same(one, two, same_leaf):
+                return _place(above, step)
+            if not isinstance(one, _Node) or one == ():  # the empty tuple is one object everywhere
+                continue
+            if id(one) in twins:
+                if twins[id(one)] != id(two):
+                    return _place(above, step)
+                continue
+            if id(two) in taken or _size(one) != _size(two):  # two nodes became one, or there are parts that only one has
+                return _place(above, step)
+            twins[id(one)] = id(two)
+            taken.add(id(two))
+            above.extend(step)
+            levels.append(_pairs(one, two))
+            break
+        else:
+            levels.pop()
+            del above[-1:]
     return None
+
+
+def _pairs(one: object, two: object) -> Iterator[tuple[Path, object, object]]:
+    """What stands against each other inside two nodes of one size: each key, then its value, with the step that leads there."""
+    for (key, value), (other_key, other) in zip(children(one), children(two), strict=True):
+        yield (key,), key, other_key
+        yield (key,), value, other
+
+
+def _size(node: object) -> int:
+    return sum(1 for _ in children(node))
+
+
+def _place(above: list[object], step: Path) -> str:
+    return format_path((*above, *step)) or "the root"
 
 
 def _same(one: object, two: object, same_leaf: Callable[[Leaf, Leaf], bool]) -> bool:

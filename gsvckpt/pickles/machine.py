@@ -1,7 +1,8 @@
 """The pickle virtual machine, without its dangerous half: names stay names, calls become recipes.
 
 It understands every opcode of protocols 0 to 5 (CPython `Lib/pickletools.py`) except extension codes and out-of-band buffers. CPython's C unpickler
-is not used: it allocates by memo index (nine bytes can cost 2 GiB) and runs `find_class` results; here memory is bounded by the pickle's length.
+is not used: it allocates by memo index (nine bytes can cost 2 GiB) and runs `find_class` results. Here a byte of the pickle costs at most about 250
+bytes of memory, and opcodes, waiting objects and heavy ones are counted, so that no pickle costs more than about 1 GB.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from gsvckpt.pickles.objects import OBJECTS
 from gsvckpt.pickles.scalars import SCALARS
 from gsvckpt.pickles.state import EndOfPickle, Handler, Persist, Reduce, State
 
-MAX_OPCODES = 20_000_000  # 200,000 tensors with optimizer state take about 7 million
+MAX_OPCODES = 8_000_000  # 200,000 tensors with optimizer state take about 7 million
 _ROUND = 1 << 16  # opcodes between two looks at the stack
 MAX_STACK = 2_000_000  # picklers flush containers every 1,000 items; only crafted files go near this
+MAX_MARKS = 100_000  # unfinished containers, one for each level of nesting
 _STOP = 0x2E
 
 
@@ -29,12 +31,16 @@ class Machine:
     """One run over one pickle.
 
     `reduce(name, args)` may turn a call into a value of ours and returns None to keep it as an Opaque; `persist(pid)` resolves persistent ids. After
-    `run`, `position` is the first byte behind the pickle. `globals` holds every name met, also when `run` failed.
+    `run`, `position` is the first byte behind the pickle. `globals` holds every name met, also when `run` failed. `max_opcodes` lowers the limit, for
+    data that may be no pickle at all.
     """
 
-    def __init__(self, data: bytes, *, reduce: Reduce, persist: Persist = _refuse_persistent, position: int = 0) -> None:
+    def __init__(
+        self, data: bytes, *, reduce: Reduce, persist: Persist = _refuse_persistent, position: int = 0, max_opcodes: int | None = None
+    ) -> None:
         self.data = data
         self.position = position
+        self._limit = MAX_OPCODES if max_opcodes is None else min(max_opcodes, MAX_OPCODES)
         self._state = State(data, reduce, persist)
 
     @property
@@ -45,15 +51,15 @@ class Machine:
         """Return the pickled value. Raises DamagedError (EndOfPickle at the end of the data) or UnsupportedError with the byte in `where`."""
         data, position, state = self.data, self.position, self._state
         try:
-            for _ in range(MAX_OPCODES // _ROUND):
-                for _ in range(_ROUND):
+            for done in range(0, self._limit, _ROUND):
+                for _ in range(min(_ROUND, self._limit - done)):
                     code = data[position]
                     if code == _STOP:
                         return self._finish(position)
                     position = _TABLE[code](state, position + 1)
-                if len(state.stack) > MAX_STACK:
-                    break
-            raise UnsupportedError(f"more than {MAX_OPCODES:,} opcodes, or {MAX_STACK:,} objects waiting: built to exhaust memory")
+                if len(state.marks) > MAX_MARKS or len(state.stack) + sum(map(len, state.marks)) > MAX_STACK:
+                    raise UnsupportedError(f"more than {MAX_STACK:,} objects waiting, or {MAX_MARKS:,} containers open: built to exhaust memory")
+            raise UnsupportedError(f"more than {self._limit:,} opcodes: built to exhaust memory")
         except (DamagedError, UnsupportedError) as error:
             error.where = error.where or f"pickle byte {position:,}"
             raise

@@ -97,6 +97,7 @@ def op_setitems(m: State, position: int) -> int:
 
 
 def op_empty_set(m: State, position: int) -> int:  # kept as its recipe, as a set has no order to write back
+    m.weigh(2)
     m.stack.append(Opaque(_SET, "reduce", ([],)))
     return position
 
@@ -110,6 +111,7 @@ def op_additems(m: State, position: int) -> int:
 
 
 def op_frozenset(m: State, position: int) -> int:
+    m.weigh(2)
     items = m.pop_mark()
     m.stack.append(Opaque(_FROZENSET, "reduce", (items,)))
     return position
@@ -141,6 +143,7 @@ def _call(m: State, name: object, args: object) -> object:
         if not isinstance(pairs, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
             raise DamagedError("an OrderedDict is made from something that is no list of pairs")
         m.charge(len(pairs))
+        m.weigh(1)
         _set_items(ordered, [part for pair in pairs for part in pair])
         return ordered
     if name == _ENCODE and len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1":  # how protocol 2 carries bytes
@@ -149,7 +152,12 @@ def _call(m: State, name: object, args: object) -> object:
     if name in _BYTES and not args:
         return b""
     made = m.reduce(name, args)
-    return Opaque(name, "reduce", args) if made is None else made
+    return _opaque(m, name, "reduce", args) if made is None else made
+
+
+def _opaque(m: State, name: Global, how: Literal["reduce", "newobj", "newobj_ex"], args: object) -> Opaque:
+    m.weigh(1)
+    return Opaque(name, how, args)
 
 
 def op_reduce(m: State, position: int) -> int:
@@ -162,7 +170,7 @@ def op_newobj(m: State, position: int) -> int:
     args, name = m.stack.pop(), m.stack.pop()
     if not isinstance(name, Global) or not isinstance(args, tuple):
         raise DamagedError("makes an object of something that is no class")
-    m.stack.append(Opaque(name, "newobj", args))
+    m.stack.append(_opaque(m, name, "newobj", args))
     return position
 
 
@@ -170,7 +178,7 @@ def op_newobj_ex(m: State, position: int) -> int:
     keywords, args, name = m.stack.pop(), m.stack.pop(), m.stack.pop()
     if not isinstance(name, Global) or not isinstance(args, tuple) or not isinstance(keywords, dict):
         raise DamagedError("makes an object of something that is no class")
-    m.stack.append(Opaque(name, "newobj_ex", (args, keywords)))
+    m.stack.append(_opaque(m, name, "newobj_ex", (args, keywords)))
     return position
 
 

@@ -87,7 +87,22 @@ _RUNS_CODE = frozenset(
         "fabric",
     ]
 )
-_STANDARD_LIBRARY = sys.stdlib_module_names | {"__builtin__", "commands", "popen2", "os2", "nt", "posix"}
+# What some Pythons have and others lack is listed, so that the verdict on a file does not depend on which of them runs this.
+_OTHER_PYTHONS = frozenset(
+    (
+        "__builtin__ cPickle commands dummy_threading imputil new nt os2 popen2 posix "  # Python 2, and other systems
+        "_bootlocale binhex formatter macpath parser symbol "  # gone by 3.11
+        "asynchat asyncore distutils imp smtpd "  # gone in 3.12, and in 3.13 what follows
+        "aifc audioop cgi cgitb chunk crypt imghdr lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sndhdr spwd sunau telnetlib uu xdrlib "
+        "_bootsubprocess _compression _crypt _msi _sha256 _sha512 "
+        "tomllib annotationlib compression "  # new since 3.11
+        "_android_support _apple_support _ast_unparse _colorize _hmac _interpchannels _interpqueues _interpreters _ios_support _opcode_metadata "
+        "_py_warnings _pydatetime _pylong _pyrepl _remote_debugging _sha2 _suggestions _sysconfig _types _wmi _zstd"
+    ).split()
+)
+_STANDARD_LIBRARY = sys.stdlib_module_names | _OTHER_PYTHONS
+_WAYS_OUT = frozenset("__builtins__ __globals__ __import__ __loader__ __subclasses__".split())  # attributes that lead from anything to everything
+_MOST_PARTS = 1 + max(name.count(".") for name in _RUNS_CODE)
 
 
 class Safety(NamedTuple):
@@ -103,10 +118,17 @@ def judge(name: Global) -> Verdict:
     if name.name in _DATA.get(module, ()):
         return "safe"
     parts = f"{module}.{name.name}".split(".")
-    through = set(name.name.split(".")[:-1])  # protocol 4 reaches through attributes: torch.serialization, os.system
-    if parts[0] in _STANDARD_LIBRARY or through & _STANDARD_LIBRARY or any(".".join(parts[:n]) in _RUNS_CODE for n in range(1, len(parts) + 1)):
+    reached = name.name.split(".")  # protocol 4 reaches through attributes, and modules have others as theirs: torch.serialization, os.system
+    if parts[0] in _STANDARD_LIBRARY or not _STANDARD_LIBRARY.isdisjoint(reached[:-1]) or not _WAYS_OUT.isdisjoint(parts):
+        return "unsafe"
+    if _runs_code(parts[:_MOST_PARTS]) or any(_runs_code(reached[n : n + _MOST_PARTS]) for n in range(len(reached) - 1)):
         return "unsafe"
     return "unknown"
+
+
+def _runs_code(parts: list[str]) -> bool:
+    """Whether they begin with a listed name."""
+    return any(".".join(parts[:n]) in _RUNS_CODE for n in range(1, len(parts) + 1))
 
 
 def judge_all(names: Iterable[Global]) -> Safety:

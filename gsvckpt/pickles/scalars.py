@@ -183,6 +183,9 @@ def op_string(m: State, position: int) -> int:  # the repr of a Python 2 str
     line, position = m.line(position)
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
         raise DamagedError("a text without quotes")
+    if b"\\" not in line:  # next to nothing, where entering catch_warnings takes microseconds
+        m.stack.append(line[1:-1].decode())
+        return position
     with catch_warnings():
         simplefilter("ignore")  # Python warns of escapes that repr never writes
         m.stack.append(escape_decode(line[1:-1])[0].decode())

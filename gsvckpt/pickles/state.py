@@ -7,6 +7,8 @@ from collections.abc import Callable
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global
 
+MAX_HEAVY = 1_000_000  # 200,000 tensors with optimizer state have 600,000 OrderedDicts, one for each tensor's hooks
+
 Reduce = Callable[[Global, object], object]
 Persist = Callable[[object], object]
 
@@ -18,7 +20,7 @@ class EndOfPickle(DamagedError):
 class State:
     """The state between two opcodes. `globals` holds every name met so far."""
 
-    __slots__ = ("copied", "data", "globals", "marks", "memo", "persist", "reduce", "stack")
+    __slots__ = ("copied", "data", "globals", "heavy", "marks", "memo", "persist", "reduce", "stack")
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist) -> None:
         self.data = data
@@ -27,7 +29,7 @@ class State:
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.globals: dict[Global, Global] = {}
-        self.copied = 0
+        self.copied = self.heavy = 0
 
     def take(self, position: int, count: int) -> bytes:
         """The next `count` bytes. Raises EndOfPickle when there are fewer."""
@@ -58,6 +60,12 @@ class State:
         self.copied += count
         if self.copied > len(self.data):
             raise UnsupportedError("copies more than it holds: built to exhaust memory")
+
+    def weigh(self, weight: int) -> None:
+        """Count objects that take much more memory than the bytes that ask for them: about 150 bytes for each unit of `weight`."""
+        self.heavy += weight
+        if self.heavy > MAX_HEAVY:
+            raise UnsupportedError(f"more than {MAX_HEAVY:,} objects of the large kinds: built to exhaust memory")
 
 
 Handler = Callable[[State, int], int]  # gets the position behind its opcode, returns the position of the next one

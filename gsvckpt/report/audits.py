@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from gsvckpt.devices.measures import Audit
-from gsvckpt.examination import weights_of
-from gsvckpt.model import DTYPES, Storage, Tensor, format_path, walk
+from gsvckpt.model import Storage, Tensor, format_path, walk
 from gsvckpt.rewriting import Rewritten
-from gsvckpt.transforms.selection import select
+from gsvckpt.transforms.selection import Selection
 
 _WORST = 5  # tensors named in `worst`
 
 
-def audit(written: Rewritten, keep: Sequence[str]) -> dict[str, object]:
+def audit(written: Rewritten, selection: Selection) -> dict[str, object]:
     """Counts of tensors `cast`, `kept` as they are and `unchanged` in nature; what overflowed and underflowed; the errors, and the worst tensors.
 
     `max_rel_error` is relative to the largest value of the same tensor. `overflowed` counts values of tensors that kept their dtype, or were clamped.
     """
-    weights = weights_of(written.examination)
-    selection = select(written.examination.checkpoint.root, weights, DTYPES["float16"], keep)
     casts = written.plan.casts
     audits = dict(written.outcome.audits) if written.outcome else {}
     overflowed = dict(written.outcome.overflowed) if written.outcome else {}
     done = {storage: found for storage, found in audits.items() if storage in casts}
     total = sum(done.values(), Audit())
-    names = _first_names(weights)
+    names = _first_names(written.examination.weights)
     ranked = sorted(done.items(), key=lambda item: item[1].max_rel_error, reverse=True)
     return {
         "cast": sum(tensor.storage in casts for tensor in selection.chosen.values()),
@@ -49,7 +46,7 @@ def audit(written: Rewritten, keep: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _first_names(weights: dict[str, Tensor]) -> dict[Storage, str]:
+def _first_names(weights: Mapping[str, Tensor]) -> dict[Storage, str]:
     names: dict[Storage, str] = {}
     for name, tensor in weights.items():
         names.setdefault(tensor.storage, name)

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import isfinite
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from gsvckpt import __version__
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import GsvError, OutputError
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.report.units import printable
 
+VERDICTS: Mapping[str, str] = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
+
+
+class LostOutput(Exception):
+    """Standard output takes no more. `error` says why; it is None where the reader left. `code` is what the run had come to."""
+
+    def __init__(self, error: OutputError | None, code: int = 0) -> None:
+        super().__init__()
+        self.error = error
+        self.code = code
+
+
+@contextmanager
+def printing(code: int = 0) -> Iterator[None]:
+    """Where standard output takes no more of what is printed inside, LostOutput is raised and knows that the run had come to `code`."""
+    try:
+        yield
+    except LostOutput as lost:
+        lost.code = max(lost.code, code)
+        raise
+    except BrokenPipeError:
+        raise LostOutput(None, code) from None
+    except OSError as error:
+        failure = OutputError(f"cannot be written: {error.strerror or error}", path=str(error.filename or "standard output"))
+        raise LostOutput(failure, code) from error
+
+
+def write_out(text: str) -> None:
+    """Plain text on stdout."""
+    with printing():
+        sys.stdout.write(text)
+
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.stderr:
+            super().print(*objects, **options)
+            return
+        with printing():
+            super().print(*objects, **options)
+
     def on_broken_pipe(self) -> None:
         """By itself rich exits with 1, and silences stdout even where it is stderr that nobody reads."""
         raise BrokenPipeError
@@ -54,11 +94,12 @@ def print_line(line: str, style: str = "") -> None:
 
 
 def print_document(command: str, exit_code: int, files: list[dict[str, object]], extra: Mapping[str, object] | None = None) -> None:
-    """The one JSON document of a run, on stdout."""
+    """The one JSON document of a run, on stdout. `command` is empty where none was recognised."""
     import json
 
-    document = {"schema": f"gsvckpt.{command}/1", "gsvckpt": __version__, "exit_code": exit_code, **(extra or {}), "files": files}
-    sys.stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
+    schema = f"gsvckpt.{command}/1" if command else "gsvckpt/1"
+    document = {"schema": schema, "gsvckpt": __version__, "exit_code": exit_code, **(extra or {}), "files": files}
+    write_out(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
 
 
 def finite(value: object) -> object:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import GsvError, NotCheckpointError
 from gsvckpt.examination import Examination, known_of
 from gsvckpt.model import Container
 from gsvckpt.pickles.safety import Safety, judge_all
@@ -38,16 +40,21 @@ def safety_json(safety: Safety) -> dict[str, object]:
 
 
 def failure_json(error: GsvError) -> dict[str, object]:
-    """A file that could not be read: the error, and what is known all the same."""
+    """A file that failed: the error, the path at fault (which may be an output), and what is known all the same."""
     facts: dict[str, object] = {"path": error.path, "error": error.as_json()}
+    if isinstance(error, NotCheckpointError) and error.subject:
+        facts["kind"] = error.subject
     known = known_of(error)
     if known is not None:
         facts["size"] = known.source.size
         facts["container"] = container_json(known.container)
         found = safety_json(judge_all(known.globals))  # of the names that could be read; there may be others, so never safe
         facts["safety"] = found if found["verdict"] == "unsafe" else {**found, "verdict": "unknown"}
-    elif os.path.isfile(error.path):
-        facts["size"] = os.path.getsize(error.path)
+    else:
+        with suppress(OSError):
+            status = os.stat(error.path)
+            if stat.S_ISREG(status.st_mode):
+                facts["size"] = status.st_size
     return facts
 
 

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gsvckpt.accounting import Account, account, estimate_memory, group
+from gsvckpt.errors import UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.model import Tensor
-from gsvckpt.report.console import make_console
+from gsvckpt.report.console import VERDICTS, make_console
 from gsvckpt.report.documents import examination_json
-from gsvckpt.report.units import count, plural, printable, size
+from gsvckpt.report.units import count, plural, printable, similar_names, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.upstream import UpstreamError, correct, describe
@@ -52,7 +53,6 @@ _USES: Mapping[str, str] = {
     "sovits-generator-base": "to start training from",
     "sovits-discriminator-base": "to start training from, together with its G",
 }
-VERDICTS = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
 _BAR = 14
 _DEEPEST = 6  # name parts, where a single group is opened up
 
@@ -75,6 +75,12 @@ class View(NamedTuple):
     def asks_for_parts(self) -> bool:
         """Parts take the place of the overview."""
         return bool(self.tensors or self.config or self.globals or self.memory)
+
+    def require_match(self, *states: Mapping[str, Tensor]) -> None:
+        """Raise UsageError when --include names none of the tensors that there are."""
+        names = [name for state in states for name in state]
+        if self.include and names and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
+            raise UsageError(f"no tensor is called {' or '.join(self.include)}", where="--include", hint=similar_names(self.include[0], names))
 
     def choose(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that --include and --exclude leave, in the order of --sort."""
@@ -133,7 +139,7 @@ def _print_overview(console: Console, examination: Examination, counted: Account
     for label, text in _facts(examination, counted, view):
         facts.add_row(label, text)
     title = Text(printable(os.path.basename(examination.checkpoint.source.path)), style="bold", overflow="ellipsis")
-    console.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED if console.encoding.startswith("utf") else box.ASCII))
+    console.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED))
     for warning in examination.warnings:
         console.print(Text(f"! {printable(warning)}", style="yellow"))
     if examination.state:
@@ -218,7 +224,7 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
         rows.append(("(training state)", "", "", counted.optimizer, ""))
     if counted.unused:
         rows.append(("(unused)", "", "", counted.unused, ""))
-    table = Table(box=box.SIMPLE_HEAD if console.encoding.startswith("utf") else box.ASCII2, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("module", no_wrap=True, overflow="ellipsis")
     table.add_column("tensors", justify="right")
     table.add_column("parameters", justify="right", no_wrap=True)

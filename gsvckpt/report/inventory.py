@@ -15,8 +15,8 @@ from rich.text import Text
 from gsvckpt.accounting import account
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import Examination
-from gsvckpt.report.console import make_console
-from gsvckpt.report.inspection import KINDS, VERDICTS
+from gsvckpt.report.console import VERDICTS, make_console
+from gsvckpt.report.inspection import KINDS
 from gsvckpt.report.units import ago, plural, printable, shape, size
 from gsvckpt.sovits.names import experiment
 
@@ -64,7 +64,7 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
     """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for."""
     console = make_console()
     roomy = console.width >= _ROOMY
-    table = Table(box=box.SIMPLE_HEAD if console.encoding.startswith("utf") else box.ASCII2, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("checkpoint", overflow="fold")
     table.add_column("kind", overflow="fold")
     table.add_column("version", overflow="fold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from gsvckpt.accounting import Memory
 from gsvckpt.examination import Examination
 from gsvckpt.model import Tensor
 from gsvckpt.pickles.safety import Safety
-from gsvckpt.report.console import finite, make_console
+from gsvckpt.report.console import VERDICTS, finite, make_console, write_out
 from gsvckpt.report.units import printable, shape, size
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = " .:-=+*#%@"
-_STYLES = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
 
 
 def tensor_json(name: str, tensor: Tensor, stats: Stats | None, wanted: bool) -> dict[str, object]:
@@ -67,7 +65,7 @@ def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | No
     for (name, tensor), text in zip(state.items(), shapes, strict=True):
         columns = f"{tensor.dtype.name:<9} {text:<{width}} {size(tensor.nbytes):>9}"
         out.append(f"{columns}{_statistics(measured.get(name), levels) if stats else ''} {printable(name)}")
-    sys.stdout.write("\n".join(out) + "\n")
+    write_out("\n".join(out) + "\n")
 
 
 def _statistics(stats: Stats | None, levels: str) -> str:
@@ -99,17 +97,17 @@ def histogram(counts: tuple[int, ...], levels: str = _LEVELS) -> str:
 def print_config(config: object, form: str, path: str) -> None:
     """The embedded config, to be redirected into a file."""
     if config is None:
-        sys.stdout.write(f"# {printable(path)} holds no config\n")
+        write_out(f"# {printable(path)} holds no config\n")
     elif form == "json":
-        sys.stdout.write(json.dumps(finite(config), indent=2) + "\n")
+        write_out(json.dumps(finite(config), indent=2) + "\n")
     else:
         import tomli_w
 
         unset: list[str] = []
         table = _without_none(config if isinstance(config, dict) else {"value": config}, "", unset)
-        sys.stdout.write(_harmless(tomli_w.dumps(table)))  # type: ignore[arg-type]  # a dict by construction
+        write_out(_harmless(tomli_w.dumps(table)))  # type: ignore[arg-type]  # a dict by construction
         if unset:
-            sys.stdout.write(f"\n# null, which TOML cannot say: {printable(', '.join(unset))}\n")
+            write_out(f"\n# null, which TOML cannot say: {printable(', '.join(unset))}\n")
 
 
 def _harmless(toml: str) -> str:
@@ -148,7 +146,7 @@ def print_globals(console: Console, safety: Safety) -> None:
     table.add_column("name", overflow="fold")
     order = ("unsafe", "unknown", "safe")
     for name, verdict in sorted(safety.globals, key=lambda entry: order.index(entry[1])):
-        table.add_row(Text(verdict, style=_STYLES[verdict]), printable(name))
+        table.add_row(Text(verdict, style=VERDICTS[verdict]), printable(name))
     console.print(table if safety.globals else Text("it names nothing"))
 
 

@@ -14,6 +14,8 @@ _KEYS = ("config", "hyper_parameters", "hparams", "hps", "args", "cfg", "opt")
 _MAX_NODES = 20_000  # a GPT-SoVITS config has about 100; a crafted one can share a branch until its text fills the disk
 _MAX_NESTING = 32
 _MAX_TEXT = 10_000
+_MAX_STEPS = 8  # an honest object has one or two; a crafted one takes the same large dict again and again
+_MAX_PARTS = 1_000  # of a path
 _MAX_BITS = 1024
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
@@ -39,13 +41,13 @@ def config_of(checkpoint: Checkpoint) -> Plain:
 
 
 def fields(value: object) -> dict[object, object]:
-    """The entries of a dict, or the state of an object that is kept as a recipe; empty for everything else."""
+    """The entries of a dict, or the state of an object that is kept as a recipe (its last steps, of too many); empty for everything else."""
     if isinstance(value, dict):
         return value
     if not isinstance(value, Opaque):
         return {}
     found: dict[object, object] = {}
-    for step, payload in value.steps:
+    for step, payload in value.steps[-_MAX_STEPS:]:
         if step == "build" and isinstance(payload, tuple) and len(payload) == 2 and any(isinstance(part, dict) for part in payload):
             for part in payload:  # (dict state, slots state), the form of a class with __slots__
                 found.update(part if isinstance(part, dict) else {})
@@ -67,11 +69,13 @@ def path_text(value: object) -> str | None:
     """The text of a pickled pathlib path, with the separators of the system that wrote it; None for anything else."""
     if not isinstance(value, Opaque) or value.name.module not in ("pathlib", "pathlib._local") or not isinstance(value.args, tuple):
         return None
-    if not value.name.name.endswith("Path") or not all(isinstance(part, str) for part in value.args):
+    if not value.name.name.endswith("Path") or len(value.args) > _MAX_PARTS:
+        return None
+    parts = [part for part in value.args if isinstance(part, str)]
+    if len(parts) != len(value.args) or sum(map(len, parts)) > _MAX_TEXT:  # many paths may share the same long parts
         return None
     from pathlib import PurePosixPath, PureWindowsPath
 
-    parts = [part for part in value.args if isinstance(part, str)]
     windows = value.name.name in ("WindowsPath", "PureWindowsPath")
     return str(PureWindowsPath(*parts)) if windows else str(PurePosixPath(*parts))
 
@@ -83,10 +87,11 @@ def plain(value: object) -> Plain:
 
 @dataclass(slots=True)
 class _Plainer:
-    """One conversion: how much it may still produce, and which containers it is inside of."""
+    """One conversion: how much it may still produce, which containers it is inside of, and the state of objects met before."""
 
     left: int = _MAX_NODES
     inside: set[int] = field(default_factory=set)
+    states: dict[int, dict[object, object]] = field(default_factory=dict)  # what takes long to gather may be short to tell, many times
 
     def convert(self, value: object, depth: int) -> Plain:
         self.left -= 1
@@ -122,10 +127,12 @@ class _Plainer:
         text = path_text(value)
         if text is not None:
             return _short(text)
-        state = fields(value)
+        state = self.states.get(id(value))
+        if state is None:
+            state = self.states[id(value)] = fields(value)
         if state:
             return self.mapping(state, depth)
-        appended = [item for step, payload in value.steps if step == "append" and isinstance(payload, list) for item in payload]
+        appended = [item for step, payload in value.steps[-_MAX_STEPS:] if step == "append" and isinstance(payload, list) for item in payload]
         if appended:
             return self.sequence(appended, depth)
         args = value.args if isinstance(value.args, tuple) else ()
@@ -133,7 +140,7 @@ class _Plainer:
             return self.sequence(args[0], depth)  # set([...]), frozenset([...])
         if not args and any(step == "build" for step, _ in value.steps):
             return {}
-        return _short(f"{value.name}({', '.join(repr(arg) if isinstance(arg, str) else _describe(arg) for arg in args[:8])})")
+        return _short(f"{value.name}({', '.join(repr(_short(arg, 200)) if isinstance(arg, str) else _describe(arg) for arg in args[:8])})")
 
     def mapping(self, value: dict[object, object], depth: int) -> dict[str, Plain]:
         found: dict[str, Plain] = {}

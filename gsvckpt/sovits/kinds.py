@@ -10,7 +10,7 @@ from gsvckpt.sovits import names, versions
 from gsvckpt.sovits.config import find_config
 from gsvckpt.sovits.official import OFFICIAL, OfficialFile, digest_header, lookup
 from gsvckpt.sovits.progress import Progress, read_progress
-from gsvckpt.sovits.sections import find_state_path, is_optimizer_state, roles, state_tensors
+from gsvckpt.sovits.sections import Role, Sections, divide, is_optimizer_state
 from gsvckpt.sovits.versions import Clues, Family, Version
 
 Kind = Literal[
@@ -54,18 +54,20 @@ class Identity(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def identify(checkpoint: Checkpoint, name: str, first8k: bytes) -> Identity:
-    """Identify a checkpoint. `name` is its path or file name, `first8k` its first 8,192 bytes. Any tree has an answer; nothing is raised."""
+def identify(checkpoint: Checkpoint, name: str, first8k: bytes, sections: Sections | None = None) -> Identity:
+    """Identify a checkpoint. `name` is its path or file name, `first8k` its first 8,192 bytes. Any tree has an answer; nothing is raised.
+
+    `sections` are those of its root, where the caller has divided it already.
+    """
     root = checkpoint.root
-    path = find_state_path(root)
-    tensors = state_tensors(root, path)
+    known, path, tensors = sections or divide(root)
     head = (checkpoint.container.head or "") if checkpoint.container.format == "torch-zip" else ""
     clues = Clues(tensors, root, find_config(root), name, head, _official(checkpoint, first8k))
     family = versions.family_of(tensors)
     found = versions.find_version(family, clues)
     progress = read_progress(root, name)
     rank, notes = _rank(clues)
-    kind = _kind(clues, path, family, found.versions)
+    kind = _kind(clues, known, path, family, found.versions)
     return Identity(kind, family, found.version, found.evidence, path, rank, progress, found.versions, (*progress.notes, *found.notes, *notes))
 
 
@@ -79,7 +81,7 @@ def _official(checkpoint: Checkpoint, first8k: bytes) -> OfficialFile | None:
     return match.file if match else None
 
 
-def _kind(clues: Clues, path: Path | None, family: Family | None, possible: tuple[Version, ...]) -> Kind:
+def _kind(clues: Clues, known: Mapping[object, Role], path: Path | None, family: Family | None, possible: tuple[Version, ...]) -> Kind:
     entries = clues.root if isinstance(clues.root, dict) else {}
     place = path[0] if path else None
     if family == "gpt":
@@ -93,7 +95,7 @@ def _kind(clues: Clues, path: Path | None, family: Family | None, possible: tupl
             return "sovits-generator-training" if is_generator else "sovits-discriminator-training"
         if place == "weight":
             return _small_kind(clues, possible) if is_generator else "sovits-discriminator-base"
-    trained = is_optimizer_state(clues.root) or any(what in _TRAINING_ROLES for what in roles(entries).values())
+    trained = is_optimizer_state(clues.root) or any(what in _TRAINING_ROLES for what in known.values())
     if trained or "pytorch-lightning_version" in entries:
         return "training"
     if family in ("vocoder", "speaker-encoder") and path in ((), ("generator",)):

@@ -7,6 +7,7 @@ pin the SHA-256.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -88,6 +89,7 @@ OFFICIAL: tuple[OfficialFile, ...] = (
 )
 
 
+@lru_cache(maxsize=1)  # several ask for the same file's
 def digest_header(head: bytes) -> str:
     """The MD5 of a file's first 8,192 bytes, by which GPT-SoVITS knows its bases (process_ckpt.py:100-126). It guards nothing."""
     try:

@@ -6,23 +6,26 @@ from collections.abc import Mapping, Sequence
 
 from gsvckpt.model import REMOVED
 from gsvckpt.sovits.kinds import Kind
-from gsvckpt.sovits.sections import roles
+from gsvckpt.sovits.sections import Role, roles
 
 _VITS = ("model", "iteration", "learning_rate")  # beside `optimizer` (utils.py:75-90)
 _REMOVABLE = ("optimizer", "scheduler", "scaler", "loop", "callback")
 
 
-def training_state(root: object, kind: Kind, *, drop: Sequence[str] = (), keep: Sequence[str] = ()) -> dict[object, object]:
+def training_state(
+    root: object, kind: Kind, *, drop: Sequence[str] = (), keep: Sequence[str] = (), known: Mapping[object, Role] | None = None
+) -> dict[object, object]:
     """Root entries that only training needs, each with what takes its place: None or [] where resuming asks for the key, REMOVED where it does not.
 
     S2, and all of VITS (GPT_SoVITS/utils.py:23-60): without the key `optimizer` resuming fails and upstream silently starts over; with None it goes
     on. Lightning: the keys `optimizer_states` and `lr_schedulers` must be there and may be empty; `loops` holds the epoch, and without it Lightning
     repeats all epochs from the first (seen with pytorch-lightning 2.6.6), so it stays although it is loop state: it is a few kilobytes. What is
-    None or empty already stays as it is.
+    None or empty already stays as it is. `known` are the root's `roles`, where the caller has them already.
     """
     if not isinstance(root, dict):
         return {}
-    found: dict[object, object] = {key: REMOVED for key, role in roles(root).items() if role in _REMOVABLE and not _is_empty(root[key])}
+    known = roles(root) if known is None else known
+    found: dict[object, object] = {key: REMOVED for key, role in known.items() if role in _REMOVABLE and not _is_empty(root[key])}
     if _is_vits(root, kind):
         found |= {key: None for key in found if key == "optimizer"}
     if "pytorch-lightning_version" in root:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.model import Opaque, Path, Tensor, tensor_of, walk
+from gsvckpt.model import Opaque, Path, Tensor, format_key, tensor_of, walk
 
 Role = Literal["weights", "optimizer", "scheduler", "scaler", "loop", "callback", "other"]
 
@@ -39,6 +39,7 @@ STATE_KEYS = (
     "params_ema",
 )
 _WRAPPERS = ("state_dict", "model_state_dict")  # a state dict inside the section, as in {"model": {"state_dict": ...}}
+_MAX_NAMES = 1 << 24  # 200,000 tensors with names of 80; one long key can be spelt once and stand in every name
 _NODES = 200  # entries looked at before a section is judged: more never changes the answer, and a crafted tree must not cost minutes
 
 # The last words of a section's name: `optimizer_g`, `optim_0`, `lr_scheduler_state_dict` mean what their first words mean.
@@ -128,28 +129,47 @@ def is_weights(value: object) -> bool:
     return tensors > others
 
 
-def find_state_path(root: object) -> Path | None:
-    """The path of the model's state dict; () when the root itself is one. None when the tree holds no model tensor."""
+class Sections(NamedTuple):
+    """The role of every root entry, the path of the model's state dict, and its tensors by name."""
+
+    roles: Mapping[object, Role]
+    path: Path | None
+    tensors: Mapping[str, Tensor]
+
+
+def divide(root: object) -> Sections:
+    """All three at once, as each builds on the one before."""
+    known = roles(root)
+    path = find_state_path(root, known)
+    return Sections(known, path, state_tensors(root, path, known))
+
+
+def find_state_path(root: object, known: Mapping[object, Role] | None = None) -> Path | None:
+    """The path of the model's state dict; () when the root itself is one. None when the tree holds no model tensor.
+
+    `known` are its `roles`, where the caller has them already.
+    """
     if is_optimizer_state(root):
         return None
     if not isinstance(root, dict):
         return () if _count(root) else None
-    sections = {key: None for key, what in roles(root).items() if what == "weights" and tensor_of(root[key]) is None}  # a dict: an ordered set
+    known = roles(root) if known is None else known
+    sections = {key: None for key, what in known.items() if what == "weights" and tensor_of(root[key]) is None}  # a dict: an ordered set
     bare = sum(tensor_of(value) is not None for value in root.values())
     # A section with fewer tensors than stand bare beside it is one module of a flat state dict that happens to have a section's name.
-    known = next((key for key in STATE_KEYS if key in sections and _count(root[key]) > min(bare, _NODES - 1)), None)
-    if known is not None:
-        return _descend(root, (known,))
+    usual = next((key for key in STATE_KEYS if key in sections and _count(root[key]) > min(bare, _NODES - 1)), None)
+    if usual is not None:
+        return _descend(root, (usual,))
     if len(sections) == 1 and not bare and all(_count(root[key]) for key in sections):
         return _descend(root, tuple(sections))
-    return () if state_tensors(root, ()) else None
+    return () if _count(_model_part(root, known)) else None
 
 
-def state_tensors(root: object, state_path: Path | None) -> dict[str, Tensor]:
+def state_tensors(root: object, state_path: Path | None, known: Mapping[object, Role] | None = None) -> dict[str, Tensor]:
     """The model's tensors by name, in order; parts of nested dicts are joined with dots. Entries that are no tensors are left out.
 
     At the root itself, optimizer and other training state is left out, and so is what is no weights wherever there are weights. A tree too deep
-    to walk gives the tensors above the limit.
+    to walk gives the tensors above the limit. Raises UnsupportedError for names beyond all measure. `known` are the root's `roles`, if at hand.
     """
     if state_path is None:
         return {}
@@ -157,13 +177,21 @@ def state_tensors(root: object, state_path: Path | None) -> dict[str, Tensor]:
     for key in state_path:
         value = value[key] if isinstance(value, dict) and key in value else None
     if not state_path and isinstance(root, dict):
-        known = roles(root)
-        wanted = {"weights"} if "weights" in known.values() else {"weights", "other"}
-        value = {key: part for key, part in root.items() if known[key] in wanted}
+        value = _model_part(root, roles(root) if known is None else known)
     found: dict[str, Tensor] = {}
+    left = _MAX_NAMES
     for path, tensor in _tensors(value):
-        found.setdefault(".".join(str(part) for part in path) or WHOLE_FILE, tensor)
+        name = ".".join(map(format_key, path)) or WHOLE_FILE
+        left -= len(name)
+        if left < 0:
+            raise UnsupportedError(f"more than {_MAX_NAMES:,} characters in names of tensors: built to exhaust memory", where=f"{name[:80]}...")
+        found.setdefault(name, tensor)
     return found
+
+
+def _model_part(root: dict[object, object], known: Mapping[object, Role]) -> dict[object, object]:
+    wanted = {"weights"} if "weights" in known.values() else {"weights", "other"}
+    return {key: part for key, part in root.items() if known[key] in wanted}
 
 
 def _is_one_optimizer(value: object) -> bool:

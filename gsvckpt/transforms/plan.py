@@ -44,8 +44,8 @@ class Plan:
         return replace(self, casts={storage: dtype for storage, dtype in self.casts.items() if storage not in storages})
 
 
-def begin(checkpoint: Checkpoint, *, window: tuple[int, int] | None = None) -> Plan:
+def begin(checkpoint: Checkpoint) -> Plan:
     """The plan that writes the checkpoint back as it is: its own container (a stream becomes a zip) and its own head."""
     container = checkpoint.container
     kind: Literal["torch-zip", "safetensors"] = "safetensors" if container.format == "safetensors" else "torch-zip"
-    return Plan(checkpoint, checkpoint.root, kind, container.head or "PK", window)
+    return Plan(checkpoint, checkpoint.root, kind, container.head or "PK")

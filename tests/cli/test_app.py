@@ -12,7 +12,7 @@ import gsvckpt as package
 from gsvckpt import errors
 from gsvckpt.cli.app import COMMANDS
 
-from .samples import assert_one_error, environment, evil, generator, save, small, spawn
+from .samples import ERROR_KEYS, KEYS, assert_one_error, environment, evil, generator, gpt, save, small, spawn
 
 WRITING = ("convert-fp16", "strip-optimizer")
 SHARED = ("--json", "--quiet", "-q", "--verbose", "-v", "--progress", "--no-progress", "--device", "--jobs", "-j")
@@ -125,6 +125,69 @@ def test_a_reader_that_leaves_is_no_error(voice, argv):
         err = process.stderr.read().decode()
     assert process.returncode == 0
     assert all(line.startswith("gsvckpt: ") and ": warning: " in line for line in err.splitlines()), err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+@pytest.mark.parametrize(("argv", "code"), [(("inspect", "--json"), 3), (("inspect", "--tensors"), 3), (("convert-fp16", "--check"), 3)], ids=str)
+def test_a_reader_that_leaves_hides_no_failure(voice, tmp_path, argv, code):
+    command = [sys.executable, "-m", "gsvckpt", *argv, tmp_path / "nothing.pth", voice]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()) as process:
+        process.stdout.close()
+    assert process.returncode == code
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("argv", "code"), [(("inspect",), 0), (("inspect", "--json"), 0), (("convert-fp16", "--check"), 1), (("--help",), 0)], ids=str
+)
+def test_a_closed_stream_is_no_error(voice, closed, argv, code):
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "gsvckpt", *argv, voice]
+    run = subprocess.run(command, capture_output=True, env=environment(), check=False)
+    assert run.returncode == code
+    assert all(line.startswith(b"gsvckpt: ") for line in run.stderr.splitlines()), run.stderr
+    assert bool(run.stdout) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize(
+    ("argv", "schema"),
+    [
+        (("inspect", "--json"), "gsvckpt.inspect/1"),
+        (("inspect", "x.pth", "--json", "--nonsense"), "gsvckpt.inspect/1"),
+        (("convert-fp16", "x.pth", "--json", "--in-place", "-o", "y.pth"), "gsvckpt.convert-fp16/1"),
+        (("inspect", "x.pth", "y.pth", "--diff", "z.pth", "--json"), "gsvckpt.inspect/1"),
+        (("insepct", "x.pth", "--json"), "gsvckpt/1"),
+    ],
+    ids=str,
+)
+def test_json_has_its_document_when_no_file_is_reached(gsvckpt, argv, schema):
+    run = gsvckpt(*argv)
+    assert_one_error(run, "", 2)
+    assert run.document.keys() == {*KEYS, "error"}
+    assert (run.document["schema"], run.document["exit_code"], run.document["files"]) == (schema, 2, [])
+    assert run.document["error"].keys() == ERROR_KEYS
+    assert run.document["error"]["kind"] == "usage"
+    assert gsvckpt("inspect", "--", "--json").out == ""  # a file of that name
+
+
+@pytest.mark.parametrize("argv", [("inspect",), ("inspect", "--json")], ids=" ".join)
+def test_an_interruption_says_what_it_left_and_has_its_document(gsvckpt, voice, monkeypatch, argv):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gsvckpt.cli.inspect.open_checkpoint", interrupt)
+    run = gsvckpt(*argv, voice)
+    assert (run.code, run.err) == (130, "gsvckpt: interrupted; nothing half-written was left behind\n")
+    assert run.out == "" if "--json" not in argv else (run.document["exit_code"], run.document["error"]["kind"]) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_device_that_cannot_be_is_noticed_even_where_nothing_is_computed(gsvckpt, tmp_path, command):
+    half = save(tmp_path / "half.pth", gpt())
+    for name in ("nonsense", "cpu:x", "auto:1", ""):
+        assert_one_error(gsvckpt(command, half, "--device", name), "", 2)
+    for name in ("cpu", "auto"):
+        assert gsvckpt(command, half, "--device", name).code == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")

@@ -192,3 +192,18 @@ def test_safetensors_stay_safetensors(gsvckpt, tmp_path):
     with safe_open(output, "pt") as opened:
         assert opened.metadata() == {"who": "me"}
         assert (opened.get_tensor("w").dtype, opened.get_tensor("v").dtype) == (torch.float32, torch.float16)
+
+
+def test_a_keep_that_matches_nothing_is_a_mistake(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", weights({"enc.norm.weight": (4, 4), "dec.weight": (4, 4)}))
+    run = gsvckpt("convert-fp16", source, "--keep", "dec.*", "--keep", "enc.nrom.*")
+    assert_one_error(run, source, 2)
+    assert "enc.nrom.*" in run.err
+    assert "enc.norm.weight" in run.err.splitlines()[1]
+    assert not source.with_name("x.fp16.pth").exists()
+
+
+def test_a_largest_error_that_is_no_number_is_a_mistake(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", weights({"w": (4, 4)}))
+    assert_one_error(gsvckpt("convert-fp16", source, "--max-error", "nan"), "--max-error", 2)
+    assert gsvckpt("convert-fp16", source, "--max-error", "inf").code == 0

@@ -118,7 +118,10 @@ def test_what_exists_is_overwritten_with_force_only(gsvckpt, tmp_path, training,
 def test_the_source_itself_is_no_output(gsvckpt, tmp_path, training):
     data = training.read_bytes()
     for output in (training, tmp_path, f"{tmp_path}/./run.pth"):
-        assert_one_error(gsvckpt("convert-fp16", training, "-o", output), "run.pth", 4)
+        for force in ((), ("--force",)):
+            run = gsvckpt("convert-fp16", training, "-o", output, *force)
+            assert_one_error(run, "run.pth", 4)
+            assert "--in-place" in run.err
     assert training.read_bytes() == data
 
 
@@ -141,11 +144,12 @@ def test_a_symlinked_output_stays_a_symlink(gsvckpt, tmp_path, training):
 @pytest.mark.parametrize("destination", ["beside", "named", "in place"])
 def test_a_dry_run_foretells_every_byte_and_writes_none(gsvckpt, tmp_path, training, command, destination):
     options = {"beside": [], "named": ["-o", tmp_path / "new" / "out.pth"], "in place": ["--in-place"]}[destination]
+    (tmp_path / "new").mkdir()
     data = training.read_bytes()
     planned = gsvckpt.json(command, training, *options, "-n").file
-    assert os.listdir(tmp_path) == [training.name]
+    assert sorted(os.listdir(tmp_path)) == ["new", training.name]
+    assert os.listdir(tmp_path / "new") == []
     assert training.read_bytes() == data
-    (tmp_path / "new").mkdir()
     written = gsvckpt.json(command, training, *options).file
     assert (planned.pop("written"), written.pop("written")) == (False, True)
     assert planned == written
@@ -229,3 +233,39 @@ def test_a_table_line_for_each_file_and_a_total(gsvckpt, tmp_path, training):
     out = gsvckpt("convert-fp16", training, voice).out
     assert all(name in out for name in ("run.fp16.pth", "voice.fp16.pth", "2 files"))
     assert "dry run" in gsvckpt("convert-fp16", training, "-n", "-o", tmp_path / "x.pth").out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_read_only_file_is_not_replaced_without_force(gsvckpt, training, command):
+    data = training.read_bytes()
+    training.chmod(0o440)
+    assert_one_error(gsvckpt(command, training, "--in-place"), training, 4)
+    assert training.read_bytes() == data
+    assert "read-only" in gsvckpt.json(command, training, "--in-place", "-n").file["warnings"][-1]
+    if not NO_MODES:
+        assert gsvckpt(command, training, "--in-place", "--force").code == 0
+        assert training.read_bytes() != data
+    training.chmod(0o640)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_dry_run_tells_what_would_stop_a_real_one(gsvckpt, tmp_path, training, command):
+    (tmp_path / "there.pth").write_bytes(b"precious")
+    for output, words in (("there.pth", "exists already"), ("no/such/x.pth", "there is no folder"), ("run.pth", "the source itself")):
+        file = gsvckpt.json(command, training, "-n", "-o", tmp_path / output).file
+        assert words in file["warnings"][-1]
+    run = gsvckpt(command, training, "-n", "-o", tmp_path / "there.pth")
+    assert (run.code, "--force" in run.err) == (0, True)
+    assert gsvckpt.json(command, training, "-n", "-o", tmp_path / "there.pth", "--force").file["warnings"] == []
+
+
+def test_a_folder_that_is_not_there_is_named(gsvckpt, tmp_path, training):
+    run = gsvckpt("convert-fp16", training, "-o", tmp_path / "no" / "x.pth")
+    assert_one_error(run, tmp_path / "no" / "x.pth", 5)
+    assert f"there is no folder {tmp_path / 'no'}" in run.err
+
+
+def test_outputs_that_differ_only_in_what_the_system_ignores_are_one(gsvckpt, tmp_path, monkeypatch):
+    paths = [save(tmp_path / folder / name, weights({"w": (4, 4)})) for folder, name in (("a", "x.pth"), ("b", "X.pth"))]
+    monkeypatch.setattr(os.path, "normcase", str.lower)
+    assert_one_error(gsvckpt("convert-fp16", *paths, "-o", tmp_path / "out"), paths[1], 2)

@@ -112,10 +112,10 @@ def test_a_read_only_folder(gsvckpt, training, command):
 
 
 def test_a_folder_that_may_not_be_written(gsvckpt, training, monkeypatch):
-    def refuse(folder):
+    def refuse(destination, size):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files, "_create_temp", refuse)
+    monkeypatch.setattr(files, "_require_space", refuse)
     run = gsvckpt("strip-optimizer", training)
     assert_one_error(run, "run.weights.pth", 5)
     assert "hint: " in run.err
@@ -125,7 +125,7 @@ def test_a_folder_that_may_not_be_written(gsvckpt, training, monkeypatch):
 def test_a_folder_that_cannot_be_made(gsvckpt, training, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for output in (f"{tmp_path}/file/folder/", f"{tmp_path}/file/x.pth", f"{tmp_path}/no/such/x.pth"):
-        assert_one_error(gsvckpt("strip-optimizer", training, "-o", output), output, 5)
+        assert_one_error(gsvckpt("strip-optimizer", training, "-o", output), output.rstrip("/"), 5)
 
 
 @POSIX
@@ -138,6 +138,79 @@ def test_an_output_that_does_not_read_back_is_not_published(gsvckpt, training, m
     assert_one_error(gsvckpt("convert-fp16", training, "--in-place"), training, 5)
     assert training.read_bytes() == data
     assert leftovers(training.parent) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_a_progress_bar_that_cannot_be_shown_stops_nothing(tmp_path):
+    source = large(tmp_path / "big.pth", 8)
+    command = "import gsvckpt.report.progress as p; p._PATIENCE = 0; from gsvckpt.__main__ import run; run()"
+    argv = [sys.executable, "-c", command, "strip-optimizer", "-q", "--progress", source]
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run(argv, stdout=subprocess.PIPE, stderr=full, env=environment(), check=False)
+    assert (run.returncode, run.stdout) == (0, b"")
+    assert source.with_name("big.weights.pth").exists()
+
+
+def test_a_bar_whose_terminal_went_away_keeps_still(monkeypatch):
+    from gsvckpt.report import progress
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(progress, "_PATIENCE", 0)
+    monkeypatch.setattr(progress.Progress, "start", fail)
+    bar = progress.Bar("x")
+    for _ in range(3):
+        bar.expect(2)
+        bar.advance(1)
+    bar.close()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_name_too_long_is_that_files_own_error(gsvckpt, tmp_path, training, command):
+    long = save(tmp_path / f"{'x' * 248}.pth", s2_training(generator("v2", enc_q=True)))
+    run = gsvckpt.json(command, long, training, exit_code=5)
+    failed, done = run.document["files"]
+    assert (failed["error"]["kind"], failed["written"], done["written"]) == ("output", False, True)
+    assert str(tmp_path) in run.err.splitlines()[0]
+
+
+def test_an_error_of_the_system_is_that_files_own_error(gsvckpt, tmp_path, training, monkeypatch):
+    other = save(tmp_path / "other.pth", weights({"w": (2, 2)}))
+    real = os.path.getmtime
+
+    def vanish(path):
+        if path == str(training):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return real(path)
+
+    monkeypatch.setattr(os.path, "getmtime", vanish)
+    run = gsvckpt("inspect", training, other)
+    assert_one_error(run, training, 3)
+    assert "other.pth" in run.out
+
+
+def test_a_folder_that_may_be_listed_but_not_entered(gsvckpt, tmp_path, training, monkeypatch):
+    real = os.stat
+
+    def refuse(path, **options):
+        if path == str(training):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, **options)
+
+    monkeypatch.setattr("gsvckpt.survey.os.stat", refuse)
+    assert [file["path"] for file in gsvckpt.json("inspect", tmp_path).document["files"]] == [str(training)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_made_for_an_output_goes_again_when_there_is_none(gsvckpt, training, tmp_path, monkeypatch, command):
+    def fail(*args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files.Target, "_write_some", fail)
+    assert_one_error(gsvckpt(command, training, "-o", f"{tmp_path}/new/deep/"), "run.pth", 5)
+    assert_one_error(gsvckpt(command, tmp_path / "nothing.pth", "-o", f"{tmp_path}/new/deep/"), "nothing.pth", 3)
+    assert os.listdir(tmp_path) == [training.name]
 
 
 # --- other processes -----------------------------------------------------------------------------------------------------------------------------

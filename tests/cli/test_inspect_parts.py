@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import Make, Name, hparams, tensor
 
-from .samples import evil, generator, gpt, lora, numbers, s1_training, s2_training, save, small, weights
+from .samples import assert_one_error, evil, generator, gpt, lora, numbers, s1_training, s2_training, save, small, weights
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,7 +35,7 @@ TENSORS = {
         (["--include", "enc.*", "--include", "*.z"], ["enc.a", "enc.c", "dec.z"]),
         (["--exclude", "enc.*", "--exclude", "*.z"], ["dec.b"]),
         (["--include", "enc.*", "--exclude", "*.c"], ["enc.a"]),
-        (["--include", "nothing"], []),
+        (["--include", "enc.*", "--exclude", "enc.*"], []),
     ],
 )
 def test_tensors_are_listed_chosen_and_sorted(gsvckpt, tmp_path, options, names):
@@ -162,3 +162,22 @@ def test_what_wastes_space_and_what_gets_it_back(gsvckpt, tmp_path):
     out = gsvckpt("inspect", path).out
     assert "strip-optimizer" in out
     assert "convert-fp16" in out
+
+
+def test_an_include_that_matches_nothing_is_a_mistake(gsvckpt, tmp_path):
+    path = save(tmp_path / "x.pth", TENSORS)
+    for options in (["--tensors"], ["--json"], ["--diff", path]):
+        run = gsvckpt("inspect", path, "--include", "encoder.*", *options)
+        assert_one_error(run, path, 2)
+        assert "encoder.*" in run.err
+        assert "hint: names are like enc." in run.err
+    empty = save(tmp_path / "empty.pth", {"epoch": 3})
+    assert gsvckpt("inspect", empty, "--tensors", "--include", "encoder.*").code == 0
+
+
+def test_a_failure_says_what_the_file_is_where_that_is_known():
+    from gsvckpt.errors import NotCheckpointError
+    from gsvckpt.report.documents import failure_json
+
+    assert failure_json(NotCheckpointError("this is a TorchScript program", subject="torchscript"))["kind"] == "torchscript"
+    assert "kind" not in failure_json(NotCheckpointError("this is a sound file"))

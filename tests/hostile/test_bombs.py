@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -11,8 +12,10 @@ from builders import Make, Name, Pid, Raw, Store, View, pickled, read, tensor, t
 
 from gsvckpt.engine import lay_out
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
-from gsvckpt.model import MAX_DEPTH, Opaque, format_path, walk
+from gsvckpt.model import MAX_DEPTH, Global, Opaque, format_path, walk
 from gsvckpt.pickles import objects, scalars
+from gsvckpt.sovits.config import plain
+from gsvckpt.sovits.sections import state_tensors
 from gsvckpt.transforms.plan import begin
 
 from .payloads import text
@@ -141,6 +144,50 @@ def test_a_legacy_protocol_number_of_endless_laughs() -> None:
     """It used to be shown in the message."""
     with pytest.raises(DamagedError, match="other numbers"):
         read(pickled(0x1950A86A20F9469CFC6C) + b"\x80\x02" + laughs(60) + b"." + pickled({}) * 3)
+
+
+def test_a_long_list_at_great_depth() -> None:
+    """It used to take a path of 200 keys for each of its items."""
+    root = opened(b"".join(b"}" + text("x") for _ in range(200)) + b"](" + b"N" * 200_000 + b"e" + b"s" * 200)
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    assert list(walk(root)) == []
+    assert tracemalloc.get_traced_memory()[1] - before < 1 << 20
+
+
+def test_one_long_key_in_many_names() -> None:
+    """A key is spelt once, and would stand in each tensor's name."""
+    weights = {text("k" * 10_000).decode("latin-1"): {str(n): tensor("int8", (1,)) for n in range(20)}}
+    assert len(state_tensors(read(torch_zip(weights)).root, ())) == 20
+    (inner,) = read(torch_zip(weights)).root.values()
+    crowd = {"k" * 100_000: {f"{n}": inner["0"] for n in range(1_000)}}
+    with pytest.raises(UnsupportedError, match="characters in names of tensors"):
+        state_tensors(crowd, ())
+
+
+def test_names_made_of_objects_do_not_show_what_these_hold() -> None:
+    crafted = Opaque(Global("m", "C"), "reduce", (opened(laughs(60)),))
+    found = read(torch_zip({"w": tensor("int8", (1,))})).root["w"]
+    assert list(state_tensors({"model": {crafted: found}}, ("model",))) == ["<m.C>"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cm\nC\n)R" + b"h\x00b" * 20_000,
+        b"]q\x020(" + b"".join(b"cm\nC\n)R}" + text("a") + b"Nsb" for _ in range(50)) + b"l",
+        b"cm\nC\n)Rq\x02(" + b"h\x01N" * 20_000 + b"u0](" + b"h\x02" * 20_000 + b"e",
+        b"cpathlib\nPosixPath\nq\x020(" + b"h\x01" * 20_000 + b"tq\x030](" + b"h\x02h\x03R" * 10_000 + b"e",
+    ],
+    ids=["one state many times", "many objects", "one long object many times", "many long paths"],
+)
+def test_settings_that_take_long_to_gather(code: bytes) -> None:
+    """The file is small, and so is the answer."""
+    state = b"}(" + b"".join(text(str(n)) + b"N" for n in range(5_000)) + b"uq\x000" + text("k") + b"q\x010"
+    root = opened(state + code)
+    started = time.process_time()
+    assert plain(root) is not None
+    assert time.process_time() - started < 2
 
 
 def test_a_list_that_contains_itself() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections import OrderedDict
 
 import pytest
@@ -76,6 +77,21 @@ def test_cycles_and_laughs_end() -> None:
         return tree
 
     assert difference(laughs(), laughs()) is None
+
+
+def test_memory_is_that_of_the_deepest_branch() -> None:
+    def branch() -> object:
+        tree: object = [None] * 200_000
+        for _ in range(200):
+            tree = {"x": tree}
+        return tree
+
+    one, two = branch(), branch()
+    tracemalloc.start()
+    assert difference(one, two) is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_depth_needs_no_stack() -> None:

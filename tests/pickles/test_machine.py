@@ -164,6 +164,36 @@ def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         run(b"N0" * 100_000 + b"N.")
 
 
+def test_a_caller_may_lower_the_number_of_opcodes() -> None:
+    def counted(count: int, limit: int) -> object:
+        return Machine(b"N0" * count + b"N.", reduce=lambda name, args: None, max_opcodes=limit).run()
+
+    assert counted(100, 202) is None
+    with pytest.raises(UnsupportedError, match="more than 201 opcodes"):
+        counted(100, 201)
+
+
+def test_objects_below_marks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsvckpt.pickles.machine.MAX_STACK", 1000)
+    with pytest.raises(UnsupportedError, match="objects waiting"):
+        run((b"N" * 900 + b"(") * 200 + b"N.")
+
+
+def test_marks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsvckpt.pickles.machine.MAX_MARKS", 1000)
+    with pytest.raises(UnsupportedError, match="1,000 containers open"):
+        run(b"(" * 100_000 + b"N.")
+
+
+@pytest.mark.parametrize("code", [b"\x8f", b"(\x91", b"h\x00)R", b"h\x01)R", b"h\x01)\x81", b"h\x01)}\x92"], ids=repr)
+def test_large_objects_are_counted(monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
+    monkeypatch.setattr("gsvckpt.pickles.state.MAX_HEAVY", 1000)
+    names = b"ccollections\nOrderedDict\nq\x000cm\nC\nq\x010"
+    assert len(run(names + b"](" + code * 400 + b"e.")) == 400
+    with pytest.raises(UnsupportedError, match="1,000 objects of the large kinds"):
+        run(names + b"](" + code * 1001 + b"e.")
+
+
 def test_waiting_objects_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gsvckpt.pickles.machine.MAX_STACK", 1000)
     with pytest.raises(UnsupportedError, match="objects waiting"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
 
 from gsvckpt.model import DTYPES, Global
+from gsvckpt.pickles import safety
 from gsvckpt.pickles.safety import judge, judge_all
 
 
@@ -77,7 +79,15 @@ def test_unknown(name: str) -> None:
         ("torch", "hub.load", "unsafe"),
         ("collections", "OrderedDict.fromkeys", "unsafe"),
         ("numpy", "os.system", "unsafe"),
-        ("lightning", "fabric.Thing", "unknown"),
+        ("lightning.fabric", "Thing", "unknown"),
+        ("numpy", "__builtins__.eval", "unsafe"),
+        ("torch", "_utils.__builtins__", "unsafe"),
+        ("a.__builtins__", "eval", "unsafe"),
+        ("utils", "HParams.__init__.__globals__.get", "unsafe"),
+        ("torch._utils", "torch.load", "unsafe"),
+        ("torch._utils", "a.b.torch.storage._load_from_bytes", "unsafe"),
+        ("sklearn", "joblib.load", "unsafe"),
+        ("torch._utils", "torch", "unknown"),
         ("os.path", "join", "unsafe"),
     ],
 )
@@ -87,6 +97,20 @@ def test_names_that_reach_through_attributes(module: str, name: str, expected: s
 
 def test_no_module_of_the_standard_library_is_unknown() -> None:
     assert {judge(Global(module, "anything")) for module in sys.stdlib_module_names} == {"unsafe"}
+
+
+@pytest.mark.parametrize("module", "distutils.core imp asyncore pipes lib2to3 cgi telnetlib uu xdrlib binhex compression.zstd commands".split())
+def test_the_verdict_does_not_depend_on_the_python_that_gives_it(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Modules of the standard library come and go: none of these is in every Python."""
+    monkeypatch.setattr(sys, "stdlib_module_names", frozenset())
+    fresh = importlib.util.module_from_spec(importlib.util.find_spec(safety.__name__))
+    fresh.__spec__.loader.exec_module(fresh)
+    assert fresh.judge(Global(module, "anything")) == "unsafe"
+
+
+def test_a_name_of_many_parts_is_judged_at_once() -> None:
+    assert judge(Global("a." * 200_000, "b." * 200_000)) == "unknown"
+    assert judge(Global("a", "b." * 200_000 + "torch.load")) == "unsafe"
 
 
 def test_the_worst_name_decides() -> None:

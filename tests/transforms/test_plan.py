@@ -26,8 +26,8 @@ TREE = {"w": tensor("float32", (2,))}
 )
 def test_begins_with_what_is_there(data: bytes, container: str, head: str) -> None:
     checkpoint = read(data)
-    plan = begin(checkpoint, window=(5, 9))
-    assert (plan.container, plan.head, plan.window, plan.casts, plan.changes) == (container, head, (5, 9), {}, ())
+    plan = begin(checkpoint)
+    assert (plan.container, plan.head, plan.window, plan.casts, plan.changes) == (container, head, None, {}, ())
     assert plan.root is checkpoint.root
 
 
