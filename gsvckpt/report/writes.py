@@ -84,7 +84,7 @@ def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
         lines += [f"removed: {', '.join(gone)}"] if gone else []
     if "cast" in facts and isinstance(facts["worst"], list) and isinstance(facts["overflowed"], list):
         if facts["cast"]:
-            parts = [f"cast {facts['cast']:,} tensors", *(f"{word} {facts[key]:,}" for key, word in _OTHERS if facts[key])]
+            parts = [f"cast {plural(int(str(facts['cast'])), 'tensor')}", *(f"{word} {facts[key]:,}" for key, word in _OTHERS if facts[key])]
             lines.append(
                 f"{', '.join(parts)}; "
                 f"largest error {facts['max_rel_error']:.1g} of a tensor's largest value; {facts['underflowed']:,} values rounded to zero"
