@@ -10,13 +10,14 @@ from typing import Literal, NamedTuple
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import Audit, Device
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
-from gsvckpt.files import LocalSource, Target, open_source, publish
+from gsvckpt.files import LocalSource, open_source
 from gsvckpt.formats import torch_layout
 from gsvckpt.formats.layout import Layout
 from gsvckpt.model import UNTYPED, Storage, Tensor
 from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
+from gsvckpt.publishing import Target, publish
 from gsvckpt.streams import Buffers, check_unchanged, chunks, for_each
 from gsvckpt.transforms.plan import Plan
 
@@ -79,7 +80,7 @@ class Engine:
         return outcome
 
     def write(self, plan: Plan, path: str, *, overwrite: bool, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
-        """Write `plan` to `path` in one step (see `files.publish`), reading every byte back first.
+        """Write `plan` to `path` in one step (see `publishing.publish`), reading every byte back first.
 
         `approve` sees each layout before it is written, `accept` the outcome before it is published; both may raise. Raises DamagedError when the
         source's bytes do not have their checksums, ChangedError when the source changed meanwhile, RefusedError, and OutputError.

@@ -1,4 +1,4 @@
-"""Files: positioned reads, and publishing a finished file in one step. The only fsync and the only rename of the program."""
+"""Files to read: positioned reads from several threads, and whether the file is still the one that was opened."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ import mmap
 import os
 import stat
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from gsvckpt.errors import ChangedError, DamagedError, MissingError, OutputError, RefusedError
+from gsvckpt.errors import ChangedError, DamagedError, MissingError
 
-TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
-_STALE_SECONDS = 86_400  # no run is silent for a day, and a day's leftovers harm nobody
-_SYNC_SECONDS = 0.25
-_CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
+BINARY = getattr(os, "OBINARY", 0)  # Windows would translate line ends without it
+CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
 
 
 class LocalSource:
@@ -29,7 +23,7 @@ class LocalSource:
         """Raises MissingError when there is no such regular file or it may not be read."""
         self.path = os.fspath(path)
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not stall us
+            self._fd = os.open(self.path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not stall us
         except (OSError, ValueError) as error:
             raise _missing(self.path, error) from error
         facts = os.fstat(self._fd)
@@ -49,12 +43,12 @@ class LocalSource:
             if offset < 0:  # preadv takes -1 for the current position
                 raise ValueError("a negative offset")
             while done < len(buffer):
-                count = self._read_some(offset + done, buffer[done : done + _CHUNK])
+                count = self._read_some(offset + done, buffer[done : done + CHUNK])
                 if count == 0:
                     raise DamagedError(f"the file ends at byte {offset + done:,}, {len(buffer) - done:,} bytes too early", path=self.path)
                 done += count
         except (OSError, ValueError, OverflowError) as error:
-            raise DamagedError(f"cannot be read at byte {offset:,}: {_reason(error)}", path=self.path) from error
+            raise DamagedError(f"cannot be read at byte {offset:,}: {reason(error)}", path=self.path) from error
 
     if hasattr(os, "preadv"):
 
@@ -75,7 +69,7 @@ class LocalSource:
         try:
             open_file, named = os.fstat(self._fd), os.stat(self.path)
         except OSError as error:
-            raise ChangedError(f"went away while it was read: {_reason(error)}", path=self.path) from error
+            raise ChangedError(f"went away while it was read: {reason(error)}", path=self.path) from error
         for facts in (open_file, named):
             if (facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino)) != (self.size, self.mtime_ns, self._identity):
                 raise ChangedError("changed while it was read", path=self.path, hint="wait until training has finished saving, then try again")
@@ -105,7 +99,7 @@ def _missing(path: str, error: Exception) -> MissingError:
         if os.path.isdir(path):  # Windows says so when a folder is opened
             return MissingError("is a folder", path=path)
         return MissingError("may not be read (permission denied)", path=path)
-    return MissingError(f"cannot be opened: {_reason(error)}", path=path)
+    return MissingError(f"cannot be opened: {reason(error)}", path=path)
 
 
 @contextmanager
@@ -118,228 +112,8 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[LocalSource]:
         source.close()
 
 
-class Target:
-    """The temporary file that `publish` hands out: written at any place by several threads."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self._fd = fd
-        self._lock = threading.Lock()
-
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data` at `offset`. Raises OSError."""
-        view = memoryview(data).cast("B")
-        done = 0
-        while done < len(view):
-            done += self._write_some(offset + done, view[done : done + _CHUNK])
-
-    if hasattr(os, "pwrite"):
-
-        def _write_some(self, offset: int, view: memoryview) -> int:
-            return os.pwrite(self._fd, view, offset)
-
-    else:
-
-        def _write_some(self, offset: int, view: memoryview) -> int:
-            with self._lock:
-                os.lseek(self._fd, offset, os.SEEK_SET)
-                return os.write(self._fd, view)
-
-    def resize(self, size: int) -> None:
-        """Cut off what an earlier, larger attempt left behind `size`, or reserve up to it."""
-        os.truncate(self._fd, size)
-
-    def sync(self) -> None:
-        """Bring to the disk what was written. Does nothing after `close`."""
-        fd = self._fd
-        if fd >= 0:
-            os.fsync(fd)
-
-    def close(self) -> None:
-        """Close the file. A worker that still runs after Ctrl-C fails then, instead of writing to whatever gets the number next."""
-        fd, self._fd = self._fd, -1
-        os.close(fd)
-
-
-def publish(
-    path: str,
-    size: int,
-    fill: Callable[[Target], None],
-    check: Callable[[Target], None],
-    *,
-    overwrite: bool,
-    settle: Callable[[], None] = lambda: None,
-) -> None:
-    """Create `path` in one step: `fill` writes a temporary file beside it, `check` reads it back, and synced it takes the name.
-
-    A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
-    kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
-    `overwrite` is false, also when another process creates it meanwhile, and OutputError when the disk is full, the folder not writable or the path a
-    folder or no path at all; after any error no temporary file is left.
-    """
-    temp: Path | None = None
-    try:
-        destination = _resolve(path)
-        _require_free(destination, path, overwrite=overwrite)
-        _sweep(destination.parent)
-        _require_space(destination, size)
-        # Its name is known before it is there, as Ctrl-C can come anywhere.
-        temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
-        target = Target(temp, os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666))
-        try:
-            with _syncing(target) as written:
-                fill(target)
-                written.set()
-                check(target)
-        finally:
-            target.close()
-        settle()
-        _copy_mode(destination, temp)  # last: Windows removes no read-only file
-        _take_name(temp, destination, path, overwrite=overwrite)
-        _sync_folder(destination.parent)
-    except OSError as error:
-        _fail(path, error)
-    finally:
-        if temp is not None:
-            with suppress(OSError):
-                _remove(temp)
-
-
-def _resolve(path: str) -> Path:
-    try:
-        return Path(os.path.realpath(path))
-    except ValueError as error:  # a NUL byte
-        raise OutputError(f"cannot be written: {error}", path=path) from error
-
-
-def _require_free(destination: Path, path: str, *, overwrite: bool) -> None:
-    try:
-        mode = os.lstat(destination).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        raise OutputError("is a folder", path=path, hint="name a file in it with -o PATH")
-    if not overwrite:
-        raise _exists(path)
-
-
-def _remove(temp: str | Path) -> None:
-    try:
-        os.unlink(temp)
-    except FileNotFoundError:
-        raise
-    except OSError:  # read-only on Windows
-        os.chmod(temp, stat.S_IREAD | stat.S_IWRITE)
-        os.unlink(temp)
-
-
-@contextmanager
-def _syncing(target: Target) -> Iterator[threading.Event]:
-    """Sync the file beside the work: now and then while it is written, and at once when the event says that all of it is, while it is read back.
-
-    On leaving, everything is on the disk, or the OSError of any sync is raised.
-    """
-    failures: list[OSError] = []
-    written = threading.Event()
-
-    def sync() -> None:
-        try:
-            while not written.wait(_SYNC_SECONDS):
-                target.sync()
-            target.sync()
-        except OSError as error:  # the system tells of a failed write once only, so none may be lost
-            failures.append(error)
-
-    thread = threading.Thread(target=sync)
-    try:  # Ctrl-C can come anywhere, and must leave no thread that waits for ever
-        thread.start()
-        yield written
-    finally:
-        written.set()
-        if thread.ident is not None:
-            thread.join()
-    for failure in failures:
-        raise failure
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left: temporary files without a process, untouched for a while, as theirs may run on another machine."""
-    with suppress(OSError):
-        for entry in os.scandir(folder):
-            if entry.name.startswith(TEMP_PREFIX) and entry.name.endswith(TEMP_SUFFIX):
-                pid = entry.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
-                with suppress(OSError):
-                    if pid.isdigit() and not _alive(int(pid)) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-                        _remove(entry.path)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":
-        return False  # no signal 0 there; but a file in use cannot be removed
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
-def _require_space(destination: Path, size: int) -> None:
-    if hasattr(os, "statvfs"):
-        facts = os.statvfs(destination.parent)
-        if not facts.f_blocks:  # some network and FUSE file systems do not tell
-            return
-        free = facts.f_bavail * facts.f_frsize
-    else:
-        import shutil  # only where statvfs is missing
-
-        free = shutil.disk_usage(destination.parent).free
-    if free < size:
-        raise OSError(errno.ENOSPC, f"{size:,} bytes are needed, {free:,} are free")
-
-
-def _copy_mode(destination: Path, temp: Path) -> None:
-    with suppress(OSError):
-        os.chmod(temp, stat.S_IMODE(os.stat(destination).st_mode))
-
-
-def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> None:
-    if overwrite:
-        os.replace(temp, destination)
-        return
-    try:
-        os.link(temp, destination)  # unlike rename, link never overwrites, so two processes cannot both win
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError:  # no hard links on FAT and some network drives
-        if os.path.lexists(destination):
-            raise _exists(path) from None
-        os.rename(temp, destination)
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # Windows cannot open folders, and some file systems refuse to sync them
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _exists(path: str) -> RefusedError:
-    return RefusedError("exists already", path=path, hint="--force overwrites it; -o PATH writes elsewhere")
-
-
-def _fail(path: str, error: OSError) -> NoReturn:
-    hints = {errno.ENOSPC: "free some space or write to another disk with -o PATH", getattr(errno, "EDQUOT", -1): "your disk quota is used up"}
-    hint = hints.get(error.errno or 0, "")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "write elsewhere with -o PATH"
-    raise OutputError(f"cannot be written: {_reason(error)}", path=path, hint=hint) from error
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why the system refused, in its words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.errno != errno.ENOSPC or "needed" not in error.strerror else f"no space left: {error.strerror}"
     return str(error)

@@ -17,11 +17,11 @@ from gsvckpt import engine, opening, streams
 from gsvckpt.devices.host import Host
 from gsvckpt.engine import MAX_PADDING, Engine, Outcome, lay_out
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
-from gsvckpt.files import Target
 from gsvckpt.formats import zip_layout
 from gsvckpt.model import DTYPES, Checkpoint
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Silent
+from gsvckpt.publishing import Target
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import Plan, begin
 from gsvckpt.transforms.selection import select

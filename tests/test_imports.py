@@ -16,6 +16,7 @@ LAYERS = [
     {"errors"},
     {"model", "progress", "checksums"},
     {"files", "streams", "pickles"},
+    {"publishing"},
     {"devices", "formats", "sovits", "transforms"},
     {"opening"},
     {"engine", "scan", "loading"},
@@ -73,7 +74,7 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
 
 
 def test_transforms_meet_formats_only_in_the_engine() -> None:
-    above = ("gsvckpt.formats", "gsvckpt.engine", "gsvckpt.files", "gsvckpt.pickles")
+    above = ("gsvckpt.formats", "gsvckpt.engine", "gsvckpt.files", "gsvckpt.publishing", "gsvckpt.pickles")
     for module in MODULES:
         if module.startswith("gsvckpt.transforms"):
             assert not [name for name in imported(module) if name.startswith(above)], module

@@ -15,7 +15,7 @@ from contextlib import suppress
 import pytest
 from builders import tensor
 
-from gsvckpt import engine, files
+from gsvckpt import engine, publishing
 
 from .samples import assert_one_error, environment, generator, leftovers, numbers, s2_training, save, spawn, weights
 
@@ -65,7 +65,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(gsvckpt, tiny_disk,
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_disk_that_fills_meanwhile(gsvckpt, tiny_disk, tmp_path, monkeypatch, command, in_place):
-    monkeypatch.setattr(files, "_require_space", lambda destination, size: None)
+    monkeypatch.setattr(publishing, "_require_space", lambda destination, size: None)
     source = save(
         (tiny_disk if in_place else tmp_path) / "x.pth", s2_training({**generator("v2"), "big": numbers((90, 90) if in_place else (160, 160))})
     )
@@ -89,7 +89,7 @@ def test_an_error_at_any_step_leaves_the_source_and_nothing_else(gsvckpt, traini
         raise OSError(number, os.strerror(number))
 
     if place == "write":
-        monkeypatch.setattr(files.Target, "_write_some", fail)
+        monkeypatch.setattr(publishing.Target, "_write_some", fail)
     else:
         monkeypatch.setattr(os, place, fail)
     data = training.read_bytes()
@@ -115,7 +115,7 @@ def test_a_folder_that_may_not_be_written(gsvckpt, training, monkeypatch):
     def refuse(destination, size):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files, "_require_space", refuse)
+    monkeypatch.setattr(publishing, "_require_space", refuse)
     run = gsvckpt("strip-optimizer", training)
     assert_one_error(run, "run.weights.pth", 5)
     assert "hint: " in run.err
@@ -133,7 +133,7 @@ def test_an_output_that_does_not_read_back_is_not_published(gsvckpt, training, m
     def rot(self, offset, view):
         return os.pwrite(self._fd, bytes([view[0] ^ 1]) + bytes(view[1:]) if len(view) > 2000 else view, offset)
 
-    monkeypatch.setattr(files.Target, "_write_some", rot)
+    monkeypatch.setattr(publishing.Target, "_write_some", rot)
     data = training.read_bytes()
     assert_one_error(gsvckpt("convert-fp16", training, "--in-place"), training, 5)
     assert training.read_bytes() == data
@@ -207,7 +207,7 @@ def test_a_folder_made_for_an_output_goes_again_when_there_is_none(gsvckpt, trai
     def fail(*args):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files.Target, "_write_some", fail)
+    monkeypatch.setattr(publishing.Target, "_write_some", fail)
     assert_one_error(gsvckpt(command, training, "-o", f"{tmp_path}/new/deep/"), "run.pth", 5)
     assert_one_error(gsvckpt(command, tmp_path / "nothing.pth", "-o", f"{tmp_path}/new/deep/"), "nothing.pth", 3)
     assert os.listdir(tmp_path) == [training.name]
