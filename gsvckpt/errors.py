@@ -9,14 +9,17 @@ class GsvError(Exception):
     """A failure with a sentence for the user.
 
     `where` is the place inside the file or the option that is at fault, `why` one sentence, `hint` what to do next
-    (empty when there is nothing to do). `path` is filled in by whoever knows it, usually the engine.
+    (empty when there is nothing to do). `path` is filled in by whoever knows it, usually the engine. `check` is the id of verify's check that
+    finds such a failure (see findings).
     """
 
     exit_code: ClassVar[int] = 3
     kind: ClassVar[str] = "error"
+    usual_check: ClassVar[str] = "container.unreadable"
 
-    def __init__(self, why: str, *, where: str = "", hint: str = "", path: str = "") -> None:
+    def __init__(self, why: str, *, where: str = "", hint: str = "", path: str = "", check: str = "") -> None:
         super().__init__(why)
+        self.check = check or self.usual_check
         self.why = why
         self.where = where
         self.hint = hint
@@ -51,12 +54,14 @@ class UnsupportedError(GsvError):
     """A sound file of a form that is not handled, or that cannot be written back exactly."""
 
     kind = "unsupported"
+    usual_check = "container.unsupported"
 
 
 class NotCheckpointError(GsvError):
     """Something else than a checkpoint; `why` names what it is, and `subject` in one word where programs may ask for it (`torchscript`)."""
 
     kind = "not-a-checkpoint"
+    usual_check = "container.kind"
 
     def __init__(self, why: str, *, where: str = "", hint: str = "", path: str = "", subject: str = "") -> None:
         super().__init__(why, where=where, hint=hint, path=path)
@@ -67,6 +72,7 @@ class ChangedError(GsvError):
     """The source changed while it was read."""
 
     kind = "changed"
+    usual_check = "container.changed"
 
 
 class RefusedError(GsvError):

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from gsvckpt.errors import UnsupportedError
 
@@ -169,7 +169,8 @@ class Opaque:
 class Container:
     """Facts of the outer file. `head`: the first two bytes of a zip as text; `prefix`: the folder inside it; `records`: how many entries it has.
 
-    `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not.
+    `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `behind`, those that
+    follow the end of what was read: of the pickle in its record, of the last storage in a stream.
     """
 
     format: Literal["torch-zip", "torch-stream", "safetensors", "pickle"]
@@ -178,17 +179,34 @@ class Container:
     prefix: str | None = None
     byteorder: str = "little"
     storages: int = 0
+    behind: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Record(NamedTuple):
+    """One entry of a zip: `offset` is where its data begin; `crc` 0 on data means "not computed" (torch with CRC switched off)."""
+
+    name: str
+    offset: int
+    size: int
+    crc: int
+    method: int = 0
+    flags: int = 0
+    header: int = 0  # where its local header begins
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """An opened checkpoint: where it is, what holds it, and its tree. `globals` are all names in its pickles, in order of first use."""
+    """An opened checkpoint: where it is, what holds it, and its tree.
+
+    `globals` are all names in its pickles, in order of first use; `records` what a zip holds, in file order.
+    """
 
     source: Source
     container: Container
     root: object
     globals: tuple[Global, ...] = ()
+    records: tuple[Record, ...] = ()
 
 
 Path = tuple[object, ...]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gsvckpt.devices.host import MAX_HALF, Host
-from gsvckpt.devices.measures import Audit, Moments, bin_steps
+from gsvckpt.devices.measures import Audit, Extremes, Moments, bin_steps
 from gsvckpt.errors import UsageError
 from gsvckpt.model import DType
 
@@ -65,6 +65,9 @@ class Accelerator:
             return self._host.measure(_cut(raw, dtype, begin, end), dtype)
 
         return sum(self._blocks(raw, dtype, on_device, on_host), Moments())
+
+    def extremes(self, raw: memoryview, dtype: DType) -> Extremes:
+        return self._host.extremes(raw, dtype)  # integer comparisons at the speed of memory: copying to the device would only take longer
 
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
         steps = bin_steps(low, high, bins) if high > low else (1.0, 0.0, 0.0)

@@ -7,7 +7,7 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gsvckpt.devices.measures import Audit, Device, Moments
+from gsvckpt.devices.measures import Audit, Device, Extremes, Moments
 from gsvckpt.errors import UsageError
 from gsvckpt.model import DType
 
@@ -80,6 +80,9 @@ class HostOnDemand:
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         return self._host.measure(raw, dtype)
+
+    def extremes(self, raw: memoryview, dtype: DType) -> Extremes:
+        return self._host.extremes(raw, dtype)
 
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
         return self._host.histogram(raw, dtype, low, high, bins)

@@ -83,6 +83,34 @@ class Moments:
         return Moments(*counts, self.low, self.high, self.total * times, self.squares * times)
 
 
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """What is wrong with some values, if anything.
+
+    `beyond`: finite values that float16 would make infinite; `largest`: the largest finite magnitude; `only`: the bytes of the value that all of
+    them have, empty where they differ.
+    """
+
+    count: int = 0
+    nan: int = 0
+    infinite: int = 0
+    beyond: int = 0
+    largest: float = 0.0
+    only: bytes = b""
+
+    def __add__(self, other: Extremes) -> Extremes:
+        if not self.count or not other.count:
+            return self if self.count else other
+        return Extremes(
+            self.count + other.count,
+            self.nan + other.nan,
+            self.infinite + other.infinite,
+            self.beyond + other.beyond,
+            max(self.largest, other.largest),
+            self.only if self.only == other.only else b"",
+        )
+
+
 def bin_steps(low: float, high: float, bins: int) -> tuple[float, float, float]:
     """(unit, origin, scale), so that the bin of a value is int((value * unit - origin) * scale), in float64 and in this order on every device.
 
@@ -107,6 +135,10 @@ class Device(Protocol):
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         """Counts, lowest and highest are exact; the two sums are added up in float64, in an order that the device chooses."""
+        ...
+
+    def extremes(self, raw: memoryview, dtype: DType) -> Extremes:
+        """Counts of NaN, infinity and what float16 cannot hold, the largest magnitude, and whether all are one value. For dtypes of real numbers."""
         ...
 
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:

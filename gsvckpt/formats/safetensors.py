@@ -29,50 +29,52 @@ def read(source: Source) -> Checkpoint:
     if length > MAX_HEADER:
         raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
     if length > source.size - 8:
-        raise DamagedError(f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header")
+        raise DamagedError(f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header", check="container.truncated")
     try:
         header = json.loads(_read(source, 8, length).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"is no valid JSON ({str(error)[:80]})", where="header") from error
+        raise DamagedError(f"is no valid JSON ({str(error)[:80]})", where="header", check="container.header") from error
     if not isinstance(header, dict):
-        raise DamagedError("is no JSON object", where="header")
+        raise DamagedError("is no JSON object", where="header", check="container.header")
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise DamagedError("its metadata are not all text", where="header")
+        raise DamagedError("its metadata are not all text", where="header", check="container.header")
     base = 8 + length
     entries = sorted(((name, *_entry(name, entry)) for name, entry in header.items()), key=lambda entry: entry[3:])
     end = 0
     tensors: dict[str, Tensor] = {}
     for name, dtype, shape, begin, stop in entries:
         if begin != end:
-            raise DamagedError(f"begins at {begin:,} where {end:,} was expected", where=name)
+            raise DamagedError(f"begins at {begin:,} where {end:,} was expected", where=name, check="tensor.bounds")
         end = stop
         storage = Storage(name, dtype, prod(shape), "cpu", source, base + begin)
         tensors[name] = Tensor(storage, dtype, shape, contiguous_stride(shape))
     if base + end != source.size:
-        word = "ends early" if base + end > source.size else "has bytes behind the last tensor"
-        raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data")
+        whole = sum(base + stop <= source.size for *_, stop in entries)
+        word = f"ends early, {whole:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
+        check = "container.truncated" if base + end > source.size else "container.trailing"
+        raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", check=check)
     container = Container("safetensors", records=len(tensors), storages=end, metadata=metadata)
     return Checkpoint(source, container, {name: tensors[name] for name in header})
 
 
 def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
-        raise DamagedError("its entry lacks dtype, shape or data_offsets", where=name)
+        raise DamagedError("its entry lacks dtype, shape or data_offsets", where=name, check="container.header")
     dtype = SAFETENSORS_DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
         raise UnsupportedError(f"has the unknown dtype {str(entry['dtype'])[:40]!r}", where=name)
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMS:
-        raise DamagedError("its shape or offsets are no sizes", where=name)
+        raise DamagedError("its shape or offsets are no sizes", where=name, check="tensor.bounds")
     count = 1
     for n in shape:
         count *= n
         if count >= 1 << 64:  # as the library counts: a zero behind it does not help
-            raise DamagedError("its shape is too large", where=name)
+            raise DamagedError("its shape is too large", where=name, check="tensor.bounds")
     begin, end = offsets
     if end - begin != count * dtype.itemsize:
-        raise DamagedError(f"{end - begin:,} bytes stored where {count:,} x {dtype.name} are announced", where=name)
+        raise DamagedError(f"{end - begin:,} bytes stored where {count:,} x {dtype.name} are announced", where=name, check="tensor.bounds")
     return dtype, tuple(shape), begin, end
 
 

@@ -50,7 +50,7 @@ def read(source: Source) -> Checkpoint:
     if head.startswith(torch_stream.HEAD):
         return torch_stream.read(source)
     if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
+        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it", check="pickle.safety")
         bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
         raise bare
     raise _name(source, head)
@@ -86,6 +86,7 @@ def _cut_zip(source: Source, head: bytes) -> DamagedError:
         "the file ends early: the zip directory at its end is missing (torch: failed finding central directory)",
         where="zip directory",
         hint="download or copy it again; training interrupted while saving leaves such files",
+        check="container.truncated",
     )
     # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.
     names, _ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
@@ -117,6 +118,7 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
             f"ends as a zip but begins with the bytes {head[:4].hex(' ')}, which torch.load reads as something else",
             where="zip directory",
             hint="get the file again; do not load it",
+            check="container.head",
         )
     if _is_text(head):
         first = head.split(b"\n", 1)[0][:60].decode("utf-8", "replace")

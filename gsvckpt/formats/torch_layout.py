@@ -9,8 +9,7 @@ from zlib import crc32
 from gsvckpt.formats import zip_layout
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3
-from gsvckpt.formats.zip_directory import Record
-from gsvckpt.model import UNTYPED, DType, Global, Storage, Tensor
+from gsvckpt.model import UNTYPED, DType, Global, Record, Storage, Tensor
 from gsvckpt.pickles.emitter import Call, Persistent, emit
 
 PREFIX = "archive"  # torch's name for a file without one; GPT-SoVITS's own folder is the time of saving, different each time

@@ -32,15 +32,15 @@ def rebuild(name: Global, args: object) -> Tensor | None:
     if dtype is None or (storage.dtype is not UNTYPED and dtype is not storage.dtype) or not isinstance(requires_grad, bool):
         return None
     if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride) or len(shape) > MAX_DIMS or not _is_size(start):
-        raise DamagedError("a tensor with impossible sizes")
+        raise DamagedError("a tensor with impossible sizes", check="tensor.bounds")
     numel, last = 1, start
     for n, step in zip(shape, stride, strict=True):  # by hand: this runs for every tensor of a file
         if type(n) is not int or type(step) is not int or n < 0 or step < 0:
-            raise DamagedError("a tensor with impossible sizes")
+            raise DamagedError("a tensor with impossible sizes", check="tensor.bounds")
         numel *= n
         last += (n - 1) * step
     if numel > MAX_ELEMENTS or (numel and (last + 1) * dtype.itemsize > storage.nbytes):
-        raise DamagedError(f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {storage.nbytes:,} bytes (storage {storage.key})")
+        raise DamagedError(f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {storage.nbytes:,} bytes (storage {storage.key})", check="tensor.bounds")
     return Tensor(storage, dtype, shape, stride, start, requires_grad)
 
 

@@ -28,8 +28,9 @@ def read(source: Source) -> Checkpoint:
         source.read_into(0, memoryview(buffer))
         try:
             return _parse(source, bytes(buffer))
-        except EndOfPickle:
+        except EndOfPickle as error:
             if window == source.size:
+                error.check = "container.truncated"
                 raise
             if window >= MAX_PICKLES:
                 raise UnsupportedError(f"pickles of more than {MAX_PICKLES:,} bytes") from None
@@ -61,7 +62,8 @@ def _parse(source: Source, data: bytes) -> Checkpoint:
         raise
     order = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
-    container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total)
+    end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
+    container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total, behind=source.size - end)
     return Checkpoint(source, container, root, tuple(names))
 
 
@@ -76,16 +78,16 @@ def _load(data: bytes, position: int, names: dict[Global, Global], table: Storag
 def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int) -> dict[str, int]:
     """Where each storage's data begin. Raises DamagedError where the announced counts contradict the pickle or the file ends early."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(sizes) or len(keys) != len(sizes):
-        raise DamagedError("the list of storages does not fit the tensors")
+        raise DamagedError("the list of storages does not fit the tensors", check="tensor.bounds")
     places: dict[str, int] = {}
     for index, key in enumerate(keys):
         dtype, numel = sizes[key]
         count = bytearray(8)
         if position + 8 + numel * dtype.itemsize > source.size:
-            raise DamagedError(f"the file ends early: {index:,} of {len(keys):,} storages are whole", where=f"storage {key}")
+            raise DamagedError(f"the file ends early: {index:,} of {len(keys):,} storages are whole", where=f"storage {key}", check="container.truncated")
         source.read_into(position, memoryview(count))
         if struct.unpack("<q", count)[0] != numel:
-            raise DamagedError(f"announced with {struct.unpack('<q', count)[0]:,} elements, described with {numel:,}", where=f"storage {key}")
+            raise DamagedError(f"announced with {struct.unpack('<q', count)[0]:,} elements, described with {numel:,}", where=f"storage {key}", check="tensor.bounds")
         places[key] = position + 8
         position += 8 + numel * dtype.itemsize
     return places

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from zlib import crc32
 
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
-from gsvckpt.formats.zip_directory import Record, Tail, read_records, require_plain
-from gsvckpt.model import Checkpoint, Container, DType, Source, Storage
+from gsvckpt.formats.zip_directory import Tail, read_records, require_plain
+from gsvckpt.model import Checkpoint, Container, DType, Record, Source, Storage
 from gsvckpt.pickles.machine import Machine
 
 MAX_PICKLE = 1 << 27  # 200,000 tensors with optimizer state are about 25 MB
@@ -40,10 +41,10 @@ def read(source: Source, tail: Tail) -> Checkpoint:
         machine = Machine(_read(source, pickled.offset, pickled.size), reduce=rebuild, persist=table.persist)
         root = machine.run()
         if pickled.crc not in (0, crc32(machine.data)):  # behind the run, so that its names are known all the same
-            raise DamagedError("the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again")
-        return Checkpoint(source, container, root, tuple(machine.globals))
+            raise DamagedError("the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc")
+        return Checkpoint(source, replace(container, behind=pickled.size - machine.position), root, tuple(machine.globals), records)
     except GsvError as error:
-        error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else ())
+        error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records)
         raise
 
 
@@ -58,7 +59,7 @@ def _find_prefix(records: Sequence[Record]) -> str:
             subject="torchscript",
         )
     if len(found) > 1:
-        raise DamagedError(f"{len(found)} pickles named data.pkl; readers do not agree which one counts", where=found[1] + "data.pkl")
+        raise DamagedError(f"{len(found)} pickles named data.pkl; readers do not agree which one counts", where=found[1] + "data.pkl", check="container.duplicate")
     if not found:
         raise NotCheckpointError(_name_zip(names), hint="unzip it and look inside for .pth, .ckpt or .safetensors files")
     return found[0]
@@ -81,10 +82,10 @@ def _byteorder(source: Source, by_name: Mapping[str, Record]) -> str:
 def _locate(source: Source, by_name: Mapping[str, Record], key: str, dtype: DType, location: str, numel: int) -> Storage:
     record = by_name.get(f"data/{key}")
     if record is None:
-        raise DamagedError("its record is missing", where=f"storage {key}")
+        raise DamagedError("its record is missing", where=f"storage {key}", check="tensor.bounds")
     require_plain(record)
     if record.size != numel * dtype.itemsize:
-        raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name)
+        raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name, check="tensor.bounds")
     return Storage(key, dtype, numel, location, source, record.offset, record.crc or None)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gsvckpt.errors import DamagedError, UnsupportedError
-from gsvckpt.model import Source
+from gsvckpt.model import Record, Source
 
 MAX_RECORDS = 2_000_000
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
@@ -22,25 +22,14 @@ LOCATOR = struct.Struct("<4sIQI")
 _ENCRYPTED = 0x2041  # the three flags that mean so
 
 
-class Record(NamedTuple):
-    """One entry: `offset` is where its data begin; `crc` 0 on data means "not computed" (torch with CRC switched off)."""
-
-    name: str
-    offset: int
-    size: int
-    crc: int
-    method: int = 0
-    flags: int = 0
-    header: int = 0  # where its local header begins
-
-
 class Tail(NamedTuple):
-    """The end of central directory: where the directory lies, how many entries it has, and how many bytes stand behind it."""
+    """The end of central directory: where the directory lies, how many entries it has, how many bytes its comment has, and how many follow it."""
 
     offset: int
     size: int
     entries: int
     trailing: int
+    comment: int = 0
 
 
 def find_tail(source: Source) -> Tail | None:
@@ -62,11 +51,11 @@ def find_tail(source: Source) -> Tail | None:
     if wide is not None:
         for short, full, limit in zip((disk, first_disk, here, count, size, offset), wide[1:], (MAX16,) * 4 + (MAX32,) * 2, strict=True):
             if short not in (full, limit):
-                raise DamagedError("its two end records disagree; readers do not agree which one counts", where="zip directory")
+                raise DamagedError("its two end records disagree; readers do not agree which one counts", where="zip directory", check="container.directory")
         at, disk, first_disk, here, count, size, offset = wide
     if trailing < 0 or disk or first_disk or here != count or offset + size != at:
-        raise DamagedError("its end record contradicts itself", where="zip directory", hint="get the file again; do not load it")
-    return Tail(offset, size, count, trailing)
+        raise DamagedError("its end record contradicts itself", where="zip directory", hint="get the file again; do not load it", check="container.directory")
+    return Tail(offset, size, count, trailing, comment)
 
 
 def has_tail(source: Source) -> bool:
@@ -91,7 +80,7 @@ def _read_end64(source: Source, at: int) -> tuple[int, ...] | None:
         source.read_into(where, memoryview(end))
     magic, _, _, _, disk, first_disk, here, count, size, offset = END64.unpack(end)
     if magic != b"PK\x06\x06":
-        raise DamagedError("its zip64 end record is missing", where="zip directory")
+        raise DamagedError("its zip64 end record is missing", where="zip directory", check="container.directory")
     return where, disk, first_disk, here, count, size, offset
 
 
@@ -101,25 +90,32 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
     Raises DamagedError or UnsupportedError with the entry's name. Compression and encryption are left to the caller, who may not need the entry.
     """
     if tail.entries > MAX_RECORDS or tail.size > 1 << 28:
-        raise UnsupportedError(f"a zip directory of {tail.entries:,} entries", where="zip directory")
-    directory = bytearray(tail.size)
-    source.read_into(tail.offset, memoryview(directory))
-    entries: list[_Entry] = []
-    position = 0
-    for _ in range(tail.entries):
-        if position + CENTRAL.size > len(directory) or directory[position : position + 4] != b"PK\x01\x02":
-            raise DamagedError(f"entry {len(entries) + 1} of {tail.entries} is damaged", where="zip directory")
-        entry, position = _parse_central(directory, position)
-        entries.append(entry)
-    if position != len(directory):
-        raise DamagedError("holds more than the entries it counts; readers do not agree which ones count", where="zip directory")
+        raise UnsupportedError(f"a zip directory of {tail.entries:,} entries", where="zip directory", check="container.directory")
+    entries = [entry for entry, _ in read_entries(source, tail)]
     entries.sort()
     records = [_locate(source, entry, tail.offset) for entry in entries]
     _check_layout(records, tail)
     return tuple(records)
 
 
-class _Entry(NamedTuple):
+def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...]]]:
+    """The entries of the directory in its order, each with the raw fields of CENTRAL. Raises DamagedError with the entry's name."""
+    directory = bytearray(tail.size)
+    source.read_into(tail.offset, memoryview(directory))
+    entries: list[tuple[Entry, tuple[int, ...]]] = []
+    position = 0
+    for _ in range(tail.entries):
+        if position + CENTRAL.size > len(directory) or directory[position : position + 4] != b"PK\x01\x02":
+            raise DamagedError(f"entry {len(entries) + 1} of {tail.entries} is damaged", where="zip directory", check="container.directory")
+        fields = CENTRAL.unpack_from(directory, position)
+        entry, position = _parse_central(directory, position, fields)
+        entries.append((entry, fields))
+    if position != len(directory):
+        raise DamagedError("holds more than the entries it counts; readers do not agree which ones count", where="zip directory", check="container.directory")
+    return entries
+
+
+class Entry(NamedTuple):
     """An entry as the central directory states it; sorts by its place in the file."""
 
     header: int
@@ -130,18 +126,18 @@ class _Entry(NamedTuple):
     flags: int
 
 
-def _parse_central(directory: bytearray, position: int) -> tuple[_Entry, int]:
-    _, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, header = CENTRAL.unpack_from(directory, position)
+def _parse_central(directory: bytearray, position: int, fields: tuple[int, ...]) -> tuple[Entry, int]:
+    _, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, header = fields
     start = position + CENTRAL.size
     end = start + name_len + extra_len + comment_len
     if end > len(directory):
-        raise DamagedError("an entry reaches past the directory", where="zip directory")
+        raise DamagedError("an entry reaches past the directory", where="zip directory", check="container.directory")
     name = _decode(bytes(directory[start : start + name_len]))
     if MAX32 in (size, packed, header):
         size, packed, header = _widen(directory[start + name_len : start + name_len + extra_len], size, packed, header, name)
     if method == 0 and packed != size:
-        raise DamagedError("a stored entry with two sizes", where=name)
-    return _Entry(header, name, size, crc, method, flags), end
+        raise DamagedError("a stored entry with two sizes", where=name, check="container.directory")
+    return Entry(header, name, size, crc, method, flags), end
 
 
 def _widen(extra: bytearray, size: int, packed: int, header: int, name: str) -> tuple[int, int, int]:
@@ -156,7 +152,7 @@ def _widen(extra: bytearray, size: int, packed: int, header: int, name: str) -> 
             except (RuntimeError, StopIteration):
                 break
         position += 4 + length
-    raise DamagedError("its 64-bit sizes are missing", where=name)
+    raise DamagedError("its 64-bit sizes are missing", where=name, check="container.directory")
 
 
 def _decode(name: bytes) -> str:
@@ -166,22 +162,22 @@ def _decode(name: bytes) -> str:
         return name.decode("cp437")  # what zip means without the UTF-8 flag; it decodes any byte
 
 
-def _locate(source: Source, entry: _Entry, limit: int) -> Record:
+def _locate(source: Source, entry: Entry, limit: int) -> Record:
     """Fill in where the data begin. The local header alone knows: torch pads its extra field to align the data."""
     if entry.header + LOCAL.size > limit:
-        raise DamagedError("begins outside the file", where=entry.name)
+        raise DamagedError("begins outside the file", where=entry.name, check="container.range")
     raw = bytearray(LOCAL.size + min(len(entry.name.encode()) + 256, limit - entry.header - LOCAL.size))
     source.read_into(entry.header, memoryview(raw))
     magic, _, flags, method, _, _, crc, packed, _, name_len, extra_len = LOCAL.unpack_from(raw)
     if magic[2:] != b"\x03\x04" or (magic[:2] != b"PK" and entry.header):
-        raise DamagedError("has no local header where the directory says", where=entry.name)
+        raise DamagedError("has no local header where the directory says", where=entry.name, check="container.headers")
     name = bytes(raw[LOCAL.size : LOCAL.size + name_len])
     if name_len > 0xFFF or _decode(name) != entry.name:
-        raise DamagedError(f"its local header names it {_decode(name)[:80]!r}", where=entry.name)
+        raise DamagedError(f"its local header names it {_decode(name)[:80]!r}", where=entry.name, check="container.headers")
     if method != entry.method or (flags ^ entry.flags) & _ENCRYPTED or (packed not in (0, MAX32, entry.size) and entry.method == 0):
-        raise DamagedError("its two headers disagree", where=entry.name)
+        raise DamagedError("its two headers disagree", where=entry.name, check="container.headers")
     if not flags & 8 and entry.method == 0 and crc not in (0, entry.crc):
-        raise DamagedError("its two headers state different checksums", where=entry.name)
+        raise DamagedError("its two headers state different checksums", where=entry.name, check="container.headers")
     return Record(entry.name, entry.header + LOCAL.size + name_len + extra_len, entry.size, entry.crc, entry.method, entry.flags, entry.header)
 
 
@@ -190,21 +186,21 @@ def _check_layout(records: Sequence[Record], tail: Tail) -> None:
     for record in records:
         name = record.name.lower()  # torch looks records up without regard to case (miniz, mz_zip_reader_locate_file)
         if name in seen:
-            raise DamagedError("stands twice in the zip; readers do not agree which one counts", where=record.name)
+            raise DamagedError("stands twice in the zip; readers do not agree which one counts", where=record.name, check="container.duplicate")
         seen.add(name)
     end = 0
     for record in records:
         if record.header < end:
-            raise DamagedError("overlaps the record before it", where=record.name)
+            raise DamagedError("overlaps the record before it", where=record.name, check="container.overlap")
         end = record.offset + (record.size if record.method == 0 else 0)
         if end > tail.offset:
-            raise DamagedError(f"its data end {end - tail.offset:,} bytes past the place where the directory begins", where=record.name)
+            raise DamagedError(f"its data end {end - tail.offset:,} bytes past the place where the directory begins", where=record.name, check="container.range")
 
 
 def require_plain(record: Record) -> Record:
     """Raise UnsupportedError unless the record's bytes stand in the file as they are."""
     if record.flags & _ENCRYPTED:
-        raise UnsupportedError("is marked as encrypted", where=record.name)
+        raise UnsupportedError("is marked as encrypted", where=record.name, check="container.encrypted")
     if record.method != 0:
-        raise UnsupportedError("is compressed; torch stores its records plainly", where=record.name, hint="unzip it and zip it again with: zip -0")
+        raise UnsupportedError("is compressed; torch stores its records plainly", where=record.name, hint="unzip it and zip it again with: zip -0", check="container.compressed")
     return record

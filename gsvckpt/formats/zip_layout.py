@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from gsvckpt.formats.zip_directory import CENTRAL, END, END64, LOCAL, LOCATOR, MAX16, MAX32, Record
+from gsvckpt.formats.zip_directory import CENTRAL, END, END64, LOCAL, LOCATOR, MAX16, MAX32
+from gsvckpt.model import Record
 
 ALIGNMENT = 64  # torch aligns tensor data for mmap (caffe2/serialize/inline_container.cc)
 _UTF8 = 0x0800

@@ -58,20 +58,23 @@ class Machine:
                         return self._finish(position)
                     position = _TABLE[code](state, position + 1)
                 if len(state.marks) > MAX_MARKS or len(state.stack) + sum(map(len, state.marks)) > MAX_STACK:
-                    raise UnsupportedError(f"more than {MAX_STACK:,} objects waiting, or {MAX_MARKS:,} containers open: built to exhaust memory")
-            raise UnsupportedError(f"more than {self._limit:,} opcodes: built to exhaust memory")
+                    why = f"more than {MAX_STACK:,} objects waiting, or {MAX_MARKS:,} containers open: built to exhaust memory"
+                    raise UnsupportedError(why, check="pickle.bomb")
+            raise UnsupportedError(f"more than {self._limit:,} opcodes: built to exhaust memory", check="pickle.bomb")
         except (DamagedError, UnsupportedError) as error:
             error.where = error.where or f"pickle byte {position:,}"
+            if isinstance(error, DamagedError) and error.check == error.usual_check:
+                error.check = "pickle.damaged"
             raise
         except (IndexError, struct.error) as error:
             ended = position >= len(data) - 9  # no fixed-size operand is longer than 8 bytes
             failure, why = (
                 (EndOfPickle, "the pickle ends early") if ended else (DamagedError, "the pickle takes more from its stack than it put there")
             )
-            raise failure(why, where=f"pickle byte {position:,}") from error
+            raise failure(why, where=f"pickle byte {position:,}", check="pickle.damaged") from error
         except (KeyError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, AttributeError) as error:
             why = f"the pickle is damaged ({type(error).__name__}: {str(error)[:80]})"
-            raise DamagedError(why, where=f"pickle byte {position:,}") from error
+            raise DamagedError(why, where=f"pickle byte {position:,}", check="pickle.damaged") from error
 
     def _finish(self, position: int) -> object:
         self.position = position + 1

@@ -59,13 +59,13 @@ class State:
         """Count what calls copy: an honest pickle spells each item once, a crafted one calls again and again on the same list."""
         self.copied += count
         if self.copied > len(self.data):
-            raise UnsupportedError("copies more than it holds: built to exhaust memory")
+            raise UnsupportedError("copies more than it holds: built to exhaust memory", check="pickle.bomb")
 
     def weigh(self, weight: int) -> None:
         """Count objects that take much more memory than the bytes that ask for them: about 150 bytes for each unit of `weight`."""
         self.heavy += weight
         if self.heavy > MAX_HEAVY:
-            raise UnsupportedError(f"more than {MAX_HEAVY:,} objects of the large kinds: built to exhaust memory")
+            raise UnsupportedError(f"more than {MAX_HEAVY:,} objects of the large kinds: built to exhaust memory", check="pickle.bomb")
 
 
 Handler = Callable[[State, int], int]  # gets the position behind its opcode, returns the position of the next one

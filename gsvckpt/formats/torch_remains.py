@@ -1,0 +1,110 @@
+"""What is left of a damaged torch zip: which of its tensors still have all their bytes.
+
+A torch zip begins with its pickle, which tells the size of every storage; the local headers tell none. So the records can be walked from the front,
+without the directory, for as far as the file goes (caffe2/serialize/inline_container.cc writes `data.pkl` first, then `data/0`, `data/1`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gsvckpt.errors import DamagedError
+from gsvckpt.formats.torch_objects import StorageTable, rebuild
+from gsvckpt.formats.zip_directory import LOCAL
+from gsvckpt.model import Checkpoint, Container, DType, Source, Storage, Tensor, walk
+from gsvckpt.pickles.machine import Machine
+from gsvckpt.pickles.state import EndOfPickle
+
+LOST = -1  # the offset of a storage whose bytes are not all there
+_WINDOWS = (1 << 16, 1 << 20, 1 << 27)  # bytes read of the pickle, which ends itself
+_STEP = 1 << 16  # bytes looked through at a time for the next record
+
+
+class Remains(NamedTuple):
+    """A checkpoint of which not all is there: storages at the offset LOST have no bytes. `whole` of its `tensors` tensors have all of theirs."""
+
+    checkpoint: Checkpoint
+    whole: int
+    tensors: int
+
+
+def find_remains(source: Source) -> Remains:
+    """Read the pickle at the front of a torch zip and walk the records behind it.
+
+    Raises DamagedError where the file does not begin with a pickle or that is not whole, and UnsupportedError as reading any pickle does.
+    """
+    prefix, begin = _first_record(source)
+    table, _, end = _load(source, begin, {})
+    places = _walk_records(source, prefix, end, {key: storage.nbytes for key, storage in table.by_key.items()})
+    _, machine_root, _ = _load(source, begin, places)
+    head = _read(source, 0, 2).decode("latin-1")
+    container = Container("torch-zip", len(places) + 1, head, prefix.rstrip("/"))
+    tensors = [leaf for _, leaf in walk(machine_root) if isinstance(leaf, Tensor)]
+    return Remains(Checkpoint(source, container, machine_root), sum(tensor.storage.offset != LOST for tensor in tensors), len(tensors))
+
+
+def _first_record(source: Source) -> tuple[str, int]:
+    """The folder inside the zip, with its slash, and where the pickle begins."""
+    found = _header(source, 0)
+    if found is None or not found[0].endswith("data.pkl"):
+        raise DamagedError("does not begin with its pickle", where="data.pkl")
+    return found[0].removesuffix("data.pkl"), found[1]
+
+
+def _load(source: Source, begin: int, places: Mapping[str, int]) -> tuple[StorageTable, object, int]:
+    """The storages and the tree, with storages at `places`, and where the pickle ends."""
+
+    def locate(key: str, dtype: DType, location: str, numel: int) -> Storage:
+        return Storage(key, dtype, numel, location, source, places.get(key, LOST))
+
+    for window in _WINDOWS:
+        table = StorageTable(locate)
+        data = _read(source, begin, min(window, source.size - begin))
+        machine = Machine(data, reduce=rebuild, persist=table.persist)
+        try:
+            return table, machine.run(), begin + machine.position
+        except EndOfPickle:
+            if len(data) < window:
+                raise
+    raise DamagedError(f"a pickle of more than {_WINDOWS[-1]:,} bytes", where="data.pkl")
+
+
+def _walk_records(source: Source, prefix: str, position: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Where the data of each whole storage begin. Small records in between have no known size, so the next header is looked for."""
+    places: dict[str, int] = {}
+    while (header := _find_header(source, position)) is not None:
+        name, begin = _header(source, header) or ("", header + LOCAL.size)
+        key = name.removeprefix(f"{prefix}data/")
+        position = begin
+        if name.startswith(f"{prefix}data/") and key in sizes and key not in places and begin + sizes[key] <= source.size:
+            places[key] = begin
+            position = begin + sizes[key]
+    return places
+
+
+def _find_header(source: Source, position: int) -> int | None:
+    while position + LOCAL.size <= source.size:
+        window = _read(source, position, min(_STEP, source.size - position))
+        at = window.find(b"PK\x03\x04")
+        if at >= 0:
+            return position + at
+        position += max(len(window) - 3, 1)
+    return None
+
+
+def _header(source: Source, at: int) -> tuple[str, int] | None:
+    """A record's name and where its data begin; None where no local header stands."""
+    if at + LOCAL.size > source.size:
+        return None
+    magic, *_, name_length, extra_length = LOCAL.unpack(_read(source, at, LOCAL.size))
+    begin = at + LOCAL.size + name_length + extra_length
+    if magic[2:] != b"\x03\x04" or begin > source.size:
+        return None
+    return _read(source, at + LOCAL.size, name_length).decode("utf-8", "replace"), begin
+
+
+def _read(source: Source, offset: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    source.read_into(offset, memoryview(buffer))
+    return bytes(buffer)
