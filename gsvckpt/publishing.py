@@ -107,6 +107,16 @@ def publish(
                 _remove(temp)
 
 
+def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
+    """Create a small file in one step, as `publish` does."""
+
+    def check(target: Target) -> None:
+        if target.path.read_bytes() != data:
+            raise OSError(errno.EIO, "what was written does not read back")
+
+    publish(path, len(data), lambda target: target.write_at(0, data), check, overwrite=overwrite)
+
+
 def _resolve(path: str) -> Path:
     try:
         return Path(os.path.realpath(path))

@@ -245,8 +245,8 @@ def _compare_by_tiles(pair: _Pair, device: Device, buffers: Buffers) -> float:
             raise Stopped
         left, right, dims = pending.pop()
         if prod(size for size, _, _ in dims) <= _TILE:
-            one = _gather(pair.one, left, [(size, stride) for size, stride, _ in dims])
-            two = _gather(pair.two, right, [(size, stride) for size, _, stride in dims])
+            one = gather(pair.one, left, [(size, stride) for size, stride, _ in dims])
+            two = gather(pair.two, right, [(size, stride) for size, _, stride in dims])
             worst = max(worst, device.max_difference(one, pair.one.dtype, two, pair.two.dtype))
             continue
         at = max(range(len(dims)), key=lambda i: (dims[i][0] - 1) * max(dims[i][1:]))  # so that tiles are compact in both
@@ -257,7 +257,22 @@ def _compare_by_tiles(pair: _Pair, device: Device, buffers: Buffers) -> float:
     return worst
 
 
-def _gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryview:
+def logical_bytes(tensor: Tensor) -> Iterator[memoryview]:
+    """A tensor's elements in row-major order, as contiguous bytes, some at a time, whatever its strides."""
+    pending = [(tensor.start, list(zip(tensor.shape, tensor.stride, strict=True)))]
+    while pending:
+        start, dims = pending.pop()
+        if prod(size for size, _ in dims) <= _TILE:
+            yield gather(tensor, start, dims)
+            continue
+        at = next(index for index, (size, _) in enumerate(dims) if size > 1)  # halves of the first axis follow each other in row-major order
+        size, stride = dims[at]
+        half = size // 2
+        pending.append((start + half * stride, [*dims[:at], (size - half, stride), *dims[at + 1 :]]))
+        pending.append((start, [*dims[:at], (half, stride), *dims[at + 1 :]]))
+
+
+def gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryview:
     """The elements that `dims` lead to, in their order, as contiguous bytes."""
     import numpy as np
 

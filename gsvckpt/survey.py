@@ -7,8 +7,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gsvckpt.errors import MissingError
-from gsvckpt.formats import safetensors, torch_stream
+from gsvckpt.errors import GsvError, MissingError
+from gsvckpt.files import open_source
+from gsvckpt.formats import pickle_search, safetensors, torch_stream, zip_directory
+from gsvckpt.pickles.safety import judge_all
+from gsvckpt.sovits import official
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
 _PEEK = 512
@@ -27,15 +30,18 @@ class Found:
         return {"folders": list(self.folders), "ignored": self.others} if self.folders else {}
 
 
-def find_files(folders: Sequence[str], *, recursive: bool) -> Found:
-    """Look through folders. `failures` has one error for each that cannot be listed, and for one that holds no checkpoint."""
+def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = False) -> Found:
+    """Look through folders. `failures` has one error for each that cannot be listed, and for one that holds no checkpoint.
+
+    `thorough` also finds zips that hold a pickle anywhere, pickles that would run code, and files that GPT-SoVITS publishes, whatever their names.
+    """
     checkpoints: list[str] = []
     failures: list[MissingError] = []
     others = 0
     for folder in folders:
         before = len(checkpoints) + len(failures)
         for path in _files(folder, failures, recursive=recursive):
-            if _is_checkpoint(path):
+            if _is_checkpoint(path) or (thorough and _deserves_a_look(path)):
                 checkpoints.append(path)
             else:
                 others += 1
@@ -89,3 +95,16 @@ def _is_checkpoint(path: str) -> bool:
     holds_pickle = b"data.pkl" in head  # in a zip's first record: documents and programs are zips, too
     is_zip = head[2:4] == b"\x03\x04" and (head[:1] == b"0" or (head[:2] == b"PK" and holds_pickle))
     return is_zip or head.startswith(torch_stream.HEAD) or safetensors.looks_like(head, size)
+
+
+def _deserves_a_look(path: str) -> bool:
+    if official.named(path):
+        return True
+    try:
+        with open_source(path) as source:
+            tail = zip_directory.find_tail(source)
+            if tail is not None and any(entry.name.endswith(".pkl") for entry, _ in zip_directory.read_entries(source, tail)):
+                return True
+            return judge_all(pickle_search.search(source, everywhere=False, front=True)).verdict == "unsafe"
+    except GsvError:
+        return False

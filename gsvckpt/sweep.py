@@ -168,7 +168,7 @@ class _Pass:
                     self.found.digests[span] = self._digest.digest()
 
     def _measure(self, parts: Sequence[tuple[Span, int, memoryview]]) -> None:
-        for span, at, data in parts:
+        for span, _, data in parts:
             if span.dtype is not None and self._device is not None:
                 found = self._device.extremes(data, span.dtype)
                 with self._lock:

@@ -20,8 +20,8 @@ INTERRUPTED = 130
 _EXIT_CODES = """
 **Exit codes**
 
-0 done · 1 --check or --diff found something · 2 usage · 3 an input is missing, damaged or not understood · 4 refused · 5 an output could not be
-written · 130 interrupted
+0 done, or all sound · 1 verify, --check or --diff found something · 2 usage · 3 an input is missing, damaged or could not be examined · 4 refused ·
+5 an output could not be written · 130 interrupted
 """
 
 
@@ -33,7 +33,7 @@ class _Interruption(GsvError):
 
 
 # Where each subcommand lives. Only the one that is asked for is imported, which halves the time to start.
-COMMANDS = {"inspect": "inspect", "convert-fp16": "convert_fp16", "strip-optimizer": "strip_optimizer"}
+COMMANDS = {"inspect": "inspect", "convert-fp16": "convert_fp16", "strip-optimizer": "strip_optimizer", "verify": "verify"}
 
 
 def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:

@@ -130,6 +130,18 @@ def as_array(raw: memoryview, dtype: DType) -> NDArray[np.generic]:
     raise UnsupportedError(f"{dtype.name} values are no plain numbers")
 
 
+def rounded(raw: memoryview, dtype: DType, to: DType) -> NDArray[np.generic]:
+    """The values of one floating type as another, rounded as torch rounds them (to the small ones by way of float32)."""
+    values = as_array(raw, dtype)
+    if to.name == "bfloat16":
+        bits = values.astype(np.float32).view(np.uint32)
+        kept = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+        narrowed: F32 = np.where(np.isnan(values), np.uint32(0x7FC00000), kept).astype(np.uint32).view(np.float32)
+        return narrowed
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32).astype(np.float16) if to.name == "float16" else values.astype(to.numpy)
+
+
 @lru_cache(maxsize=8)
 def _float8_values(name: str) -> F32:
     """The values of all 256 patterns (arXiv 2209.05433 for fn, 2206.02915 for fnuz, OCP MX 1.0 for e8m0)."""

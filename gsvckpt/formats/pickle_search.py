@@ -37,13 +37,14 @@ class _Place(NamedTuple):
     method: int = 0
 
 
-def search(source: Source, *, everywhere: bool, without: Iterable[str] = ()) -> tuple[Global, ...]:
+def search(source: Source, *, everywhere: bool, front: bool = False, without: Iterable[str] = ()) -> tuple[Global, ...]:
     """The names in all pickles that can be found, in order of first use.
 
-    `everywhere` does not believe the zip's directory but looks for records throughout the file. Records called as in `without` were read before.
+    `everywhere` does not believe the zip's directory but looks for records throughout the file; `front` also takes the first bytes for a pickle.
+    Records called as in `without` were read before.
     """
     names: dict[Global, Global] = {}
-    places = {place.offset: place for place in _places(source, everywhere=everywhere) if place.name not in set(without)}
+    places = {place.offset: place for place in _places(source, everywhere=everywhere, front=front or everywhere) if place.name not in set(without)}
     budget = _BUDGET
     for place in places.values():
         for window in _WINDOWS:
@@ -58,9 +59,15 @@ def search(source: Source, *, everywhere: bool, without: Iterable[str] = ()) -> 
     return tuple(names)
 
 
-def _places(source: Source, *, everywhere: bool) -> Iterator[_Place]:
-    if everywhere:
+def is_storage(name: str) -> bool:
+    """Whether a record holds tensor bytes, by its name."""
+    return _STORAGE.search(name) is not None
+
+
+def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[_Place]:
+    if front:
         yield _Place(0, "")  # a bare pickle, or several
+    if everywhere:
         yield from _local_headers(source)
     with suppress(GsvError):
         tail = find_tail(source)

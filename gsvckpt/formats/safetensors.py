@@ -29,7 +29,9 @@ def read(source: Source) -> Checkpoint:
     if length > MAX_HEADER:
         raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
     if length > source.size - 8:
-        raise DamagedError(f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header", check="container.truncated")
+        raise DamagedError(
+            f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header", check="container.truncated"
+        )
     try:
         header = json.loads(_read(source, 8, length).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -40,7 +40,10 @@ def rebuild(name: Global, args: object) -> Tensor | None:
         numel *= n
         last += (n - 1) * step
     if numel > MAX_ELEMENTS or (numel and (last + 1) * dtype.itemsize > storage.nbytes):
-        raise DamagedError(f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {storage.nbytes:,} bytes (storage {storage.key})", check="tensor.bounds")
+        raise DamagedError(
+            f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {storage.nbytes:,} bytes (storage {storage.key})",
+            check="tensor.bounds",
+        )
     return Tensor(storage, dtype, shape, stride, start, requires_grad)
 
 

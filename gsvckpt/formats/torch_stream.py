@@ -84,10 +84,14 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
         dtype, numel = sizes[key]
         count = bytearray(8)
         if position + 8 + numel * dtype.itemsize > source.size:
-            raise DamagedError(f"the file ends early: {index:,} of {len(keys):,} storages are whole", where=f"storage {key}", check="container.truncated")
+            raise DamagedError(
+                f"the file ends early: {index:,} of {len(keys):,} storages are whole", where=f"storage {key}", check="container.truncated"
+            )
         source.read_into(position, memoryview(count))
         if struct.unpack("<q", count)[0] != numel:
-            raise DamagedError(f"announced with {struct.unpack('<q', count)[0]:,} elements, described with {numel:,}", where=f"storage {key}", check="tensor.bounds")
+            raise DamagedError(
+                f"announced with {struct.unpack('<q', count)[0]:,} elements, described with {numel:,}", where=f"storage {key}", check="tensor.bounds"
+            )
         places[key] = position + 8
         position += 8 + numel * dtype.itemsize
     return places

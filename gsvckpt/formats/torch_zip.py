@@ -41,7 +41,9 @@ def read(source: Source, tail: Tail) -> Checkpoint:
         machine = Machine(_read(source, pickled.offset, pickled.size), reduce=rebuild, persist=table.persist)
         root = machine.run()
         if pickled.crc not in (0, crc32(machine.data)):  # behind the run, so that its names are known all the same
-            raise DamagedError("the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc")
+            raise DamagedError(
+                "the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc"
+            )
         return Checkpoint(source, replace(container, behind=pickled.size - machine.position), root, tuple(machine.globals), records)
     except GsvError as error:
         error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records)
@@ -59,7 +61,9 @@ def _find_prefix(records: Sequence[Record]) -> str:
             subject="torchscript",
         )
     if len(found) > 1:
-        raise DamagedError(f"{len(found)} pickles named data.pkl; readers do not agree which one counts", where=found[1] + "data.pkl", check="container.duplicate")
+        raise DamagedError(
+            f"{len(found)} pickles named data.pkl; readers do not agree which one counts", where=found[1] + "data.pkl", check="container.duplicate"
+        )
     if not found:
         raise NotCheckpointError(_name_zip(names), hint="unzip it and look inside for .pth, .ckpt or .safetensors files")
     return found[0]

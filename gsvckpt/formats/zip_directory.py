@@ -51,10 +51,14 @@ def find_tail(source: Source) -> Tail | None:
     if wide is not None:
         for short, full, limit in zip((disk, first_disk, here, count, size, offset), wide[1:], (MAX16,) * 4 + (MAX32,) * 2, strict=True):
             if short not in (full, limit):
-                raise DamagedError("its two end records disagree; readers do not agree which one counts", where="zip directory", check="container.directory")
+                raise DamagedError(
+                    "its two end records disagree; readers do not agree which one counts", where="zip directory", check="container.directory"
+                )
         at, disk, first_disk, here, count, size, offset = wide
     if trailing < 0 or disk or first_disk or here != count or offset + size != at:
-        raise DamagedError("its end record contradicts itself", where="zip directory", hint="get the file again; do not load it", check="container.directory")
+        raise DamagedError(
+            "its end record contradicts itself", where="zip directory", hint="get the file again; do not load it", check="container.directory"
+        )
     return Tail(offset, size, count, trailing, comment)
 
 
@@ -111,7 +115,9 @@ def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...
         entry, position = _parse_central(directory, position, fields)
         entries.append((entry, fields))
     if position != len(directory):
-        raise DamagedError("holds more than the entries it counts; readers do not agree which ones count", where="zip directory", check="container.directory")
+        raise DamagedError(
+            "holds more than the entries it counts; readers do not agree which ones count", where="zip directory", check="container.directory"
+        )
     return entries
 
 
@@ -194,7 +200,9 @@ def _check_layout(records: Sequence[Record], tail: Tail) -> None:
             raise DamagedError("overlaps the record before it", where=record.name, check="container.overlap")
         end = record.offset + (record.size if record.method == 0 else 0)
         if end > tail.offset:
-            raise DamagedError(f"its data end {end - tail.offset:,} bytes past the place where the directory begins", where=record.name, check="container.range")
+            raise DamagedError(
+                f"its data end {end - tail.offset:,} bytes past the place where the directory begins", where=record.name, check="container.range"
+            )
 
 
 def require_plain(record: Record) -> Record:
@@ -202,5 +210,10 @@ def require_plain(record: Record) -> Record:
     if record.flags & _ENCRYPTED:
         raise UnsupportedError("is marked as encrypted", where=record.name, check="container.encrypted")
     if record.method != 0:
-        raise UnsupportedError("is compressed; torch stores its records plainly", where=record.name, hint="unzip it and zip it again with: zip -0", check="container.compressed")
+        raise UnsupportedError(
+            "is compressed; torch stores its records plainly",
+            where=record.name,
+            hint="unzip it and zip it again with: zip -0",
+            check="container.compressed",
+        )
     return record

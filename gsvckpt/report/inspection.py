@@ -19,6 +19,7 @@ from gsvckpt.examination import Examination
 from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS, make_console
 from gsvckpt.report.documents import examination_json
+from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.units import count, plural, printable, similar_names, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import Identity
@@ -27,22 +28,6 @@ from gsvckpt.sovits.upstream import UpstreamError, correct, describe
 if TYPE_CHECKING:
     from gsvckpt.scan import Stats
 
-KINDS: Mapping[str, str] = {
-    "gpt-weights": "GPT weights",
-    "gpt-training": "GPT training",
-    "sovits-weights": "SoVITS weights",
-    "sovits-lora": "SoVITS LoRA",
-    "sovits-generator-training": "SoVITS G training",
-    "sovits-discriminator-training": "SoVITS D training",
-    "sovits-generator-base": "SoVITS G base",
-    "sovits-discriminator-base": "SoVITS D base",
-    "vocoder": "vocoder",
-    "speaker-encoder": "speaker encoder",
-    "training": "training checkpoint",
-    "state-dict": "state dict",
-    "torchscript": "TorchScript",
-    "unknown": "unknown",
-}
 _USES: Mapping[str, str] = {
     "gpt-weights": "for inference, and as a base for training",
     "gpt-training": "to go on training; inference needs the GPT weights",

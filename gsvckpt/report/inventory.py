@@ -16,7 +16,7 @@ from gsvckpt.accounting import account
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import Examination
 from gsvckpt.report.console import VERDICTS, make_console
-from gsvckpt.report.inspection import KINDS
+from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.units import ago, plural, printable, shape, size
 from gsvckpt.sovits.names import experiment
 

@@ -21,7 +21,7 @@ _FORMS: tuple[tuple[Form, str, str], ...] = (
     ("discriminator", "D_", r"D_(?:(?P<step>[0-9]{1,12})|latest)\.pth"),
     ("epoch", "epoch", r"epoch[_-]?(?P<epoch>[0-9]{1,12})(?:[_-]step[_-]?(?P<step>[0-9]{1,12}))?\.(?:ckpt|pth|pt|safetensors)"),
 )
-_LIGHTNING = r"epoch=(\d+)-step=(\d+)\.ckpt"  # AR/utils/__init__.py:8-24: matched from the start, with no end
+LIGHTNING = r"epoch=(\d+)-step=(\d+)\.ckpt"  # AR/utils/__init__.py:8-24: matched from the start, with no end
 _STRAY = r"[12][0-9]{9}\.[0-9]{1,12}\.pth"  # `{time()}.pth` and `{time()}{part}.pth`: utils.py:67-72, process_ckpt.py:12-17, prepare_datasets
 _RUN = r"logs_s[12](?:_(?P<version>v[0-9](?:ProPlus|Pro)?)(?:_lora_(?P<rank>[0-9]{1,6}))?)?"
 _WEIGHTS = r"(?:GPT|SoVITS)_weights(?:_(?P<version>v[0-9](?:ProPlus|Pro)?))?"
@@ -94,7 +94,7 @@ def resumes(path: str) -> bool:
     """
     base = basename(path)
     folded = base.casefold()
-    return (folded.startswith(("g_", "d_")) and folded.endswith(".pth")) or re.match(_LIGHTNING, base) is not None
+    return (folded.startswith(("g_", "d_")) and folded.endswith(".pth")) or re.match(LIGHTNING, base) is not None
 
 
 def is_stray(path: str) -> bool:

@@ -89,6 +89,9 @@ OFFICIAL: tuple[OfficialFile, ...] = (
 )
 
 
+_COMMON = frozenset({"pytorch_model.bin", "config.json", "preprocessor_config.json", "tokenizer.json", "vocoder.pth"})
+
+
 @lru_cache(maxsize=1)  # several ask for the same file's
 def digest_header(head: bytes) -> str:
     """The MD5 of a file's first 8,192 bytes, by which GPT-SoVITS knows its bases (process_ckpt.py:100-126). It guards nothing."""
@@ -118,6 +121,14 @@ def lookup_sha256(hexdigest: str) -> Match | None:
         if file.sha256 == hexdigest.lower():
             return Match(file, f"SHA-256, seen in {file.sources} repositories" if file.sources > 1 else "SHA-256, single source")
     return None
+
+
+def named(path: str) -> tuple[OfficialFile, ...]:
+    """Official files of this name whose SHA-256 is known: by the last part of the path, or with its folder where many files are called so."""
+    folder, _, base = path.replace("\\", "/").rpartition("/")
+    parent = folder.rpartition("/")[2]
+    found = [file for file in OFFICIAL if file.sha256 is not None and file.basename == base]
+    return tuple(file for file in found if base not in _COMMON or file.name == f"{parent}/{base}")
 
 
 def candidates(size: int) -> tuple[OfficialFile, ...]:

@@ -1,0 +1,31 @@
+"""Checks of what the pickles name."""
+
+from __future__ import annotations
+
+from gsvckpt.findings import Finding
+from gsvckpt.pickles.safety import Safety, Verdict
+
+_NAMED = 6
+
+
+def safety(verdict: Safety) -> list[Finding]:
+    """The verdict as a finding: what is not known to be data is not safe, and nothing else is safe."""
+    worst = [name for name, said in verdict.globals if said == verdict.verdict]
+    told = ", ".join(worst[:_NAMED]) + (f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else "")
+    if verdict.verdict == "unsafe":
+        return [
+            Finding("pickle.safety", "error", "pickle", f"would run {told} when it is loaded", "do not load this file", told, "names of data only")
+        ]
+    if verdict.verdict == "unknown" and worst:
+        why = f"names {told}, of which it is not known whether loading it runs code"
+        return [Finding("pickle.safety", "error", "pickle", why, "load it only if you trust whoever wrote it", told, "names of data only")]
+    return []
+
+
+def safety_of_unreadable(verdict: Safety) -> list[Finding]:
+    """The same for a file that could not be read to its end: the names that were met may not be all, so it is never safe."""
+    named = [name for name, said in verdict.globals if said != "safe"]
+    if named:
+        worst: Verdict = "unsafe" if verdict.verdict == "unsafe" else "unknown"
+        return safety(Safety(worst, tuple((name, said) for name, said in verdict.globals if said == worst)))
+    return []

@@ -1,0 +1,287 @@
+"""gsvckpt verify"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
+from gsvckpt.errors import GsvError, MissingError, UsageError
+from gsvckpt.findings import CHECKS, SEVERITIES, Severity, select_checks
+from gsvckpt.report.console import print_document, print_error, printing, warn_unsafe, write_out
+from gsvckpt.report.documents import failure_json
+from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten
+from gsvckpt.verification import Expected, Options, Verification
+from gsvckpt.workers import verify_files
+
+if TYPE_CHECKING:
+    from gsvckpt.backup import Copied, Restored
+
+EXAMPLES = f"""
+**Examples**
+
+`gsvckpt verify voice.pth`  is it whole, safe, and what GPT-SoVITS will take it for?
+
+`gsvckpt verify logs/ -r --record`  and remember what the files are, in gsvckpt.toml beside them
+
+`gsvckpt verify logs/alice --resume`  would training go on here, from which file, at which epoch?
+
+`gsvckpt verify logs/ -r --backup /mnt/copies`, later `gsvckpt verify logs/ -r --restore-from /mnt/copies`
+
+`gsvckpt verify stranger.pth --checks pickle.safety`  would loading it run code?
+
+`gsvckpt verify small.pth --against big.pth`  are these the same tensors?
+
+`gsvckpt verify models/ --format sarif > verify.sarif`
+
+**Checks**
+
+{" · ".join(CHECKS)}
+"""
+
+
+class FailOn(str, Enum):
+    """From which severity on the exit code is 1."""
+
+    error = "error"
+    warning = "warning"
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+    junit = "junit"
+    sarif = "sarif"
+
+
+class _Outcome:
+    """What a run came to: the results, failures that belong to none of them, and by path what was done with the files."""
+
+    def __init__(self, results: list[Verification], failures: list[GsvError]) -> None:
+        self.results, self.failures = results, failures
+        self.recorded: dict[str, str] = {}
+        self.copied: dict[str, Copied] = {}
+        self.restored: dict[str, Restored] = {}
+
+    def exit_code(self, fail_on: Severity) -> int:
+        worst = max((error.exit_code for error in self.failures), default=0)
+        limit = SEVERITIES.index(fail_on)
+        if any(SEVERITIES.index(finding.severity) <= limit for result in self.results for finding in result.findings):
+            worst = max(worst, 1)
+        return max(worst, 3) if any(result.status == "unchecked" for result in self.results) else worst
+
+
+def verify(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Checkpoints, or folders of them.", show_default=False)],
+    quick: Annotated[bool, typer.Option("--quick", help="Read no tensor bytes; believe size, time and structure.", rich_help_panel="Checks")] = False,
+    checks: Annotated[
+        str | None,
+        typer.Option("--checks", metavar="LIST", help="Only these: ids, first parts or globs; -NAME leaves out.", rich_help_panel="Checks"),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option("--layout", metavar="auto|VERSION|none", help="The reference for names and shapes.", rich_help_panel="Checks")
+    ] = "auto",
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="OTHER", help="Has it the same tensors as this checkpoint?", rich_help_panel="Checks")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Would GPT-SoVITS go on training from here? For a file or an experiment's folder.", rich_help_panel="Checks"),
+    ] = False,
+    checksums: Annotated[
+        str | None,
+        typer.Option("--checksums", metavar="FILE", help="Compare with a list of md5sum, sha256sum or xxhsum.", rich_help_panel="Checks"),
+    ] = None,
+    manifest: Annotated[
+        str | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE",
+            help="Compare with this manifest [default: gsvckpt.toml beside the files].",
+            rich_help_panel="Manifest and copies",
+        ),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record sound files in gsvckpt.toml beside them.", rich_help_panel="Manifest and copies")
+    ] = False,
+    per_tensor: Annotated[
+        bool, typer.Option("--per-tensor", help="With --record: a digest of every tensor, too.", rich_help_panel="Manifest and copies")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="With --record: drop the entries of files that are gone.", rich_help_panel="Manifest and copies")
+    ] = False,
+    backup: Annotated[
+        str | None, typer.Option("--backup", metavar="DIR", help="Copy sound files there, those that changed.", rich_help_panel="Manifest and copies")
+    ] = None,
+    restore_from: Annotated[
+        str | None,
+        typer.Option("--restore-from", metavar="DIR", help="Bring damaged and missing files back from there.", rich_help_panel="Manifest and copies"),
+    ] = None,
+    write_checksums: Annotated[
+        str | None,
+        typer.Option(
+            "--write-checksums",
+            metavar="FILE",
+            help="Write a list for sha256sum -c (.md5: md5sum, .xxh128: xxhsum).",
+            rich_help_panel="Manifest and copies",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing checksum file.", rich_help_panel="Manifest and copies")] = False,
+    fail_on: Annotated[FailOn, typer.Option("--fail-on", help="Exit 1 from this severity on.")] = FailOn.error,
+    format: Annotated[Format, typer.Option("--format", help="How results are printed.")] = Format.table,  # noqa: A002 - the option's name
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    progress: ProgressOption = None,
+    device: DeviceOption = "cpu",
+    jobs: JobsOption = None,
+) -> int:
+    """Know that a checkpoint is sound, or exactly what is wrong with it, and bring it back.
+
+    Every byte is looked at: the container, the checksum of each record (which torch never checks), what the pickle names, NaN and infinity, names and
+    shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
+    """
+    settings = Settings(json or format is Format.json, quiet, verbose, progress, device, jobs)
+    _refuse_contradictions(
+        quick=quick, record=record, per_tensor=per_tensor, forget=forget, backup=backup, listing=write_checksums, against=against, paths=paths
+    )
+    options = _options(checks, quick=quick, layout=layout, against=against, record=record, per_tensor=per_tensor, device=device)
+    options = _with_digests(options._replace(resume=resume, config=backup is not None), backup, write_checksums)
+    targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
+    outcome = _run(targets, options, settings)
+    if restore_from is not None:
+        _restore(outcome, targets, restore_from, options, settings)
+    if backup is not None:
+        _back_up(outcome, targets, backup, settings)
+    if record:
+        _record(outcome, per_tensor=per_tensor, forget=forget)
+    if write_checksums is not None:
+        _write_list(outcome, write_checksums, force=force)
+    code = outcome.exit_code(fail_on.value)
+    _print(outcome, targets, options, settings, Format.json if json else format, code, fail_on.value)
+    return code
+
+
+def _refuse_contradictions(
+    *, quick: bool, record: bool, per_tensor: bool, forget: bool, backup: str | None, listing: str | None, against: str | None, paths: Sequence[str]
+) -> None:
+    for option, asked in (("--record", record), ("--backup", backup), ("--write-checksums", listing), ("--against", against)):
+        if quick and asked:
+            raise UsageError("needs the bytes, which --quick does not read", where=option)
+    for option, asked in (("--per-tensor", per_tensor), ("--forget", forget)):
+        if asked and not record:
+            raise UsageError("goes with --record", where=option)
+    if against is not None and (len(paths) != 1 or os.path.isdir(paths[0])):
+        raise UsageError("compares one file with another, so give one PATH", where="--against")
+
+
+def _options(checks: str | None, *, quick: bool, layout: str, against: str | None, record: bool, per_tensor: bool, device: str) -> Options:
+    if layout != "auto":
+        from gsvckpt.checks.layouts import require_layout
+
+        require_layout(layout)
+    chosen = select_checks(checks)
+    digests = frozenset[str]() if quick or checks is not None else Options().digests
+    if record:
+        digests = frozenset({"xxh3_128", "content", "sha256", "md5"})
+    return Options(chosen, quick, layout, against, digests, per_tensor, device=device)
+
+
+def _with_digests(options: Options, backup: str | None, listing: str | None) -> Options:
+    from gsvckpt.checksum_files import format_for
+
+    wanted = ({"xxh3_128"} if backup is not None else set()) | ({format_for(listing)} if listing is not None else set())
+    return options._replace(digests=options.digests | wanted)
+
+
+def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:
+    """Verify everything, with what is missing beside what is there."""
+    label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else f"{len(targets.files):,} files"
+    with settings.watch(label) as progress:
+        results = verify_files(targets.files, options, settings.workers, progress)
+    return _Outcome([*results, *absent(targets, options), *assess_runs(targets, results)], list(targets.failures))
+
+
+def _restore(outcome: _Outcome, targets: Targets, folder: str, options: Options, settings: Settings) -> None:
+    """Bring damaged and missing files back, and look at them again."""
+    from gsvckpt.keeping import restore_damaged
+
+    entries = {path: expected.entry for path, expected in targets.files.items()} | dict(targets.recorded)
+    damaged = {result.path: entries[result.path] for result in outcome.results if result.status == "damaged" and result.path in entries}
+    with settings.watch("restoring") as progress:
+        outcome.restored, failures = restore_damaged(damaged, folder, progress)
+        outcome.failures += failures
+        again = {path: Expected(entries[path], recorded=True) for path in outcome.restored}
+        renewed = {result.path: result for result in verify_files(again, options, settings.workers, progress)}
+    outcome.results = [renewed.get(result.path, result) for result in outcome.results]
+
+
+def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Settings) -> None:
+    from gsvckpt.keeping import back_up
+
+    with settings.watch("copying") as progress:
+        outcome.copied, failures = back_up(outcome.results, folder, targets.roots, progress)
+    outcome.failures += failures
+
+
+def _record(outcome: _Outcome, *, per_tensor: bool, forget: bool) -> None:
+    from gsvckpt.keeping import record_results
+
+    outcome.recorded, failures = record_results(outcome.results, tensors=per_tensor, forget=forget)
+    outcome.failures += failures
+    if forget:
+        outcome.results = [result for result in outcome.results if not is_forgotten(result)]
+
+
+def _write_list(outcome: _Outcome, path: str, *, force: bool) -> None:
+    from gsvckpt.keeping import write_list
+
+    try:
+        write_list(path, outcome.results, force=force)
+    except GsvError as error:
+        error.path = error.path or path
+        outcome.failures.append(error)
+
+
+def _print(outcome: _Outcome, targets: Targets, options: Options, settings: Settings, form: Format, code: int, fail_on: Severity) -> None:
+    for error in outcome.failures:
+        print_error(error)
+    for result in outcome.results:
+        if result.error is not None:
+            print_error(MissingError(result.error["why"], where=result.error["where"], hint=result.error["hint"], path=result.path))
+    with printing(code):
+        if form is Format.junit:
+            from gsvckpt.report.junit import junit
+
+            write_out(junit(outcome.results, options, fail_on))
+        elif form is Format.sarif:
+            from json import dumps
+
+            from gsvckpt.report.sarif import sarif
+
+            write_out(dumps(sarif(outcome.results, code), indent=2) + "\n")
+        else:
+            _print_results(outcome, targets, settings, code)
+    for result in outcome.results:
+        warn_unsafe(result.path, result.safety)
+
+
+def _print_results(outcome: _Outcome, targets: Targets, settings: Settings, code: int) -> None:
+    from gsvckpt.report import verification as report
+
+    kept = report.Kept(outcome.recorded, outcome.copied, outcome.restored)
+    if settings.json:
+        files = [report.as_json(result, kept) for result in outcome.results]
+        files += [failure_json(error) for error in outcome.failures]
+        print_document("verify", code, files, {"folders": targets.folders, "ignored": targets.others} if targets.folders else None)
+        return
+    root = targets.folders[0] if len(targets.folders) == 1 and set(targets.roots) >= set(targets.files) else None
+    if outcome.results:
+        report.print_results(outcome.results, kept, targets.others, root=root, verbose=settings.verbose, quiet=settings.quiet)

@@ -1,0 +1,166 @@
+"""`gsvckpt.toml`: what the checkpoints of a folder were when they were known to be sound, to compare with what they are.
+
+It stands beside the files. What others wrote into it stays: the text above the line `_MARK` word for word, other tables as data.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from gsvckpt.errors import DamagedError, MissingError
+from gsvckpt.findings import Finding
+from gsvckpt.locking import locked
+from gsvckpt.publishing import publish_bytes
+
+NAME = "gsvckpt.toml"
+_MARK = "# --- written by gsvckpt verify --record; what stands below is written anew each time ---\n"
+_RECORD = "if it was saved anew, record it: gsvckpt verify FILE --record"
+_RESTORE = "gsvckpt verify FILE --restore-from DIR brings it back from a backup"
+_LARGEST = 1 << 28  # bytes; 10,000 files with digests of every tensor would have 400 MB
+
+
+class Entry(NamedTuple):
+    """One file as it was recorded. `digests` of its bytes and its content by name, `tensors` those of each tensor where that was asked for."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    kind: str | None = None
+    version: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    digests: Mapping[str, str] = {}
+    tensors: Mapping[str, str] = {}
+
+    def as_table(self) -> dict[str, object]:
+        facts = {"size": self.size, "mtime_ns": self.mtime_ns, "kind": self.kind, "version": self.version, "epoch": self.epoch, "step": self.step}
+        table: dict[str, object] = {key: value for key, value in (*facts.items(), *self.digests.items()) if value is not None}
+        return {**table, "tensors": dict(self.tensors)} if self.tensors else table
+
+
+_DIGESTS = ("xxh3_128", "sha256", "md5", "content")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The entries of one manifest, by file name."""
+
+    path: str
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.path) or "."
+
+
+def read_manifest(path: str) -> Manifest | None:
+    """The manifest at `path`; None where there is none. Raises DamagedError for one that cannot be understood."""
+    text = _read(path)
+    return None if text is None else Manifest(path, _entries(path, _parse(path, text)))
+
+
+def manifest_beside(path: str) -> str:
+    """Where the manifest of a file's folder is."""
+    return os.path.join(os.path.dirname(path), NAME)
+
+
+def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], bool] = lambda _: False) -> str:
+    """Put entries into the folder's manifest, in one step, and drop those whose name `forget` says. Returns the manifest's path.
+
+    Others that record at the same time wait, so nothing is lost. Raises DamagedError where the manifest that is there cannot be understood, which
+    is then left as it is, and OutputError.
+    """
+    import tomli_w
+
+    path = os.path.join(folder, NAME)
+    with locked(folder or "."):
+        text = _read(path) or ""
+        document = _parse(path, text)
+        known = {name: entry for name, entry in _entries(path, document).items() if not forget(name)}
+        known |= {entry.name: entry for entry in entries}
+        above = text.partition(_MARK)[0] if _MARK in text else ""
+        if not above:
+            rest = {key: value for key, value in document.items() if key != "files"}
+            above = tomli_w.dumps(rest) + "\n" if rest else ""
+        elif "files" in _parse(path, above):
+            raise DamagedError("has a table `files` above the line that gsvckpt wrote", path=path, hint="remove that table")
+        table = {"files": {name: known[name].as_table() for name in sorted(known)}}
+        publish_bytes(path, f"{above}{_MARK}\n{tomli_w.dumps(table)}".encode(), overwrite=True)
+    return path
+
+
+def _read(path: str) -> str | None:
+    try:
+        if os.path.getsize(path) > _LARGEST:
+            raise DamagedError(f"is larger than {_LARGEST:,} bytes", path=path)
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read().replace("\r\n", "\n")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise DamagedError("is no text in UTF-8", path=path, hint="move it away, and record anew") from error
+    except OSError as error:
+        raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+
+
+def _parse(path: str, text: str) -> dict[str, object]:
+    if sys.version_info >= (3, 11):  # most folders have no manifest, and need neither reader nor writer
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return dict(tomllib.loads(text))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one
+        raise DamagedError(f"is no valid TOML: {error}", path=path, hint="mend that line, or move the file away and record anew") from error
+
+
+def _entries(path: str, document: Mapping[str, object]) -> dict[str, Entry]:
+    files = document.get("files", {})
+    if not isinstance(files, dict):
+        raise DamagedError("its `files` is no table", path=path)
+    return {name: _entry(path, name, table) for name, table in files.items()}
+
+
+def _entry(path: str, name: str, table: object) -> Entry:
+    if not isinstance(table, dict) or type(table.get("size")) is not int or type(table.get("mtime_ns")) is not int:
+        raise DamagedError("an entry without size and mtime_ns", path=path, where=f"files.{name}")
+    texts = {key: table.get(key) for key in ("kind", "version", *_DIGESTS)}
+    counts = {key: table.get(key) for key in ("epoch", "step")}
+    tensors = table.get("tensors", {})
+    if any(value is not None and not isinstance(value, str) for value in texts.values()) or not isinstance(tensors, dict):
+        raise DamagedError("an entry with a value of the wrong type", path=path, where=f"files.{name}")
+    if any(value is not None and type(value) is not int for value in counts.values()) or os.path.basename(name) != name:
+        raise DamagedError("an entry with a value of the wrong type", path=path, where=f"files.{name}")
+    digests = {key: cast("str", texts[key]) for key in _DIGESTS if texts[key] is not None}
+    return Entry(name, table["size"], table["mtime_ns"], texts["kind"], texts["version"], counts["epoch"], counts["step"], digests, tensors)
+
+
+def compare(entry: Entry, size: int, mtime_ns: int, digests: Mapping[str, str], tensors: Mapping[str, str]) -> list[Finding]:
+    """What became of a recorded file. Without `digests`, size and time alone are compared and believed."""
+    same_facts = (size, mtime_ns) == (entry.size, entry.mtime_ns)
+    known = [name for name in _DIGESTS if name in digests and name in entry.digests and name != "content"]
+    if not known:
+        if same_facts:
+            return []
+        why = "has another size than was recorded" if size != entry.size else "has another time than was recorded"
+        return [Finding("manifest.changed", "warning", "file", why, _RECORD, f"{size:,} bytes", f"{entry.size:,} bytes")]
+    name = known[0]
+    if digests[name] == entry.digests[name]:
+        return []
+    altered = [tensor for tensor, digest in entry.tensors.items() if tensor in tensors and tensors[tensor] != digest]
+    more = f"; altered tensors: {', '.join(altered[:3])}{f' and {len(altered) - 3:,} more' if len(altered) > 3 else ''}" if altered else ""
+    if same_facts:
+        why = f"its bytes changed while its size and time stayed: the disk or memory is failing{more}"
+        return [Finding("manifest.bit-rot", "error", "file", why, _RESTORE, f"{name} {digests[name]}", entry.digests[name])]
+    why = f"is not what was recorded{more}"
+    return [Finding("manifest.changed", "warning", "file", why, _RECORD, f"{name} {digests[name]}", entry.digests[name])]
+
+
+def missing(entry: Entry) -> Finding:
+    """A recorded file that is not there."""
+    hint = f"{_RESTORE}; --record --forget drops the entry"
+    return Finding("manifest.missing", "error", "file", "was recorded and is not there any more", hint, "no file", f"{entry.size:,} bytes")

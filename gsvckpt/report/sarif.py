@@ -1,0 +1,60 @@
+"""Findings as SARIF 2.1.0, the form that code hosts show beside the files (OASIS standard, docs.oasis-open.org/sarif)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from gsvckpt import __version__
+from gsvckpt.findings import CHECKS, Finding
+from gsvckpt.report.units import printable
+from gsvckpt.verification import Verification
+
+_LEVELS = {"error": "error", "warning": "warning", "info": "note"}
+_RULES = list(CHECKS)
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
+
+
+def sarif(results: Sequence[Verification], exit_code: int) -> dict[str, object]:
+    """The document: one run, one result for each finding, one notification for each file that could not be opened."""
+    driver = {
+        "name": "gsvckpt",
+        "version": __version__,
+        "rules": [{"id": check, "shortDescription": {"text": question}} for check, question in CHECKS.items()],
+    }
+    invocation: dict[str, object] = {"executionSuccessful": all(result.error is None for result in results), "exitCode": exit_code}
+    notes = [
+        {"level": "error", "message": {"text": printable(result.error["why"])}, "locations": [{"physicalLocation": _place(result.path)}]}
+        for result in results
+        if result.error is not None
+    ]
+    if notes:
+        invocation["toolExecutionNotifications"] = notes
+    found = [_result(result.path, finding) for result in results for finding in result.findings]
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "invocations": [invocation], "results": found}]}
+
+
+def _result(path: str, finding: Finding) -> dict[str, object]:
+    text = f"{finding.why}\n{finding.hint}" if finding.hint else finding.why
+    location: dict[str, object] = {"physicalLocation": _place(path)}
+    if finding.where:
+        location["logicalLocations"] = [{"fullyQualifiedName": printable(finding.where)}]
+    properties = {key: value for key, value in (("found", finding.found), ("expected", finding.expected)) if value}
+    return {
+        "ruleId": finding.check,
+        "ruleIndex": _RULES.index(finding.check),
+        "level": _LEVELS[finding.severity],
+        "message": {"text": "\n".join(map(printable, text.splitlines()))},
+        "locations": [location],
+        **({"properties": properties} if properties else {}),
+    }
+
+
+def _place(path: str) -> dict[str, object]:
+    """A path below the working folder stays relative, as hosts look for it in the checkout; any other becomes a file: URL."""
+    relative = os.path.relpath(path) if os.path.splitdrive(os.path.abspath(path))[0] == os.path.splitdrive(os.getcwd())[0] else path
+    inside = not relative.startswith(os.pardir) and not os.path.isabs(relative)
+    text = (relative if inside else os.path.abspath(path)).replace(os.sep, "/")
+    url = quote(text.encode("utf-8", "surrogateescape"))
+    return {"artifactLocation": {"uri": url if inside else f"file://{'' if url.startswith('/') else '/'}{url}"}}

@@ -1,0 +1,155 @@
+"""What verify found, for people: one line a file, its findings under it, a summary. And as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from gsvckpt.findings import SEVERITIES, Finding, family
+from gsvckpt.report.console import make_console
+from gsvckpt.report.documents import safety_json
+from gsvckpt.report.kinds import KINDS
+from gsvckpt.report.units import plural, printable, size
+from gsvckpt.verification import Verification
+
+if TYPE_CHECKING:
+    from gsvckpt.backup import Copied, Restored
+
+STYLES: Mapping[str, str] = {"sound": "green", "damaged": "bold red", "unsafe": "bold red", "suspect": "yellow", "unchecked": "magenta"}
+_SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+_ASKED = frozenset({"resume", "against"})  # families that answer a question: what they say for information is the answer
+_ROWS = 200  # sound files named one by one without --verbose
+_STATUS_WIDTH, _SIZE_WIDTH, _WHAT_WIDTH = 9, 9, 30
+
+
+class Kept(NamedTuple):
+    """What was done with the results: by path, what was recorded where, copied and brought back."""
+
+    recorded: Mapping[str, str] = {}
+    copied: Mapping[str, Copied] = {}
+    restored: Mapping[str, Restored] = {}
+
+
+def as_json(result: Verification, kept: Kept) -> dict[str, object]:
+    """One file of the JSON document."""
+    document: dict[str, object] = {
+        "path": result.path,
+        "size": result.size,
+        "kind": result.kind,
+        "version": result.version,
+        "progress": {"epoch": result.epoch, "step": result.step},
+        "official": result.official,
+        "status": result.status,
+        "findings": [finding._asdict() for finding in result.findings],
+        "digests": {name: result.digests.get(name) for name in ("md5", "sha256", "xxh3_128", "content")}
+        | {name: digest for name, digest in result.digests.items() if name not in ("md5", "sha256", "xxh3_128", "content")},
+        "safety": safety_json(result.safety),
+    }
+    if result.tensors:
+        document["tensors"] = dict(result.tensors)
+    if result.error is not None:
+        document["error"] = dict(result.error)
+    if result.path in kept.recorded:
+        document["recorded"] = kept.recorded[result.path]
+    if result.path in kept.copied:
+        document["backup"] = kept.copied[result.path]._asdict()
+    if result.path in kept.restored:
+        document["restored"] = kept.restored[result.path]._asdict()
+    return document
+
+
+def print_results(results: Sequence[Verification], kept: Kept, others: int, *, root: str | None, verbose: bool, quiet: bool) -> None:
+    """Print every file with its findings; with `quiet`, only those of which there is something to say."""
+    console = make_console()
+    names = {result.path: os.path.relpath(result.path, root) if root is not None else result.path for result in results}
+    hidden = 0
+    shown = 0
+    for result in results:
+        told = [finding for finding in result.findings if _is_told(finding, result, verbose=verbose)]
+        hidden += len(result.findings) - len(told)
+        remarkable = bool(told) or result.status != "sound" or any(result.path in part for part in (kept.copied, kept.restored))
+        shown += not remarkable
+        if remarkable or verbose or (not quiet and shown <= _ROWS):
+            _print_file(console, result, told, names[result.path], kept, verbose=verbose)
+    if quiet and all(result.status == "sound" for result in results):
+        return
+    if shown > _ROWS and not verbose:
+        console.print(Text(f"and {shown - _ROWS:,} more sound files; -v lists them", style="dim"))
+    _print_summary(console, results, kept, others, hidden)
+
+
+def _is_told(finding: Finding, result: Verification, *, verbose: bool) -> bool:
+    """Remarks on files that are sound are left to --verbose."""
+    return verbose or finding.severity != "info" or result.status not in ("sound", "suspect") or family(finding.check) in _ASKED
+
+
+def _print_file(console: Console, result: Verification, told: Sequence[Finding], name: str, kept: Kept, *, verbose: bool) -> None:
+    run = "training run" if any(family(finding.check) == "resume" for finding in result.findings) else ""
+    what = " ".join(filter(None, (KINDS.get(result.kind or "", ""), result.version, f"epoch {result.epoch}" if result.epoch is not None else "")))
+    line = Text.assemble(
+        (f"{result.status:<{_STATUS_WIDTH}}", STYLES[result.status]),
+        f" {size(result.size) if result.size else '-':>{_SIZE_WIDTH}}",
+        f"  {what or run or '-':<{_WHAT_WIDTH}}  ",
+        printable(name),
+    )
+    console.print(line, soft_wrap=not console.is_terminal, overflow="fold" if console.is_terminal else None)
+    for finding in told:
+        _print_finding(console, finding)
+    if result.error is not None:
+        _print_indented(console, Text(printable(f"{result.error['why']}"), style="magenta"))
+    if result.path in kept.restored:
+        done = kept.restored[result.path]
+        aside = f"; the damaged one is {printable(os.path.basename(done.kept))}" if done.kept else ""
+        _print_indented(console, Text(f"restored from {printable(done.source)}{aside}", style="green"))
+    if result.path in kept.copied and (verbose or kept.copied[result.path].made):
+        done_copy = kept.copied[result.path]
+        _print_indented(console, Text(f"{'copied to' if done_copy.made else 'has a copy,'} {printable(done_copy.copy)}", style="dim"))
+    if verbose:
+        for digest, value in sorted(result.digests.items()):
+            _print_indented(console, Text(f"{digest} {value}", style="dim"))
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    head = Text.assemble(
+        (f"{finding.severity:<8}", _SEVERITY_STYLES[finding.severity]),
+        (finding.check, "bold"),
+        f"  {printable(finding.where)}" if finding.where else "",
+    )
+    _print_indented(console, head)
+    _print_indented(console, Text(printable(finding.why)), 10)
+    if finding.found and finding.expected and len(finding.found) + len(finding.expected) < 120:  # two short values beside each other
+        _print_indented(console, Text(f"found {printable(finding.found)}, expected {printable(finding.expected)}", style="dim"), 10)
+    if finding.hint:
+        _print_indented(console, Text(f"hint: {printable(finding.hint)}", style="cyan"), 10)
+
+
+def _print_indented(console: Console, text: Text, indent: int = 2) -> None:
+    if console.is_terminal:
+        console.print(Padding(text, (0, 0, 0, indent)))
+    else:
+        console.print(Text(" " * indent).append_text(text), soft_wrap=True)
+
+
+def _print_summary(console: Console, results: Sequence[Verification], kept: Kept, others: int, hidden: int) -> None:
+    statuses = Counter(str(result.status) for result in results)
+    severities = Counter(finding.severity for result in results for finding in result.findings)
+    parts = [f"{statuses[status]:,} {status}" for status in STYLES if statuses[status]]
+    counts = [plural(severities[severity], "note" if severity == "info" else severity) for severity in SEVERITIES if severities[severity]]
+    line = f"{plural(len(results), 'file')}, {size(sum(result.size for result in results))}: {', '.join(parts) or 'nothing to verify'}"
+    line += f"; {', '.join(counts)}" if counts else ""
+    line += f"; {plural(others, 'other file')}" if others else ""
+    console.print(Text(line, style="bold"))
+    done = [f"{len(kept.recorded):,} recorded" if kept.recorded else ""]
+    made = sum(copy.made for copy in kept.copied.values())
+    done.append(f"{made:,} copied, {len(kept.copied) - made:,} had a copy" if kept.copied else "")
+    done.append(f"{len(kept.restored):,} restored" if kept.restored else "")
+    if any(done):
+        console.print("; ".join(filter(None, done)))
+    if hidden:
+        console.print(Text(f"-v shows {plural(hidden, 'note')} on sound files", style="dim"))

@@ -1,0 +1,111 @@
+"""Training runs on disk: which folders of an experiment GPT-SoVITS resumes in, and which files it would take there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gsvckpt.errors import MissingError
+from gsvckpt.sovits.names import resumes, split
+from gsvckpt.sovits.resuming import RunName, Stage, newest_lightning, newest_numbered, parse_run
+
+_LARGEST_CONFIG = 1 << 20  # bytes; upstream's config.json has 2 KB
+
+
+class Run(NamedTuple):
+    """A folder in which GPT-SoVITS looks for what to resume from.
+
+    `generator` and `discriminator` are the names it would take (for GPT, the one file is the generator); `failure` is the error by which choosing
+    ends. `epochs` is the number of epochs that the experiment's config.json asks for, which is that of its last SoVITS run, of `config_version`.
+    """
+
+    folder: str
+    stage: Stage
+    version: str | None
+    names: tuple[str, ...]
+    generator: str | None = None
+    discriminator: str | None = None
+    failure: str = ""
+    epochs: int | None = None
+    config_version: str | None = None
+
+    def place(self, name: str) -> str:
+        """The path of one of its files."""
+        return os.path.normpath(os.path.join(self.folder, name))
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The paths of the files that would be loaded, in the order in which GPT-SoVITS loads them."""
+        return tuple(self.place(name) for name in (self.discriminator, self.generator) if name is not None)
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Paths of other files that could have been taken for the generator."""
+        begin = "epoch=" if self.stage == "gpt" else "G_"
+        return tuple(self.place(name) for name in self.names if name != self.generator and name.startswith(begin))
+
+
+def find_runs(path: str) -> tuple[Run, ...]:
+    """The runs of an experiment folder, of a run's folder, or of the folder that a file lies in.
+
+    Runs without any checkpoint count only where they are all there is. Raises MissingError where `path` is none of these.
+    """
+    if not os.path.exists(path):
+        raise MissingError("there is no such file or folder", path=path)
+    folder = path.rstrip(f"/{os.sep}") or path if os.path.isdir(path) else os.path.dirname(path) or "."
+    found = [run for place, name in _run_folders(folder) for run in [_read_run(place, name)]]
+    if not found:
+        raise MissingError("holds no training run (logs_s1_*, logs_s2_*)", path=path, hint="name an experiment's folder, like logs/alice")
+    return tuple(run for run in found if run.names) or tuple(found)
+
+
+def _run_folders(folder: str) -> Iterator[tuple[str, RunName]]:
+    """(folder with the files, what its name says) for each run."""
+    *_, above, base = ("", *split(os.path.abspath(folder)))
+    own = parse_run(above if base == "ckpt" else base)
+    if own is not None:
+        is_outer = own.stage == "gpt" and base != "ckpt" and os.path.isdir(os.path.join(folder, "ckpt"))
+        yield (os.path.join(folder, "ckpt") if is_outer else folder), own
+        return
+    for entry in _list(folder):
+        name = parse_run(entry)
+        place = os.path.join(folder, entry, "ckpt") if name is not None and name.stage == "gpt" else os.path.join(folder, entry)
+        if name is not None and os.path.isdir(place):
+            yield place, name
+
+
+def _read_run(folder: str, name: RunName) -> Run:
+    names = tuple(entry for entry in _list(folder) if resumes(entry))
+    *_, experiment, own = ("", *split(os.path.abspath(folder)))
+    epochs, version = _read_config(os.path.join(folder, os.pardir, "config.json")) if name.stage != "gpt" else (None, None)
+    run = Run(folder, name.stage, name.version, names, epochs=epochs, config_version=version)
+    if name.stage == "gpt":
+        return run._replace(generator=newest_lightning(names))
+    seen = f"logs/{experiment}/{own}"  # as GPT-SoVITS spells it, from its own folder
+    try:
+        return run._replace(generator=newest_numbered(names, "G", seen), discriminator=newest_numbered(names, "D", seen))
+    except ValueError as error:
+        return run._replace(failure=str(error))
+
+
+def _list(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise MissingError(f"cannot be listed: {error.strerror}", path=folder) from error
+
+
+def _read_config(path: str) -> tuple[int | None, str | None]:
+    """(epochs, version) of an experiment's config.json, as far as it says (utils.py:213-232)."""
+    if not os.path.exists(path):
+        return None, None
+    import json
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.loads(file.read(_LARGEST_CONFIG))
+        epochs, version = found["train"]["epochs"], found.get("version") or found["model"].get("version")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, None
+    return epochs if type(epochs) is int else None, version if isinstance(version, str) else None

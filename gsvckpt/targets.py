@@ -1,0 +1,166 @@
+"""What verify is to look at: the files that were named or found, with what is known of each, and those that should be there and are not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from gsvckpt import checksum_files, manifest
+from gsvckpt.checks import resume
+from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
+from gsvckpt.errors import DamagedError, GsvError, MissingError
+from gsvckpt.manifest import Entry, Manifest, manifest_beside, read_manifest
+from gsvckpt.pickles.safety import Safety
+from gsvckpt.runs import Run, find_runs
+from gsvckpt.survey import find_files
+from gsvckpt.verification import Expected, Options, Verification, judge, peek
+
+
+class Targets:
+    """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing;
+    `failures` of folders; `runs`, where resuming was asked about; `others`, how many files of the folders are no checkpoints.
+    """
+
+    def __init__(self, checksums: ChecksumFile | None) -> None:
+        self.files: dict[str, Expected] = {}
+        self.roots: dict[str, str] = {}
+        self.recorded: dict[str, Entry] = {}
+        self.listed: list[Listed] = []
+        self.failures: list[GsvError] = []
+        self.runs: list[Run] = []
+        self.others = 0
+        self.checksums = checksums
+        self.folders: list[str] = []
+
+
+def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: str | None, listed: str | None) -> Targets:
+    """Find all targets. Raises MissingError and DamagedError for a manifest or checksum file that was named and cannot be read."""
+    targets = Targets(read_checksums(listed) if listed is not None else None)
+    known = _Manifests(recorded)
+    for path in paths:
+        if resuming and os.path.isdir(path):
+            _add_runs(targets, path)
+        elif os.path.isdir(path):
+            _add_folder(targets, path, known, recursive=recursive)
+        else:
+            _add_file(targets, path, known)
+            if resuming:
+                _add_runs(targets, path)
+    for path in targets.files:
+        targets.files[path] = _expected(path, known, targets.checksums)
+    if targets.checksums is not None:
+        targets.listed = _missing_lines(targets, targets.checksums)
+    return targets
+
+
+class _Manifests:
+    """The manifests beside files, read once each; or the one that was named, for all."""
+
+    def __init__(self, path: str | None) -> None:
+        self._named = read_manifest(path) if path is not None else None
+        if path is not None and self._named is None:
+            raise MissingError("there is no such manifest", path=path, hint="record one: gsvckpt verify FOLDER --record")
+        self._by_folder: dict[str, Manifest | None] = {}
+
+    def of(self, path: str) -> Manifest | None:
+        if self._named is not None:
+            return self._named
+        beside = manifest_beside(path)
+        if beside not in self._by_folder:
+            self._by_folder[beside] = read_manifest(beside)
+        return self._by_folder[beside]
+
+
+def _expected(path: str, known: _Manifests, checksums: ChecksumFile | None) -> Expected:
+    found = known.of(path)
+    entry = found.entries.get(os.path.basename(path)) if found is not None else None
+    line = checksums.listed.get(os.path.normcase(os.path.abspath(path))) if checksums is not None else None
+    return Expected(entry, found is not None, line, checksums is not None)
+
+
+def _add_file(targets: Targets, path: str, known: _Manifests) -> None:
+    found = known.of(path)
+    entry = found.entries.get(os.path.basename(path)) if found is not None else None
+    if entry is not None and not os.path.lexists(path):
+        targets.recorded[path] = entry
+    else:
+        targets.files.setdefault(path, Expected())
+
+
+def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: bool) -> None:
+    found = find_files([folder], recursive=recursive, thorough=True)
+    targets.folders.append(folder)
+    targets.others += found.others
+    targets.files |= dict.fromkeys(found.checkpoints, Expected())
+    targets.roots |= dict.fromkeys(found.checkpoints, folder)
+    before = len(targets.recorded)
+    for place in dict.fromkeys([folder, *map(os.path.dirname, found.checkpoints), *_manifest_folders(folder, recursive=recursive)]):
+        recorded = known.of(os.path.join(place, "_"))
+        for entry in recorded.entries.values() if recorded is not None else ():
+            path = os.path.join(place, entry.name)
+            if not os.path.lexists(path):
+                targets.recorded[path] = entry
+                targets.roots[path] = folder
+    is_empty = len(targets.recorded) == before  # a folder of which all that was recorded is gone is no folder without checkpoints
+    targets.failures += [error for error in found.failures if is_empty or error.path != folder]
+
+
+def _manifest_folders(folder: str, *, recursive: bool) -> list[str]:
+    """Folders with a manifest, as all that was recorded in one may be gone."""
+    if not recursive:
+        return []
+    return [place for place, _, names in os.walk(folder) if os.path.basename(manifest_beside("_")) in names]
+
+
+def _add_runs(targets: Targets, path: str) -> None:
+    try:
+        runs = find_runs(path)
+    except MissingError as error:
+        targets.failures.append(error)
+        return
+    for run in runs:
+        if run.folder not in {known.folder for known in targets.runs}:
+            targets.runs.append(run)
+            targets.files |= {chosen: Expected() for chosen in run.chosen if not any(os.path.normpath(known) == chosen for known in targets.files)}
+
+
+def _missing_lines(targets: Targets, checksums: ChecksumFile) -> list[Listed]:
+    """Lines of files that are not there: all, or those below the folders where only folders were named."""
+    below = [os.path.normcase(os.path.abspath(folder)) + os.sep for folder in targets.folders]
+    return [
+        line
+        for path, line in checksums.listed.items()
+        if not os.path.lexists(line.path) and (not below or any(path.startswith(folder) for folder in below))
+    ]
+
+
+def absent(targets: Targets, options: Options) -> list[Verification]:
+    """Results for what should be there and is not, and for lines of the checksum file that make no sense."""
+    found = [Verification(path, "damaged", (manifest.missing(entry),)) for path, entry in targets.recorded.items()]
+    found += [Verification(line.path, "damaged", (checksum_files.missing(line),)) for line in targets.listed]
+    if targets.checksums is not None and targets.checksums.malformed:
+        found.append(Verification(targets.checksums.path, "suspect", tuple(checksum_files.malformed(targets.checksums))))
+    return [result for result in found if result.findings[0].check in options.checks]
+
+
+def is_forgotten(result: Verification) -> bool:
+    """A file that is gone and whose entry was just dropped."""
+    return any(finding.check == "manifest.missing" for finding in result.findings) and not os.path.lexists(result.path)
+
+
+def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verification]:
+    """A verdict on each run: would training go on there? Files that GPT-SoVITS would not take are opened only for their epoch."""
+    states: dict[str, resume.State | GsvError] = {os.path.normpath(result.path): _state_of(result) for result in results}
+    found = []
+    for run in targets.runs:
+        states |= {path: peek(path) for path in run.rivals if path not in states}
+        findings = tuple(resume.assess(run, states))
+        found.append(Verification(run.folder, judge(findings, Safety("safe")), findings))
+    return found
+
+
+def _state_of(result: Verification) -> resume.State | GsvError:
+    if result.resume is not None:
+        return result.resume
+    why = next((finding.why for finding in result.findings if finding.severity == "error"), "it cannot be read")
+    return DamagedError(why if result.error is None else result.error["why"], path=result.path)

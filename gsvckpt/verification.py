@@ -1,0 +1,331 @@
+"""One file through verify: opened, read once, and every check asked. A plain function of plain values, so that any executor can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
+
+from gsvckpt import checksum_files, manifest
+from gsvckpt.checks import containers, layouts, pickles, resume, tensors, versions
+from gsvckpt.checksum_files import Listed
+from gsvckpt.errors import ChangedError, GsvError, MissingError, NotCheckpointError
+from gsvckpt.examination import Examination, examine, known_of
+from gsvckpt.files import LocalSource, open_source
+from gsvckpt.findings import CHECKS, SEVERITIES, Finding, is_damage, worst
+from gsvckpt.formats import pickle_search, zip_audit, zip_directory
+from gsvckpt.formats.sniff import read_head
+from gsvckpt.formats.torch_remains import Remains, find_remains
+from gsvckpt.manifest import Entry
+from gsvckpt.model import Checkpoint, Tensor, format_path, walk
+from gsvckpt.opening import open_checkpoint, read
+from gsvckpt.pickles.safety import Safety, judge_all
+from gsvckpt.progress import Progress, Silent
+from gsvckpt.sovits import official
+from gsvckpt.sovits.config import Plain, config_of
+
+Status = Literal["sound", "damaged", "unsafe", "suspect", "unchecked"]
+
+
+class Options(NamedTuple):
+    """What to check. `digests` are wanted in any case; `tensors` asks for one of each tensor, `config` for the embedded config, `resume` for what
+    resuming needs.
+    """
+
+    checks: frozenset[str] = frozenset(CHECKS)
+    quick: bool = False
+    layout: str = "auto"
+    against: str | None = None
+    digests: frozenset[str] = frozenset({"xxh3_128", "content"})
+    tensors: bool = False
+    config: bool = False
+    resume: bool = False
+    device: str = "cpu"
+
+
+class Expected(NamedTuple):
+    """What is known of a file from elsewhere: its manifest's entry, whether that manifest is there at all, its line in a checksum file."""
+
+    entry: Entry | None = None
+    recorded: bool = False
+    listed: Listed | None = None
+    lists: bool = False
+
+
+class Verification(NamedTuple):
+    """The result for one file, or for something that should be one. `error` is why it could not be opened at all."""
+
+    path: str
+    status: Status
+    findings: tuple[Finding, ...]
+    size: int = 0
+    mtime_ns: int = 0
+    kind: str | None = None
+    version: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    safety: Safety = Safety("unknown")
+    digests: Mapping[str, str] = {}
+    tensors: Mapping[str, str] = {}
+    config: Plain = None
+    resume: resume.State | None = None
+    error: Mapping[str, str] | None = None
+    official: str | None = None
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing speaks against keeping it as a good copy."""
+        return self.status in ("sound", "suspect") and worst(self.findings) != "error"
+
+
+def verify_file(
+    path: str,
+    options: Options,
+    expected: Expected | None = None,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Verification:
+    """Verify one file. Nothing is raised for what is wrong with it: whatever it is, there is a result."""
+    try:
+        with open_source(path) as source:
+            run = _Run(source, options, expected or Expected(), jobs, progress or Silent())
+            return run.result()
+    except MissingError as error:
+        return failed(path, error)
+
+
+def peek(path: str) -> resume.State | GsvError:
+    """What resuming asks of a file, from its pickle alone."""
+    try:
+        with open_checkpoint(path) as checkpoint:
+            return resume.summarise(examine(checkpoint))
+    except GsvError as error:
+        return error
+
+
+def failed(path: str, error: GsvError, *findings: Finding) -> Verification:
+    """The result for a file that is not there or may not be read."""
+    return Verification(path, "unchecked", findings, error=error.as_json())
+
+
+def judge(findings: tuple[Finding, ...], safety: Safety) -> Status:
+    """The status that findings come to. What could not be examined is never sound."""
+    if safety.verdict == "unsafe":
+        return "unsafe"
+    if containers.is_unchecked(findings):
+        return "unchecked"
+    if any(finding.severity == "error" and is_damage(finding.check) for finding in findings):
+        return "damaged"
+    return "sound" if worst(findings) in (None, "info") else "suspect"
+
+
+def named_tensors(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors: the model's by their names in its state dict, so that they are the same in every container; all others by their paths."""
+    known = {id(tensor) for tensor in state.values()}
+    found = dict(state)
+    for path, leaf in walk(checkpoint.root):
+        if isinstance(leaf, Tensor) and id(leaf) not in known:
+            found.setdefault(format_path(path), leaf)
+    return found
+
+
+class _Run:
+    """The verification of one open file."""
+
+    def __init__(self, source: LocalSource, options: Options, expected: Expected, jobs: int, progress: Progress) -> None:
+        self.source, self.options, self.expected, self.jobs, self.progress = source, options, expected, jobs, progress
+        self.findings: list[Finding] = []
+        self.digests: dict[str, str] = {}
+        self.tensors: dict[str, str] = {}
+        self.official: str | None = None
+
+    def asked(self, *globs: str) -> bool:
+        """Whether any check of these is wanted."""
+        return any(fnmatchcase(check, glob) for check in self.options.checks for glob in globs)
+
+    def result(self) -> Verification:
+        examination: Examination | None = None
+        try:
+            checkpoint = read(self.source)
+            safety = self._safety(checkpoint)
+            examination = examine(checkpoint)
+            self._check(examination)
+        except GsvError as error:
+            safety = self._unreadable(error)
+        self._compare_digests()
+        try:
+            self.source.check_unchanged()
+        except ChangedError as error:
+            self.findings.append(Finding(error.check, "error", "file", error.why, error.hint))
+        wanted = self.options.checks | {"container.changed", "container.unreadable"}
+        findings = tuple(found for found in self.findings if found.check in wanted or self._is_failure(found, examination))
+        findings = tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+        result = Verification(self.source.path, judge(findings, safety), findings, self.source.size, self.source.mtime_ns, safety=safety)
+        result = result._replace(digests=self.digests, tensors=self.tensors, official=self.official)
+        if examination is None:
+            return result
+        identity = examination.identity
+        result = result._replace(kind=identity.kind, version=identity.version, epoch=identity.progress.epoch, step=identity.progress.step)
+        if self.options.config:
+            result = result._replace(config=config_of(examination.checkpoint))
+        return result._replace(resume=resume.summarise(examination)) if self.options.resume else result
+
+    def _is_failure(self, finding: Finding, examination: Examination | None) -> bool:
+        """Why a file could not be opened is told whatever was asked for: nothing else was checked."""
+        return examination is None and finding.check.startswith(("container.", "pickle.", "tensor.bounds")) and finding.severity == "error"
+
+    def _safety(self, checkpoint: Checkpoint) -> Safety:
+        """The verdict on all pickles that any reader might find, not only on the one that counts."""
+        names = checkpoint.globals
+        if checkpoint.container.format == "torch-zip":
+            read_already = () if checkpoint.container.behind else (f"{checkpoint.container.prefix}/data.pkl".removeprefix("/"),)
+            others = [record for record in checkpoint.records if not pickle_search.is_storage(record.name)]
+            if len(others) > 1 or checkpoint.container.behind:
+                names += pickle_search.search(self.source, everywhere=False, without=read_already)
+        verdict = judge_all(dict.fromkeys(names))
+        self.findings += pickles.safety(verdict)
+        return verdict
+
+    def _unreadable(self, error: GsvError) -> Safety:
+        """What is to say of a file that could not be opened, or not to its end."""
+        known = known_of(error)
+        head = read_head(self.source)
+        names = (*(known.globals if known else ()), *pickle_search.search(self.source, everywhere=True))
+        verdict = judge_all(dict.fromkeys(names))
+        if verdict.verdict == "safe":
+            verdict = Safety("unknown", verdict.globals)
+        told = self._official_file(error)
+        if told is not None:
+            self.findings += told
+            return verdict
+        self.findings += containers.failure(error, head, self.source.size, self._remains(head))
+        self.findings += [] if any(found.check == "pickle.safety" for found in self.findings) else pickles.safety_of_unreadable(verdict)
+        if known is not None and known.records and error.check != "record.crc":
+            self._read(known, {})
+        elif not self.options.quick:
+            self._read_file(frozenset({"xxh3_128"}))
+        return verdict
+
+    def _official_file(self, error: GsvError) -> list[Finding] | None:
+        """The verdict on a published file that is no checkpoint (a model for ONNX, a config): its digest tells all there is to tell."""
+        named = official.named(self.source.path)
+        if not named or not isinstance(error, NotCheckpointError) or self.options.quick or not self.source.size:
+            return None
+        self._read_file(frozenset({"sha256"}))
+        match = next((file for file in named if file.sha256 == self.digests["sha256"]), None)
+        if match is not None:
+            self.official = match.name
+            return [Finding("official.digest", "info", "file", f"is the official {match.name}", found=self.digests["sha256"])]
+        file = named[0]
+        severity: Literal["error", "warning"] = "error" if file.sources > 1 else "warning"
+        why = f"is not the official {file.name}: altered, incomplete or another edition"
+        return [Finding("official.digest", severity, "file", why, "download it again", self.digests["sha256"], file.sha256 or "")]
+
+    def _remains(self, head: bytes) -> Remains | None:
+        if head[2:4] != b"\x03\x04":
+            return None
+        with suppress(GsvError):
+            return find_remains(self.source)
+        return None
+
+    def _check(self, examination: Examination) -> None:
+        checkpoint = examination.checkpoint
+        self.findings += [*containers.head(examination), *containers.behind(checkpoint)]
+        if checkpoint.records and self.asked("container.*"):
+            tail = zip_directory.find_tail(self.source)
+            self.findings += zip_audit.audit(self.source, checkpoint.records, tail) if tail is not None else []
+        named = named_tensors(checkpoint, examination.state)
+        self.findings += tensors.bounds(named)
+        if self.asked("layout.*"):
+            self.findings += [*layouts.compare(examination, self.options.layout), *layouts.config(examination)]
+        self.findings += [*versions.detection(examination), *versions.claims(examination), *versions.name(examination)]
+        self._read(checkpoint, named, examination)
+        self._official(examination)
+        if self.options.against is not None:
+            self._compare_with(examination, self.options.against)
+
+    def _read(self, checkpoint: Checkpoint, named: Mapping[str, Tensor], examination: Examination | None = None) -> None:
+        """Read the bytes, for everything that needs them."""
+        if self.options.quick:
+            return
+        checksums, numbers = self.asked("record.crc"), examination is not None and self.asked("tensor.finite", "tensor.range")
+        wanted = self._wanted_digests()
+        if examination is None:
+            wanted -= {"content"}
+        if not (checksums or numbers or wanted):
+            return
+        from gsvckpt.contents import read_contents
+        from gsvckpt.devices.choice import choose
+
+        known = {name: tensor for name, tensor in named.items() if not tensors.claims_too_much(tensor)}
+        if len(known) < len(named):
+            wanted -= {"content"}
+        try:
+            found = read_contents(
+                checkpoint, known, choose(self.options.device), wanted, checksums=checksums, numbers=numbers, jobs=self.jobs, progress=self.progress
+            )
+        except GsvError as error:
+            self.findings.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
+            return
+        self.digests |= found.file
+        self.tensors = dict(found.digests) if self.options.tensors or (self.expected.entry and self.expected.entry.tensors) else {}
+        self.findings += containers.checksums(checkpoint, found.crcs)
+        if examination is not None and numbers:
+            self.findings += tensors.finite(examination.weights, found.extremes)
+            self.findings += tensors.ranges(examination.weights, found.extremes)
+
+    def _wanted_digests(self) -> frozenset[str]:
+        wanted = set(self.options.digests)
+        if self.expected.entry is not None and self.asked("manifest.*"):
+            wanted.add("xxh3_128")
+        if self.expected.listed is not None and self.asked("checksum.*"):
+            wanted |= set(self.expected.listed.algorithms)
+        if official.named(self.source.path) and self.asked("official.*"):
+            wanted.add("sha256")
+        return frozenset(wanted)
+
+    def _read_file(self, names: frozenset[str]) -> None:
+        """Digests of the bytes as they are, for what is no checkpoint."""
+        from gsvckpt.contents import digest_file
+
+        wanted = (names | self._wanted_digests()) - {"content"} - set(self.digests)
+        try:
+            self.digests |= digest_file(self.source, frozenset(wanted), self.jobs, self.progress)
+        except GsvError as error:
+            self.findings.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
+
+    def _official(self, examination: Examination) -> None:
+        """A file with an official name: is it that file? One whose own checksums are sound is none the worse for being another."""
+        if examination.official is not None:
+            self.official = examination.official.file.name
+        named = official.named(self.source.path)
+        if not named or "sha256" not in self.digests:
+            return
+        match = next((file for file in named if file.sha256 == self.digests["sha256"]), None)
+        if match is not None:
+            self.official = match.name
+            self.findings.append(Finding("official.digest", "info", "file", f"is the official {match.name}", found=self.digests["sha256"]))
+            return
+        why = f"is called like the official {named[0].name} and is another: saved anew, or trained further"
+        self.findings.append(Finding("official.digest", "info", "file", why, "", self.digests["sha256"], named[0].sha256 or ""))
+
+    def _compare_with(self, examination: Examination, other: str) -> None:
+        from gsvckpt.comparison import compare
+
+        try:
+            with open_checkpoint(other) as checkpoint:
+                self.findings += compare(examination, examine(checkpoint), self.jobs, self.progress)
+        except GsvError as error:
+            where = f"{other}: {error.where}" if error.where else other
+            self.findings.append(Finding("container.unsupported", "error", where, f"cannot be compared with it: {error.why}", error.hint))
+
+    def _compare_digests(self) -> None:
+        entry = self.expected.entry
+        if entry is not None:
+            self.findings += manifest.compare(entry, self.source.size, self.source.mtime_ns, self.digests, self.tensors)
+        elif self.expected.recorded:
+            self.findings.append(Finding("manifest.new", "info", "file", "is not in the manifest", "gsvckpt verify FILE --record adds it"))
+        if self.expected.lists and not self.options.quick:
+            self.findings += checksum_files.compare(self.expected.listed, self.digests)

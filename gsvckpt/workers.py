@@ -1,0 +1,80 @@
+"""Many files at once: one after the other with all threads on each, or, where it pays, several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from gsvckpt.progress import Progress
+from gsvckpt.verification import Expected, Options, Verification, verify_file
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+_START = 0.4  # seconds that starting processes takes
+_PER_FILE = 0.02  # seconds that a file takes besides reading: opening it is Python, which one process does for one file at a time
+_RATE = 3e9  # bytes read a second
+_FEWEST = 4  # files for each process
+
+
+def verify_files(files: Mapping[str, Expected], options: Options, jobs: int, progress: Progress) -> list[Verification]:
+    """Verify all files; results in their order. One bad file does not stop the others."""
+    sizes = {path: _size(path) for path in files}
+    seconds = len(files) * _PER_FILE + (0 if options.quick else sum(sizes.values()) / _RATE)
+    if jobs > 1 and len(files) >= _FEWEST * jobs and seconds > 4 * _START:
+        return _in_processes(files, sizes, options, jobs, progress)
+    return [verify_file(path, options, expected, jobs=jobs, progress=progress) for path, expected in files.items()]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _in_processes(files: Mapping[str, Expected], sizes: Mapping[str, int], options: Options, jobs: int, progress: Progress) -> list[Verification]:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    progress.expect(sum(sizes.values()))
+    # Fresh processes on every system: a fork would inherit the threads and buffers of this one in the middle of their work.
+    pool = ProcessPoolExecutor(min(jobs, len(files)), get_context("spawn"), initializer=_start)
+    try:
+        return run_on(pool, files, options, lambda path: progress.advance(sizes[path]))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_on(executor: Executor, files: Mapping[str, Expected], options: Options, done: Callable[[str], None]) -> list[Verification]:
+    """Verify files on any executor; `done` hears of each as it ends. A file whose process dies is verified here."""
+    from concurrent.futures import as_completed
+
+    futures: dict[Future[Verification], str] = {}
+    lost: list[str] = []
+    results: dict[str, Verification] = {}
+    for path, expected in files.items():
+        try:
+            futures[executor.submit(verify_file, path, options, expected)] = path
+        except RuntimeError:  # noqa: PERF203 - the pool broke; the files go on without it
+            lost.append(path)
+    for future in as_completed(futures):
+        path = futures[future]
+        error = future.exception()
+        if isinstance(error, RuntimeError):  # BrokenExecutor: a process was killed, by the system for its memory perhaps
+            lost.append(path)
+        else:
+            results[path] = future.result()
+        done(path)
+    results |= {path: verify_file(path, options, files[path]) for path in lost}
+    return [results[path] for path in files]
+
+
+def _start() -> None:
+    """Ctrl-C reaches every process of the terminal; these end without a word, as the first one speaks for all."""
+    import signal
+    import sys
+
+    sys.setswitchinterval(0.0005)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
