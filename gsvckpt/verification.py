@@ -201,7 +201,7 @@ class _Run:
             self.findings += told
             return verdict
         self.findings += containers.failure(error, head, self.source.size, self._remains(head))
-        self.findings += [] if any(found.check == "pickle.safety" for found in self.findings) else pickles.safety_of_unreadable(verdict)
+        self.findings += pickles.safety_of_unreadable(verdict)
         if known is not None and known.records and error.check != "record.crc":
             self._read(known, {})
         elif not self.options.quick:
@@ -232,7 +232,7 @@ class _Run:
 
     def _check(self, examination: Examination) -> None:
         checkpoint = examination.checkpoint
-        self.findings += [*containers.head(examination), *containers.behind(checkpoint)]
+        self.findings += [*containers.head(examination), *containers.behind(checkpoint), *containers.byteorder(checkpoint)]
         if checkpoint.records and self.asked("container.*"):
             tail = zip_directory.find_tail(self.source)
             self.findings += zip_audit.audit(self.source, checkpoint.records, tail) if tail is not None else []
@@ -250,7 +250,9 @@ class _Run:
         """Read the bytes, for everything that needs them."""
         if self.options.quick:
             return
-        checksums, numbers = self.asked("record.crc"), examination is not None and self.asked("tensor.finite", "tensor.range")
+        checksums = self.asked("record.crc")
+        readable = checkpoint.container.byteorder == "little"
+        numbers = examination is not None and readable and self.asked("tensor.finite", "tensor.range")
         wanted = self._wanted_digests()
         if examination is None:
             wanted -= {"content"}

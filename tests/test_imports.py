@@ -14,19 +14,21 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
-    {"model", "progress", "checksums"},
+    {"model", "progress", "checksums", "findings"},
     {"files", "streams", "pickles"},
-    {"publishing"},
+    {"locking", "publishing"},
     {"devices", "formats", "sovits", "transforms"},
-    {"opening"},
+    {"opening", "sweep", "manifest", "checksum_files", "runs"},
     {"engine", "scan", "loading"},
-    {"destinations", "examination", "survey"},
-    {"accounting", "rewriting"},
+    {"contents", "destinations", "examination", "survey", "backup"},
+    {"accounting", "checks", "comparison", "rewriting"},
+    {"verification"},
+    {"keeping", "targets", "workers"},
     {"report"},
     {"cli"},
     {"__main__"},
 ]
-NUMBERS = {"devices", "loading", "scan"}
+NUMBERS = {"comparison", "devices", "loading", "scan"}
 ONLY_IN = {"torch": NUMBERS, "numpy": NUMBERS, "rich": {"report"}, "typer": {"cli"}, "safetensors": set(), "click": set()}
 
 

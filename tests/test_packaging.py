@@ -37,7 +37,7 @@ def test_the_wheel_names_its_program_license_and_needs(wheel):
     about = message_from_string(wheel.read(f"{INFO}/METADATA").decode())
     needs = {re.split("[^a-z-]", need)[0] for need in about.get_all("Requires-Dist", [])}
     assert (about["Version"], about["License-Expression"], about["Requires-Python"]) == (__version__, "Apache-2.0", ">=3.10")
-    assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "tomli-w", "isal"}
+    assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "tomli", "tomli-w", "isal"}
     assert about["Description-Content-Type"] == "text/markdown"
 
 

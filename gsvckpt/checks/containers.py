@@ -71,6 +71,15 @@ def head(examination: Examination) -> list[Finding]:
     return [Finding("container.head", "error", "first two bytes", why, hint, container.head or "", "PK")]
 
 
+def byteorder(checkpoint: Checkpoint) -> list[Finding]:
+    """Numbers in an order that is not looked into."""
+    order = checkpoint.container.byteorder
+    if order == "little":
+        return []
+    why = f"its numbers are in {order[:20]!r} order, which no GPT-SoVITS machine writes: they are not examined"
+    return [Finding("container.unsupported", "error", "byteorder", why, "load it with torch and save it again", order[:20], "little")]
+
+
 def behind(checkpoint: Checkpoint) -> list[Finding]:
     """Bytes that follow the end of what readers read."""
     count, container = checkpoint.container.behind, checkpoint.container

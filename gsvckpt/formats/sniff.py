@@ -50,9 +50,7 @@ def read(source: Source) -> Checkpoint:
     if head.startswith(torch_stream.HEAD):
         return torch_stream.read(source)
     if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        bare = UnsupportedError(
-            "a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it", check="pickle.safety"
-        )
+        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
         bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
         raise bare
     raise _name(source, head)
