@@ -259,7 +259,7 @@ def _compare_by_tiles(pair: _Pair, device: Device, buffers: Buffers) -> float:
 
 def logical_bytes(tensor: Tensor) -> Iterator[memoryview]:
     """A tensor's elements in row-major order, as contiguous bytes, some at a time, whatever its strides."""
-    pending = [(tensor.start, list(zip(tensor.shape, tensor.stride, strict=True)))]
+    pending = [(tensor.start, list(zip(tensor.shape, tensor.stride, strict=True)))] if tensor.numel else []
     while pending:
         start, dims = pending.pop()
         if prod(size for size, _ in dims) <= _TILE:

@@ -18,7 +18,7 @@ from gsvckpt.verification import Expected, Options, Verification, judge, peek
 
 class Targets:
     """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing;
-    `failures` of folders; `runs`, where resuming was asked about; `others`, how many files of the folders are no checkpoints.
+    `failures` of folders; `runs` and the files `asked` about, where it was resuming; `others`, how many files of the folders are no checkpoints.
     """
 
     def __init__(self, checksums: ChecksumFile | None) -> None:
@@ -28,6 +28,7 @@ class Targets:
         self.listed: list[Listed] = []
         self.failures: list[GsvError] = []
         self.runs: list[Run] = []
+        self.asked: list[str] = []
         self.others = 0
         self.checksums = checksums
         self.folders: list[str] = []
@@ -45,6 +46,7 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
         else:
             _add_file(targets, path, known)
             if resuming:
+                targets.asked.append(path)
                 _add_runs(targets, path)
     for path in targets.files:
         targets.files[path] = _expected(path, known, targets.checksums)
@@ -116,7 +118,8 @@ def _add_runs(targets: Targets, path: str) -> None:
     try:
         runs = find_runs(path)
     except MissingError as error:
-        targets.failures.append(error)
+        if os.path.isdir(path):  # a file may be asked about wherever it lies
+            targets.failures.append(error)
         return
     for run in runs:
         if run.folder not in {known.folder for known in targets.runs}:
@@ -146,6 +149,21 @@ def absent(targets: Targets, options: Options) -> list[Verification]:
 def is_forgotten(result: Verification) -> bool:
     """A file that is gone and whose entry was just dropped."""
     return any(finding.check == "manifest.missing" for finding in result.findings) and not os.path.lexists(result.path)
+
+
+def with_verdicts(targets: Targets, results: Sequence[Verification]) -> list[Verification]:
+    """The results, those of files that were asked about with a verdict: could training go on from this one?"""
+    runs = {run.place(name): run for run in targets.runs for name in run.names}
+    done = []
+    for result in results:
+        state = result.resume
+        if result.path in targets.asked and state is not None:
+            found = resume.assess_file(os.path.basename(result.path), state, runs.get(os.path.normpath(result.path)))
+            findings = (*result.findings, *found)
+            done.append(result._replace(findings=findings, status=judge(findings, result.safety)))
+        else:
+            done.append(result)
+    return done
 
 
 def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verification]:

@@ -62,6 +62,21 @@ def assess(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
     return _assess_gpt(run, states) if run.stage == "gpt" else _assess_sovits(run, states)
 
 
+def assess_file(name: str, state: State, run: Run | None) -> list[Finding]:
+    """The verdict on one file: could training go on from it, and would it be the one that is taken?"""
+    if state.kind == "gpt-training":
+        found = _openable(name, state)
+    elif state.kind in ("sovits-generator-training", "sovits-discriminator-training"):
+        found = _loadable(name, state)
+    else:
+        hint = "training files are called G_*.pth, D_*.pth and epoch=*-step=*.ckpt, in logs/<experiment>"
+        return [Finding("resume.file", "error", name, f"is no training file ({state.kind}): training cannot go on from it", hint, state.kind)]
+    if run is not None and name not in (run.generator, run.discriminator):
+        taken = run.discriminator if state.kind == "sovits-discriminator-training" else run.generator
+        found.append(Finding("resume.file", "warning", name, f"would not be taken, but {taken}", _remove(str(taken)), str(taken), name))
+    return found
+
+
 def _assess_gpt(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
     if run.generator is None:
         return [_nothing("epoch=*-step=*.ckpt")]
@@ -69,22 +84,28 @@ def _assess_gpt(run: Run, states: Mapping[str, State | GsvError]) -> list[Findin
     if isinstance(state, GsvError):
         why = f"would be taken, and training stops with an error: {state.why}"
         return [Finding("resume.file", "error", run.generator, why, _remove(run.generator))]
+    found = _openable(run.generator, state)
+    blocked = any(finding.severity == "error" for finding in found)
+    if not run.generator.endswith(".ckpt"):
+        why = "is taken although its name goes on behind .ckpt: GPT-SoVITS looks only at how a name begins"
+        found.append(Finding("resume.stale", "warning", run.generator, why, _remove(run.generator)))
+    found += _stale(run, state, states)
+    return [*found, *_outcome(run, state, state.epochs, blocked=blocked)]
+
+
+def _openable(name: str, state: State) -> list[Finding]:
     found = []
     missing = [key for key in _S1_KEYS if key not in state.keys]
     if missing:
         why = f"lacks {', '.join(missing)}: training stops with a KeyError"
         hint = "empty lists are enough: gsvckpt strip-optimizer leaves them"
-        found.append(Finding("resume.keys", "error", run.generator, why, hint, ", ".join(missing)))
+        found.append(Finding("resume.keys", "error", name, why, hint, ", ".join(missing)))
     if state.paths:
         why = f"names pathlib.{min(state.paths)}: pytorch-lightning 2.6 with torch 2.6 refuses it (Unsupported global)"
         if "WindowsPath" in state.paths and os.name != "nt":
             why += "; and trained on Windows, it stops on this system with `cannot instantiate 'WindowsPath'`"
-        found.append(Finding("resume.lightning", "warning", run.generator, why, _PLAIN, f"pathlib.{min(state.paths)}"))
-    if not run.generator.endswith(".ckpt"):
-        why = "is taken although its name goes on behind .ckpt: GPT-SoVITS looks only at how a name begins"
-        found.append(Finding("resume.stale", "warning", run.generator, why, _remove(run.generator)))
-    found += _stale(run, state, states)
-    return [*found, *_outcome(run, state, state.epochs, blocked=bool(missing))]
+        found.append(Finding("resume.lightning", "warning", name, why, _PLAIN, f"pathlib.{min(state.paths)}"))
+    return found
 
 
 def _assess_sovits(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:

@@ -14,7 +14,7 @@ from gsvckpt.errors import GsvError, MissingError, UsageError
 from gsvckpt.findings import CHECKS, SEVERITIES, Severity, select_checks
 from gsvckpt.report.console import print_document, print_error, printing, warn_unsafe, write_out
 from gsvckpt.report.documents import failure_json
-from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten
+from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
 from gsvckpt.verification import Expected, Options, Verification
 from gsvckpt.workers import verify_files
 
@@ -206,7 +206,7 @@ def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:
     label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else f"{len(targets.files):,} files"
     with settings.watch(label) as progress:
         results = verify_files(targets.files, options, settings.workers, progress)
-    return _Outcome([*results, *absent(targets, options), *assess_runs(targets, results)], list(targets.failures))
+    return _Outcome([*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results)], list(targets.failures))
 
 
 def _restore(outcome: _Outcome, targets: Targets, folder: str, options: Options, settings: Settings) -> None:
