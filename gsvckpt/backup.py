@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -166,6 +167,11 @@ def damaged_name(path: str, number: int = 1) -> str:
     again = "" if number == 1 else f"-{number}"
     plain = f"{name}.damaged{again}"
     return os.path.join(folder, f"damaged{again}-{name}" if resumes(plain) else plain)
+
+
+def is_kept_aside(path: str) -> bool:
+    """Whether a file is a damaged one that `restore` kept, by its name."""
+    return re.fullmatch(r".+\.damaged(-[0-9]+)?|damaged(-[0-9]+)?-epoch=.+", os.path.basename(path)) is not None
 
 
 def copy_file(

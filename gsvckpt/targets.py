@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from gsvckpt import checksum_files, manifest
+from gsvckpt.backup import is_kept_aside
 from gsvckpt.checks import resume
 from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.errors import DamagedError, GsvError, MissingError
@@ -92,9 +93,10 @@ def _add_file(targets: Targets, path: str, known: _Manifests) -> None:
 def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: bool) -> None:
     found = find_files([folder], recursive=recursive, thorough=True)
     targets.folders.append(folder)
-    targets.others += found.others
-    targets.files |= dict.fromkeys(found.checkpoints, Expected())
-    targets.roots |= dict.fromkeys(found.checkpoints, folder)
+    checkpoints = [path for path in found.checkpoints if not is_kept_aside(path)]
+    targets.others += found.others + len(found.checkpoints) - len(checkpoints)
+    targets.files |= dict.fromkeys(checkpoints, Expected())
+    targets.roots |= dict.fromkeys(checkpoints, folder)
     before = len(targets.recorded)
     for place in dict.fromkeys([folder, *map(os.path.dirname, found.checkpoints), *_manifest_folders(folder, recursive=recursive)]):
         recorded = known.of(os.path.join(place, "_"))

@@ -73,7 +73,7 @@ def print_results(results: Sequence[Verification], kept: Kept, others: int, *, r
     for result in results:
         told = [finding for finding in result.findings if _is_told(finding, result, verbose=verbose)]
         hidden += len(result.findings) - len(told)
-        remarkable = bool(told) or result.status != "sound" or any(result.path in part for part in (kept.copied, kept.restored))
+        remarkable = bool(told) or result.status != "sound" or result.path in kept.restored or (result.path in kept.copied and not quiet)
         shown += not remarkable
         if remarkable or verbose or (not quiet and shown <= _ROWS):
             _print_file(console, result, told, names[result.path], kept, verbose=verbose)

@@ -40,7 +40,7 @@ def _numel(shape: tuple[int, ...]) -> int:
 
 def config(version: str) -> dict[str, object]:
     model = dict.fromkeys(("inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers", "kernel_size", "p_dropout"), 192)
-    model |= dict.fromkeys(("resblock", "resblock_kernel_sizes", "resblock_dilation_sizes", "upsample_rates", "upsample_kernel_sizes"), [1])
+    model |= dict.fromkeys(("resblock", "resblock_kernel_sizes", "resblock_dilation_sizes", "upsample_rates", "upsample_kernel_sizes"), (1,))
     model |= {
         "upsample_initial_channel": 768 if version == "v2ProPlus" else 512,
         "gin_channels": 1024 if "Pro" in version else 512,

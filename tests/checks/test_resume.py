@@ -261,5 +261,5 @@ def test_lightning_names_as_upstream_sorts_them() -> None:
         "last.ckpt",
     ]
     found = [(int(m[1]), int(m[2]), n) for n in names if (m := re.match(r"epoch=(\d+)-step=(\d+)\.ckpt", n))]
-    assert newest_lightning(names) == sorted(found, reverse=True)[0][2] == "epoch=10-step=80.ckpt"
+    assert newest_lightning(names) == max(found)[2] == "epoch=10-step=80.ckpt"
     assert newest_lightning(["last.ckpt"]) is None

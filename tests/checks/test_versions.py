@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from builders import torch_zip
-from checks.test_layouts import voice
 from cli.samples import generator, lora, small
 from verified import remarkable, verify
 
+from checks.test_layouts import voice
 from gsvckpt.verification import Options
 
 QUICK = Options(quick=True, layout="none")

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 from builders import Entry, Make, Name, View, hparams, pickled, safetensors, tensor, torch_entries, torch_stream, torch_zip, zipped
-from hostile.payloads import payloads
 from verified import ids, remarkable, verify
 
 from gsvckpt.cli.app import main
+from hostile.payloads import payloads
 
 WEIGHT = {"dec.conv.weight": tensor("float32", (2, 2), range(4))}
 
@@ -83,11 +83,11 @@ def deflated(code: bytes) -> bytes:
 
 
 MALICIOUS: dict[str, Callable[[bytes], bytes]] = {
-    "zip": lambda code: torch_zip(code),
+    "zip": torch_zip,
     "head 05": lambda code: torch_zip(code, head=b"05"),
     "head 07": lambda code: torch_zip(code, head=b"07"),
     "unknown head": lambda code: torch_zip(code, head=b"99"),
-    "old format": lambda code: torch_stream(code),
+    "old format": torch_stream,
     "bare": lambda code: code,
     "bare, cut before its end": lambda code: code[:-1],
     "bad checksum on data.pkl": lambda code: zipped([Entry("archive/data.pkl", code, crc=1), Entry("archive/version", b"3\n")]),
