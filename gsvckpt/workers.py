@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gsvckpt.progress import Progress
@@ -54,11 +55,12 @@ def run_on(executor: Executor, files: Mapping[str, Expected], options: Options, 
     futures: dict[Future[Verification], str] = {}
     lost: list[str] = []
     results: dict[str, Verification] = {}
-    for path, expected in files.items():
-        try:
-            futures[executor.submit(verify_file, path, options, expected)] = path
-        except RuntimeError:  # noqa: PERF203 - the pool broke; the files go on without it
-            lost.append(path)
+    with _quiet_start():
+        for path, expected in files.items():
+            try:
+                futures[executor.submit(verify_file, path, options, expected)] = path
+            except RuntimeError:  # noqa: PERF203 - the pool broke; the files go on without it
+                lost.append(path)
     for future in as_completed(futures):
         path = futures[future]
         error = future.exception()
@@ -69,6 +71,22 @@ def run_on(executor: Executor, files: Mapping[str, Expected], options: Options, 
         done(path)
     results |= {path: verify_file(path, options, files[path]) for path in lost}
     return [results[path] for path in files]
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Processes that are started inside ignore Ctrl-C until `_start` runs in them; else they would print a traceback each."""
+    import signal
+
+    try:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _start() -> None:

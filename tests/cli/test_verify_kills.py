@@ -75,6 +75,7 @@ def run():
     runs = Runs()
     yield runs
     runs.process.stdin.close()
+    runs.process.stdout.close()
     assert runs.process.wait(30) == 0
 
 
