@@ -106,6 +106,7 @@ def restore(path: str, entry: Entry, backup: str, progress: Progress | None = No
 
     Every copy of the right size is tried. Raises DamagedError where none has the right bytes, and OutputError.
     """
+    path = os.path.realpath(path)  # a link stays a link, to a file that is sound again
     tried = 0
     for copy in _of_size(backup, entry.size):
         if os.path.exists(path) and os.path.samefile(copy, path):

@@ -18,8 +18,8 @@ _TAGS = {"MD5": "md5", "SHA1": "sha1", "SHA256": "sha256", "SHA512": "sha512"}
 _TAGS |= {"XXH32": "xxh32", "XXH64": "xxh64", "XXH3": "xxh3_64", "XXH128": "xxh3_128"}
 # By the length of the digest in hex; 32 may also be xxhsum -H2, which a name or a match tells.
 _BY_LENGTH = {8: ("xxh32",), 16: ("xxh64",), 32: ("md5", "xxh3_128"), 40: ("sha1",), 64: ("sha256",), 128: ("sha512",)}
-_BSD = re.compile(r"\\?([A-Z0-9]+) \((.+)\) = ([0-9a-fA-F]+)")
-_GNU = re.compile(r"(\\?)(XXH3_)?([0-9a-fA-F]+) [ *](.+)")
+_BSD = re.compile(r"\\?([A-Z0-9]+) \((.+)\) = ([0-9a-fA-F]+)", re.DOTALL)
+_GNU = re.compile(r"(\\?)(XXH3_)?([0-9a-fA-F]+) [ *](.+)", re.DOTALL)
 _FORMATS = {"md5": ("md5", "md5sums"), "xxh3_128": ("xxh128", "xxh128sums", "xxh", "xxhsums"), "sha256": ("sha256", "sha256sums", "sha256sum")}
 
 
@@ -49,8 +49,8 @@ def read_checksums(path: str) -> ChecksumFile:
     Raises MissingError where it cannot be read, and UsageError where no line of it makes sense.
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read(_LARGEST).splitlines()
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            lines = file.read(_LARGEST).split("\n")  # and at no other character, as the tools do
     except OSError as error:
         raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
     listed: dict[str, Listed] = {}
@@ -58,7 +58,7 @@ def read_checksums(path: str) -> ChecksumFile:
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        found = _parse(line, os.path.dirname(path))
+        found = _parse(line.removesuffix("\r"), os.path.dirname(path))
         if found is None:
             malformed.append(number)
         else:

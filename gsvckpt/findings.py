@@ -98,6 +98,8 @@ def select_checks(text: str | None) -> frozenset[str]:
         if not meant:
             raise UsageError(f"there is no check {word!r}", where="--checks", hint=f"checks: {', '.join(dict.fromkeys(map(family, CHECKS)))}, or ids")
         chosen = chosen - meant if word.startswith("-") else chosen | meant
+    if not chosen:
+        raise UsageError("leaves no check", where="--checks")
     return frozenset(chosen)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from gsvckpt import checksum_files
 from gsvckpt.backup import Backup, Copied, Restored, place_for, restore
-from gsvckpt.errors import GsvError, OutputError, UsageError
+from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.manifest import Entry, record
 from gsvckpt.progress import Progress
 from gsvckpt.verification import Verification
@@ -36,14 +36,14 @@ def record_results(results: Sequence[Verification], *, tensors: bool, forget: bo
     for result in results:
         folders.setdefault(os.path.dirname(result.path), []).append(result)
     for folder, members in folders.items():
-        sound = [result for result in members if result.intact]
+        sound = [result for result in members if result.intact and _recordable(result, failures)]
         if not sound and not forget:
             continue
         try:
             path = record(
                 folder,
                 [entry_of(result, tensors=tensors) for result in sound],
-                forget=(lambda name, folder=folder: not os.path.lexists(os.path.join(folder, name))) if forget else (lambda _: False),  # type: ignore[misc]
+                forget=(lambda name, folder=folder: not os.path.isfile(os.path.join(folder, name))) if forget else (lambda _: False),  # type: ignore[misc]
             )
         except GsvError as error:
             failures.append(error)
@@ -60,7 +60,7 @@ def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, st
     copied: dict[str, Copied] = {}
     failures: list[GsvError] = []
     for result in results:
-        if not result.intact:
+        if not result.intact or not _recordable(result, failures):
             continue
         place = place_for(result.path, roots.get(result.path))
         try:
@@ -88,8 +88,20 @@ def restore_damaged(damaged: Mapping[str, Entry | None], folder: str, progress: 
     return restored, failures
 
 
+def _recordable(result: Verification, failures: list[GsvError]) -> bool:
+    """Whether a manifest can hold the file's name; TOML is UTF-8."""
+    try:
+        os.path.basename(result.path).encode("utf-8")
+    except UnicodeEncodeError:
+        failures.append(OutputError("its name is no Unicode, which a manifest cannot hold", path=result.path, hint="rename the file"))
+        return False
+    return True
+
+
 def write_list(path: str, results: Sequence[Verification], *, force: bool) -> None:
-    """Write the checksum file of all files against which nothing speaks."""
+    """Write the checksum file of all files against which nothing speaks. Raises RefusedError where that would be one of the files."""
+    if any(os.path.exists(path) and os.path.exists(result.path) and os.path.samefile(path, result.path) for result in results):
+        raise RefusedError("is one of the files that were verified", path=path, hint="name the list that is to be written")
     name = checksum_files.format_for(path)
     listed = [(result.path, result.digests[name]) for result in results if result.intact and name in result.digests]
     checksum_files.write_checksums(path, listed, overwrite=force)

@@ -6,6 +6,7 @@ It stands beside the files. What others wrote into it stays: the text above the 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,11 +64,6 @@ def read_manifest(path: str) -> Manifest | None:
     return None if text is None else Manifest(path, _entries(path, _parse(path, text)))
 
 
-def manifest_beside(path: str) -> str:
-    """Where the manifest of a file's folder is."""
-    return os.path.join(os.path.dirname(path), NAME)
-
-
 def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], bool] = lambda _: False) -> str:
     """Put entries into the folder's manifest, in one step, and drop those whose name `forget` says. Returns the manifest's path.
 
@@ -82,15 +78,24 @@ def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], boo
         document = _parse(path, text)
         known = {name: entry for name, entry in _entries(path, document).items() if not forget(name)}
         known |= {entry.name: entry for entry in entries}
-        above = text.partition(_MARK)[0] if _MARK in text else ""
-        if not above:
-            rest = {key: value for key, value in document.items() if key != "files"}
-            above = tomli_w.dumps(rest) + "\n" if rest else ""
-        elif "files" in _parse(path, above):
-            raise DamagedError("has a table `files` above the line that gsvckpt wrote", path=path, hint="remove that table")
+        above = _own_text(path, text, document, tomli_w.dumps)
         table = {"files": {name: known[name].as_table() for name in sorted(known)}}
         publish_bytes(path, f"{above}{_MARK}\n{tomli_w.dumps(table)}".encode(), overwrite=True)
     return path
+
+
+def _own_text(path: str, text: str, document: Mapping[str, object], dumps: Callable[[Mapping[str, object]], str]) -> str:
+    """What others wrote, word for word: the text above the mark, and tables that were added at the end of the file. Raises DamagedError."""
+    above, mark, below = text.partition(_MARK)
+    if not mark and "files" in document:  # the line is gone, so which words are whose cannot be told
+        rest = {key: value for key, value in document.items() if key != "files"}
+        return dumps(rest) + "\n" if rest else ""
+    if mark and "files" in _parse(path, above):
+        raise DamagedError("has a table `files` above the line that gsvckpt wrote", path=path, hint="remove that table")
+    added = re.search(r"^[ \t]*(?:#.*\n[ \t]*)*\[(?![ \t]*(?:files|\"files\")[ \t]*[.\]])", below, re.MULTILINE)
+    if added is not None:
+        above += below[added.start() :]
+    return above if not above or above.endswith("\n\n") else above.rstrip("\n") + "\n\n"
 
 
 def _read(path: str) -> str | None:

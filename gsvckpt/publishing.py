@@ -130,7 +130,7 @@ def _require_free(destination: Path, path: str, *, overwrite: bool) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(mode):
-        raise OutputError("is a folder", path=path, hint="name a file in it with -o PATH")
+        raise OutputError("is a folder", path=path, hint="name a file in it")
     if not overwrite:
         raise _exists(path)
 
@@ -244,8 +244,8 @@ def _exists(path: str) -> RefusedError:
 
 
 def _fail(path: str, error: OSError) -> NoReturn:
-    hints = {errno.ENOSPC: "free some space or write to another disk with -o PATH", getattr(errno, "EDQUOT", -1): "your disk quota is used up"}
+    hints = {errno.ENOSPC: "free some space, or write to another disk", getattr(errno, "EDQUOT", -1): "your disk quota is used up"}
     hint = hints.get(error.errno or 0, "")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "write elsewhere with -o PATH"
+        hint = "write elsewhere"
     raise OutputError(f"cannot be written: {reason(error)}", path=path, hint=hint) from error

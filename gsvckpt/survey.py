@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files import open_source
-from gsvckpt.formats import pickle_search, safetensors, torch_stream, zip_directory
+from gsvckpt.formats import pickle_search, safetensors, sniff, torch_stream, zip_directory
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.sovits import official
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
 _PEEK = 512
+_TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")  # of torch before 0.1.10, whose tar files torch.load still runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _is_checkpoint(path: str) -> bool:
         return False
     holds_pickle = b"data.pkl" in head  # in a zip's first record: documents and programs are zips, too
     is_zip = head[2:4] == b"\x03\x04" and (head[:1] == b"0" or (head[:2] == b"PK" and holds_pickle))
-    return is_zip or head.startswith(torch_stream.HEAD) or safetensors.looks_like(head, size)
+    return is_zip or torch_stream.looks_like(head) or safetensors.looks_like(head, size)
 
 
 def _deserves_a_look(path: str) -> bool:
@@ -105,6 +106,12 @@ def _deserves_a_look(path: str) -> bool:
             tail = zip_directory.find_tail(source)
             if tail is not None and any(entry.name.endswith(".pkl") for entry, _ in zip_directory.read_entries(source, tail)):
                 return True
-            return judge_all(pickle_search.search(source, everywhere=False, front=True)).verdict == "unsafe"
+            if sniff.is_tar(sniff.read_head(source)):
+                return sniff.read_head(source)[:100].rstrip(b"\0") in _TAR_MEMBERS
+            found = pickle_search.search(source, everywhere=False, front=True)
+            if judge_all(found.names).verdict == "unsafe":
+                return True
+            begins = sniff.read_head(source)[:2]
+            return begins[:1] == b"\x80" and begins[1:] <= b"\x05" and (not found.complete or judge_all(found.names).verdict == "unknown")
     except GsvError:
         return False

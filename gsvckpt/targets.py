@@ -9,8 +9,8 @@ from gsvckpt import checksum_files, manifest
 from gsvckpt.backup import is_kept_aside
 from gsvckpt.checks import resume
 from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
-from gsvckpt.errors import DamagedError, GsvError, MissingError
-from gsvckpt.manifest import Entry, Manifest, manifest_beside, read_manifest
+from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
+from gsvckpt.manifest import NAME, Entry, Manifest, read_manifest
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.runs import Run, find_runs
 from gsvckpt.survey import find_files
@@ -18,7 +18,8 @@ from gsvckpt.verification import Expected, Options, Verification, judge, peek
 
 
 class Targets:
-    """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing;
+    """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing
+    (`named`, those that were named themselves);
     `failures` of folders; `runs` and the files `asked` about, where it was resuming; `others`, how many files of the folders are no checkpoints.
     """
 
@@ -30,6 +31,7 @@ class Targets:
         self.failures: list[GsvError] = []
         self.runs: list[Run] = []
         self.asked: list[str] = []
+        self.named: set[str] = set()
         self.others = 0
         self.checksums = checksums
         self.folders: list[str] = []
@@ -38,7 +40,7 @@ class Targets:
 def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: str | None, listed: str | None) -> Targets:
     """Find all targets. Raises MissingError and DamagedError for a manifest or checksum file that was named and cannot be read."""
     targets = Targets(read_checksums(listed) if listed is not None else None)
-    known = _Manifests(recorded)
+    known = _Manifests(recorded, paths)
     for path in paths:
         if resuming and os.path.isdir(path):
             _add_runs(targets, path)
@@ -49,43 +51,61 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
             if resuming:
                 targets.asked.append(path)
                 _add_runs(targets, path)
+    if targets.checksums is not None:
+        _add_listed(targets, targets.checksums)
     for path in targets.files:
         targets.files[path] = _expected(path, known, targets.checksums)
-    if targets.checksums is not None:
-        targets.listed = _missing_lines(targets, targets.checksums)
+    targets.failures += known.failures
     return targets
 
 
 class _Manifests:
-    """The manifests beside files, read once each; or the one that was named, for all."""
+    """The manifests beside files, read once each; or the one that was named, for the one folder that was named with it."""
 
-    def __init__(self, path: str | None) -> None:
-        self._named = read_manifest(path) if path is not None else None
-        if path is not None and self._named is None:
-            raise MissingError("there is no such manifest", path=path, hint="record one: gsvckpt verify FOLDER --record")
+    def __init__(self, path: str | None, targets: Sequence[str]) -> None:
+        self.failures: list[GsvError] = []
         self._by_folder: dict[str, Manifest | None] = {}
+        self._named = path is not None
+        if path is None:
+            return
+        folders = {_absolute(target if os.path.isdir(target) else os.path.dirname(target)) for target in targets}
+        if len(folders) != 1:
+            raise UsageError("is for the files of one folder, so name files of one folder only", where="--manifest")
+        manifest = read_manifest(path)
+        if manifest is None:
+            raise MissingError("there is no such manifest", path=path, hint="record one: gsvckpt verify FOLDER --record")
+        self._by_folder[folders.pop()] = manifest
 
-    def of(self, path: str) -> Manifest | None:
-        if self._named is not None:
-            return self._named
-        beside = manifest_beside(path)
-        if beside not in self._by_folder:
-            self._by_folder[beside] = read_manifest(beside)
-        return self._by_folder[beside]
+    def of(self, folder: str) -> Manifest | None:
+        """The manifest for the files in a folder; one that makes no sense is a failure of its own, and the files are looked at without it."""
+        place = _absolute(folder)
+        if place not in self._by_folder and not self._named:
+            try:
+                self._by_folder[place] = read_manifest(os.path.join(folder, NAME))
+            except GsvError as error:
+                self.failures.append(error)
+                self._by_folder[place] = None
+        return self._by_folder.get(place)
+
+    def entry(self, path: str) -> Entry | None:
+        found = self.of(os.path.dirname(path))
+        return found.entries.get(os.path.basename(path)) if found is not None else None
+
+
+def _absolute(folder: str) -> str:
+    return os.path.normcase(os.path.abspath(folder or "."))
 
 
 def _expected(path: str, known: _Manifests, checksums: ChecksumFile | None) -> Expected:
-    found = known.of(path)
-    entry = found.entries.get(os.path.basename(path)) if found is not None else None
     line = checksums.listed.get(os.path.normcase(os.path.abspath(path))) if checksums is not None else None
-    return Expected(entry, found is not None, line, checksums is not None)
+    return Expected(known.entry(path), known.of(os.path.dirname(path)) is not None, line, checksums is not None)
 
 
 def _add_file(targets: Targets, path: str, known: _Manifests) -> None:
-    found = known.of(path)
-    entry = found.entries.get(os.path.basename(path)) if found is not None else None
-    if entry is not None and not os.path.lexists(path):
+    entry = known.entry(path)
+    if entry is not None and not os.path.isfile(path):
         targets.recorded[path] = entry
+        targets.named.add(path)
     else:
         targets.files.setdefault(path, Expected())
 
@@ -99,10 +119,10 @@ def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: 
     targets.roots |= dict.fromkeys(checkpoints, folder)
     before = len(targets.recorded)
     for place in dict.fromkeys([folder, *map(os.path.dirname, found.checkpoints), *_manifest_folders(folder, recursive=recursive)]):
-        recorded = known.of(os.path.join(place, "_"))
+        recorded = known.of(place)
         for entry in recorded.entries.values() if recorded is not None else ():
             path = os.path.join(place, entry.name)
-            if not os.path.lexists(path):
+            if not os.path.isfile(path):
                 targets.recorded[path] = entry
                 targets.roots[path] = folder
     is_empty = len(targets.recorded) == before  # a folder of which all that was recorded is gone is no folder without checkpoints
@@ -113,7 +133,7 @@ def _manifest_folders(folder: str, *, recursive: bool) -> list[str]:
     """Folders with a manifest, as all that was recorded in one may be gone."""
     if not recursive:
         return []
-    return [place for place, _, names in os.walk(folder) if os.path.basename(manifest_beside("_")) in names]
+    return [place for place, _, names in os.walk(folder) if NAME in names]
 
 
 def _add_runs(targets: Targets, path: str) -> None:
@@ -129,28 +149,39 @@ def _add_runs(targets: Targets, path: str) -> None:
             targets.files |= {chosen: Expected() for chosen in run.chosen if not any(os.path.normpath(known) == chosen for known in targets.files)}
 
 
-def _missing_lines(targets: Targets, checksums: ChecksumFile) -> list[Listed]:
-    """Lines of files that are not there: all, or those below the folders where only folders were named."""
+def _add_listed(targets: Targets, checksums: ChecksumFile) -> None:
+    """Lines of files that are not there, and listed files that are no checkpoints: all, or those below the folders where only folders were named."""
     below = [os.path.normcase(os.path.abspath(folder)) + os.sep for folder in targets.folders]
-    return [
-        line
-        for path, line in checksums.listed.items()
-        if not os.path.lexists(line.path) and (not below or any(path.startswith(folder) for folder in below))
-    ]
+    there = {os.path.normcase(os.path.abspath(path)) for path in targets.files}
+    for path, line in checksums.listed.items():
+        inside = next((folder for folder in below if path.startswith(folder)), None)
+        if path in there or (below and inside is None):
+            continue
+        if not os.path.isfile(line.path):
+            targets.listed.append(line)
+        elif inside is not None:
+            targets.files[line.path] = Expected()
+            targets.others -= 1
 
 
 def absent(targets: Targets, options: Options) -> list[Verification]:
     """Results for what should be there and is not, and for lines of the checksum file that make no sense."""
-    found = [Verification(path, "damaged", (manifest.missing(entry),)) for path, entry in targets.recorded.items()]
+    found = [_missing(path, entry, named=path in targets.named) for path, entry in targets.recorded.items()]
     found += [Verification(line.path, "damaged", (checksum_files.missing(line),)) for line in targets.listed]
     if targets.checksums is not None and targets.checksums.malformed:
         found.append(Verification(targets.checksums.path, "suspect", tuple(checksum_files.malformed(targets.checksums))))
-    return [result for result in found if result.findings[0].check in options.checks]
+    return [result for result in found if result.error is not None or result.findings[0].check in options.checks]
+
+
+def _missing(path: str, entry: Entry, *, named: bool) -> Verification:
+    """A recorded file that is gone: damage to a folder, and a missing input where the file itself was named."""
+    error = MissingError("there is no such file", path=path).as_json() if named else None
+    return Verification(path, "unchecked" if named else "damaged", (manifest.missing(entry),), error=error)
 
 
 def is_forgotten(result: Verification) -> bool:
     """A file that is gone and whose entry was just dropped."""
-    return any(finding.check == "manifest.missing" for finding in result.findings) and not os.path.lexists(result.path)
+    return any(finding.check == "manifest.missing" for finding in result.findings) and not os.path.isfile(result.path)
 
 
 def with_verdicts(targets: Targets, results: Sequence[Verification]) -> list[Verification]:

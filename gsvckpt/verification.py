@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 from gsvckpt import checksum_files, manifest
 from gsvckpt.checks import containers, layouts, pickles, resume, tensors, versions
 from gsvckpt.checksum_files import Listed
-from gsvckpt.errors import ChangedError, GsvError, MissingError, NotCheckpointError
+from gsvckpt.errors import ChangedError, GsvError, MissingError, NotCheckpointError, UnsupportedError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.files import LocalSource, open_source
-from gsvckpt.findings import CHECKS, SEVERITIES, Finding, is_damage, worst
+from gsvckpt.findings import CHECKS, SEVERITIES, Finding, Severity, is_damage, worst
 from gsvckpt.formats import pickle_search, zip_audit, zip_directory
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_remains import Remains, find_remains
@@ -75,8 +75,8 @@ class Verification(NamedTuple):
 
     @property
     def intact(self) -> bool:
-        """Whether nothing speaks against keeping it as a good copy."""
-        return self.status in ("sound", "suspect") and worst(self.findings) != "error"
+        """Whether it was read, and nothing speaks against keeping it as a good copy."""
+        return bool(self.digests) and self.status in ("sound", "suspect") and worst(self.findings) != "error"
 
 
 def verify_file(
@@ -137,6 +137,7 @@ class _Run:
     def __init__(self, source: LocalSource, options: Options, expected: Expected, jobs: int, progress: Progress) -> None:
         self.source, self.options, self.expected, self.jobs, self.progress = source, options, expected, jobs, progress
         self.findings: list[Finding] = []
+        self.blockers: list[Finding] = []  # why checks that were asked for could not be made: told whatever was asked for
         self.digests: dict[str, str] = {}
         self.tensors: dict[str, str] = {}
         self.official: str | None = None
@@ -158,11 +159,12 @@ class _Run:
         try:
             self.source.check_unchanged()
         except ChangedError as error:
-            self.findings.append(Finding(error.check, "error", "file", error.why, error.hint))
-        wanted = self.options.checks | {"container.changed", "container.unreadable"}
-        findings = tuple(found for found in self.findings if found.check in wanted or self._is_failure(found, examination))
-        findings = tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
-        result = Verification(self.source.path, judge(findings, safety), findings, self.source.size, self.source.mtime_ns, safety=safety)
+            self.blockers.append(Finding(error.check, "error", "file", error.why, error.hint))
+        findings = [*self.blockers, *(found for found in self.findings if found.check in self.options.checks)]
+        findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+        result = Verification(
+            self.source.path, judge(tuple(findings), safety), tuple(findings), self.source.size, self.source.mtime_ns, safety=safety
+        )
         result = result._replace(digests=self.digests, tensors=self.tensors, official=self.official)
         if examination is None:
             return result
@@ -172,19 +174,16 @@ class _Run:
             result = result._replace(config=config_of(examination.checkpoint))
         return result._replace(resume=resume.summarise(examination)) if self.options.resume else result
 
-    def _is_failure(self, finding: Finding, examination: Examination | None) -> bool:
-        """Why a file could not be opened is told whatever was asked for: nothing else was checked."""
-        return examination is None and finding.check.startswith(("container.", "pickle.", "tensor.bounds")) and finding.severity == "error"
-
     def _safety(self, checkpoint: Checkpoint) -> Safety:
         """The verdict on all pickles that any reader might find, not only on the one that counts."""
-        names = checkpoint.globals
+        names, complete = checkpoint.globals, True
         if checkpoint.container.format == "torch-zip":
             read_already = () if checkpoint.container.behind else (f"{checkpoint.container.prefix}/data.pkl".removeprefix("/"),)
-            others = [record for record in checkpoint.records if not pickle_search.is_storage(record.name)]
-            if len(others) > 1 or checkpoint.container.behind:
-                names += pickle_search.search(self.source, everywhere=False, without=read_already)
+            found = pickle_search.search(self.source, everywhere=False, without=read_already)
+            names, complete = names + found.names, found.complete
         verdict = judge_all(dict.fromkeys(names))
+        if not complete and verdict.verdict == "safe":
+            verdict = Safety("unknown", verdict.globals)
         self.findings += pickles.safety(verdict)
         return verdict
 
@@ -192,15 +191,15 @@ class _Run:
         """What is to say of a file that could not be opened, or not to its end."""
         known = known_of(error)
         head = read_head(self.source)
-        names = (*(known.globals if known else ()), *pickle_search.search(self.source, everywhere=True))
+        names = (*(known.globals if known else ()), *pickle_search.search(self.source, everywhere=True).names)
         verdict = judge_all(dict.fromkeys(names))
         if verdict.verdict == "safe":
             verdict = Safety("unknown", verdict.globals)
-        told = self._official_file(error)
+        told = self._vouched_for(error)
         if told is not None:
             self.findings += told
             return verdict
-        self.findings += containers.failure(error, head, self.source.size, self._remains(head))
+        self.blockers += containers.failure(error, head, self.source.size, self._remains(head))
         self.findings += pickles.safety_of_unreadable(verdict)
         if known is not None and known.records and error.check != "record.crc":
             self._read(known, {})
@@ -208,18 +207,20 @@ class _Run:
             self._read_file(frozenset({"xxh3_128"}))
         return verdict
 
-    def _official_file(self, error: GsvError) -> list[Finding] | None:
-        """The verdict on a published file that is no checkpoint (a model for ONNX, a config): its digest tells all there is to tell."""
-        named = official.named(self.source.path)
-        if not named or not isinstance(error, NotCheckpointError) or self.options.quick or not self.source.size:
+    def _vouched_for(self, error: GsvError) -> list[Finding] | None:
+        """The verdict on a file that is no checkpoint (a model for ONNX, a config) but known by its digest, which then tells all there is to tell."""
+        named, listed = official.named(self.source.path), self.expected.listed
+        if not (named or listed) or not isinstance(error, NotCheckpointError) or self.options.quick or not self.source.size:
             return None
-        self._read_file(frozenset({"sha256"}))
+        self._read_file(frozenset({"sha256"} if named else ()))
+        if not named:
+            return []  # the comparison with the list follows
         match = next((file for file in named if file.sha256 == self.digests["sha256"]), None)
         if match is not None:
             self.official = match.name
             return [Finding("official.digest", "info", "file", f"is the official {match.name}", found=self.digests["sha256"])]
         file = named[0]
-        severity: Literal["error", "warning"] = "error" if file.sources > 1 else "warning"
+        severity: Severity = "error" if file.sources > 1 else "warning"
         why = f"is not the official {file.name}: altered, incomplete or another edition"
         return [Finding("official.digest", severity, "file", why, "download it again", self.digests["sha256"], file.sha256 or "")]
 
@@ -237,45 +238,45 @@ class _Run:
             tail = zip_directory.find_tail(self.source)
             self.findings += zip_audit.audit(self.source, checkpoint.records, tail) if tail is not None else []
         named = named_tensors(checkpoint, examination.state)
-        self.findings += tensors.bounds(named)
+        bombs = tensors.overclaiming(named, self.source.size)
+        self.findings += tensors.bounds(bombs)
         if self.asked("layout.*"):
             self.findings += [*layouts.compare(examination, self.options.layout), *layouts.config(examination)]
         self.findings += [*versions.detection(examination), *versions.claims(examination), *versions.name(examination)]
-        self._read(checkpoint, named, examination)
+        self._read(checkpoint, {name: tensor for name, tensor in named.items() if name not in bombs}, examination, whole=not bombs)
         self._official(examination)
         if self.options.against is not None:
             self._compare_with(examination, self.options.against)
 
-    def _read(self, checkpoint: Checkpoint, named: Mapping[str, Tensor], examination: Examination | None = None) -> None:
-        """Read the bytes, for everything that needs them."""
+    def _read(self, checkpoint: Checkpoint, known: Mapping[str, Tensor], examination: Examination | None = None, *, whole: bool = False) -> None:
+        """Read the bytes, for everything that needs them. `known` are the tensors to look into, `whole` says that these are all."""
         if self.options.quick:
             return
         checksums = self.asked("record.crc")
         readable = checkpoint.container.byteorder == "little"
         numbers = examination is not None and readable and self.asked("tensor.finite", "tensor.range")
         wanted = self._wanted_digests()
-        if examination is None:
+        if not whole:
             wanted -= {"content"}
         if not (checksums or numbers or wanted):
             return
         from gsvckpt.contents import read_contents
         from gsvckpt.devices.choice import choose
 
-        known = {name: tensor for name, tensor in named.items() if not tensors.claims_too_much(tensor)}
-        if len(known) < len(named):
-            wanted -= {"content"}
         try:
             found = read_contents(
                 checkpoint, known, choose(self.options.device), wanted, checksums=checksums, numbers=numbers, jobs=self.jobs, progress=self.progress
             )
         except GsvError as error:
-            self.findings.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
+            self.blockers.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
             return
         self.digests |= found.file
         self.tensors = dict(found.digests) if self.options.tensors or (self.expected.entry and self.expected.entry.tensors) else {}
         self.findings += containers.checksums(checkpoint, found.crcs)
         if examination is not None and numbers:
-            self.findings += tensors.finite(examination.weights, found.extremes)
+            kept = [name for name in known if examination.roles.get(name.partition("/")[0]) == "optimizer"]
+            ours = examination.identity.family in ("gpt", "sovits-generator", "sovits-discriminator")
+            self.findings += tensors.finite(examination.weights, found.extremes, frozenset(kept), ours=ours)
             self.findings += tensors.ranges(examination.weights, found.extremes)
 
     def _wanted_digests(self) -> frozenset[str]:
@@ -296,7 +297,7 @@ class _Run:
         try:
             self.digests |= digest_file(self.source, frozenset(wanted), self.jobs, self.progress)
         except GsvError as error:
-            self.findings.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
+            self.blockers.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
 
     def _official(self, examination: Examination) -> None:
         """A file with an official name: is it that file? One whose own checksums are sound is none the worse for being another."""
@@ -318,10 +319,14 @@ class _Run:
 
         try:
             with open_checkpoint(other) as checkpoint:
-                self.findings += compare(examination, examine(checkpoint), self.jobs, self.progress)
+                other_one = examine(checkpoint)
+                for side in (examination, other_one):
+                    if tensors.overclaiming(side.state, side.checkpoint.source.size):
+                        raise UnsupportedError("claims more than it has", where="tensors", check="tensor.bounds")
+                self.findings += compare(examination, other_one, self.jobs, self.progress)
         except GsvError as error:
             where = f"{other}: {error.where}" if error.where else other
-            self.findings.append(Finding("container.unsupported", "error", where, f"cannot be compared with it: {error.why}", error.hint))
+            self.blockers.append(Finding("container.unsupported", "error", where, f"cannot be compared with it: {error.why}", error.hint))
 
     def _compare_digests(self) -> None:
         entry = self.expected.entry

@@ -19,6 +19,9 @@ def safety(verdict: Safety) -> list[Finding]:
     if verdict.verdict == "unknown" and worst:
         why = f"names {told}, of which it is not known whether loading it runs code"
         return [Finding("pickle.safety", "error", "pickle", why, "load it only if you trust whoever wrote it", told, "names of data only")]
+    if verdict.verdict == "unknown":
+        why = "has records that cannot be looked into, so whether loading it runs code is not known"
+        return [Finding("pickle.safety", "error", "zip", why, "load it only if you trust whoever wrote it", "unknown", "safe")]
     return []
 
 

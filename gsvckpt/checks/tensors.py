@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from gsvckpt.devices.measures import Extremes
-from gsvckpt.findings import Finding
-from gsvckpt.model import DTYPES, Tensor
+from gsvckpt.findings import Finding, Severity
+from gsvckpt.model import DTYPES, Storage, Tensor
 
 _LISTED = 20  # tensors named one by one
 _NAMED = 3  # in one line
@@ -14,39 +14,62 @@ _MOST_REPEATED = 1 << 30  # bytes that a tensor may show beyond those it has
 _FLOAT32 = DTYPES["float32"]
 
 
-def claims_too_much(tensor: Tensor) -> bool:
-    """A shape bomb: a few bytes that are to be repeated until memory is full."""
-    return tensor.nbytes - tensor.storage.nbytes > _MOST_REPEATED
+def overclaiming(tensors: Mapping[str, Tensor], file_size: int) -> dict[str, Tensor]:
+    """Shape bombs: a few bytes that are repeated until memory, or patience, is at its end.
+
+    A tensor may show other tensors' bytes again, expanded or tied, but all of them together only so many times what the file has.
+    """
+    left = _MOST_REPEATED + 2 * file_size
+    found: dict[str, Tensor] = {}
+    seen: set[Storage] = set()
+    for name, tensor in tensors.items():
+        own = tensor.storage.nbytes if tensor.storage not in seen else 0
+        seen.add(tensor.storage)
+        left -= max(tensor.nbytes - own, 0)
+        if left < 0:
+            found[name] = tensor
+    return found
 
 
-def bounds(tensors: Mapping[str, Tensor]) -> list[Finding]:
+def bounds(bombs: Mapping[str, Tensor]) -> list[Finding]:
     """Tensors that would need far more memory than the file has bytes. Opening it has made sure that none reaches outside its storage."""
+    ruin = "whoever copies it runs out of memory" if len(bombs) == 1 else f"so do {len(bombs) - 1:,} more, and whoever copies them runs out of memory"
     return [
         Finding(
             "tensor.bounds",
             "error",
             name,
-            f"claims {tensor.nbytes:,} bytes that are {tensor.storage.nbytes:,} bytes repeated; whoever copies it runs out of memory",
+            f"claims {tensor.nbytes:,} bytes, where its storage has {tensor.storage.nbytes:,}; {ruin}",
             "do not load this file",
             f"shape {list(tensor.shape)[:8]}, stride {list(tensor.stride)[:8]}",
         )
-        for name, tensor in tensors.items()
-        if claims_too_much(tensor)
+        for name, tensor in bombs.items()
     ][:_LISTED]
 
 
-def finite(weights: Mapping[str, Tensor], extremes: Mapping[str, Extremes]) -> list[Finding]:
-    """NaN and infinity, tensor by tensor; then, for information, the weights that are all zero or all the same."""
+def finite(weights: Mapping[str, Tensor], numbers: Mapping[str, Extremes], kept: Collection[str], *, ours: bool) -> list[Finding]:
+    """NaN and infinity, tensor by tensor; then, for information, the weights that are all zero or all the same.
+
+    `kept` names what else matters: optimizer state. Other state (a callback's best score) may well be infinite, and so may a constant of another
+    model than GPT-SoVITS's (`ours`), as the mask of an attention.
+    """
     found: list[Finding] = []
-    wild = [(name, numbers) for name, numbers in extremes.items() if numbers.nan or numbers.infinite]
-    for name, numbers in wild[:_LISTED]:
-        parts = [f"{count:,} {what}" for count, what in ((numbers.nan, "NaN"), (numbers.infinite, "infinite")) if count]
-        hint = "training diverged or the file is damaged: use an earlier one" if name in weights else "resuming from it spreads to the weights"
-        found.append(Finding("tensor.finite", "error", name, f"{' and '.join(parts)} of {numbers.count:,} values", hint, ", ".join(parts), "0"))
+    wild = {name: seen for name, seen in numbers.items() if seen.nan or seen.infinite}
+    for name, seen in list(wild.items())[:_LISTED]:
+        parts = [f"{count:,} {what}" for count, what in ((seen.nan, "NaN"), (seen.infinite, "infinite")) if count]
+        severity: Severity = "info"
+        hint = ""
+        if name in weights:
+            severity = "error" if seen.nan or ours else "warning"
+            hint = "training diverged or the file is damaged: use an earlier one"
+        elif name in kept:
+            severity, hint = "error", "resuming from it spreads to the weights: use an earlier one, or remove the state with gsvckpt strip-optimizer"
+        found.append(Finding("tensor.finite", severity, name, f"{' and '.join(parts)} of {seen.count:,} values", hint, ", ".join(parts), "0"))
     if len(wild) > _LISTED:
-        found.append(Finding("tensor.finite", "error", "tensors", f"and {len(wild) - _LISTED:,} more tensors with NaN or infinity"))
-    constant = [name for name in weights if name in extremes and extremes[name].only and extremes[name].count > 1]
-    zero = [name for name in constant if not any(extremes[name].only.rstrip(b"\x80"))]
+        severity = "error" if any(name in weights or name in kept for name in list(wild)[_LISTED:]) else "info"
+        found.append(Finding("tensor.finite", severity, "tensors", f"and {len(wild) - _LISTED:,} more tensors with NaN or infinity"))
+    constant = [name for name in weights if name in numbers and numbers[name].only and numbers[name].count > 1]
+    zero = [name for name in constant if not any(numbers[name].only.rstrip(b"\x80"))]
     for names, what in ((zero, "all zero"), ([name for name in constant if name not in set(zero)], "all of one value")):
         if names:
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from gsvckpt.examination import Examination
 from gsvckpt.findings import Finding, Severity
 from gsvckpt.sovits import upstream
@@ -41,8 +43,11 @@ def _mend(examination: Examination) -> str:
 
 
 def rewrite_head(path: str, head: str) -> str:
-    """A command that puts these two bytes at the front of a file, for any shell."""
-    return f"python -c \"open(r'{path}', 'r+b').write(b'{head}')\""
+    """A command that puts these two bytes at the front of a file, whatever its name holds."""
+    import shlex
+
+    quoted = shlex.quote(path) if os.name != "nt" else f'"{path}"'  # no file name on Windows holds a quote
+    return f"python -c \"import sys; open(sys.argv[1], 'r+b').write(b'{head}')\" {quoted}"
 
 
 def _corrected(examination: Examination) -> bool:

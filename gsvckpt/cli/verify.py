@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
 from gsvckpt.errors import GsvError, MissingError, UsageError
-from gsvckpt.findings import CHECKS, SEVERITIES, Severity, select_checks
+from gsvckpt.findings import CHECKS, SEVERITIES, Severity, family, is_damage, select_checks
 from gsvckpt.report.console import print_document, print_error, printing, warn_unsafe, write_out
 from gsvckpt.report.documents import failure_json
 from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
@@ -72,7 +72,8 @@ class _Outcome:
     def exit_code(self, fail_on: Severity) -> int:
         worst = max((error.exit_code for error in self.failures), default=0)
         limit = SEVERITIES.index(fail_on)
-        if any(SEVERITIES.index(finding.severity) <= limit for result in self.results for finding in result.findings):
+        found = any(SEVERITIES.index(finding.severity) <= limit for result in self.results for finding in result.findings)
+        if found or any(result.status == "unsafe" for result in self.results):  # whatever was asked about
             worst = max(worst, 1)
         return max(worst, 3) if any(result.status == "unchecked" for result in self.results) else worst
 
@@ -149,56 +150,86 @@ def verify(
     shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
     """
     settings = Settings(json or format is Format.json, quiet, verbose, progress, device, jobs)
-    _refuse_contradictions(
-        quick=quick, record=record, per_tensor=per_tensor, forget=forget, backup=backup, listing=write_checksums, against=against, paths=paths
-    )
-    options = _options(checks, quick=quick, layout=layout, against=against, record=record, per_tensor=per_tensor, device=device)
-    options = _with_digests(options._replace(resume=resume, config=backup is not None), backup, write_checksums)
+    keep = _Keep(record, per_tensor, forget, backup, restore_from, write_checksums, force)
+    options = _options(checks, quick=quick, layout=layout, against=against, device=device)._replace(resume=resume, config=backup is not None)
+    _refuse_contradictions(options, keep, manifest=manifest, checksums=checksums, paths=paths)
+    options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
     outcome = _run(targets, options, settings)
-    if restore_from is not None:
-        _restore(outcome, targets, restore_from, options, settings)
-    if backup is not None:
-        _back_up(outcome, targets, backup, settings)
-    if record:
-        _record(outcome, per_tensor=per_tensor, forget=forget)
-    if write_checksums is not None:
-        _write_list(outcome, write_checksums, force=force)
+    if keep.restore_from is not None:
+        _restore(outcome, targets, keep.restore_from, options, settings)
+    if keep.backup is not None:
+        _back_up(outcome, targets, keep.backup, settings)
+    if keep.record:
+        _record(outcome, keep)
+    if keep.listing is not None:
+        _write_list(outcome, keep.listing, force=force)
     code = outcome.exit_code(fail_on.value)
     _print(outcome, targets, options, settings, Format.json if json else format, code, fail_on.value)
     return code
 
 
-def _refuse_contradictions(
-    *, quick: bool, record: bool, per_tensor: bool, forget: bool, backup: str | None, listing: str | None, against: str | None, paths: Sequence[str]
-) -> None:
-    for option, asked in (("--record", record), ("--backup", backup), ("--write-checksums", listing), ("--against", against)):
-        if quick and asked:
-            raise UsageError("needs the bytes, which --quick does not read", where=option)
-    for option, asked in (("--per-tensor", per_tensor), ("--forget", forget)):
-        if asked and not record:
+class _Keep(NamedTuple):
+    """What is to be done with the results."""
+
+    record: bool
+    per_tensor: bool
+    forget: bool
+    backup: str | None
+    restore_from: str | None
+    listing: str | None
+    force: bool
+
+    @property
+    def asked(self) -> list[str]:
+        """The options that act on files for being sound or damaged."""
+        options = {"--record": self.record, "--backup": self.backup, "--restore-from": self.restore_from, "--write-checksums": self.listing}
+        return [option for option, value in options.items() if value]
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Digests that these need."""
+        from gsvckpt.checksum_files import format_for
+
+        wanted = {"xxh3_128", "content", "sha256", "md5"} if self.record else {"xxh3_128"} if self.backup is not None else set()
+        return frozenset(wanted | ({format_for(self.listing)} if self.listing is not None else set()))
+
+
+def _refuse_contradictions(options: Options, keep: _Keep, *, manifest: str | None, checksums: str | None, paths: Sequence[str]) -> None:
+    needs_bytes = [option for option in keep.asked if option != "--restore-from"]
+    needs_bytes += ["--against"] if options.against is not None else []
+    needs_bytes += ["--checksums"] if checksums is not None else []
+    if options.quick and needs_bytes:
+        raise UsageError("needs the bytes, which --quick does not read", where=needs_bytes[0])
+    for option, family_of, asked in (
+        ("--against", "against", options.against is not None),
+        ("--checksums", "checksum", checksums is not None),
+        ("--resume", "resume", options.resume),
+    ):
+        if asked and not any(family(check) == family_of for check in options.checks):
+            raise UsageError(f"asks for {family_of}.* checks, which --checks leaves out", where=option)
+    if keep.asked and any(is_damage(check) and check not in options.checks for check in CHECKS):
+        raise UsageError("must know whether a file is damaged, so --checks may leave out none of the checks for that", where=keep.asked[0])
+    for option, given in (("--per-tensor", keep.per_tensor), ("--forget", keep.forget)):
+        if given and not keep.record:
             raise UsageError("goes with --record", where=option)
-    if against is not None and (len(paths) != 1 or os.path.isdir(paths[0])):
+    if keep.record and manifest is not None:
+        raise UsageError("writes gsvckpt.toml beside the files, so it does not go with --manifest", where="--record")
+    if options.against is not None and (len(paths) != 1 or os.path.isdir(paths[0])):
         raise UsageError("compares one file with another, so give one PATH", where="--against")
 
 
-def _options(checks: str | None, *, quick: bool, layout: str, against: str | None, record: bool, per_tensor: bool, device: str) -> Options:
+def _options(checks: str | None, *, quick: bool, layout: str, against: str | None, device: str) -> Options:
     if layout != "auto":
         from gsvckpt.checks.layouts import require_layout
 
         require_layout(layout)
-    chosen = select_checks(checks)
+    if device != "cpu":
+        from gsvckpt.devices.choice import choose
+
+        choose(device)  # one that is not there is a wrong option, not a damaged file
     digests = frozenset[str]() if quick or checks is not None else Options().digests
-    if record:
-        digests = frozenset({"xxh3_128", "content", "sha256", "md5"})
-    return Options(chosen, quick, layout, against, digests, per_tensor, device=device)
-
-
-def _with_digests(options: Options, backup: str | None, listing: str | None) -> Options:
-    from gsvckpt.checksum_files import format_for
-
-    wanted = ({"xxh3_128"} if backup is not None else set()) | ({format_for(listing)} if listing is not None else set())
-    return options._replace(digests=options.digests | wanted)
+    return Options(select_checks(checks), quick, layout, against, digests, device=device)
 
 
 def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:
@@ -214,7 +245,11 @@ def _restore(outcome: _Outcome, targets: Targets, folder: str, options: Options,
     from gsvckpt.keeping import restore_damaged
 
     entries = {path: expected.entry for path, expected in targets.files.items()} | dict(targets.recorded)
-    damaged = {result.path: entries[result.path] for result in outcome.results if result.status == "damaged" and result.path in entries}
+    damaged = {
+        result.path: entries[result.path]
+        for result in outcome.results
+        if result.path in entries and (result.status == "damaged" or result.path in targets.recorded)
+    }
     with settings.watch("restoring") as progress:
         outcome.restored, failures = restore_damaged(damaged, folder, progress)
         outcome.failures += failures
@@ -231,12 +266,12 @@ def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Setting
     outcome.failures += failures
 
 
-def _record(outcome: _Outcome, *, per_tensor: bool, forget: bool) -> None:
+def _record(outcome: _Outcome, keep: _Keep) -> None:
     from gsvckpt.keeping import record_results
 
-    outcome.recorded, failures = record_results(outcome.results, tensors=per_tensor, forget=forget)
+    outcome.recorded, failures = record_results(outcome.results, tensors=keep.per_tensor, forget=keep.forget)
     outcome.failures += failures
-    if forget:
+    if keep.forget:
         outcome.results = [result for result in outcome.results if not is_forgotten(result)]
 
 
@@ -260,13 +295,13 @@ def _print(outcome: _Outcome, targets: Targets, options: Options, settings: Sett
         if form is Format.junit:
             from gsvckpt.report.junit import junit
 
-            write_out(junit(outcome.results, options, fail_on))
+            write_out(junit(outcome.results, outcome.failures, options, fail_on))
         elif form is Format.sarif:
             from json import dumps
 
             from gsvckpt.report.sarif import sarif
 
-            write_out(dumps(sarif(outcome.results, code), indent=2) + "\n")
+            write_out(dumps(sarif(outcome.results, outcome.failures, code), indent=2) + "\n")
         else:
             _print_results(outcome, targets, settings, code)
     for result in outcome.results:

@@ -1,7 +1,8 @@
 """Every pickle in a file, also where the container is damaged or lies about itself: somebody's reader may run it all the same.
 
 Readers disagree about which record counts, whether flags and checksums matter, and where a zip begins. So none of that is asked here: a record is
-looked at wherever any of the zip's own headers says that one is, and so are the first bytes of the file.
+looked at wherever any of the zip's own headers says that one is, and so are the first bytes of the file, and zips inside it. What cannot be looked at
+makes the search incomplete, and an incomplete search proves nothing safe.
 """
 
 from __future__ import annotations
@@ -12,51 +13,174 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from gsvckpt.errors import GsvError
-from gsvckpt.formats.zip_directory import LOCAL, find_tail, read_entries
+from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, find_tail, read_entries
 from gsvckpt.model import Global, Source
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
 _WINDOWS = (1 << 13, 1 << 19, 1 << 25)  # bytes read of one pickle; most that look like one end at once
-_BUDGET = 1 << 27  # bytes read of all: a crafted file may have many places
-_MOST_OPCODES = 500_000  # four times a large training file's; these bytes may be anything
-_MOST_PICKLES = 64  # one behind the other; torch's old format has five
-_MOST_PLACES = 10_000
+# What one file may cost: a crafted one has many places. A large training file takes 5 MB and 130,000 opcodes.
+_MOST_BYTES = 1 << 27
+_MOST_OPCODES = 2_000_000
+_PER_PICKLE = 100  # opcodes that a pickle counts for at least
+_MOST_PLACES = 20_000
+_MOST_DEPTH = 2  # zips inside zips
 _STEP = 1 << 22  # bytes looked through at a time
 _STORAGE = re.compile(r"(?:^|/)data/[0-9]+$")  # tensor bytes, which nobody unpickles
 _LOCAL = b"PK\x03\x04"
-_DEFLATED = 8
+_ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")  # what is inside is not looked at
+_STORED, _DEFLATED = 0, 8
 
 
 class _Place(NamedTuple):
-    """Where a pickle may begin: in the file, or in a record whose bytes are compressed."""
+    """Where a pickle may begin: in the file, or in a record whose bytes are compressed. `size` is None where no directory states one."""
 
     offset: int
     name: str
-    method: int = 0
+    method: int = _STORED
+    size: int | None = None
+    encrypted: bool = False
 
 
-def search(source: Source, *, everywhere: bool, front: bool = False, without: Iterable[str] = ()) -> tuple[Global, ...]:
-    """The names in all pickles that can be found, in order of first use.
+class Searched(NamedTuple):
+    """The names in all pickles that were found, in order of first use; and whether there was nothing that could not be looked at."""
+
+    names: tuple[Global, ...]
+    complete: bool
+
+
+def search(source: Source, *, everywhere: bool, front: bool = False, without: Iterable[str] = ()) -> Searched:
+    """Look for pickles.
 
     `everywhere` does not believe the zip's directory but looks for records throughout the file; `front` also takes the first bytes for a pickle.
     Records called as in `without` were read before.
     """
-    names: dict[Global, Global] = {}
-    places = {place.offset: place for place in _places(source, everywhere=everywhere, front=front or everywhere) if place.name not in set(without)}
-    budget = _BUDGET
-    for place in places.values():
+    found = _Search()
+    found.look_through(source, everywhere=everywhere, front=front or everywhere, without=frozenset(without))
+    return Searched(tuple(found.names), found.complete)
+
+
+class _Search:
+    """One search, and what it may still cost."""
+
+    def __init__(self) -> None:
+        self.names: dict[Global, None] = {}
+        self.complete = True
+        self._bytes, self._opcodes, self._depth = _MOST_BYTES, _MOST_OPCODES, 0
+
+    def look_through(self, source: Source, *, everywhere: bool, front: bool, without: frozenset[str] = frozenset()) -> None:
+        seen: set[int] = set()
+        for place in _places(source, everywhere=everywhere, front=front):
+            if place.name in without or place.offset in seen:
+                continue
+            seen.add(place.offset)
+            if len(seen) > _MOST_PLACES or self._bytes <= 0 or self._opcodes <= 0:
+                self.complete = False
+                return
+            self._look_at(source, place)
+
+    def _look_at(self, source: Source, place: _Place) -> None:
+        if place.encrypted:  # torch stops at the flag, others read on
+            self.complete = False
         for window in _WINDOWS:
-            data = _read(source, place, min(window, max(budget, 0)))
-            budget -= len(data)
-            found, cut = _names(data)
+            data = self._read(source, place, window)
+            if data is None:
+                self.complete = False
+                return
+            if self._is_archive(source, place, data):
+                return
+            found, cut = self._run(data)
             if not cut or len(data) < window:
                 break
-        for name in found:
-            if place.name.endswith(".pkl") or all(part.isidentifier() for part in str(name).split(".")):
-                names.setdefault(name, name)
-    return tuple(names)
+        else:
+            self.complete = False
+        trusted = place.name.endswith(".pkl")
+        self.names |= {name: None for name in found if trusted or all(part.isidentifier() for part in str(name).split("."))}
+
+    def _read(self, source: Source, place: _Place, size: int) -> bytes | None:
+        """Up to `size` bytes from there on: where a pickle ends is known only once it was read. None where they cannot be had."""
+        if place.method not in (_STORED, _DEFLATED):
+            return None
+        limit = source.size - place.offset if place.size is None or place.method == _DEFLATED else min(place.size, source.size - place.offset)
+        try:
+            buffer = bytearray(max(min(limit, size), 0))
+            source.read_into(place.offset, memoryview(buffer))
+            self._bytes -= len(buffer)
+            return zlib.decompressobj(-15).decompress(buffer, size) if place.method == _DEFLATED else bytes(buffer)
+        except (GsvError, zlib.error):
+            return None
+
+    def _is_archive(self, source: Source, place: _Place, data: bytes) -> bool:
+        """Whether a record is an archive of its own; a zip is looked through."""
+        if data.startswith(_ARCHIVES):
+            self.complete = False
+            return True
+        if place.offset == 0 or not (data.startswith(_LOCAL) or (data[2:4] == _LOCAL[2:] and data[:2].isdigit())):
+            return False
+        inner: Source = _Part(source, place.offset, place.size if place.size is not None else source.size - place.offset)
+        if place.method == _DEFLATED:
+            whole = self._read(source, place, _WINDOWS[-1])
+            inner = _Memory(source.path, whole or b"")
+            self.complete = self.complete and whole is not None and len(whole) < _WINDOWS[-1]
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            self.complete = False
+        else:
+            self.look_through(inner, everywhere=True, front=False)
+        self._depth -= 1
+        return True
+
+    def _run(self, data: bytes) -> tuple[list[Global], bool]:
+        """The names in the pickles that stand one behind the other, also in one that is damaged; and whether one goes on where the data end."""
+        names: list[Global] = []
+        position = 0
+        while position < len(data):
+            if self._opcodes <= 0:
+                self.complete = False
+                break
+            machine = Machine(data, reduce=_ignore, persist=_accept, position=position, max_opcodes=self._opcodes)
+            try:
+                machine.run()
+            except EndOfPickle:
+                return [*names, *machine.globals], True
+            except UnsupportedError:  # a limit, or an opcode whose operand is not followed: what comes behind is not known
+                self.complete = False
+                return [*names, *machine.globals], False
+            except DamagedError:
+                return [*names, *machine.globals], False
+            finally:
+                self._opcodes -= machine.executed + _PER_PICKLE
+            names += machine.globals
+            position = machine.position
+        return names, False
+
+
+class _Part:
+    """A source inside another."""
+
+    def __init__(self, source: Source, offset: int, size: int) -> None:
+        self.path, self.size = source.path, size
+        self._source, self._offset = source, offset
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if offset < 0 or offset + len(buffer) > self.size:
+            raise DamagedError("the record ends early", path=self.path)
+        self._source.read_into(self._offset + offset, buffer)
+
+
+class _Memory:
+    """A source of bytes at hand."""
+
+    def __init__(self, path: str, data: bytes) -> None:
+        self.path, self.size = path, len(data)
+        self._data = data
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        part = self._data[offset : offset + len(buffer)] if offset >= 0 else b""
+        if len(part) != len(buffer):
+            raise DamagedError("the record ends early", path=self.path)
+        buffer[:] = part
 
 
 def is_storage(name: str) -> bool:
@@ -74,7 +198,9 @@ def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[_Place
         for entry, _ in read_entries(source, tail) if tail is not None else ():
             place = _behind_header(source, entry.header)
             if place is not None and not _STORAGE.search(entry.name):
-                yield place._replace(name=entry.name if entry.name.endswith(".pkl") else place.name)
+                name = entry.name if entry.name.endswith(".pkl") else place.name
+                encrypted = bool(entry.flags & ENCRYPTED)
+                yield place._replace(name=name, method=entry.method, size=entry.size, encrypted=encrypted)
 
 
 def _local_headers(source: Source) -> Iterator[_Place]:
@@ -106,33 +232,6 @@ def _behind_header(source: Source, header: int) -> _Place | None:
     name = bytearray(name_length)
     source.read_into(begin, memoryview(name))
     return _Place(begin + name_length + extra_length, name.decode("utf-8", "replace"), method)
-
-
-def _read(source: Source, place: _Place, size: int) -> bytes:
-    """Up to `size` bytes from there on: where a pickle ends is known only once it was read."""
-    try:
-        buffer = bytearray(min(source.size - place.offset, size))
-        source.read_into(place.offset, memoryview(buffer))
-        return zlib.decompressobj(-15).decompress(buffer, size) if place.method == _DEFLATED and size else bytes(buffer)
-    except (GsvError, zlib.error):
-        return b""
-
-
-def _names(data: bytes) -> tuple[list[Global], bool]:
-    """The names in the pickles that stand one behind the other, also in one that is damaged; and whether one goes on where the data end."""
-    names: list[Global] = []
-    position = 0
-    for _ in range(_MOST_PICKLES):
-        machine = Machine(data, reduce=_ignore, persist=_accept, position=position, max_opcodes=_MOST_OPCODES)
-        try:
-            machine.run()
-        except EndOfPickle:
-            return [*names, *machine.globals], True
-        except GsvError:
-            return [*names, *machine.globals], False
-        names += machine.globals
-        position = machine.position
-    return names, False
 
 
 def _ignore(_name: Global, _args: object) -> None:

@@ -7,6 +7,7 @@ from gsvckpt.formats import safetensors, torch_stream, torch_zip, zip_directory
 from gsvckpt.model import Checkpoint, Container, Global, Source
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.safety import judge_all
+from gsvckpt.pickles.state import EndOfPickle
 
 _PEEK = 1 << 24  # far more than any pickle that torch writes for GPT-SoVITS
 _PEEK_OPCODES = 500_000  # four times a large training file's; these bytes may be anything
@@ -42,18 +43,33 @@ def read(source: Source) -> Checkpoint:
         if tail is None:
             raise _cut_zip(source, head)
         return torch_zip.read(source, tail)
-    if _is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
+    if is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
         raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
-    names, finished = _pickled_names(source)
+    if head[2:4] == b"\x03\x04" and zip_directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
+        raise _two_at_once(source, ())
+    names, finished, endless = _pickled_names(source)
+    if endless:
+        raise _two_at_once(source, names)
     if safetensors.looks_like(head, source.size) and not names:  # with names it is a pickle in disguise: torch.load would run it
         return safetensors.read(source)
-    if head.startswith(torch_stream.HEAD):
+    if torch_stream.looks_like(head):
         return torch_stream.read(source)
     if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
         bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
         bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
         raise bare
     raise _name(source, head)
+
+
+def _two_at_once(source: Source, names: tuple[Global, ...]) -> DamagedError:
+    error = DamagedError(
+        f"begins with the bytes {read_head(source)[:4].hex(' ')}, which some readers take for something else than others do",
+        where="first bytes",
+        hint="get the file again from where it came; do not load it",
+        check="container.head",
+    )
+    error.known = Checkpoint(source, Container("pickle", records=1), None, names)
+    return error
 
 
 def _begins_as_zip(head: bytes) -> bool:
@@ -68,7 +84,7 @@ def read_head(source: Source) -> bytes:
     return bytes(buffer)
 
 
-def _is_tar(head: bytes) -> bool:
+def is_tar(head: bytes) -> bool:
     """A tar archive by its checksum, all that `tarfile` asks for."""
     if len(head) < 512:
         return False
@@ -89,7 +105,7 @@ def _cut_zip(source: Source, head: bytes) -> DamagedError:
         check="container.truncated",
     )
     # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.
-    names, _ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
+    names, *_ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
     error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, names)
     return error
 
@@ -128,21 +144,24 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
     )
 
 
-def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...], bool]:
-    """The names in a pickle at `offset`, of any protocol, also the textual ones without a signature; and whether it came to its end.
+def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...], bool, bool]:
+    """The names in a pickle at `offset`, of any protocol, also the textual ones without a signature; whether it came to its end; and whether it went
+    on for longer than anybody looks.
 
     torch.load would run a bare pickle, whatever else the file looks like. Only what Python could import counts: other bytes hold newlines, too.
     """
     buffer = bytearray(max(min(source.size - offset, _PEEK), 0))
     source.read_into(offset, memoryview(buffer))
     machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None, max_opcodes=_PEEK_OPCODES)
-    finished = False
+    finished = endless = False
     try:
         machine.run()
         finished = True
-    except (DamagedError, UnsupportedError):
-        pass
-    return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split("."))), finished
+    except DamagedError as error:
+        endless = isinstance(error, EndOfPickle) and len(buffer) == _PEEK
+    except UnsupportedError as error:
+        endless = error.check == "pickle.bomb"
+    return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split("."))), finished, endless
 
 
 def _is_text(head: bytes) -> bool:

@@ -18,6 +18,7 @@ from gsvckpt.pickles.state import EndOfPickle
 
 LOST = -1  # the offset of a storage whose bytes are not all there
 _WINDOWS = (1 << 16, 1 << 20, 1 << 27)  # bytes read of the pickle, which ends itself
+_MOST_OPCODES = 2_000_000  # 50,000 tensors with optimizer state; a file is read twice
 _STEP = 1 << 16  # bytes looked through at a time for the next record
 
 
@@ -35,8 +36,8 @@ def find_remains(source: Source) -> Remains:
     Raises DamagedError where the file does not begin with a pickle or that is not whole, and UnsupportedError as reading any pickle does.
     """
     prefix, begin = _first_record(source)
-    table, _, end = _load(source, begin, {})
-    places = _walk_records(source, prefix, end, {key: storage.nbytes for key, storage in table.by_key.items()})
+    sizes, end = _sizes(source, begin)
+    places = _walk_records(source, prefix, end, sizes)
     _, machine_root, _ = _load(source, begin, places)
     head = _read(source, 0, 2).decode("latin-1")
     container = Container("torch-zip", len(places) + 1, head, prefix.rstrip("/"))
@@ -52,6 +53,12 @@ def _first_record(source: Source) -> tuple[str, int]:
     return found[0].removesuffix("data.pkl"), found[1]
 
 
+def _sizes(source: Source, begin: int) -> tuple[dict[str, int], int]:
+    """The bytes of each storage, and where the pickle ends; its tree is gone again, as only the second reading knows the places."""
+    table, _, end = _load(source, begin, {})
+    return {key: storage.nbytes for key, storage in table.by_key.items()}, end
+
+
 def _load(source: Source, begin: int, places: Mapping[str, int]) -> tuple[StorageTable, object, int]:
     """The storages and the tree, with storages at `places`, and where the pickle ends."""
 
@@ -61,7 +68,7 @@ def _load(source: Source, begin: int, places: Mapping[str, int]) -> tuple[Storag
     for window in _WINDOWS:
         table = StorageTable(locate)
         data = _read(source, begin, min(window, source.size - begin))
-        machine = Machine(data, reduce=rebuild, persist=table.persist)
+        machine = Machine(data, reduce=rebuild, persist=table.persist, max_opcodes=_MOST_OPCODES)
         try:
             return table, machine.run(), begin + machine.position
         except EndOfPickle:

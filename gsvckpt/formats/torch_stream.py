@@ -11,9 +11,15 @@ from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
+_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every protocol from 2 on spells it
 HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
 MAX_PICKLES = 1 << 27
 _FIRST_WINDOW = 1 << 18
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether a file begins with MAGIC, pickled in protocol 2, which torch writes unless asked otherwise, or one up to 5."""
+    return head[:1] == b"\x80" and _MAGIC in head[:24]
 
 
 def read(source: Source) -> Checkpoint:

@@ -26,7 +26,7 @@ _AGAIN = "no reader looks there, but bytes were altered: get the file again, or 
 Fields = tuple[int, ...]  # of CENTRAL
 _PACKED, _SIZE, _COMMENT = 8, 9, 12
 # Places of the directory that mean nothing to torch: all records of a zip have the same there.
-_IDLE = {1: "version made by", 2: "version needed", 5: "time", 6: "date", 13: "disk", 14: "internal attributes", 15: "external attributes"}
+_IDLE = {1: "version made by", 2: "version needed", 13: "disk", 14: "internal attributes", 15: "external attributes"}
 
 
 def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding]:
@@ -78,10 +78,10 @@ def _odd_one_out(values: Sequence[tuple[int, str]]) -> tuple[str, str, str] | No
 
 def _idle_places(records: Sequence[Record], central: Mapping[int, Fields]) -> Iterator[Finding]:
     files = [record for record in records if not record.name.endswith("/")]  # folders have attributes of their own
-    for place, what in _IDLE.items():
-        odd = _odd_one_out([(central[record.header][place], record.name) for record in files])
-        if odd:
-            yield _oddity("container.directory", odd[0], f"its {what} is unlike that of all other records", *odd[1:])
+    odd = [(what, found) for place, what in _IDLE.items() if (found := _odd_one_out([(central[r.header][place], r.name) for r in files]))]
+    for what, found in odd:
+        if sum(found[0] == other[0] for _, other in odd) == 1:  # a record that another program added differs in several places at once
+            yield _oddity("container.directory", found[0], f"its {what} is unlike that of all other records", *found[1:])
     for record in records:
         if central[record.header][_COMMENT]:
             yield _oddity("container.directory", record.name, "has a comment, which torch never writes")

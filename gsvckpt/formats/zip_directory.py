@@ -12,14 +12,15 @@ from typing import NamedTuple
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Record, Source
 
-MAX_RECORDS = 2_000_000
+MAX_RECORDS = 1_000_000  # 200,000 tensors with optimizer state have 600,000
+MAX_DIRECTORY = 1 << 27  # bytes
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 LOCAL = struct.Struct("<4s5H3I2H")
 CENTRAL = struct.Struct("<4s6H3I5H2I")
 END = struct.Struct("<4s4H2IH")
 END64 = struct.Struct("<4sQ2H2I4Q")
 LOCATOR = struct.Struct("<4sIQI")
-_ENCRYPTED = 0x2041  # the three flags that mean so
+ENCRYPTED = 0x2041  # the three flags that mean so
 
 
 class Tail(NamedTuple):
@@ -93,8 +94,6 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
 
     Raises DamagedError or UnsupportedError with the entry's name. Compression and encryption are left to the caller, who may not need the entry.
     """
-    if tail.entries > MAX_RECORDS or tail.size > 1 << 28:
-        raise UnsupportedError(f"a zip directory of {tail.entries:,} entries", where="zip directory", check="container.directory")
     entries = [entry for entry, _ in read_entries(source, tail)]
     entries.sort()
     records = [_locate(source, entry, tail.offset) for entry in entries]
@@ -104,6 +103,8 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
 
 def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...]]]:
     """The entries of the directory in its order, each with the raw fields of CENTRAL. Raises DamagedError with the entry's name."""
+    if tail.entries > MAX_RECORDS or tail.size > MAX_DIRECTORY:
+        raise UnsupportedError(f"a zip directory of {tail.entries:,} entries and {tail.size:,} bytes", where="zip directory")
     directory = bytearray(tail.size)
     source.read_into(tail.offset, memoryview(directory))
     entries: list[tuple[Entry, tuple[int, ...]]] = []
@@ -180,7 +181,7 @@ def _locate(source: Source, entry: Entry, limit: int) -> Record:
     name = bytes(raw[LOCAL.size : LOCAL.size + name_len])
     if name_len > 0xFFF or _decode(name) != entry.name:
         raise DamagedError(f"its local header names it {_decode(name)[:80]!r}", where=entry.name, check="container.headers")
-    if method != entry.method or (flags ^ entry.flags) & _ENCRYPTED or (packed not in (0, MAX32, entry.size) and entry.method == 0):
+    if method != entry.method or (flags ^ entry.flags) & ENCRYPTED or (packed not in (0, MAX32, entry.size) and entry.method == 0):
         raise DamagedError("its two headers disagree", where=entry.name, check="container.headers")
     if not flags & 8 and entry.method == 0 and crc not in (0, entry.crc):
         raise DamagedError("its two headers state different checksums", where=entry.name, check="container.headers")
@@ -207,7 +208,7 @@ def _check_layout(records: Sequence[Record], tail: Tail) -> None:
 
 def require_plain(record: Record) -> Record:
     """Raise UnsupportedError unless the record's bytes stand in the file as they are."""
-    if record.flags & _ENCRYPTED:
+    if record.flags & ENCRYPTED:
         raise UnsupportedError("is marked as encrypted", where=record.name, check="container.encrypted")
     if record.method != 0:
         raise UnsupportedError(

@@ -32,7 +32,7 @@ class Machine:
 
     `reduce(name, args)` may turn a call into a value of ours and returns None to keep it as an Opaque; `persist(pid)` resolves persistent ids. After
     `run`, `position` is the first byte behind the pickle. `globals` holds every name met, also when `run` failed. `max_opcodes` lowers the limit, for
-    data that may be no pickle at all.
+    data that may be no pickle at all; `executed` is how many were run, rounded down to rounds of _ROUND.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Machine:
         self.data = data
         self.position = position
         self._limit = MAX_OPCODES if max_opcodes is None else min(max_opcodes, MAX_OPCODES)
+        self.executed = 0
         self._state = State(data, reduce, persist)
 
     @property
@@ -52,6 +53,7 @@ class Machine:
         data, position, state = self.data, self.position, self._state
         try:
             for done in range(0, self._limit, _ROUND):
+                self.executed = done
                 for _ in range(min(_ROUND, self._limit - done)):
                     code = data[position]
                     if code == _STOP:
@@ -60,6 +62,7 @@ class Machine:
                 if len(state.marks) > MAX_MARKS or len(state.stack) + sum(map(len, state.marks)) > MAX_STACK:
                     why = f"more than {MAX_STACK:,} objects waiting, or {MAX_MARKS:,} containers open: built to exhaust memory"
                     raise UnsupportedError(why, check="pickle.bomb")
+            self.executed = self._limit
             raise UnsupportedError(f"more than {self._limit:,} opcodes: built to exhaust memory", check="pickle.bomb")
         except (DamagedError, UnsupportedError) as error:
             error.where = error.where or f"pickle byte {position:,}"

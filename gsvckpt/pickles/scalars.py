@@ -12,6 +12,7 @@ from gsvckpt.model import Global, Opaque
 from gsvckpt.pickles.state import Handler, State
 
 MAX_DIGITS = 4_096  # int() of a longer text is quadratic, and Python writes none beyond 4,300
+MAX_TEXT = 1 << 24  # bytes of UTF-8, which may take four times as many in memory
 MAX_LONG = MAX_DIGITS * 5 // 12  # as many digits, in bytes
 _BYTEARRAY = Global("__builtin__", "bytearray")  # as protocol 2 spells it
 _FLOAT, _U16, _U32, _I32, _U64 = (struct.Struct(code).unpack_from for code in (">d", "<H", "<I", "<i", "<Q"))
@@ -157,7 +158,10 @@ def op_binfloat(m: State, position: int) -> int:
 
 
 def _text(m: State, position: int, count: int) -> int:
-    m.stack.append(m.take(position, count).decode("utf-8", "surrogatepass"))
+    raw = m.take(position, count)
+    if count > MAX_TEXT:
+        raise UnsupportedError(f"a text of {count:,} bytes: built to exhaust memory", check="pickle.bomb")
+    m.stack.append(raw.decode("utf-8", "surrogatepass"))
     return position + count
 
 

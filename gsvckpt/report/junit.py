@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
+from gsvckpt.errors import GsvError
 from gsvckpt.findings import CHECKS, SEVERITIES, Finding, Severity, family
 from gsvckpt.report.units import printable
 from gsvckpt.verification import Options, Verification
@@ -12,11 +13,16 @@ from gsvckpt.verification import Options, Verification
 _READ = frozenset({"record.crc", "tensor.finite", "tensor.range"})  # what --quick leaves out
 
 
-def junit(results: Sequence[Verification], options: Options, fail_on: Severity) -> str:
-    """The document. A check fails with findings at or above `fail_on`; lesser ones are its output. What could not be examined is an error."""
+def junit(results: Sequence[Verification], failures: Sequence[GsvError], options: Options, fail_on: Severity) -> str:
+    """The document. A check fails with findings at or above `fail_on`; lesser ones are its output. What could not be examined, read or written is an
+    error.
+    """
     root = ET.Element("testsuites", name="gsvckpt verify")
     for result in results:
         _suite(root, result, options, fail_on)
+    for error in failures:
+        suite = ET.SubElement(root, "testsuite", name=printable(error.path), tests="1", failures="0", errors="1", skipped="0", time="0")
+        _error(suite, error.path, error.why, error.kind)
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
@@ -30,8 +36,7 @@ def _suite(root: ET.Element, result: Verification, options: Options, fail_on: Se
     checks = [check for check in CHECKS if check in by_check or (check in options.checks and _applies(check, options))]
     counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     if result.error is not None:
-        case = ET.SubElement(suite, "testcase", classname=name, name="open", time="0")
-        ET.SubElement(case, "error", message=printable(result.error["why"]), type=result.error["kind"])
+        _error(suite, result.path, result.error["why"], result.error["kind"])
         counts["tests"], counts["errors"], checks = 1, 1, []
     for check in checks:
         case = ET.SubElement(suite, "testcase", classname=name, name=check, time="0")
@@ -52,6 +57,11 @@ def _suite(root: ET.Element, result: Verification, options: Options, fail_on: Se
     for key, count in counts.items():
         suite.set(key, str(count))
     suite.set("time", "0")
+
+
+def _error(suite: ET.Element, path: str, why: str, kind: str) -> None:
+    case = ET.SubElement(suite, "testcase", classname=printable(path), name="open", time="0")
+    ET.SubElement(case, "error", message=printable(why), type=kind)
 
 
 def _applies(check: str, options: Options) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from gsvckpt import __version__
+from gsvckpt.errors import GsvError
 from gsvckpt.findings import CHECKS, Finding
 from gsvckpt.report.units import printable
 from gsvckpt.verification import Verification
@@ -16,19 +17,20 @@ _RULES = list(CHECKS)
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 
 
-def sarif(results: Sequence[Verification], exit_code: int) -> dict[str, object]:
-    """The document: one run, one result for each finding, one notification for each file that could not be opened."""
+def sarif(results: Sequence[Verification], failures: Sequence[GsvError], exit_code: int) -> dict[str, object]:
+    """The document: one run, one result for each finding, one notification for each file that could not be opened, read or written."""
     driver = {
         "name": "gsvckpt",
         "version": __version__,
         "rules": [{"id": check, "shortDescription": {"text": question}} for check, question in CHECKS.items()],
     }
-    invocation: dict[str, object] = {"executionSuccessful": all(result.error is None for result in results), "exitCode": exit_code}
+    failed = [(result.path, result.error["why"]) for result in results if result.error is not None]
+    failed += [(error.path, error.why) for error in failures]
     notes = [
-        {"level": "error", "message": {"text": printable(result.error["why"])}, "locations": [{"physicalLocation": _place(result.path)}]}
-        for result in results
-        if result.error is not None
+        {"level": "error", "message": {"text": printable(why)}, "locations": [{"physicalLocation": _place(path)}] if path else []}
+        for path, why in failed
     ]
+    invocation: dict[str, object] = {"executionSuccessful": not notes, "exitCode": exit_code}
     if notes:
         invocation["toolExecutionNotifications"] = notes
     found = [_result(result.path, finding) for result in results for finding in result.findings]

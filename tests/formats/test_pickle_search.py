@@ -11,7 +11,7 @@ EVIL = b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R."
 
 
 def names(data: bytes, **options: object) -> list[str]:
-    return [str(name) for name in search(Bytes(data), **({"everywhere": False} | options))]
+    return [str(name) for name in search(Bytes(data), **({"everywhere": False} | options)).names]
 
 
 def test_only_what_was_not_read_before() -> None:
