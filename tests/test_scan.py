@@ -234,7 +234,8 @@ def test_any_two_layouts(data):
 
 def test_tiles_and_sparse_views(monkeypatch):
     monkeypatch.setattr(scan, "_TILE", 100)
-    monkeypatch.setattr(scan, "_SMALL", 64)
+    monkeypatch.setattr(scan, "_WINDOW", 256)
+    monkeypatch.setattr(scan, "_PER_READ", 128)
     one = torch.randn(60, 70)
     two = one.t().contiguous().t().clone(memory_format=torch.preserve_format)
     two[31, 17] += 0.5

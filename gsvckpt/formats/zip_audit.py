@@ -32,7 +32,7 @@ _IDLE = {1: "version made by", 2: "version needed", 13: "disk", 14: "internal at
 def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding]:
     """All oddities of a zip whose records were located. Raises DamagedError where the file cannot be read."""
     central = {entry.header: fields for entry, fields in read_entries(source, tail)}
-    found = [*_end_records(source, tail, central.values()), *_idle_places(records, central)]
+    found = [*_end_records(source, tail, central.values())]
     needed: list[tuple[int, str]] = []
     end = 0
     for record, limit in zip(records, [*(record.header for record in records[1:]), tail.offset], strict=True):
@@ -51,9 +51,7 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
                 end = limit
     if tail.offset != end:
         found.append(_gap(end, tail.offset, "zip directory"))
-    odd = _odd_one_out(needed)
-    if odd:
-        found.append(_oddity("container.headers", odd[0], "its local header alone states another version needed", *odd[1:]))
+    found += _idle_places(records, central, needed)
     if tail.trailing:
         found.append(
             Finding(
@@ -76,9 +74,11 @@ def _odd_one_out(values: Sequence[tuple[int, str]]) -> tuple[str, str, str] | No
     return next(name for value, name in values if value == rare), str(rare), str(usual)
 
 
-def _idle_places(records: Sequence[Record], central: Mapping[int, Fields]) -> Iterator[Finding]:
+def _idle_places(records: Sequence[Record], central: Mapping[int, Fields], needed: Sequence[tuple[int, str]]) -> Iterator[Finding]:
     files = [record for record in records if not record.name.endswith("/")]  # folders have attributes of their own
     odd = [(what, found) for place, what in _IDLE.items() if (found := _odd_one_out([(central[r.header][place], r.name) for r in files]))]
+    local = _odd_one_out(needed)
+    odd += [("version needed by its local header", local)] if local else []
     for what, found in odd:
         if sum(found[0] == other[0] for _, other in odd) == 1:  # a record that another program added differs in several places at once
             yield _oddity("container.directory", found[0], f"its {what} is unlike that of all other records", *found[1:])
