@@ -32,6 +32,7 @@ check: $(READY)
 	@$(MAKE) --no-print-directory test
 
 bench: $(READY)
+	@$(BIN)/python -m pip install -qq --group bench
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 completions: $(READY)

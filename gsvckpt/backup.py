@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import xxhash
 
+from gsvckpt.asides import damaged_name
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.manifest import NAME, Entry, read_manifest, record
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import TEMP_PREFIX, Target, publish, publish_bytes
-from gsvckpt.sovits.names import resumes
+from gsvckpt.streams import buffer
 
 _CHUNK = 1 << 21
 _DIGEST = "xxh3_128"
@@ -162,19 +162,6 @@ def _keep_aside(path: str) -> str | None:
     raise OutputError("has too many damaged copies beside it", path=path, hint="remove some")
 
 
-def damaged_name(path: str, number: int = 1) -> str:
-    """`G_16.pth.damaged`; but `damaged-epoch=1-step=12.ckpt`, as GPT-SoVITS would take a name that only begins like one of its own."""
-    folder, name = os.path.split(path)
-    again = "" if number == 1 else f"-{number}"
-    plain = f"{name}.damaged{again}"
-    return os.path.join(folder, f"damaged{again}-{name}" if resumes(plain) else plain)
-
-
-def is_kept_aside(path: str) -> bool:
-    """Whether a file is a damaged one that `restore` kept, by its name."""
-    return re.fullmatch(r".+\.damaged(-[0-9]+)?|damaged(-[0-9]+)?-epoch=.+", os.path.basename(path)) is not None
-
-
 def copy_file(
     source: str,
     target: str,
@@ -226,9 +213,9 @@ def _digest_of(path: str, progress: Progress | None = None) -> str:
 
 
 def _chunks(source: LocalSource, progress: Progress) -> Iterator[tuple[int, memoryview]]:
-    buffer = memoryview(bytearray(_CHUNK))
+    memory = buffer(_CHUNK)
     for offset in range(0, source.size, _CHUNK):
-        chunk = buffer[: min(_CHUNK, source.size - offset)]
+        chunk = memory[: min(_CHUNK, source.size - offset)]
         source.read_into(offset, chunk)
         yield offset, chunk
         progress.advance(len(chunk))

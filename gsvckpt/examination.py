@@ -64,10 +64,12 @@ def recognise(source: Source, *, thorough: bool = False) -> Match | None:
         return match
     import hashlib
 
+    from gsvckpt.streams import buffer
+
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
+    memory = buffer(_CHUNK)
     for offset in range(0, source.size, _CHUNK):
-        chunk = buffer[: min(_CHUNK, source.size - offset)]
+        chunk = memory[: min(_CHUNK, source.size - offset)]
         source.read_into(offset, chunk)
         digest.update(chunk)
     return official.lookup_sha256(digest.hexdigest())

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from gsvckpt import checksum_files, manifest
-from gsvckpt.backup import is_kept_aside
+from gsvckpt.asides import is_kept_aside
 from gsvckpt.checks import resume
 from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError

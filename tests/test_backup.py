@@ -10,7 +10,8 @@ import pytest
 import xxhash
 
 from gsvckpt import backup as module
-from gsvckpt.backup import Backup, damaged_name, place_for, restore
+from gsvckpt.asides import damaged_name, is_kept_aside
+from gsvckpt.backup import Backup, place_for, restore
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.manifest import NAME, Entry, read_manifest
 from gsvckpt.publishing import Target
@@ -175,6 +176,8 @@ def test_a_full_disk_leaves_everything_as_it_was(source: Path, tmp_path: Path, m
 )
 def test_gpt_sovits_never_takes_a_damaged_file_for_one_of_its_own(name: str, number: int, kept: str) -> None:
     assert damaged_name(name, number) == kept
+    assert is_kept_aside(kept)
+    assert not is_kept_aside(name)
 
 
 def test_places_below_the_backup(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ LAYERS = [
     {"files", "streams", "pickles"},
     {"locking", "publishing"},
     {"devices", "formats", "sovits", "transforms"},
-    {"opening", "sweep", "manifest", "checksum_files", "runs"},
+    {"asides", "opening", "sweep", "manifest", "checksum_files", "runs"},
     {"engine", "scan", "loading"},
     {"contents", "destinations", "examination", "survey", "backup"},
     {"accounting", "checks", "comparison", "rewriting"},

@@ -1,15 +1,13 @@
-"""The two outputs. Tables go to stdout, everything else to stderr; colours and widths follow the terminal, NO_COLOR and pipes."""
+"""The two outputs. Results go to stdout, everything else to stderr. What needs rich is in terminal."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import isfinite
-from typing import Any
-
-from rich.console import Console
-from rich.text import Text
+from typing import NamedTuple, TextIO
 
 from gsvckpt import __version__
 from gsvckpt.errors import GsvError, OutputError
@@ -49,24 +47,6 @@ def write_out(text: str) -> None:
         sys.stdout.write(text)
 
 
-class _Console(Console):
-    def print(self, *objects: Any, **options: Any) -> None:
-        if self.stderr:
-            super().print(*objects, **options)
-            return
-        with printing():
-            super().print(*objects, **options)
-
-    def on_broken_pipe(self) -> None:
-        """By itself rich exits with 1, and silences stdout even where it is stderr that nobody reads."""
-        raise BrokenPipeError
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """A console that never colours numbers by itself and never wraps a word of ours in markup."""
-    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
-
-
 def print_error(error: GsvError) -> None:
     """One line `gsvckpt: PATH: where: why`, and one `hint: ...` where there is something to do."""
     parts = [part for part in ("gsvckpt", error.path, error.where, error.why) if part]
@@ -87,10 +67,44 @@ def warn_unsafe(path: str, safety: Safety) -> None:
         print_line(f"gsvckpt: {path}: warning: UNSAFE, do not load this file: it would run {', '.join(names[:4])}", "bold red")
 
 
+class Line(NamedTuple):
+    """A line of (text, style) parts, behind `indent` blanks, also where it is wrapped."""
+
+    parts: tuple[tuple[str, str], ...]
+    indent: int = 0
+
+
+def line(text: str, style: str = "", indent: int = 0) -> Line:
+    """A line of one style."""
+    return Line(((text, style),), indent)
+
+
+def print_lines(lines: Iterable[Line]) -> None:
+    """Lines on stdout: coloured and wrapped on a terminal, elsewhere as they are."""
+    if not is_terminal(sys.stdout):
+        write_out("".join(f"{' ' * line.indent}{''.join(text for text, _ in line.parts)}\n" for line in lines))
+        return
+    from gsvckpt.report.terminal import print_styled
+
+    print_styled(lines)
+
+
 def print_line(line: str, style: str = "") -> None:
     """One line on stderr, never wrapped, so that it can be searched and pasted."""
     with suppress(OSError):  # nobody reads it; the work goes on
+        if not is_terminal(sys.stderr):
+            sys.stderr.write(printable(line) + "\n")
+            return
+        from rich.text import Text
+
+        from gsvckpt.report.terminal import make_console
+
         make_console(stderr=True).print(Text(printable(line), style=style), soft_wrap=True)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether colours and widths mean anything there. Elsewhere lines go out as they are, and rich, which takes 30 ms to import, is not needed."""
+    return stream.isatty() or bool(os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE"))
 
 
 def print_document(command: str, exit_code: int, files: list[dict[str, object]], extra: Mapping[str, object] | None = None) -> None:

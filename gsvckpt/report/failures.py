@@ -7,7 +7,7 @@ from rich.text import Text
 
 from gsvckpt.model import Checkpoint
 from gsvckpt.pickles.safety import judge_all
-from gsvckpt.report.console import make_console
+from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import plural, printable, size
 
 

@@ -17,9 +17,10 @@ from gsvckpt.accounting import Account, account, estimate_memory, group
 from gsvckpt.errors import UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.model import Tensor
-from gsvckpt.report.console import VERDICTS, make_console
+from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.documents import examination_json
 from gsvckpt.report.kinds import KINDS
+from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import count, plural, printable, similar_names, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import Identity

@@ -15,8 +15,9 @@ from rich.text import Text
 from gsvckpt.accounting import account
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import Examination
-from gsvckpt.report.console import VERDICTS, make_console
+from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.kinds import KINDS
+from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import ago, plural, printable, shape, size
 from gsvckpt.sovits.names import experiment
 

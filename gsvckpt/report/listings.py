@@ -15,7 +15,8 @@ from gsvckpt.accounting import Memory
 from gsvckpt.examination import Examination
 from gsvckpt.model import Tensor
 from gsvckpt.pickles.safety import Safety
-from gsvckpt.report.console import VERDICTS, finite, make_console, write_out
+from gsvckpt.report.console import VERDICTS, finite, write_out
+from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import printable, shape, size
 
 if TYPE_CHECKING:

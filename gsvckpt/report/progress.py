@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from gsvckpt.report.console import make_console
+from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import printable
 
 _PATIENCE = 0.7  # seconds before a bar appears: most files are done by then

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
-
 from gsvckpt.findings import SEVERITIES, Finding, family
-from gsvckpt.report.console import make_console
+from gsvckpt.report.console import Line, line, print_lines
 from gsvckpt.report.documents import safety_json
 from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.units import plural, printable, size
@@ -25,6 +21,7 @@ STYLES: Mapping[str, str] = {"sound": "green", "damaged": "bold red", "unsafe": 
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _ASKED = frozenset({"resume", "against"})  # families that answer a question: what they say for information is the answer
 _ROWS = 200  # sound files named one by one without --verbose
+_SHORT = 120  # characters of two values that stand beside each other
 _STATUS_WIDTH, _SIZE_WIDTH, _WHAT_WIDTH = 9, 9, 30
 
 
@@ -66,22 +63,28 @@ def as_json(result: Verification, kept: Kept) -> dict[str, object]:
 
 def print_results(results: Sequence[Verification], kept: Kept, others: int, *, root: str | None, verbose: bool, quiet: bool) -> None:
     """Print every file with its findings; with `quiet`, only those of which there is something to say."""
-    console = make_console()
-    names = {result.path: os.path.relpath(result.path, root) if root is not None else result.path for result in results}
-    hidden = 0
-    shown = 0
+    print_lines(_lines(results, kept, others, root=root, verbose=verbose, quiet=quiet))
+
+
+def _lines(results: Sequence[Verification], kept: Kept, others: int, *, root: str | None, verbose: bool, quiet: bool) -> Iterator[Line]:
+    hidden = shown = 0
     for result in results:
         told = [finding for finding in result.findings if _is_told(finding, result, verbose=verbose)]
         hidden += len(result.findings) - len(told)
         remarkable = bool(told) or result.status != "sound" or result.path in kept.restored or (result.path in kept.copied and not quiet)
         shown += not remarkable
         if remarkable or verbose or (not quiet and shown <= _ROWS):
-            _print_file(console, result, told, names[result.path], kept, verbose=verbose)
+            yield _file_line(result, os.path.relpath(result.path, root) if root is not None else result.path)
+            for finding in told:
+                yield from _finding_lines(finding)
+            yield from _fate_lines(result, kept, verbose=verbose)
     if quiet and all(result.status == "sound" for result in results):
         return
     if shown > _ROWS and not verbose:
-        console.print(Text(f"and {shown - _ROWS:,} more sound files; -v lists them", style="dim"))
-    _print_summary(console, results, kept, others, hidden)
+        yield line(f"and {shown - _ROWS:,} more sound files; -v lists them", "dim")
+    yield from _summary_lines(results, kept, others)
+    if hidden:
+        yield line(f"-v shows {plural(hidden, 'note')} on sound files", "dim")
 
 
 def _is_told(finding: Finding, result: Verification, *, verbose: bool) -> bool:
@@ -89,67 +92,51 @@ def _is_told(finding: Finding, result: Verification, *, verbose: bool) -> bool:
     return verbose or finding.severity != "info" or result.status not in ("sound", "suspect") or family(finding.check) in _ASKED
 
 
-def _print_file(console: Console, result: Verification, told: Sequence[Finding], name: str, kept: Kept, *, verbose: bool) -> None:
+def _file_line(result: Verification, name: str) -> Line:
     run = "training run" if any(family(finding.check) == "resume" for finding in result.findings) else ""
     what = " ".join(filter(None, (KINDS.get(result.kind or "", ""), result.version, f"epoch {result.epoch}" if result.epoch is not None else "")))
-    line = Text.assemble(
-        (f"{result.status:<{_STATUS_WIDTH}}", STYLES[result.status]),
-        f" {size(result.size) if result.size else '-':>{_SIZE_WIDTH}}",
-        f"  {what or run or '-':<{_WHAT_WIDTH}}  ",
-        printable(name),
-    )
-    console.print(line, soft_wrap=not console.is_terminal, overflow="fold" if console.is_terminal else None)
-    for finding in told:
-        _print_finding(console, finding)
+    facts = f" {size(result.size) if result.size else '-':>{_SIZE_WIDTH}}  {what or run or '-':<{_WHAT_WIDTH}}  {printable(name)}"
+    return Line(((f"{result.status:<{_STATUS_WIDTH}}", STYLES[result.status]), (facts, "")))
+
+
+def _finding_lines(finding: Finding) -> Iterator[Line]:
+    where = f"  {printable(finding.where)}" if finding.where else ""
+    yield Line(((f"{finding.severity:<8}", _SEVERITY_STYLES[finding.severity]), (finding.check, "bold"), (where, "")), 2)
+    yield line(printable(finding.why), indent=10)
+    if finding.found and finding.expected and len(finding.found) + len(finding.expected) < _SHORT:
+        yield line(f"found {printable(finding.found)}, expected {printable(finding.expected)}", "dim", 10)
+    if finding.hint:
+        yield line(f"hint: {printable(finding.hint)}", "cyan", 10)
+
+
+def _fate_lines(result: Verification, kept: Kept, *, verbose: bool) -> Iterator[Line]:
+    """Why it could not be opened, what was done with it, and its digests."""
     if result.error is not None:
-        _print_indented(console, Text(printable(f"{result.error['why']}"), style="magenta"))
+        yield line(printable(result.error["why"]), "magenta", 2)
     if result.path in kept.restored:
         done = kept.restored[result.path]
         aside = f"; the damaged one is {printable(os.path.basename(done.kept))}" if done.kept else ""
-        _print_indented(console, Text(f"restored from {printable(done.source)}{aside}", style="green"))
+        yield line(f"restored from {printable(done.source)}{aside}", "green", 2)
     if result.path in kept.copied and (verbose or kept.copied[result.path].made):
-        done_copy = kept.copied[result.path]
-        _print_indented(console, Text(f"{'copied to' if done_copy.made else 'has a copy,'} {printable(done_copy.copy)}", style="dim"))
+        copied = kept.copied[result.path]
+        yield line(f"{'copied to' if copied.made else 'has a copy,'} {printable(copied.copy)}", "dim", 2)
     if verbose:
         for digest, value in sorted(result.digests.items()):
-            _print_indented(console, Text(f"{digest} {value}", style="dim"))
+            yield line(f"{digest} {value}", "dim", 2)
 
 
-def _print_finding(console: Console, finding: Finding) -> None:
-    head = Text.assemble(
-        (f"{finding.severity:<8}", _SEVERITY_STYLES[finding.severity]),
-        (finding.check, "bold"),
-        f"  {printable(finding.where)}" if finding.where else "",
-    )
-    _print_indented(console, head)
-    _print_indented(console, Text(printable(finding.why)), 10)
-    if finding.found and finding.expected and len(finding.found) + len(finding.expected) < 120:  # two short values beside each other
-        _print_indented(console, Text(f"found {printable(finding.found)}, expected {printable(finding.expected)}", style="dim"), 10)
-    if finding.hint:
-        _print_indented(console, Text(f"hint: {printable(finding.hint)}", style="cyan"), 10)
-
-
-def _print_indented(console: Console, text: Text, indent: int = 2) -> None:
-    if console.is_terminal:
-        console.print(Padding(text, (0, 0, 0, indent)))
-    else:
-        console.print(Text(" " * indent).append_text(text), soft_wrap=True)
-
-
-def _print_summary(console: Console, results: Sequence[Verification], kept: Kept, others: int, hidden: int) -> None:
+def _summary_lines(results: Sequence[Verification], kept: Kept, others: int) -> Iterator[Line]:
     statuses = Counter(str(result.status) for result in results)
     severities = Counter(finding.severity for result in results for finding in result.findings)
     parts = [f"{statuses[status]:,} {status}" for status in STYLES if statuses[status]]
     counts = [plural(severities[severity], "note" if severity == "info" else severity) for severity in SEVERITIES if severities[severity]]
-    line = f"{plural(len(results), 'file')}, {size(sum(result.size for result in results))}: {', '.join(parts) or 'nothing to verify'}"
-    line += f"; {', '.join(counts)}" if counts else ""
-    line += f"; {plural(others, 'other file')}" if others else ""
-    console.print(Text(line, style="bold"))
-    done = [f"{len(kept.recorded):,} recorded" if kept.recorded else ""]
+    text = f"{plural(len(results), 'file')}, {size(sum(result.size for result in results))}: {', '.join(parts) or 'nothing to verify'}"
+    text += f"; {', '.join(counts)}" if counts else ""
+    text += f"; {plural(others, 'other file')}" if others else ""
+    yield line(text, "bold")
     made = sum(copy.made for copy in kept.copied.values())
+    done = [f"{len(kept.recorded):,} recorded" if kept.recorded else ""]
     done.append(f"{made:,} copied, {len(kept.copied) - made:,} had a copy" if kept.copied else "")
     done.append(f"{len(kept.restored):,} restored" if kept.restored else "")
     if any(done):
-        console.print("; ".join(filter(None, done)))
-    if hidden:
-        console.print(Text(f"-v shows {plural(hidden, 'note')} on sound files", style="dim"))
+        yield line("; ".join(filter(None, done)))

@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.report.console import make_console
 from gsvckpt.report.documents import upstream_json
+from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import plural, printable, size
 from gsvckpt.rewriting import Rewritten
 

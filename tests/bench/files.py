@@ -28,6 +28,7 @@ class Input:
 V3 = Input("v3.pth", 769_000_000)
 FLOATS = Input("float32-1GiB.pth", GIB, GIB // 2)
 MANY_FLOATS = Input("float32-8GiB.pth", 8 * GIB, 4 * GIB)
+VOICES = Input("500-voices", 400_000_000)
 TRAINING = Input("G_200.pth", 1_178_000_000, 2 * 400_000_000)
 
 
@@ -61,11 +62,24 @@ def build(name: str, path: Path) -> None:
     maker = voices.Maker()
     if name == V3.name:
         voices.write(voices.sovits_weights(maker, "bench", "v3", epoch=8, step=200), path, "v3")
+    elif name == VOICES.name:
+        build_voices(path)
     elif name == TRAINING.name:
         voices.write(voices.generator_training(maker, "v2ProPlus", epoch=8, step=200), path)
     else:
         count = 256 if name == FLOATS.name else 8 * 256
         voices.write({f"layers.{n}.weight": maker.tensor(f"layers.{n}.weight", (1024, 1024)) for n in range(count)}, path)
+
+
+def build_voices(folder: Path) -> None:
+    """500 weight files with all their tensors, each of which is small: so most of the work is opening them."""
+    from tests import voices
+
+    folder.mkdir()
+    maker = voices.Maker()
+    for number in range(500):
+        state = {name: maker.tensor(name, (300,), "float16") for name in maker.state("sovits-v2-small", "float16")}
+        voices.write({"weight": state, "info": f"{number}epoch_{number}iteration"}, folder / f"voice_e{number}_s{number}.pth")
 
 
 if __name__ == "__main__":

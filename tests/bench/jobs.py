@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-from tests.bench.files import FLOATS, MANY_FLOATS, TRAINING, V3, Input, place
+from tests.bench.files import FLOATS, MANY_FLOATS, TRAINING, V3, VOICES, Input, place
 from tests.bench.measure import Command
 
 MB = 1_000_000
@@ -111,5 +111,32 @@ def _load() -> tuple[Job, ...]:
     )
 
 
+def _verify() -> tuple[Job, ...]:
+    path = place(FLOATS)
+    sha = Command("sha256sum", ("sha256sum", str(path)))
+    unzip = Command("python -m zipfile -t", (sys.executable, "-m", "zipfile", "-t", str(path)))
+    picklescan = _python("picklescan", "import sys; from picklescan.cli import main; sys.argv[1:1] = ['-p']; sys.exit(main())", path)
+    checks = "--checks=-layout,-version"  # their tensors are too small for a real voice
+    one = Command("gsvckpt -j 1", _gsvckpt("verify", place(VOICES), checks, "-j", "1").arguments)
+    return (
+        Job(
+            "verify",
+            "verify 1 GiB: checksums, digests, NaN",
+            _gsvckpt("verify", path),
+            (Rival(sha, 0.5), Rival(unzip, 0.5)),
+            FLOATS,
+            peak_limit=120 * MB,
+        ),
+        Job(
+            "verify-safety",
+            "verify --checks pickle.safety of 1 GiB",
+            _gsvckpt("verify", path, "--checks", "pickle.safety"),
+            (Rival(picklescan, 1),),
+            FLOATS,
+        ),
+        Job("verify-many", "verify a folder of 500 weight files on all cores", _gsvckpt("verify", place(VOICES), checks), (Rival(one, 0.7),), VOICES),
+    )
+
+
 def jobs() -> tuple[Job, ...]:
-    return (*_inspect(), *_convert(), *_strip(), *_load())
+    return (*_inspect(), *_convert(), *_strip(), *_load(), *_verify())
