@@ -10,7 +10,9 @@ from gsvckpt.backup import Backup, Copied, Restored, place_for, restore
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.manifest import Entry, record
 from gsvckpt.progress import Progress
-from gsvckpt.verification import Verification
+from gsvckpt.verification import Options, Verification, verify_file
+
+RECORDED = frozenset({"xxh3_128", "content", "sha256", "md5"})  # digests that a manifest keeps
 
 
 def entry_of(result: Verification, *, tensors: bool) -> Entry:
@@ -50,6 +52,18 @@ def record_results(results: Sequence[Verification], *, tensors: bool, forget: bo
             continue
         written |= {result.path: path for result in sound}
     return written, failures
+
+
+def record_file(path: str | os.PathLike[str], *, tensors: bool = False) -> Verification:
+    """Verify one file and, where nothing speaks against it, record it in the `gsvckpt.toml` beside it: for a training script, after each save.
+
+    Returns the result, whose `intact` says whether it was recorded. Raises OutputError or DamagedError where the manifest cannot be written.
+    """
+    result = verify_file(path, Options(digests=RECORDED, tensors=tensors), jobs=os.cpu_count() or 1)
+    _, failures = record_results([result], tensors=tensors, forget=False)
+    for failure in failures:
+        raise failure
+    return result
 
 
 def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, str], progress: Progress) -> tuple[dict[str, Copied], list[GsvError]]:

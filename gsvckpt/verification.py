@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -80,20 +81,20 @@ class Verification(NamedTuple):
 
 
 def verify_file(
-    path: str,
-    options: Options,
+    path: str | os.PathLike[str],
+    options: Options | None = None,
     expected: Expected | None = None,
     *,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Verification:
-    """Verify one file. Nothing is raised for what is wrong with it: whatever it is, there is a result."""
+    """Verify one file. Nothing is raised for what is wrong with it: whatever it is, there is a result. Raises UsageError for a device not there."""
     try:
         with open_source(path) as source:
-            run = _Run(source, options, expected or Expected(), jobs, progress or Silent())
+            run = _Run(source, options or Options(), expected or Expected(), jobs, progress or Silent())
             return run.result()
     except MissingError as error:
-        return failed(path, error)
+        return failed(os.fspath(path), error)
 
 
 def peek(path: str) -> resume.State | GsvError:

@@ -189,9 +189,12 @@ class _Keep(NamedTuple):
     @property
     def digests(self) -> frozenset[str]:
         """Digests that these need."""
+        if not self.asked:
+            return frozenset()
         from gsvckpt.checksum_files import format_for
+        from gsvckpt.keeping import RECORDED
 
-        wanted = {"xxh3_128", "content", "sha256", "md5"} if self.record else {"xxh3_128"} if self.backup is not None else set()
+        wanted = set(RECORDED) if self.record else {"xxh3_128"} if self.backup is not None else set()
         return frozenset(wanted | ({format_for(self.listing)} if self.listing is not None else set()))
 
 
