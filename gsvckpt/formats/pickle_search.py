@@ -196,8 +196,8 @@ def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[_Place
     with suppress(GsvError):
         tail = find_tail(source)
         for entry, _ in read_entries(source, tail) if tail is not None else ():
-            place = _behind_header(source, entry.header)
-            if place is not None and not _STORAGE.search(entry.name):
+            place = None if is_storage(entry.name) else _behind_header(source, entry.header)
+            if place is not None:
                 name = entry.name if entry.name.endswith(".pkl") else place.name
                 encrypted = bool(entry.flags & ENCRYPTED)
                 yield place._replace(name=name, method=entry.method, size=entry.size, encrypted=encrypted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import cast
 
 from gsvckpt.model import Tensor
@@ -42,6 +42,7 @@ def names() -> tuple[str, ...]:
     return tuple(_data()["layouts"])
 
 
+@lru_cache(maxsize=8)  # many files of one version are compared in a row
 def layout(name: str, rank: int = 32) -> Layout:
     """Name -> (dtype, shape), in upstream's order; dtype is the module's, small files are stored as float16. KeyError for an unknown name.
 
