@@ -9,8 +9,8 @@ from gsvckpt.examination import Examination
 from gsvckpt.findings import Finding, Severity
 from gsvckpt.model import DType, Tensor
 from gsvckpt.progress import Progress
-from gsvckpt.scan import logical_bytes
 from gsvckpt.streams import Buffers, Stopped, check_unchanged, for_each
+from gsvckpt.strides import logical_bytes
 
 _LISTED = 20
 _NAMED = 3

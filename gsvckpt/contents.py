@@ -10,8 +10,8 @@ import xxhash
 from gsvckpt.devices.measures import Device, Extremes
 from gsvckpt.model import DTYPES, Checkpoint, DType, Record, Source, Tensor, contiguous_stride
 from gsvckpt.progress import Progress
-from gsvckpt.scan import logical_bytes
 from gsvckpt.streams import CHUNK, Buffers, Stopped, for_each
+from gsvckpt.strides import logical_bytes
 from gsvckpt.sweep import Span, sweep
 
 _PARTS = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}  # complex numbers are looked at part by part

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from gsvckpt import checksum_files
 from gsvckpt.backup import Backup, Copied, Restored, place_for, restore
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
+from gsvckpt.keep_options import RECORDED
 from gsvckpt.manifest import Entry, record
 from gsvckpt.progress import Progress
-from gsvckpt.verification import Options, Verification, verify_file
-
-RECORDED = frozenset({"xxh3_128", "content", "sha256", "md5"})  # digests that a manifest keeps
+from gsvckpt.verdicts import Options, Verification
+from gsvckpt.verification import verify_file
 
 
 def entry_of(result: Verification, *, tensors: bool) -> Entry:

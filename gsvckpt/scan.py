@@ -12,15 +12,12 @@ from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DType, Storage, Tensor
 from gsvckpt.progress import Progress
 from gsvckpt.streams import CHUNK, Buffers, Stopped, check_unchanged, chunks, for_each
+from gsvckpt.strides import gather
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 _TILE = CHUNK // 16  # elements of two tensors of different layout that are brought side by side at a time
-_LOGICAL = 1 << 24  # bytes of one tensor that are brought into row-major order at a time: larger ones read less between them
-_WINDOW = 1 << 22  # bytes read at once for that
-_PER_READ = 1 << 17  # bytes that can be read in the time of one more call
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,53 +254,3 @@ def _compare_by_tiles(pair: _Pair, device: Device, buffers: Buffers) -> float:
         pending.append((left, right, (*dims[:at], (half, step, other), *dims[at + 1 :])))
         pending.append((left + half * step, right + half * other, (*dims[:at], (size - half, step, other), *dims[at + 1 :])))
     return worst
-
-
-def logical_bytes(tensor: Tensor) -> Iterator[memoryview]:
-    """A tensor's elements in row-major order, as contiguous bytes, some at a time, whatever its strides."""
-    most = max(_LOGICAL // tensor.dtype.itemsize, 1)
-    pending = [(tensor.start, list(zip(tensor.shape, tensor.stride, strict=True)))] if tensor.numel else []
-    while pending:
-        start, dims = pending.pop()
-        if prod(size for size, _ in dims) <= most:
-            yield gather(tensor, start, dims)
-            continue
-        at = next(index for index, (size, _) in enumerate(dims) if size > 1)  # halves of the first axis follow each other in row-major order
-        size, stride = dims[at]
-        half = size // 2
-        pending.append((start + half * stride, [*dims[:at], (size - half, stride), *dims[at + 1 :]]))
-        pending.append((start, [*dims[:at], (half, stride), *dims[at + 1 :]]))
-
-
-def gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryview:
-    """The elements that `dims` lead to, in their order, as contiguous bytes."""
-    import numpy as np
-
-    out = np.empty([size for size, _ in dims], f"V{tensor.dtype.itemsize}")
-    _gather_into(out, tensor, start, dims)
-    return out.reshape(-1).view(np.uint8).data
-
-
-def _gather_into(out: NDArray[np.void], tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> None:
-    """Read what lies between the first and the last element at once, where that is little; else some indices of the widest axis at a time."""
-    import numpy as np
-
-    itemsize = tensor.dtype.itemsize
-    extent = 1 + sum((size - 1) * stride for size, stride in dims)
-    at = max(range(len(dims)), key=lambda i: dims[i][1] if dims[i][0] > 1 else -1, default=-1)
-    size, stride = dims[at] if at >= 0 else (1, 0)
-    together = size  # indices of that axis that are read at once
-    if extent * itemsize > _WINDOW and size > 1:
-        within = extent - (size - 1) * stride  # what one index spans
-        together = min(max((_WINDOW // itemsize - within) // stride + 1, 1), size)
-    if size > 1 and stride * itemsize > _PER_READ:  # what lies between two indices takes longer to read than to jump over
-        together = 1
-    if together == size:
-        raw = bytearray(extent * itemsize)
-        tensor.storage.source.read_into(tensor.storage.offset + start * itemsize, memoryview(raw))
-        out[...] = np.lib.stride_tricks.as_strided(np.frombuffer(raw, out.dtype), out.shape, [stride * itemsize for _, stride in dims])
-        return
-    for index in range(0, size, together):
-        count = min(together, size - index)
-        part = out[(slice(None),) * at + (slice(index, index + count),)]
-        _gather_into(part, tensor, start + index * stride, [*dims[:at], (count, stride), *dims[at + 1 :]])

@@ -14,7 +14,8 @@ from gsvckpt.manifest import NAME, Entry, Manifest, read_manifest
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.runs import Run, find_runs
 from gsvckpt.survey import find_files
-from gsvckpt.verification import Expected, Options, Verification, judge, peek
+from gsvckpt.verdicts import Expected, Options, Verification, judge
+from gsvckpt.verification import peek
 
 
 class Targets:

@@ -6,78 +6,23 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
 
 from gsvckpt import checksum_files, manifest
 from gsvckpt.checks import containers, layouts, pickles, resume, tensors, versions
-from gsvckpt.checksum_files import Listed
 from gsvckpt.errors import ChangedError, GsvError, MissingError, NotCheckpointError, UnsupportedError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.files import LocalSource, open_source
-from gsvckpt.findings import CHECKS, SEVERITIES, Finding, Severity, is_damage, worst
+from gsvckpt.findings import SEVERITIES, Finding, Severity
 from gsvckpt.formats import pickle_search, zip_audit, zip_directory
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_remains import Remains, find_remains
-from gsvckpt.manifest import Entry
 from gsvckpt.model import Checkpoint, Tensor, format_path, walk
 from gsvckpt.opening import open_checkpoint, read
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.sovits import official
-from gsvckpt.sovits.config import Plain, config_of
-
-Status = Literal["sound", "damaged", "unsafe", "suspect", "unchecked"]
-
-
-class Options(NamedTuple):
-    """What to check. `digests` are wanted in any case; `tensors` asks for one of each tensor, `config` for the embedded config, `resume` for what
-    resuming needs.
-    """
-
-    checks: frozenset[str] = frozenset(CHECKS)
-    quick: bool = False
-    layout: str = "auto"
-    against: str | None = None
-    digests: frozenset[str] = frozenset({"xxh3_128", "content"})
-    tensors: bool = False
-    config: bool = False
-    resume: bool = False
-    device: str = "cpu"
-
-
-class Expected(NamedTuple):
-    """What is known of a file from elsewhere: its manifest's entry, whether that manifest is there at all, its line in a checksum file."""
-
-    entry: Entry | None = None
-    recorded: bool = False
-    listed: Listed | None = None
-    lists: bool = False
-
-
-class Verification(NamedTuple):
-    """The result for one file, or for something that should be one. `error` is why it could not be opened at all."""
-
-    path: str
-    status: Status
-    findings: tuple[Finding, ...]
-    size: int = 0
-    mtime_ns: int = 0
-    kind: str | None = None
-    version: str | None = None
-    epoch: int | None = None
-    step: int | None = None
-    safety: Safety = Safety("unknown")
-    digests: Mapping[str, str] = {}
-    tensors: Mapping[str, str] = {}
-    config: Plain = None
-    resume: resume.State | None = None
-    error: Mapping[str, str] | None = None
-    official: str | None = None
-
-    @property
-    def intact(self) -> bool:
-        """Whether it was read, and nothing speaks against keeping it as a good copy."""
-        return bool(self.digests) and self.status in ("sound", "suspect") and worst(self.findings) != "error"
+from gsvckpt.sovits.config import config_of
+from gsvckpt.verdicts import Expected, Options, Verification, failed, judge
 
 
 def verify_file(
@@ -104,22 +49,6 @@ def peek(path: str) -> resume.State | GsvError:
             return resume.summarise(examine(checkpoint))
     except GsvError as error:
         return error
-
-
-def failed(path: str, error: GsvError, *findings: Finding) -> Verification:
-    """The result for a file that is not there or may not be read."""
-    return Verification(path, "unchecked", findings, error=error.as_json())
-
-
-def judge(findings: tuple[Finding, ...], safety: Safety) -> Status:
-    """The status that findings come to. What could not be examined is never sound."""
-    if safety.verdict == "unsafe":
-        return "unsafe"
-    if containers.is_unchecked(findings):
-        return "unchecked"
-    if any(finding.severity == "error" and is_damage(finding.check) for finding in findings):
-        return "damaged"
-    return "sound" if worst(findings) in (None, "info") else "suspect"
 
 
 def named_tensors(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

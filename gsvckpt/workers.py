@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gsvckpt.progress import Progress
-from gsvckpt.verification import Expected, Options, Verification, verify_file
+from gsvckpt.verdicts import Expected, Options, Verification
+from gsvckpt.verification import verify_file
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future

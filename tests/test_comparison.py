@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from verified import ids, verify
 
 from gsvckpt.findings import CHECKS
-from gsvckpt.verification import Options
+from gsvckpt.verdicts import Options
 
 STATE = {
     "enc_p.text_embedding.weight": torch.randn(732, 3),

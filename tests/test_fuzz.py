@@ -13,7 +13,8 @@ from builders import safetensors, tensor, torch_stream, torch_zip
 from cli.samples import adamw, generator, gpt, s1_training, small
 from hostile.payloads import payloads
 
-from gsvckpt.verification import Options, verify_file
+from gsvckpt.verdicts import Options
+from gsvckpt.verification import verify_file
 
 SEED = 20261125
 SHARES = 40

@@ -18,17 +18,18 @@ LAYERS = [
     {"files", "streams", "pickles"},
     {"locking", "publishing"},
     {"devices", "formats", "sovits", "transforms"},
-    {"asides", "opening", "sweep", "manifest", "checksum_files", "runs"},
+    {"asides", "opening", "strides", "sweep", "manifest", "checksum_files", "runs"},
     {"engine", "scan", "loading"},
     {"contents", "destinations", "examination", "survey", "backup"},
     {"accounting", "checks", "comparison", "rewriting"},
-    {"verification"},
+    {"verdicts"},
+    {"keep_options", "verification"},
     {"keeping", "targets", "workers"},
     {"report"},
     {"cli"},
     {"__main__"},
 ]
-NUMBERS = {"comparison", "devices", "loading", "scan"}
+NUMBERS = {"comparison", "devices", "loading", "scan", "strides"}
 ONLY_IN = {"torch": NUMBERS, "numpy": NUMBERS, "rich": {"report"}, "typer": {"cli"}, "safetensors": set(), "click": set()}
 
 

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt import loading, scan
+from gsvckpt import loading, scan, strides
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
 from gsvckpt.errors import ChangedError, DamagedError
@@ -234,8 +234,8 @@ def test_any_two_layouts(data):
 
 def test_tiles_and_sparse_views(monkeypatch):
     monkeypatch.setattr(scan, "_TILE", 100)
-    monkeypatch.setattr(scan, "_WINDOW", 256)
-    monkeypatch.setattr(scan, "_PER_READ", 128)
+    monkeypatch.setattr(strides, "_WINDOW", 256)
+    monkeypatch.setattr(strides, "_PER_READ", 128)
     one = torch.randn(60, 70)
     two = one.t().contiguous().t().clone(memory_format=torch.preserve_format)
     two[31, 17] += 0.5

@@ -12,7 +12,8 @@ from builders import tensor, torch_zip
 
 from gsvckpt import workers
 from gsvckpt.progress import Silent
-from gsvckpt.verification import Expected, Options, verify_file
+from gsvckpt.verdicts import Expected, Options
+from gsvckpt.verification import verify_file
 from gsvckpt.workers import run_on, verify_files
 
 

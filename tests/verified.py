@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gsvckpt.findings import Finding
-from gsvckpt.verification import Expected, Options, Verification, verify_file
+from gsvckpt.verdicts import Expected, Options, Verification
+from gsvckpt.verification import verify_file
 
 EVERYTHING = Options()
 

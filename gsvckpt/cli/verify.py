@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
-from gsvckpt.errors import GsvError, MissingError, UsageError
-from gsvckpt.findings import CHECKS, SEVERITIES, Severity, family, is_damage, select_checks
+from gsvckpt.errors import GsvError, MissingError
+from gsvckpt.findings import CHECKS, SEVERITIES, Severity, select_checks
+from gsvckpt.keep_options import Keep
 from gsvckpt.report.console import print_document, print_error, printing, warn_unsafe, write_out
 from gsvckpt.report.documents import failure_json
 from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
-from gsvckpt.verification import Expected, Options, Verification
+from gsvckpt.verdicts import Expected, Options, Verification
 from gsvckpt.workers import verify_files
 
 if TYPE_CHECKING:
@@ -150,9 +150,9 @@ def verify(
     shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
     """
     settings = Settings(json or format is Format.json, quiet, verbose, progress, device, jobs)
-    keep = _Keep(record, per_tensor, forget, backup, restore_from, write_checksums, force)
+    keep = Keep(record, per_tensor, forget, backup, restore_from, write_checksums, force)
     options = _options(checks, quick=quick, layout=layout, against=against, device=device)._replace(resume=resume, config=backup is not None)
-    _refuse_contradictions(options, keep, manifest=manifest, checksums=checksums, paths=paths)
+    keep.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
     options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
     outcome = _run(targets, options, settings)
@@ -167,59 +167,6 @@ def verify(
     code = outcome.exit_code(fail_on.value)
     _print(outcome, targets, options, settings, Format.json if json else format, code, fail_on.value)
     return code
-
-
-class _Keep(NamedTuple):
-    """What is to be done with the results."""
-
-    record: bool
-    per_tensor: bool
-    forget: bool
-    backup: str | None
-    restore_from: str | None
-    listing: str | None
-    force: bool
-
-    @property
-    def asked(self) -> list[str]:
-        """The options that act on files for being sound or damaged."""
-        options = {"--record": self.record, "--backup": self.backup, "--restore-from": self.restore_from, "--write-checksums": self.listing}
-        return [option for option, value in options.items() if value]
-
-    @property
-    def digests(self) -> frozenset[str]:
-        """Digests that these need."""
-        if not self.asked:
-            return frozenset()
-        from gsvckpt.checksum_files import format_for
-        from gsvckpt.keeping import RECORDED
-
-        wanted = set(RECORDED) if self.record else {"xxh3_128"} if self.backup is not None else set()
-        return frozenset(wanted | ({format_for(self.listing)} if self.listing is not None else set()))
-
-
-def _refuse_contradictions(options: Options, keep: _Keep, *, manifest: str | None, checksums: str | None, paths: Sequence[str]) -> None:
-    needs_bytes = [option for option in keep.asked if option != "--restore-from"]
-    needs_bytes += ["--against"] if options.against is not None else []
-    needs_bytes += ["--checksums"] if checksums is not None else []
-    if options.quick and needs_bytes:
-        raise UsageError("needs the bytes, which --quick does not read", where=needs_bytes[0])
-    for option, family_of, asked in (
-        ("--against", "against", options.against is not None),
-        ("--checksums", "checksum", checksums is not None),
-        ("--resume", "resume", options.resume),
-    ):
-        if asked and not any(family(check) == family_of for check in options.checks):
-            raise UsageError(f"asks for {family_of}.* checks, which --checks leaves out", where=option)
-    if keep.asked and any(is_damage(check) and check not in options.checks for check in CHECKS):
-        raise UsageError("must know whether a file is damaged, so --checks may leave out none of the checks for that", where=keep.asked[0])
-    for option, given in (("--per-tensor", keep.per_tensor), ("--forget", keep.forget)):
-        if given and not keep.record:
-            raise UsageError("goes with --record", where=option)
-    if keep.record and manifest is not None:
-        raise UsageError("writes gsvckpt.toml beside the files, so it does not go with --manifest", where="--record")
-    if options.against is not None and (len(paths) != 1 or os.path.isdir(paths[0])):
-        raise UsageError("compares one file with another, so give one PATH", where="--against")
 
 
 def _options(checks: str | None, *, quick: bool, layout: str, against: str | None, device: str) -> Options:
@@ -269,7 +216,7 @@ def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Setting
     outcome.failures += failures
 
 
-def _record(outcome: _Outcome, keep: _Keep) -> None:
+def _record(outcome: _Outcome, keep: Keep) -> None:
     from gsvckpt.keeping import record_results
 
     outcome.recorded, failures = record_results(outcome.results, tensors=keep.per_tensor, forget=keep.forget)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 from gsvckpt.errors import GsvError
 from gsvckpt.findings import CHECKS, SEVERITIES, Finding, Severity, family
 from gsvckpt.report.units import printable
-from gsvckpt.verification import Options, Verification
+from gsvckpt.verdicts import Options, Verification
 
 _READ = frozenset({"record.crc", "tensor.finite", "tensor.range"})  # what --quick leaves out
 

@@ -10,7 +10,7 @@ from gsvckpt import __version__
 from gsvckpt.errors import GsvError
 from gsvckpt.findings import CHECKS, Finding
 from gsvckpt.report.units import printable
-from gsvckpt.verification import Verification
+from gsvckpt.verdicts import Verification
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 _RULES = list(CHECKS)

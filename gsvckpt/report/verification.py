@@ -12,7 +12,7 @@ from gsvckpt.report.console import Line, line, print_lines
 from gsvckpt.report.documents import safety_json
 from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.units import plural, printable, size
-from gsvckpt.verification import Verification
+from gsvckpt.verdicts import Verification
 
 if TYPE_CHECKING:
     from gsvckpt.backup import Copied, Restored

@@ -12,7 +12,7 @@ from builders import Entry, tensor, torch_entries, torch_stream, torch_zip, zipp
 from verified import ids, remarkable, verify
 
 from gsvckpt.checks.containers import torch_says
-from gsvckpt.verification import Options
+from gsvckpt.verdicts import Options
 
 TREE = {"weight": {f"dec.{n}.weight": tensor("float32", (8, 8), range(64)) for n in range(6)}, "info": "8epoch_16iteration"}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 84998954\n"

@@ -12,7 +12,7 @@ from verified import ids, remarkable, verify
 from gsvckpt.checks.layouts import require_layout
 from gsvckpt.errors import UsageError
 from gsvckpt.sovits import layouts, upstream
-from gsvckpt.verification import Options
+from gsvckpt.verdicts import Options
 
 QUICK = Options(quick=True)
 VOICES = {

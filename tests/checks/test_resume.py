@@ -18,7 +18,8 @@ from gsvckpt.opening import open_checkpoint
 from gsvckpt.runs import find_runs
 from gsvckpt.sovits.resuming import newest_lightning, newest_numbered
 from gsvckpt.targets import assess_runs, gather
-from gsvckpt.verification import Options, verify_file
+from gsvckpt.verdicts import Options
+from gsvckpt.verification import verify_file
 
 QUICK = Options(quick=True, resume=True, layout="none")
 STATE = generator("v2", enc_q=True)

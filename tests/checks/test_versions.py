@@ -10,7 +10,7 @@ from cli.samples import generator, lora, small
 from verified import remarkable, verify
 
 from checks.test_layouts import voice
-from gsvckpt.verification import Options
+from gsvckpt.verdicts import Options
 
 QUICK = Options(quick=True, layout="none")
 

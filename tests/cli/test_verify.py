@@ -216,7 +216,8 @@ def test_interrupted_while_many_files_are_verified(tmp_path):
 
 def test_a_file_that_changes_while_it_is_read_is_not_sound(tmp_path, monkeypatch):
     from gsvckpt import verification
-    from gsvckpt.verification import Options, verify_file
+    from gsvckpt.verdicts import Options
+    from gsvckpt.verification import verify_file
 
     path = save(tmp_path / "x.pth", {"dec.w": tensor("float32", (4,), range(4))})
     inner = verification.examine

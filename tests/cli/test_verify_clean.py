@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from verified import ids, remarkable, verify
 
-from gsvckpt.verification import Options
+from gsvckpt.verdicts import Options
 from tests import voices
 
 SMALL = ["v1", "v2", "v2Pro", "v2ProPlus"]
