@@ -90,8 +90,8 @@ def select_checks(text: str | None) -> frozenset[str]:
     Raises UsageError for a word that means none.
     """
     chosen: set[str] = set()
-    words = [word.strip() for word in (text or "*").split(",") if word.strip()]
-    if not words or words[0].startswith("-"):
+    words = [word.strip() for word in ("*" if text is None else text).split(",") if word.strip()]
+    if words and words[0].startswith("-"):
         chosen = set(CHECKS)
     for word in words:
         meant = matching_checks(word.removeprefix("-"))

@@ -44,6 +44,10 @@ class Keep(NamedTuple):
         needs_bytes += ["--checksums"] if checksums is not None else []
         if options.quick and needs_bytes:
             raise UsageError("needs the bytes, which --quick does not read", where=needs_bytes[0])
+        answered = {"against": options.against is not None, "checksum": checksums is not None, "resume": options.resume}
+        if not any(answered.get(family(check), True) for check in options.checks):
+            needed = {"against": "--against OTHER", "checksum": "--checksums FILE", "resume": "--resume"}
+            raise UsageError("leaves nothing to check", where="--checks", hint=f"add {needed[family(min(options.checks))]}")
         for option, family_of, asked in (
             ("--against", "against", options.against is not None),
             ("--checksums", "checksum", checksums is not None),

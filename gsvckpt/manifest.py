@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
-from gsvckpt.errors import DamagedError, MissingError
+from gsvckpt.errors import DamagedError, MissingError, RefusedError
 from gsvckpt.findings import Finding
 from gsvckpt.locking import locked
 from gsvckpt.publishing import publish_bytes
@@ -74,36 +75,65 @@ def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], boo
 
     path = os.path.join(folder, NAME)
     with locked(folder or "."):
-        text = _read(path) or ""
+        text, newline = _read_text(path) or ("", "\n")
         document = _parse(path, text)
-        known = {name: entry for name, entry in _entries(path, document).items() if not forget(name)}
+        before = _entries(path, document)
+        known = {name: entry for name, entry in before.items() if not forget(name)}
         known |= {entry.name: entry for entry in entries}
-        above = _own_text(path, text, document, tomli_w.dumps)
-        table = {"files": {name: known[name].as_table() for name in sorted(known)}}
-        publish_bytes(path, f"{above}{_MARK}\n{tomli_w.dumps(table)}".encode(), overwrite=True)
+        own = _own_text(path, text, document, _spell(before, tomli_w.dumps))
+        renewed = f"{own}{_MARK}\n{_spell(known, tomli_w.dumps)}"
+        _require_same(path, document, renewed, known)
+        publish_bytes(path, renewed.replace("\n", newline).encode(), overwrite=True)
     return path
 
 
-def _own_text(path: str, text: str, document: Mapping[str, object], dumps: Callable[[Mapping[str, object]], str]) -> str:
-    """What others wrote, word for word: the text above the mark, and tables that were added at the end of the file. Raises DamagedError."""
-    above, mark, below = text.partition(_MARK)
-    if not mark and "files" in document:  # the line is gone, so which words are whose cannot be told
-        rest = {key: value for key, value in document.items() if key != "files"}
-        return dumps(rest) + "\n" if rest else ""
-    if mark and "files" in _parse(path, above):
-        raise DamagedError("has a table `files` above the line that gsvckpt wrote", path=path, hint="remove that table")
-    added = re.search(r"^[ \t]*(?:#.*\n[ \t]*)*\[(?![ \t]*(?:files|\"files\")[ \t]*[.\]])", below, re.MULTILINE)
-    if added is not None:
-        above += below[added.start() :]
-    return above if not above or above.endswith("\n\n") else above.rstrip("\n") + "\n\n"
+def _spell(entries: Mapping[str, Entry], dumps: Callable[[Mapping[str, object]], str]) -> str:
+    return dumps({"files": {name: entries[name].as_table() for name in sorted(entries)}})
+
+
+def _own_text(path: str, text: str, document: Mapping[str, object], generated: str) -> str:
+    """What others wrote, word for word: the text above the mark, and what was added behind what stood below it. Raises RefusedError where the two
+    cannot be told apart.
+    """
+    mark = re.search(rf"^{re.escape(_MARK)}", text, re.MULTILINE)
+    if mark is None and "files" not in document:
+        own = text
+    elif mark is not None and text[mark.end() :].removeprefix("\n").startswith(generated):
+        own = text[: mark.start()] + text[mark.end() :].removeprefix("\n").removeprefix(generated)
+    else:  # somebody changed entries, which is nothing to lose; but words of theirs would be
+        own = text[: mark.start()] if mark is not None else ""
+        below = text[mark.end() :] if mark is not None else text
+        if "#" in below or set(document) != {"files", *_parse(path, own)}:
+            hint = f"move what is yours above the line {_MARK.strip()!r}"
+            raise RefusedError("has words of yours among those that gsvckpt wrote, which would be lost", path=path, hint=hint)
+    return own if not own or own.endswith("\n\n") else own.rstrip("\n") + "\n\n"
+
+
+def _require_same(path: str, before: Mapping[str, object], renewed: str, entries: Mapping[str, Entry]) -> None:
+    """Raise RefusedError unless the new text says what the old one said, but for the entries."""
+    try:
+        after = _parse(path, renewed)
+        if _entries(path, after) == dict(entries) and {**after, "files": 0} == {**before, "files": 0}:
+            return
+    except DamagedError:
+        pass
+    hint = f"move what is yours above the line {_MARK.strip()!r}"
+    raise RefusedError("cannot be renewed without changing what others wrote in it", path=path, hint=hint)
 
 
 def _read(path: str) -> str | None:
+    found = _read_text(path)
+    return None if found is None else found[0]
+
+
+def _read_text(path: str) -> tuple[str, str] | None:
+    """The text with plain line ends, and the line end that it has; None where there is no manifest."""
     try:
         if os.path.getsize(path) > _LARGEST:
             raise DamagedError(f"is larger than {_LARGEST:,} bytes", path=path)
-        with open(path, encoding="utf-8", newline="") as file:
-            return file.read().replace("\r\n", "\n")
+        with open(path, encoding="utf-8-sig", newline="") as file:  # Windows' own editor puts a mark in front
+            text = file.read()
+        return text.replace("\r\n", "\n"), "\r\n" if "\r\n" in text else "\n"
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
@@ -151,8 +181,11 @@ def compare(entry: Entry, size: int, mtime_ns: int, digests: Mapping[str, str], 
     if not known:
         if same_facts:
             return []
-        why = "has another size than was recorded" if size != entry.size else "has another time than was recorded"
-        return [Finding("manifest.changed", "warning", "file", why, _RECORD, f"{size:,} bytes", f"{entry.size:,} bytes")]
+        if size != entry.size:
+            facts = (f"{size:,} bytes", f"{entry.size:,} bytes")
+            return [Finding("manifest.changed", "warning", "file", "has another size than was recorded", _RECORD, *facts)]
+        facts = (_time(mtime_ns), _time(entry.mtime_ns))
+        return [Finding("manifest.changed", "warning", "file", "has another time than was recorded", _RECORD, *facts)]
     name = known[0]
     if digests[name] == entry.digests[name]:
         return []
@@ -163,6 +196,14 @@ def compare(entry: Entry, size: int, mtime_ns: int, digests: Mapping[str, str], 
         return [Finding("manifest.bit-rot", "error", "file", why, _RESTORE, f"{name} {digests[name]}", entry.digests[name])]
     why = f"is not what was recorded{more}"
     return [Finding("manifest.changed", "warning", "file", why, _RECORD, f"{name} {digests[name]}", entry.digests[name])]
+
+
+def _time(mtime_ns: int) -> str:
+    seconds, rest = divmod(mtime_ns, 1_000_000_000)
+    try:
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{rest:09d}"
+    except (OverflowError, ValueError, OSError):
+        return f"{mtime_ns} ns"
 
 
 def missing(entry: Entry) -> Finding:

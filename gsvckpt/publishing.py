@@ -240,7 +240,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _exists(path: str) -> RefusedError:
-    return RefusedError("exists already", path=path, hint="--force overwrites it; -o PATH writes elsewhere")
+    return RefusedError("exists already", path=path, hint="--force overwrites it")
 
 
 def _fail(path: str, error: OSError) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gsvckpt import checksum_files, manifest
 from gsvckpt.asides import is_kept_aside
@@ -52,12 +52,21 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
             if resuming:
                 targets.asked.append(path)
                 _add_runs(targets, path)
+    targets.files = _without_repeats(targets.files)
     if targets.checksums is not None:
         _add_listed(targets, targets.checksums)
     for path in targets.files:
         targets.files[path] = _expected(path, known, targets.checksums)
     targets.failures += known.failures
     return targets
+
+
+def _without_repeats(files: Mapping[str, Expected]) -> dict[str, Expected]:
+    """One file is one file, however it is spelt and through whatever link: the first name counts."""
+    first: dict[str, str] = {}
+    for path in files:
+        first.setdefault(os.path.normcase(os.path.realpath(path)), path)
+    return {path: files[path] for path in first.values()}
 
 
 class _Manifests:

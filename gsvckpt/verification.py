@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -91,6 +92,8 @@ class _Run:
         except ChangedError as error:
             self.blockers.append(Finding(error.check, "error", "file", error.why, error.hint))
         findings = [*self.blockers, *(found for found in self.findings if found.check in self.options.checks)]
+        quoted = shlex.quote(self.source.path)
+        findings = [found._replace(hint=found.hint.replace(" FILE", f" {quoted}")) for found in findings]  # so that it can be pasted
         findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
         result = Verification(
             self.source.path, judge(tuple(findings), safety), tuple(findings), self.source.size, self.source.mtime_ns, safety=safety
@@ -262,6 +265,8 @@ class _Run:
         entry = self.expected.entry
         if entry is not None:
             self.findings += manifest.compare(entry, self.source.size, self.source.mtime_ns, self.digests, self.tensors)
+        elif all(check.startswith("manifest.") for check in self.options.checks):
+            self.blockers.append(Finding("container.unsupported", "error", "file", "is in no manifest, so there is nothing to compare it with"))
         elif self.expected.recorded:
             self.findings.append(Finding("manifest.new", "info", "file", "is not in the manifest", "gsvckpt verify FILE --record adds it"))
         if self.expected.lists and not self.options.quick:

@@ -51,6 +51,7 @@ def main() -> None:
     gsvckpt("inspect", FOLDER / SOVITS)
     gsvckpt("strip-optimizer", FOLDER / TRAINING)
     gsvckpt("convert-fp16", FOLDER / STRIPPED)
+    gsvckpt("verify", FOLDER, "-r")
 
 
 if __name__ == "__main__":

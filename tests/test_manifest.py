@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomli as tomllib
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.errors import DamagedError, OutputError
+from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.locking import locked
 from gsvckpt.manifest import NAME, Entry, compare, read_manifest, record
 
@@ -52,17 +51,61 @@ def test_entries_are_renewed_and_others_stay(tmp_path: Path) -> None:
     assert (found["G_16.pth"].size, found["D_16.pth"].size) == (7, 100)
 
 
-def test_what_the_user_wrote_stays_word_for_word(tmp_path: Path) -> None:
-    own = "# my own rules\n[prune]\nkeep-last = 3 # three\n"
-    (tmp_path / NAME).write_text(own)
+MARK = "# --- written by gsvckpt verify --record; what stands below is written anew each time ---\n"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "own", ["# my own rules\n[prune]\nkeep-last = 3 # three\n", "owner = 'me' # keep\n", "# note: " + MARK, "[filesystem]\nfiles = 3\n"]
+)
+def test_what_the_user_wrote_stays_word_for_word(tmp_path: Path, own: str, newline: str) -> None:
+    (tmp_path / NAME).write_bytes(b"\xef\xbb\xbf" + own.replace("\n", newline).encode())
+    for number in range(3):
+        record(str(tmp_path), [ENTRY._replace(name=f"{number}.pth")])
+        text = (tmp_path / NAME).read_bytes().decode()
+        assert text.startswith(own.replace("\n", newline))
+        assert ("\r" in text) == (newline == "\r\n")
+    assert len(read_manifest(str(tmp_path / NAME)).entries) == 3
+
+
+@pytest.mark.parametrize("added", ["\n# added\n[policy] # here\nx = 1\n", "# a last word\n"])
+def test_what_is_added_at_the_end_stays(tmp_path: Path, added: str) -> None:
     record(str(tmp_path), [ENTRY])
+    with (tmp_path / NAME).open("a") as file:
+        file.write(added)
+    for number in range(2):
+        record(str(tmp_path), [ENTRY._replace(name=f"{number}.pth")])
+        assert (tmp_path / NAME).read_text().count(added.strip()) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('[files."b.pth"]', '[notes]\nwhy = "b"\n\n[files."b.pth"]'),
+        ('[files."b.pth"]', '# mine\n[files."b.pth"]'),
+        ('[files."a.pth"]', 'owner = "x" # keep\n[files."a.pth"]'),
+        ('[files."a.pth"]', '[notes]\nwhy = 1\n[files."a.pth"]'),
+        (MARK, ""),
+    ],
+    ids=["table between", "comment between", "key", "table first", "no mark"],
+)
+def test_words_that_cannot_be_kept_are_never_lost(tmp_path: Path, old: str, new: str) -> None:
+    record(str(tmp_path), [ENTRY._replace(name="a.pth"), ENTRY._replace(name="b.pth")])
     text = (tmp_path / NAME).read_text()
-    assert tomllib.loads(text)["prune"] == {"keep-last": 3}
-    _, _, generated = text.partition("# --- written by")
-    (tmp_path / NAME).write_text(own + "# --- written by" + generated)
-    record(str(tmp_path), [ENTRY._replace(name="x.pth")])
-    assert (tmp_path / NAME).read_text().startswith(own)
-    assert set(read_manifest(str(tmp_path / NAME)).entries) == {"G_16.pth", "x.pth"}
+    assert old in text
+    changed = text.replace(old, new) + ("# mine\n" if not new else "")
+    (tmp_path / NAME).write_text(changed)
+    with pytest.raises(RefusedError, match=r"yours|others wrote"):
+        record(str(tmp_path), [ENTRY])
+    assert (tmp_path / NAME).read_text() == changed
+
+
+def test_an_entry_that_the_user_took_out_stays_out(tmp_path: Path) -> None:
+    record(str(tmp_path), [ENTRY._replace(name="a.pth"), ENTRY._replace(name="b.pth")])
+    text = (tmp_path / NAME).read_text()
+    (tmp_path / NAME).write_text(text[: text.index('[files."b.pth"]')])
+    record(str(tmp_path), [ENTRY._replace(name="c.pth")])
+    assert set(read_manifest(str(tmp_path / NAME)).entries) == {"a.pth", "c.pth"}
 
 
 def test_forgetting(tmp_path: Path) -> None:

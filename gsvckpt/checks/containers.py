@@ -10,9 +10,12 @@ from gsvckpt.examination import Examination
 from gsvckpt.findings import UNCHECKED, Finding
 from gsvckpt.formats.torch_remains import Remains
 from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
+from gsvckpt.sovits import upstream
+from gsvckpt.sovits.upstream import Verdict
 
 _OPCODES = frozenset(b"(.0123456789BCEFGIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b")  # to protocol 2
 _AGAIN = "get the file again; to know which copies are good, record them: gsvckpt verify FILE --record"
+_SEEKS_TOO_FAR = (4_096, 70_000)  # bytes of a cut zip between which torch's reader asks the system for a place before the file
 _LISTED = 20  # records named one by one
 _BY_INFERENCE = ("sovits-weights", "sovits-lora")  # kinds that GPT-SoVITS opens whatever their head (process_ckpt.py:129-138)
 
@@ -22,7 +25,7 @@ def failure(error: GsvError, head: bytes, size: int, remains: Remains | None) ->
     said = torch_says(head, size, cut=error.check == "container.truncated")
     why = error.why.replace(" (torch: failed finding central directory)", "")
     if said:
-        why += f"; torch.load says `{said}`"
+        why += f"; torch.load says `{said}`" + (")" if " (" in said else "")
     found = [Finding(error.check, "error", error.where, why, error.hint)]
     if remains is not None and remains.tensors:
         share = f"{remains.whole:,} of {remains.tensors:,}"
@@ -38,13 +41,16 @@ def torch_says(head: bytes, size: int, *, cut: bool) -> str:
     """
     if not size:
         return "EOFError: Ran out of input"
-    if head[:2] == b"PK" and size < 4:
+    if size < 4 and b"PK\x03\x04".startswith(head):
         return "UnpicklingError: A load persistent id instruction was encountered"
     if head[:4] == b"PK\x03\x04" and cut:
         kind = "failed finding central directory" if size > 21 else "not a ZIP archive"
-        return f"PytorchStreamReader failed reading zip archive: {kind}"
+        also = "` (or `OSError: [Errno 22] Invalid argument" if _SEEKS_TOO_FAR[0] < size < _SEEKS_TOO_FAR[1] else ""
+        return f"PytorchStreamReader failed reading zip archive: {kind}{also}"
     if head[:2].isdigit() and head[2:4] == b"\x03\x04":
-        return "UnpicklingError: unpickling stack underflow"
+        return f"UnpicklingError: unpickling stack underflow` (with weights_only: `Unsupported operand {head[0]}"
+    if head.startswith(b"version https://git-lfs"):
+        return "UnpicklingError: invalid load key, 'v'.` (with weights_only: `Unsupported operand 118"
     if len(head) >= 512 and not head[:512].strip(b"\0"):
         return "KeyError: \"filename 'storages' not found\""
     if head[:4] != b"PK\x03\x04" and head[0] not in _OPCODES:
@@ -62,9 +68,12 @@ def head(examination: Examination) -> list[Finding]:
     container, kind = examination.checkpoint.container, examination.identity.kind
     if container.format != "torch-zip" or container.head == "PK":
         return []
-    said = "torch.load alone says `unpickling stack underflow`"
+    said = "torch.load alone says `unpickling stack underflow` (with weights_only: `Unsupported operand 48`)"
     if kind in _BY_INFERENCE:
-        why = f"begins with {container.head} instead of PK, as GPT-SoVITS marks this version; {said}, GPT-SoVITS opens it"
+        verdict, identity = examination.upstream, examination.identity
+        suits = isinstance(verdict, Verdict) and not upstream.misread(identity.version, examination.is_lora, verdict)
+        why = f"begins with {container.head} instead of PK{', as GPT-SoVITS marks this version' if suits else ''}; {said}"
+        why += ", GPT-SoVITS opens it" if suits else ""
         return [Finding("container.head", "info", "first two bytes", why, found=container.head or "")]
     why = f"begins with {container.head} instead of PK, and whatever opens such files does not mend that: {said}"
     hint = rewrite_head(examination.checkpoint.source.path, "PK")
@@ -105,7 +114,8 @@ def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Findin
             "record.crc",
             "error",
             owners.get(record.offset, record.name),
-            f"record {record.name} was altered on disk or in transfer, which torch.load does not notice",
+            f"record {record.name} was altered on disk or in transfer"
+            + (", which torch.load does not notice" if "data/" in record.name else "; torch.load stops, or takes it for something else"),
             _AGAIN,
             f"{crc:08x}",
             f"{record.crc:08x}",

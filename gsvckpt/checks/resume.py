@@ -15,11 +15,12 @@ from gsvckpt.sovits import requirements
 from gsvckpt.sovits.config import lookup
 from gsvckpt.sovits.kinds import Kind
 from gsvckpt.sovits.names import LATEST_STEP
+from gsvckpt.sovits.resuming import newest_lightning
 
 _S2_KEYS = ("iteration", "optimizer", "model", "learning_rate")  # utils.py:23-60, each of them read without a default
 _S1_KEYS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers")  # measured with pytorch-lightning 2.5.6
-_OVER = "it says nothing, starts over from the pretrained model at epoch 1 and saves over what is here"
-_PLAIN = "pip install 'pytorch-lightning<2.6' goes on from it; gsvckpt migrate --plain, once there, mends the file"
+_OVER = "GPT-SoVITS says nothing, starts over from the pretrained model at epoch 1 and saves over what is here"
+_PLAIN = 'pip install "pytorch-lightning<2.6" goes on from it; gsvckpt migrate --plain, once there, mends the file'
 
 
 class State(NamedTuple):
@@ -73,7 +74,7 @@ def assess_file(name: str, state: State, run: Run | None) -> list[Finding]:
         return [Finding("resume.file", "error", name, f"is no training file ({state.kind}): training cannot go on from it", hint, state.kind)]
     if run is not None and name not in (run.generator, run.discriminator):
         taken = run.discriminator if state.kind == "sovits-discriminator-training" else run.generator
-        found.append(Finding("resume.file", "warning", name, f"would not be taken, but {taken}", _remove(str(taken)), str(taken), name))
+        found.append(Finding("resume.file", "warning", name, f"would not be taken, but {taken}", _instead(run, str(taken)), str(taken), name))
     return found
 
 
@@ -83,12 +84,12 @@ def _assess_gpt(run: Run, states: Mapping[str, State | GsvError]) -> list[Findin
     state = states[run.chosen[0]]
     if isinstance(state, GsvError):
         why = f"would be taken, and training stops with an error: {state.why}"
-        return [Finding("resume.file", "error", run.generator, why, _remove(run.generator))]
+        return [Finding("resume.file", "error", run.generator, why, _instead(run, run.generator))]
     found = _openable(run.generator, state)
     blocked = any(finding.severity == "error" for finding in found)
     if not run.generator.endswith(".ckpt"):
         why = "is taken although its name goes on behind .ckpt: GPT-SoVITS looks only at how a name begins"
-        found.append(Finding("resume.stale", "warning", run.generator, why, _remove(run.generator)))
+        found.append(Finding("resume.stale", "warning", run.generator, why, _instead(run, run.generator)))
     found += _stale(run, state, states)
     return [*found, *_outcome(run, state, state.epochs, blocked=blocked)]
 
@@ -119,7 +120,7 @@ def _assess_sovits(run: Run, states: Mapping[str, State | GsvError]) -> list[Fin
     for name in filter(None, (run.discriminator if pairs else None, run.generator)):
         state = states[run.place(name)]
         if isinstance(state, GsvError):
-            found.append(Finding("resume.file", "error", name, f"would be taken and cannot be read ({state.why}): {_OVER}", _remove(name)))
+            found.append(Finding("resume.file", "error", name, f"would be taken and cannot be read ({state.why}): {_OVER}", _instead(run, name)))
             continue
         known[name] = state
         found += _loadable(name, state)
@@ -132,7 +133,7 @@ def _assess_sovits(run: Run, states: Mapping[str, State | GsvError]) -> list[Fin
         return found
     if discriminator is not None and discriminator.epoch != generator.epoch:
         why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}; training goes on with both"
-        hint = "remove the files of the later epoch, so that both come from one"
+        hint = "put the file of the same epoch back: gsvckpt verify FOLDER --restore-from DIR brings it from a backup"
         found.append(Finding("resume.pair", "warning", run.generator, why, hint, str(discriminator.epoch), str(generator.epoch)))
     found += _stale(run, generator, states)
     blocked = any(finding.severity == "error" for finding in found)
@@ -171,7 +172,7 @@ def _stale(run: Run, chosen: State, states: Mapping[str, State | GsvError]) -> l
     fixed = str(LATEST_STEP) in str(run.generator)
     reason = f", as its number is the highest ({LATEST_STEP} is the name of `save only latest`, no step)" if fixed else ""
     why = f"GPT-SoVITS takes {run.generator} of epoch {chosen.epoch}{reason}, although {name} is of epoch {epoch}"
-    return [Finding("resume.stale", "warning", str(run.generator), why, _remove(str(run.generator)), f"epoch {chosen.epoch}", f"epoch {epoch}")]
+    return [Finding("resume.stale", "warning", str(run.generator), why, _instead(run, str(run.generator)), f"epoch {chosen.epoch}", f"epoch {epoch}")]
 
 
 def _outcome(run: Run, state: State, epochs: int | None, *, blocked: bool) -> list[Finding]:
@@ -190,5 +191,14 @@ def _nothing(pattern: str) -> Finding:
     return Finding("resume.file", "warning", "folder", f"there is no {pattern}: training starts from the pretrained model at epoch 1", found="none")
 
 
-def _remove(name: str) -> str:
-    return f"move {name} out of the folder, and the next one is taken"
+def _instead(run: Run, name: str) -> str:
+    """What to do so that another file is taken: the whole pair goes, or is brought back where nothing else is there."""
+    if run.stage == "gpt":
+        gone = {name}
+        rest = newest_lightning(other for other in run.names if other not in gone)
+    else:
+        gone = {name, *(other for other in run.names if other[1:] == name[1:])}
+        rest = next((other for other in sorted(run.names) if other not in gone and other.startswith("G_")), None)
+    if rest is None:
+        return f"nothing else is there to go on from: gsvckpt verify {run.folder} --resume --restore-from DIR brings it back from a backup"
+    return f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again"

@@ -68,6 +68,7 @@ class _Outcome:
         self.recorded: dict[str, str] = {}
         self.copied: dict[str, Copied] = {}
         self.restored: dict[str, Restored] = {}
+        self.asked: list[str] = []
 
     def exit_code(self, fail_on: Severity) -> int:
         worst = max((error.exit_code for error in self.failures), default=0)
@@ -156,6 +157,7 @@ def verify(
     options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
     outcome = _run(targets, options, settings)
+    outcome.asked = keep.asked
     if keep.restore_from is not None:
         _restore(outcome, targets, keep.restore_from, options, settings)
     if keep.backup is not None:
@@ -261,7 +263,7 @@ def _print(outcome: _Outcome, targets: Targets, options: Options, settings: Sett
 def _print_results(outcome: _Outcome, targets: Targets, settings: Settings, code: int) -> None:
     from gsvckpt.report import verification as report
 
-    kept = report.Kept(outcome.recorded, outcome.copied, outcome.restored)
+    kept = report.Kept(outcome.recorded, outcome.copied, outcome.restored, outcome.asked)
     if settings.json:
         files = [report.as_json(result, kept) for result in outcome.results]
         files += [failure_json(error) for error in outcome.failures]

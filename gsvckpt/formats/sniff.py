@@ -13,6 +13,8 @@ _PEEK = 1 << 24  # far more than any pickle that torch writes for GPT-SoVITS
 _PEEK_OPCODES = 500_000  # four times a large training file's; these bytes may be anything
 HEAD = 8_192  # what GPT-SoVITS itself hashes; enough to recognise anything
 
+_ZIP = b"PK\x03\x04"
+_FURTHEST = 1 << 28  # bytes from the end in which the end of a zip is looked for, once it is not where it should be
 _AGAIN = "download it again; the file came incomplete or is a web page"
 # (signature, at, what it is, what to do)
 _OTHERS: tuple[tuple[bytes, int, str, str], ...] = (
@@ -38,10 +40,17 @@ def read(source: Source) -> Checkpoint:
     head = read_head(source)
     if not head:
         raise NotCheckpointError("the file is empty", hint="the disk was full or the download failed; get it again")
+    if len(head) < 4 and _ZIP.startswith(head):
+        raise DamagedError(
+            f"the file ends after {len(head)} bytes, which may have been the first of a checkpoint",
+            where="first bytes",
+            hint="get it again",
+            check="container.truncated",
+        )
     if _begins_as_zip(head):
         tail = zip_directory.find_tail(source)
         if tail is None:
-            raise _cut_zip(source, head)
+            raise _overlong_zip(source) or _cut_zip(source, head)
         return torch_zip.read(source, tail)
     if is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
         raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
@@ -108,6 +117,23 @@ def _cut_zip(source: Source, head: bytes) -> DamagedError:
     names, *_ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
     error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, names)
     return error
+
+
+def _overlong_zip(source: Source) -> DamagedError | None:
+    """A whole zip with so much behind it that nobody finds its end; None where there is none."""
+    for begin in range(max(source.size - _PEEK, 0), max(source.size - _FURTHEST, 0) - _PEEK, -_PEEK):
+        buffer = bytearray(min(_PEEK + 22, source.size - max(begin, 0)))
+        source.read_into(max(begin, 0), memoryview(buffer))
+        at = buffer.rfind(b"PK\x05\x06")
+        if 0 <= at <= len(buffer) - 22:
+            end = max(begin, 0) + at + 22 + int.from_bytes(buffer[at + 20 : at + 22], "little")
+            return DamagedError(
+                f"{source.size - end:,} bytes stand behind the end of the zip, too many for any reader to find it",
+                where="end of file",
+                hint=f"python -c \"import sys; open(sys.argv[1], 'r+b').truncate({end})\" FILE cuts them off; keep a copy",
+                check="container.trailing",
+            )
+    return None
 
 
 def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:

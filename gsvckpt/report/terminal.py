@@ -34,4 +34,8 @@ def print_styled(lines: Iterable[Line]) -> None:
     """Lines on stdout in their styles, wrapped to the terminal's width behind their indents."""
     console = make_console()
     for line in lines:
-        console.print(Padding(Text.assemble(*line.parts, overflow="fold"), (0, 0, 0, line.indent)))
+        text = Text.assemble(*line.parts, overflow="fold")
+        if text.plain.startswith("hint: "):  # left to the terminal to wrap, so that what is selected there can be pasted
+            console.print(Text(" " * line.indent).append_text(text), soft_wrap=True)
+        else:
+            console.print(Padding(text, (0, 0, 0, line.indent)))

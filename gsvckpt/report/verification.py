@@ -26,11 +26,12 @@ _STATUS_WIDTH, _SIZE_WIDTH, _WHAT_WIDTH = 9, 9, 30
 
 
 class Kept(NamedTuple):
-    """What was done with the results: by path, what was recorded where, copied and brought back."""
+    """What was done with the results: by path, what was recorded where, copied and brought back; and the options that asked for it."""
 
     recorded: Mapping[str, str] = {}
     copied: Mapping[str, Copied] = {}
     restored: Mapping[str, Restored] = {}
+    asked: Sequence[str] = ()
 
 
 def as_json(result: Verification, kept: Kept) -> dict[str, object]:
@@ -84,7 +85,7 @@ def _lines(results: Sequence[Verification], kept: Kept, others: int, *, root: st
         yield line(f"and {shown - _ROWS:,} more sound files; -v lists them", "dim")
     yield from _summary_lines(results, kept, others)
     if hidden:
-        yield line(f"-v shows {plural(hidden, 'note')} on sound files", "dim")
+        yield line(f"-v shows {plural(hidden, 'more note')}", "dim")
 
 
 def _is_told(finding: Finding, result: Verification, *, verbose: bool) -> bool:
@@ -120,6 +121,9 @@ def _fate_lines(result: Verification, kept: Kept, *, verbose: bool) -> Iterator[
     if result.path in kept.copied and (verbose or kept.copied[result.path].made):
         copied = kept.copied[result.path]
         yield line(f"{'copied to' if copied.made else 'has a copy,'} {printable(copied.copy)}", "dim", 2)
+    left_out = [word for option, word in (("--record", "recorded"), ("--backup", "copied")) if option in kept.asked]
+    if left_out and result.mtime_ns and not result.intact:
+        yield line(f"not {' and not '.join(left_out)}, as it has errors", "magenta", 2)
     if verbose:
         for digest, value in sorted(result.digests.items()):
             yield line(f"{digest} {value}", "dim", 2)

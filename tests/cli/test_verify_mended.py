@@ -179,6 +179,31 @@ def test_a_hint_cannot_be_made_to_run_something_else(gsvckpt, tmp_path):
     assert (tmp_path / name).read_bytes()[:2] == b"PK"
 
 
+@pytest.mark.parametrize("checks", ["against", "checksum", "resume", "", ","])
+def test_checks_that_have_nothing_to_look_at_are_no_verdict(gsvckpt, folder, checks):  # noqa: F811
+    assert gsvckpt("verify", folder, f"--checks={checks}").code == 2
+    assert gsvckpt("verify", folder, "--checks", "manifest").code == 3
+
+
+def test_one_file_is_one_file_however_it_is_named(gsvckpt, folder, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    paths = ("logs/G_0.pth", "./logs/G_0.pth", "logs/../logs/G_0.pth", folder / "G_0.pth", "link/G_0.pth", "logs", "./logs", "link")
+    assert len(gsvckpt.json("verify", *paths).document["files"]) == 3
+
+
+def test_what_is_not_recorded_is_said(gsvckpt, tmp_path):
+    save(tmp_path / "x.pth", {"a": tensor("float32", (2,), [float("nan"), 1.0])})
+    assert "not recorded and not copied, as it has errors" in gsvckpt("verify", tmp_path / "x.pth", "--record", "--backup", tmp_path / "b").out
+
+
+def test_hints_name_the_file(gsvckpt, folder):  # noqa: F811
+    gsvckpt("verify", folder, "--record")
+    flip(folder / "G_0.pth")
+    run = gsvckpt.json("verify", folder / "G_0.pth", exit_code=1)
+    assert all(str(folder / "G_0.pth") in f["hint"] for f in run.file["findings"] if f["severity"] == "error")
+
+
 # --- honest files ------------------------------------------------------------------------------------------------------------------------------
 
 
