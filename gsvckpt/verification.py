@@ -84,6 +84,7 @@ class _Run:
             safety = self._safety(checkpoint)
             examination = examine(checkpoint)
             self._check(examination)
+            safety = self._look_closer(checkpoint, safety)
         except GsvError as error:
             safety = self._unreadable(error)
         self._compare_digests()
@@ -117,6 +118,17 @@ class _Run:
         verdict = judge_all(dict.fromkeys(names))
         if not complete and verdict.verdict == "safe":
             verdict = Safety("unknown", verdict.globals)
+        self.findings += pickles.safety(verdict)
+        return verdict
+
+    def _look_closer(self, checkpoint: Checkpoint, safety: Safety) -> Safety:
+        """Bytes that belong to nothing may hold a pickle that somebody's reader finds, so the whole file is looked through."""
+        if safety.verdict == "unsafe" or not any(found.check in ("container.gap", "container.trailing") for found in self.findings):
+            return safety
+        found = pickle_search.search(self.source, everywhere=True)
+        verdict = judge_all(dict.fromkeys((*checkpoint.globals, *found.names)))
+        if verdict.verdict == "safe" or safety.verdict == "unknown" == verdict.verdict:
+            return safety
         self.findings += pickles.safety(verdict)
         return verdict
 

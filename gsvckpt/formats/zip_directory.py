@@ -86,6 +86,9 @@ def _read_end64(source: Source, at: int) -> tuple[int, ...] | None:
     magic, _, _, _, disk, first_disk, here, count, size, offset = END64.unpack(end)
     if magic != b"PK\x06\x06":
         raise DamagedError("its zip64 end record is missing", where="zip directory", check="container.directory")
+    if where + END64.size != at - LOCATOR.size:  # as where one zip stands behind another: some readers take the first, some the last
+        why = "its zip64 end record stands elsewhere than in front of its locator; readers do not agree which directory counts"
+        raise DamagedError(why, where="zip directory", check="container.directory")
     return where, disk, first_disk, here, count, size, offset
 
 

@@ -107,6 +107,21 @@ def test_what_is_hidden_beside_the_pickle(tmp_path: Path, evil: bytes, build, ve
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("zip64", [False, True])
+def test_one_zip_behind_another(tmp_path: Path, evil: bytes, zip64: bool) -> None:
+    clean, bad = (zipped(entries, zip64=zip64) for entries in (torch_entries(TREE), torch_entries(evil)))
+    for data in (clean + bad, bad + clean):
+        assert verify(tmp_path / "x.pth", data).status == "unsafe"
+
+
+def test_a_record_behind_the_end(tmp_path: Path, evil: bytes) -> None:
+    whole = zipped([Entry("archive/data.pkl", evil)])
+    record = whole[: whole.find(b"PK\x01\x02")]
+    result = verify(tmp_path / "x.pth", torch_zip(TREE) + record)
+    assert result.status == "unsafe"
+    assert verify(tmp_path / "x.pth", torch_zip(TREE) + bytes(500)).safety.verdict == "safe"
+
+
 def test_honest_records_beside_the_pickle_hide_nothing(tmp_path: Path) -> None:
     for data in (b"just a note\n", bytes(70_000), b"0123", b"", json.dumps({"a": 1}).encode()):
         assert verify(tmp_path / "x.pth", beside(data, "archive/note.txt")).status == "sound"
