@@ -46,6 +46,19 @@ class Destination:
                 raise UsageError(f"{other} and {source} would both be written to {output}", hint="give each its own run with -o PATH")
         return outputs
 
+    def named(self, output: str, name: str | None, extension: str | None) -> str:
+        """The output under the name and the extension that suit what it will hold, where only its folder was chosen; a name that was chosen stays."""
+        if self.in_place or self.output == output:
+            return output
+        folder, chosen = os.path.split(output)
+        if name is not None and not resumes(name):
+            chosen = name
+        if extension is not None and os.path.splitext(chosen)[1].lower() != extension:
+            chosen = os.path.splitext(chosen)[0] + extension
+            if self.output is None and resumes(chosen):
+                chosen = f"{self.word}-{chosen}"
+        return os.path.join(folder, chosen)
+
     def obstacle(self, source: str, output: str) -> GsvError | None:
         """Why `output` must not or cannot be written, as far as that shows before any work is done."""
         if self.in_place:
@@ -62,11 +75,16 @@ class Destination:
         return None
 
     @contextmanager
-    def prepared(self, source: str, output: str) -> Iterator[None]:
-        """Refuse obstacles, and make the folder of an `-o FOLDER/`. When what is done inside fails, folders that were made for it go again."""
+    def prepared(self, source: str, output: str, others: Sequence[str] = ()) -> Iterator[None]:
+        """Refuse obstacles and an output that is one of the `others` that bytes come from, and make the folder of an `-o FOLDER/`.
+
+        When what is done inside fails, folders that were made for it go again.
+        """
         obstacle = self.obstacle(source, output)
         if obstacle is not None:
             raise obstacle
+        if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
+            raise RefusedError("is a file that the output takes tensors from", path=output, hint="write elsewhere with -o PATH")
         made = _missing_folders(self.output) if self.output is not None and self.output != output else []
         try:
             if made:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
 
 from gsvckpt.checksums import crc32
-from gsvckpt.devices.measures import Audit, Device
+from gsvckpt.devices.measures import LARGEST, Audit, Device, Matrix
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.formats import torch_layout
@@ -18,9 +18,10 @@ from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish
-from gsvckpt.streams import Buffers, check_unchanged, chunks, for_each
+from gsvckpt.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
 from gsvckpt.transforms.plan import Plan
 
+_BLOCK = 1 << 23  # values of a product at a time; GPT-SoVITS's matrices have 1 << 20, and a whole one gives what torch gives for a whole one
 _SMALL = 1 << 20  # bytes; nearly all tensors, and next to nothing of a file
 MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
 
@@ -75,7 +76,7 @@ class Engine:
         Raises DamagedError and ChangedError as `write` does.
         """
         outcome, _ = self._carry_out(plan, lay_out(plan), None, approve)
-        check_unchanged([plan.checkpoint.source])
+        check_unchanged(plan.sources)
         accept(outcome)
         return outcome
 
@@ -98,9 +99,9 @@ class Engine:
             self._read_back(outcome, checksums, target)
 
         def settle() -> None:
+            check_unchanged(plan.sources)
             source = plan.checkpoint.source
             if isinstance(source, LocalSource):
-                source.check_unchanged()
                 source.close()  # Windows does not replace an open file
 
         publish(path, layout.size, fill, check, overwrite=overwrite, settle=settle)
@@ -113,7 +114,8 @@ class Engine:
             layout = lay_out(plan)
         while True:
             approve(layout)
-            places = {storage: offset for storage, offset in layout.storages if target is not None or storage in plan.casts}
+            computed = {*plan.casts, *plan.products}
+            places = {storage: offset for storage, offset in layout.storages if target is not None or storage in computed}
             self.progress.expect(sum(storage.nbytes for storage in places))
             work = partial(self._move, plan=plan, target=target, places=places)
             moved = for_each(places, work, jobs=self.jobs, progress=self.progress)
@@ -123,7 +125,7 @@ class Engine:
                 break
             if self.on_overflow == "error":
                 raise RefusedError(
-                    f"{sum(beyond.values()):,} values in {len(beyond):,} tensors are beyond float16 (65,504)",
+                    f"{sum(beyond.values()):,} values in {len(beyond):,} tensors are beyond {_beyond(plan, beyond)}",
                     hint="--on-overflow keep leaves those tensors as they are, --on-overflow clamp limits the values",
                 )
             plan = plan.without_casts(frozenset(beyond))
@@ -150,20 +152,40 @@ class Engine:
         self, storage: Storage, buffers: Buffers, *, plan: Plan, target: Target | None, places: Mapping[Storage, int]
     ) -> tuple[int, Audit | None]:
         """Copy or cast one storage to its place. Returns the checksum of what was written, and the audit of a cast."""
-        place, cast = places[storage], storage in plan.casts
-        audit = Audit() if cast else None
+        place, to = places[storage], plan.casts.get(storage)
+        audit = Audit() if to is not None else None
         crc = 0
-        for _, chunk in chunks(storage, buffers):
+        for chunk in self._contents(storage, plan, buffers):
             data = chunk
-            if cast:
+            if to is not None:
                 assert self.device is not None and audit is not None  # noqa: S101 - whoever plans a cast brings a device; for the type checker
-                data = buffers.out[: len(chunk) // storage.dtype.itemsize * plan.casts[storage].itemsize]
-                audit += self.device.cast(chunk, storage.dtype, data, clamp=plan.clamp)
+                data = buffers.out[: len(chunk) // storage.dtype.itemsize * to.itemsize]
+                audit += self.device.cast(chunk, storage.dtype, data, to, clamp=plan.clamp)
             crc = crc32(data, crc)
             if target is not None:
                 target.write_at(place, data)
                 place += len(data)
         return crc, audit
+
+    def _contents(self, storage: Storage, plan: Plan, buffers: Buffers) -> Iterator[memoryview]:
+        """The bytes of a storage in order, before any cast, some at a time: read, or computed a block of rows at a time."""
+        product = plan.products.get(storage)
+        if product is None:
+            to = plan.dtype_of(storage)
+            step = CHUNK * storage.dtype.itemsize // max(to.itemsize, storage.dtype.itemsize)  # what becomes of it must fit its buffer, too
+            for _, chunk in chunks(storage, buffers, step=step):
+                yield chunk
+            return
+        assert self.device is not None  # noqa: S101 - whoever plans a product brings a device; for the type checker
+        up, down = (_matrix(part, buffers, 0, part.shape[0]) for part in (product.up, product.down))
+        rows, width = product.base.shape[0], product.base.shape[1]
+        together = max(_BLOCK // max(width, 1), 1)
+        for start in range(0, rows, together):
+            count = min(together, rows - start)
+            base = _matrix(product.base, buffers, start, count)
+            block = self.device.add_product(base, up.rows_from(start, count), down)
+            for begin in range(0, len(block), CHUNK // 2):
+                yield block[begin : begin + CHUNK // 2]
 
     def _read_back(self, outcome: Outcome, checksums: Mapping[Storage, int], target: Target) -> None:
         """Open what was written as any reader would and compare it with the plan, tree and bytes."""
@@ -182,6 +204,22 @@ class Engine:
                     raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
             except GsvError as error:
                 raise OutputError(f"what was written does not read back: {error.where}: {error.why}", hint="the disk may be failing") from error
+
+
+def _matrix(tensor: Tensor, buffers: Buffers, start: int, count: int) -> Matrix:
+    """Some rows of a contiguous matrix, in memory of their own."""
+    width = tensor.shape[1] * tensor.dtype.itemsize
+    data = memoryview(bytearray(count * width))
+    begin = (tensor.start * tensor.dtype.itemsize) + start * width
+    for _ in chunks(tensor.storage, buffers, begin, begin + len(data), into=lambda at, size: data[at - begin : at - begin + size]):
+        pass
+    return Matrix(data, tensor.dtype, count, tensor.shape[1])
+
+
+def _beyond(plan: Plan, storages: Iterable[Storage]) -> str:
+    """The limit that values are beyond, in words."""
+    names = sorted({plan.casts[storage].name for storage in storages})
+    return " or ".join(f"{name} ({LARGEST[name]:,.6g})" for name in names)
 
 
 def _checksum(storage: Storage, buffers: Buffers) -> int:

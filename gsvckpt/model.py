@@ -170,7 +170,7 @@ class Container:
     """Facts of the outer file. `head`: the first two bytes of a zip as text; `prefix`: the folder inside it; `records`: how many entries it has.
 
     `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `behind`, those that
-    follow the end of what was read: of the pickle in its record, of the last storage in a stream.
+    follow the end of what was read: of the pickle in its record, of the last storage in a stream; `compressed`, records that are not stored plainly.
     """
 
     format: Literal["torch-zip", "torch-stream", "safetensors", "pickle"]
@@ -180,6 +180,7 @@ class Container:
     byteorder: str = "little"
     storages: int = 0
     behind: int = 0
+    compressed: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

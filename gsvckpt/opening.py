@@ -13,10 +13,13 @@ from gsvckpt.model import Checkpoint, Source
 
 
 @contextmanager
-def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
-    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. Raises GsvError with the path filled in."""
+def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False) -> Iterator[Checkpoint]:
+    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. `inflate` admits compressed zips.
+
+    Raises GsvError with the path filled in.
+    """
     with open_source(path) as source, blame(fspath(path)):
-        yield read(source)
+        yield read(source, inflate=inflate)
 
 
 @contextmanager
@@ -29,9 +32,9 @@ def blame(path: str) -> Iterator[None]:
         raise
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: Source, *, inflate: bool = False) -> Checkpoint:
     """Read a checkpoint from an open source. No byte of it is run."""
     try:
-        return sniff.read(source)
+        return sniff.read(source, inflate=inflate)
     except (MemoryError, RecursionError) as error:  # a crafted file may get here; an honest one does not
         raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from gsvckpt.destinations import Destination
 from gsvckpt.engine import Engine, Outcome
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
+from gsvckpt.model import Checkpoint
 from gsvckpt.opening import open_checkpoint
-from gsvckpt.sovits import upstream
+from gsvckpt.sovits import kinds, layouts, upstream
+from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.sections import divide
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 from gsvckpt.transforms.plan import Plan, begin
 
@@ -53,23 +58,41 @@ class _Nothing(Exception):  # not an error: no tensor could be cast after all, s
         self.outcome = outcome
 
 
+class Planned(NamedTuple):
+    """What is to be done to one file. `name`: how the output is to be called, where the user did not say; `identity`: what it will be."""
+
+    plan: Plan
+    identity: Identity
+    name: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+Make = Callable[[Examination, Plan], Planned]
+Open = Callable[[str], AbstractContextManager[Checkpoint]]
+
+
 def rewrite(
     source: str,
     output: str,
     destination: Destination,
     engine_for: Callable[[Plan], Engine],
-    make: Callable[[Examination, Plan], Plan],
+    make: Make,
     accept: Callable[[Outcome], None] = lambda _: None,
+    opened: Open = open_checkpoint,
 ) -> Rewritten:
     """Apply what `make` plans to one file. Raises GsvError, or OSError of the system; then nothing was written and the source is as it was."""
-    with open_checkpoint(source) as checkpoint:
+    with opened(source) as checkpoint:
         examination = examine(checkpoint)
         _refuse_source(examination, destination)
-        plan = make(examination, begin(checkpoint))
-        plan = replace(plan, window=_window(examination, plan))
+        planned = make(examination, begin(checkpoint))
+        identity = planned.identity
+        plan = replace(planned.plan, window=_window(identity, planned.plan))
+        output = destination.named(output, planned.name, _extension(identity, plan))
         _refuse_name(plan, source, output)
+        _refuse_incomplete(examination, planned, destination)
         before = checkpoint.source.size
         needless = destination.output is None  # with -o, an output is always written
+        warnings = (*examination.identity.notes, *planned.warnings)
         if not plan.changes and needless:
             return Rewritten(
                 source, None, examination, plan, None, before, before, examination.upstream, examination.warnings, not destination.writes
@@ -77,9 +100,9 @@ def rewrite(
         verdicts: list[Verdict | UpstreamError | None] = []
 
         def approve(layout: Layout) -> None:
-            verdicts.append(_foresee(examination, layout))
+            verdicts.append(_foresee(examination, identity, plan, layout))
             if not destination.force:
-                _refuse_misreading(examination, verdicts[-1])
+                _refuse_misreading(examination, identity, verdicts[-1])
 
         def accept_changes(outcome: Outcome) -> None:
             accept(outcome)
@@ -89,7 +112,7 @@ def rewrite(
         engine = engine_for(plan)
         try:
             if destination.writes:
-                with destination.prepared(source, output):
+                with destination.prepared(source, output, [other.path for other in plan.sources[1:]]):
                     overwrite = destination.in_place or destination.force
                     outcome = engine.write(plan, output, overwrite=overwrite, approve=approve, accept=accept_changes)
             else:
@@ -99,8 +122,8 @@ def rewrite(
             return Rewritten(source, None, examination, nothing.outcome.plan, nothing.outcome, *rest)
         obstacle = destination.obstacle(source, output) if destination.dry_run else None
         warnings = (
-            *examination.identity.notes,
-            *upstream.warnings(examination.identity, verdicts[-1], examination.rows),
+            *warnings,
+            *upstream.warnings(identity, verdicts[-1], kinds.symbol_rows(divide(plan.root).tensors)),
             *([f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"] if obstacle else []),
         )
         after = outcome.layout.size
@@ -123,33 +146,64 @@ def _refuse_source(examination: Examination, destination: Destination) -> None:
         )
 
 
+def _extension(identity: Identity, plan: Plan) -> str | None:
+    """The extension of an output in another container; None where the source's own will do."""
+    before = plan.checkpoint.container.format
+    if plan.container == "safetensors":
+        return ".safetensors" if before != "safetensors" else None
+    return (".ckpt" if identity.family == "gpt" else ".pth") if before == "safetensors" else None
+
+
 def _refuse_name(plan: Plan, source: str, output: str) -> None:
-    """A command keeps the container, so the output's name must not promise another one: programs choose their reader by it."""
+    """The output's name must not promise another container: programs choose their reader by it."""
     wanted = os.path.splitext(output)[1].lower()
-    if wanted != os.path.splitext(source)[1].lower() and (wanted == ".safetensors") != (plan.container == "safetensors"):
-        raise UsageError(
-            f"{output} would hold a {plan.container} file, as its source is one", where="--output", hint="give it the source's extension"
-        )
+    same = wanted == os.path.splitext(source)[1].lower() and plan.container == plan.checkpoint.container.format
+    if not same and (wanted == ".safetensors") != (plan.container == "safetensors"):
+        hint = "give it the extension .safetensors" if plan.container == "safetensors" else "give it the extension .pth or .ckpt"
+        raise UsageError(f"{output} would hold a {plan.container} file", where="--output", hint=hint)
 
 
-def _window(examination: Examination, plan: Plan) -> tuple[int, int] | None:
+def _refuse_incomplete(examination: Examination, planned: Planned, destination: Destination) -> None:
+    """Refuse an output that lacks tensors which GPT-SoVITS needs and the source has: S1 stops there, S2 leaves them random without a word."""
+    identity = planned.identity
+    if destination.force or planned.plan.root is examination.checkpoint.root:
+        return
+    if layouts.suitable(identity.kind, identity.version) == ():
+        identity = examination.identity
+    after = divide(planned.plan.root).tensors
+    options = layouts.suitable(identity.kind, identity.version, lora=identity.lora_rank is not None)
+    found = layouts.closest(after, options, identity.lora_rank or 32)
+    if found is None or not (found[1].missing or found[1].wrong_shape):
+        return
+    had = layouts.compare(examination.state, layouts.layout(found[0], identity.lora_rank or 32))
+    lost = [name for name in found[1].missing if name not in had.missing]
+    if lost:
+        stops = identity.family == "gpt"
+        what = "would stop at it with a KeyError" if stops else "would load it without complaint and leave those random"
+        raise RefusedError(f"would lack {len(lost):,} tensors that GPT-SoVITS needs, the first {lost[0]}; it {what}", hint=_INSIST)
+
+
+def _window(identity: Identity, plan: Plan) -> tuple[int, int] | None:
     """The sizes within which GPT-SoVITS reads a PK file's version from its size."""
-    detected = upstream.applies(examination.identity.kind) and plan.container == "torch-zip" and plan.head == "PK"
-    return upstream.size_window(examination.identity.version) if detected else None
+    detected = upstream.applies(identity.kind) and plan.container == "torch-zip" and plan.head == "PK"
+    return upstream.size_window(identity.version) if detected else None
 
 
-def _foresee(examination: Examination, layout: Layout) -> Verdict | UpstreamError | None:
-    if not upstream.applies(examination.identity.kind):
+def _foresee(examination: Examination, identity: Identity, plan: Plan, layout: Layout) -> Verdict | UpstreamError | None:
+    """What GPT-SoVITS will say; None where it will not look at the file, which it does not at a safetensors file that was made on purpose."""
+    made = plan.container == "safetensors" and examination.checkpoint.container.format != "safetensors"
+    if made or not upstream.applies(identity.kind):
         return None
     return upstream.detect(layout.first(upstream.HEADER_SIZE), layout.size)
 
 
-def _refuse_misreading(examination: Examination, after: Verdict | UpstreamError | None) -> None:
-    identity, before = examination.identity, examination.upstream
+def _refuse_misreading(examination: Examination, identity: Identity, after: Verdict | UpstreamError | None) -> None:
+    before = examination.upstream if identity.kind == examination.identity.kind else None  # of another kind nothing was said before
+    lora = identity.kind == "sovits-lora"
     is_pro_base = identity.kind == "sovits-generator-base" and identity.version in ("v2Pro", "v2ProPlus")
-    if is_pro_base and before is not None and upstream.misread(identity.version, examination.is_lora, before):
+    if is_pro_base and before is not None and upstream.misread(identity.version, lora, before):
         return  # training reads a base without any detection, and inference misreads this one already
-    reason = upstream.judge(identity.version, examination.is_lora, before, after)
+    reason = upstream.judge(identity.version, lora, before, after)
     if reason is not None:
-        consequence = upstream.warnings(identity, after, examination.rows)
+        consequence = upstream.warnings(identity, after, None)
         raise RefusedError(f"{reason}{': ' + consequence[-1] if consequence else ''}", hint=f"{_INSIST}")

@@ -337,7 +337,7 @@ def test_errors_learn_the_path(tmp_path: Path) -> None:
 def test_a_file_that_asks_for_too_much_is_damaged(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     from builders import Bytes
 
-    def read(_: object) -> Checkpoint:
+    def read(_: object, **_options: object) -> Checkpoint:
         raise error
 
     monkeypatch.setattr("gsvckpt.formats.sniff.read", read)

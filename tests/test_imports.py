@@ -14,14 +14,15 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
-    {"model", "progress", "checksums", "findings"},
+    {"model", "progress", "checksums", "findings", "rules"},
     {"files", "streams", "pickles"},
     {"locking", "publishing"},
     {"devices", "formats", "sovits", "transforms"},
     {"asides", "opening", "strides", "sweep", "manifest", "checksum_files", "runs"},
     {"engine", "scan", "loading"},
     {"contents", "destinations", "examination", "survey", "backup"},
-    {"accounting", "checks", "comparison", "rewriting"},
+    {"references", "training_configs"},
+    {"accounting", "checks", "comparison", "migration", "rewriting"},
     {"verdicts"},
     {"keep_options", "verification"},
     {"keeping", "targets", "workers"},

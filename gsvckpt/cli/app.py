@@ -33,7 +33,13 @@ class _Interruption(GsvError):
 
 
 # Where each subcommand lives. Only the one that is asked for is imported, which halves the time to start.
-COMMANDS = {"inspect": "inspect", "convert-fp16": "convert_fp16", "strip-optimizer": "strip_optimizer", "verify": "verify"}
+COMMANDS = {
+    "inspect": "inspect",
+    "convert-fp16": "convert_fp16",
+    "strip-optimizer": "strip_optimizer",
+    "verify": "verify",
+    "migrate": "migrate",
+}
 
 
 def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:

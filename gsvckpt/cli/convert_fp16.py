@@ -31,7 +31,7 @@ from gsvckpt.examination import Examination
 from gsvckpt.model import DTYPES
 from gsvckpt.report.audits import audit, first_name
 from gsvckpt.report.units import similar_names
-from gsvckpt.rewriting import Rewritten
+from gsvckpt.rewriting import Planned, Rewritten
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import Plan
 from gsvckpt.transforms.selection import Selection, select
@@ -93,14 +93,15 @@ def convert_fp16(
         raise UsageError("is no number", where="--max-error")
     selections: dict[str, Selection] = {}
 
-    def make(examination: Examination, plan: Plan) -> Plan:
+    def make(examination: Examination, plan: Plan) -> Planned:
         weights = examination.weights
         for glob in keep or ():
             if weights and not any(fnmatchcase(name, glob) for name in weights):
                 raise UsageError(f"no tensor is called {glob}", where="--keep", hint=similar_names(glob, list(weights)))
         selection = selections[examination.checkpoint.source.path] = select(examination.checkpoint.root, weights, half, keep or ())
         chosen = selection.chosen
-        return cast(plan, chosen, half, clamp=on_overflow is OnOverflowChoice.clamp) if chosen else plan
+        planned = cast(plan, chosen, half, clamp=on_overflow is OnOverflowChoice.clamp) if chosen else plan
+        return Planned(planned, examination.identity)
 
     def accept(outcome: Outcome) -> None:
         for storage, done in outcome.audits.items():
@@ -112,6 +113,6 @@ def convert_fp16(
                 )
 
     def details(written: Rewritten) -> dict[str, object]:
-        return audit(written, selections[written.source])
+        return audit(written, selections[written.source], written.examination.weights)
 
     return rewrite_each("convert-fp16", sources, destination, settings, make, details, accept=accept, on_overflow=on_overflow.value)

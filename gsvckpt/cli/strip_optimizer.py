@@ -25,6 +25,7 @@ from gsvckpt.destinations import Destination
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.report.writes import removed
+from gsvckpt.rewriting import Planned
 from gsvckpt.sovits.resume import missing_keys, required, training_state
 from gsvckpt.transforms.plan import Plan
 from gsvckpt.transforms.strip import strip
@@ -66,7 +67,7 @@ def strip_optimizer(
     settings = Settings(json, quiet, verbose, progress, device, jobs)
     destination = Destination("weights", output, in_place, force, dry_run, check)
 
-    def make(examination: Examination, plan: Plan) -> Plan:
+    def make(examination: Examination, plan: Plan) -> Planned:
         for option, keys in (("--drop", drop or ()), ("--keep", keep or ())):
             unknown = missing_keys(plan.root, keys)
             if unknown:
@@ -77,7 +78,7 @@ def strip_optimizer(
         kind, known = examination.identity.kind, examination.roles
         usual = training_state(plan.root, kind, known=known)
         more = [key for key in drop or () if key not in usual]  # a key that goes anyhow keeps what resuming needs in its place
-        return strip(plan, training_state(plan.root, kind, drop=more, keep=keep or (), known=known))
+        return Planned(strip(plan, training_state(plan.root, kind, drop=more, keep=keep or (), known=known)), examination.identity)
 
     return rewrite_each("strip-optimizer", sources, destination, settings, make, removed)
 

@@ -10,11 +10,11 @@ from gsvckpt.destinations import Destination
 from gsvckpt.devices.choice import choose
 from gsvckpt.engine import Engine, OnOverflow, Outcome
 from gsvckpt.errors import OutputError
-from gsvckpt.examination import Examination
+from gsvckpt.opening import open_checkpoint
 from gsvckpt.report.console import print_document, print_warning, printing
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.writes import as_json, print_table
-from gsvckpt.rewriting import Rewritten, rewrite
+from gsvckpt.rewriting import Make, Open, Rewritten, rewrite
 from gsvckpt.transforms.plan import Plan
 
 Details = Callable[[Rewritten], dict[str, object]]
@@ -25,9 +25,10 @@ def rewrite_each(
     sources: Sequence[str],
     destination: Destination,
     settings: Settings,
-    make: Callable[[Examination, Plan], Plan],
+    make: Make,
     details: Details,
     *,
+    opened: Open = open_checkpoint,
     accept: Callable[[Outcome], None] = lambda _: None,
     on_overflow: OnOverflow = "keep",
 ) -> int:
@@ -39,9 +40,9 @@ def rewrite_each(
         with settings.watch(os.path.basename(source)) as progress:
 
             def engine_for(plan: Plan) -> Engine:
-                return Engine(choose(settings.device) if plan.casts else None, settings.workers, progress, on_overflow)
+                return Engine(choose(settings.device) if plan.casts or plan.products else None, settings.workers, progress, on_overflow)
 
-            return rewrite(source, outputs[source], destination, engine_for, make, accept)
+            return rewrite(source, outputs[source], destination, engine_for, make, accept, opened)
 
     results, worst = try_each(sources, work, blame=OutputError)
     done = [result for result in results if isinstance(result, Rewritten)]

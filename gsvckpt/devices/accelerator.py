@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from gsvckpt.devices.host import MAX_HALF, Host
-from gsvckpt.devices.measures import Audit, Extremes, Moments, bin_steps
+from gsvckpt.devices.host import Host
+from gsvckpt.devices.measures import LARGEST, Audit, Extremes, Matrix, Moments, bin_steps
+from gsvckpt.devices.products import add_product
 from gsvckpt.errors import UsageError
 from gsvckpt.model import DType
 
@@ -41,10 +42,10 @@ class Accelerator:
         self._block = BLOCK
         self._local = threading.local()
 
-    def cast(self, raw: memoryview, dtype: DType, out: memoryview, *, clamp: bool) -> Audit:
+    def cast(self, raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
         def on_device(begin: int, end: int, lane: _Lane) -> Audit | None:
-            half, numbers = _cast(lane.upload(0, raw, dtype, begin, end), clamp=clamp)
-            values = lane.download(half)
+            small, numbers = _cast(lane.upload(0, raw, dtype, begin, end), to.name, clamp=clamp)
+            values = lane.download(small)
             *counts, largest, worst = numbers.tolist()  # waits for the device, so `values` have come too
             if counts[2]:
                 return None
@@ -52,9 +53,17 @@ class Accelerator:
             return Audit(int(counts[0]), int(counts[1]), largest, worst)
 
         def on_host(begin: int, end: int) -> Audit:
-            return self._host.cast(_cut(raw, dtype, begin, end), dtype, out[begin * 2 : end * 2], clamp=clamp)
+            return self._host.cast(_cut(raw, dtype, begin, end), dtype, _cut(out, to, begin, end), to, clamp=clamp)
 
+        if to.name == "float32":  # nothing is rounded but float64, which is rare
+            return self._host.cast(raw, dtype, out, to, clamp=clamp)
         return sum(self._blocks(raw, dtype, on_device, on_host), Audit())
+
+    def add_product(self, base: Matrix, up: Matrix, down: Matrix) -> memoryview:
+        try:
+            return add_product(base, up, down, self._device)
+        except torch.cuda.OutOfMemoryError:
+            return self._host.add_product(base, up, down)
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         def on_device(begin: int, end: int, lane: _Lane) -> Moments:
@@ -146,10 +155,10 @@ class _Lane:
         np.copyto(staged.numpy(), data)
         return staged.to(self._device, non_blocking=True).view(_FLOATS[dtype.name])
 
-    def download(self, half: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:
-        """The bits of float16 values; there when the device has been waited for."""
-        staged = self._stage(-1, half.numel() * 2)
-        staged.copy_(half.view(torch.uint8), non_blocking=True)
+    def download(self, small: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:
+        """The bits of 16-bit floats; there when the device has been waited for."""
+        staged = self._stage(-1, small.numel() * 2)
+        staged.copy_(small.view(torch.uint8), non_blocking=True)
         return staged.numpy().view(np.uint16)
 
     def _stage(self, slot: int, count: int) -> torch.Tensor:
@@ -162,18 +171,18 @@ def _cut(raw: memoryview, dtype: DType, begin: int, end: int) -> memoryview:
     return raw[begin * dtype.itemsize : end * dtype.itemsize]
 
 
-def _cast(given: torch.Tensor, *, clamp: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The halves, and (overflowed, underflowed, NaN, largest, worst error) as one float64 tensor: one wait for the device instead of five."""
+def _cast(given: torch.Tensor, to: str, *, clamp: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The small floats, and (overflowed, underflowed, NaN, largest, worst error) as one float64 tensor: one wait for the device instead of five."""
     values, exact, finite = given.float(), given.double(), given.isfinite()
-    beyond = finite & (values.abs() >= 65_520.0)  # from there on rounding gives infinity
+    small = values.to(_FLOATS[to])
+    beyond = finite & small.isinf()
     if clamp:
-        values = torch.where(beyond, torch.full_like(values, MAX_HALF).copysign(values), values)
-    half = values.half()
-    kept = finite & half.isfinite()
+        small = torch.where(beyond, torch.full_like(values, LARGEST[to]).copysign(values).to(_FLOATS[to]), small)
+    kept = finite & small.isfinite()
     largest = torch.where(finite, exact.abs(), 0.0).amax()
-    worst = torch.where(kept, (half.double() - exact).abs(), 0.0).amax()
-    underflowed = (half == 0) & (given != 0)
-    return half, torch.stack([*(flags.sum().double() for flags in (beyond, underflowed, given.isnan())), largest, worst])
+    worst = torch.where(kept, (small.double() - exact).abs(), 0.0).amax()
+    underflowed = (small == 0) & (given != 0)
+    return small, torch.stack([*(flags.sum().double() for flags in (beyond, underflowed, given.isnan())), largest, worst])
 
 
 def _measure(given: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gsvckpt.devices.measures import Audit, Device, Extremes, Moments
+from gsvckpt.devices.measures import Audit, Device, Extremes, Matrix, Moments
 from gsvckpt.errors import UsageError
 from gsvckpt.model import DType
 
@@ -75,8 +75,11 @@ class HostOnDemand:
 
         return Host()
 
-    def cast(self, raw: memoryview, dtype: DType, out: memoryview, *, clamp: bool) -> Audit:
-        return self._host.cast(raw, dtype, out, clamp=clamp)
+    def cast(self, raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
+        return self._host.cast(raw, dtype, out, to, clamp=clamp)
+
+    def add_product(self, base: Matrix, up: Matrix, down: Matrix) -> memoryview:
+        return self._host.add_product(base, up, down)
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         return self._host.measure(raw, dtype)

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gsvckpt.devices.measures import Audit, Extremes, Moments, bin_steps
+from gsvckpt.devices.measures import LARGEST, Audit, Extremes, Matrix, Moments, bin_steps
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DTYPES, DType
 
@@ -39,7 +39,9 @@ class Host:
     def __init__(self) -> None:
         self._local = threading.local()  # each thread has its own work arrays
 
-    def cast(self, raw: memoryview, dtype: DType, out: memoryview, *, clamp: bool) -> Audit:
+    def cast(self, raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
+        if to.name != "float16":
+            return _cast_other(raw, dtype, out, to, clamp=clamp)
         half = np.frombuffer(out, "<u2")
         work = getattr(self._local, "work", None)
         if work is None:
@@ -52,6 +54,11 @@ class Host:
                 at = start // dtype.itemsize
                 audit += _cast_block(block, dtype, half[at : at + len(block) // dtype.itemsize], work, clamp=clamp)
         return audit
+
+    def add_product(self, base: Matrix, up: Matrix, down: Matrix) -> memoryview:
+        from gsvckpt.devices.products import add_product  # with it comes torch, whose product NumPy's differs from in the last bits
+
+        return add_product(base, up, down, "cpu")
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         moments = Moments()
@@ -162,6 +169,37 @@ def _float8_values(name: str) -> F32:
         values[[0x7C, 0xFC]] = np.inf, -np.inf
         values[[0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF]] = np.nan
     return values
+
+
+def _cast_other(raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
+    """Casts to bfloat16 and float32, block by block."""
+    audit = Audit()
+    for start in range(0, len(raw) // dtype.itemsize, BLOCK):
+        block = raw[start * dtype.itemsize : (start + BLOCK) * dtype.itemsize]
+        count = len(block) // dtype.itemsize
+        target = out[start * to.itemsize : (start + count) * to.itemsize]
+        with _quiet():
+            if to.name == "float32" and dtype.itemsize <= to.itemsize:
+                np.copyto(np.frombuffer(target, "<f4"), as_array(block, dtype), casting="same_kind")
+            else:
+                audit += _cast_rarely(block, dtype, target, to, clamp=clamp)
+    return audit
+
+
+def _cast_rarely(block: memoryview, dtype: DType, target: memoryview, to: DType, *, clamp: bool) -> Audit:
+    exact = as_array(block, dtype).astype(np.float64)
+    result = rounded(block, dtype, to)
+    finite = np.isfinite(exact)
+    beyond = finite & np.isinf(result)
+    if clamp and beyond.any():
+        result = np.where(beyond, np.copysign(np.float32(LARGEST[to.name]), result), result)
+    if to.name == "bfloat16":
+        np.copyto(np.frombuffer(target, "<u2"), (result.view(np.uint32) >> np.uint32(16)).astype(np.uint16))
+    else:
+        np.copyto(np.frombuffer(target, to.numpy), result)
+    error = np.abs(result.astype(np.float64) - exact)[finite & np.isfinite(result)]
+    underflowed = int(np.count_nonzero((result == 0) & (exact != 0)))
+    return Audit(int(np.count_nonzero(beyond)), underflowed, float(np.abs(exact[finite]).max(initial=0.0)), float(error.max(initial=0.0)))
 
 
 class _Work:

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isinf, isnan, nan, sqrt
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gsvckpt.model import DType
+
+LARGEST = {"float16": 65_504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}  # the largest finite value of each target
+
+
+class Matrix(NamedTuple):
+    """A matrix in row-major order, in memory."""
+
+    data: memoryview
+    dtype: DType
+    rows: int
+    columns: int
+
+    def rows_from(self, start: int, count: int) -> Matrix:
+        """Some of its rows."""
+        width = self.columns * self.dtype.itemsize
+        return Matrix(self.data[start * width : (start + count) * width], self.dtype, count, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a cast to float16 did to some values.
+    """What a cast to a smaller float did to some values.
 
     `overflowed`: finite values that became infinite or were clamped; `underflowed`: values that became zero; `largest`: the largest finite magnitude
     before; `max_abs_error`: the largest difference among finite results.
@@ -129,8 +145,14 @@ class Device(Protocol):
 
     @property
     def name(self) -> str: ...
-    def cast(self, raw: memoryview, dtype: DType, out: memoryview, *, clamp: bool) -> Audit:
-        """Write `raw`, values of a floating `dtype`, to `out` as float16, rounded as torch's `.half()` rounds (float64 by way of float32)."""
+    def cast(self, raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
+        """Write `raw`, values of a floating `dtype`, to `out` as float16, bfloat16 or float32, rounded as torch rounds (to the small ones by way of
+        float32). A cast that loses nothing is not audited.
+        """
+        ...
+
+    def add_product(self, base: Matrix, up: Matrix, down: Matrix) -> memoryview:
+        """`base + up @ down` as float32, computed by torch in float32, so that it is to the bit what peft's merge gives on the same device."""
         ...
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:

@@ -35,8 +35,11 @@ _OTHERS: tuple[tuple[bytes, int, str, str], ...] = (
 _ONNX = (b"\x08\x03", b"\x08\x04", b"\x08\x05", b"\x08\x06", b"\x08\x07", b"\x08\x08", b"\x08\x09", b"\x08\x0a", b"\x08\x0b")  # ir_version
 
 
-def read(source: Source) -> Checkpoint:
-    """Open any checkpoint. Raises NotCheckpointError naming what the file is, DamagedError or UnsupportedError."""
+def read(source: Source, *, inflate: bool = False) -> Checkpoint:
+    """Open any checkpoint; a zip with compressed records only where `inflate` asks for it.
+
+    Raises NotCheckpointError naming what the file is, DamagedError or UnsupportedError.
+    """
     head = read_head(source)
     if not head:
         raise NotCheckpointError("the file is empty", hint="the disk was full or the download failed; get it again")
@@ -51,7 +54,7 @@ def read(source: Source) -> Checkpoint:
         tail = zip_directory.find_tail(source)
         if tail is None:
             raise _overlong_zip(source) or _cut_zip(source, head)
-        return torch_zip.read(source, tail)
+        return torch_zip.read(source, tail, inflate=inflate)
     if is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
         raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
     if head[2:4] == b"\x03\x04" and zip_directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are

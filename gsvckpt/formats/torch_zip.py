@@ -7,16 +7,17 @@ from dataclasses import replace
 from zlib import crc32
 
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
+from gsvckpt.formats.inflated import DEFLATED, Inflated
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
-from gsvckpt.formats.zip_directory import Tail, read_records, require_plain
+from gsvckpt.formats.zip_directory import ENCRYPTED, Tail, read_records, require_plain
 from gsvckpt.model import Checkpoint, Container, DType, Record, Source, Storage
 from gsvckpt.pickles.machine import Machine
 
 MAX_PICKLE = 1 << 27  # 200,000 tensors with optimizer state are about 25 MB
 
 
-def read(source: Source, tail: Tail) -> Checkpoint:
-    """Open a torch zip without reading tensor bytes.
+def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
+    """Open a torch zip without reading tensor bytes. `inflate` admits compressed records, which torch never writes, and counts them.
 
     Raises NotCheckpointError for another kind of zip, DamagedError and UnsupportedError with the record in `where`; those carry the container's
     facts in `known`.
@@ -34,17 +35,19 @@ def read(source: Source, tail: Tail) -> Checkpoint:
     )
     machine: Machine | None = None
     try:
-        pickled = require_plain(by_name["data.pkl"])
+        opened = _Opener(source, by_name, inflate=inflate)
+        pickled = opened.record("data.pkl")
         if pickled.size > MAX_PICKLE:
             raise UnsupportedError(f"a pickle of {pickled.size:,} bytes", where=pickled.name)
-        table = StorageTable(lambda key, dtype, location, numel: _locate(source, by_name, key, dtype, location, numel))
-        machine = Machine(_read(source, pickled.offset, pickled.size), reduce=rebuild, persist=table.persist)
+        table = StorageTable(opened.locate)
+        machine = Machine(_read(*opened.place(pickled), pickled.size), reduce=rebuild, persist=table.persist)
         root = machine.run()
         if pickled.crc not in (0, crc32(machine.data)):  # behind the run, so that its names are known all the same
             raise DamagedError(
                 "the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc"
             )
-        return Checkpoint(source, replace(container, behind=pickled.size - machine.position), root, tuple(machine.globals), records)
+        container = replace(container, behind=pickled.size - machine.position, compressed=opened.compressed)
+        return Checkpoint(source, container, root, tuple(machine.globals), records)
     except GsvError as error:
         error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records)
         raise
@@ -83,14 +86,30 @@ def _byteorder(source: Source, by_name: Mapping[str, Record]) -> str:
     return _read(source, record.offset, min(record.size, 8)).decode("latin-1") if record else "little"
 
 
-def _locate(source: Source, by_name: Mapping[str, Record], key: str, dtype: DType, location: str, numel: int) -> Storage:
-    record = by_name.get(f"data/{key}")
-    if record is None:
-        raise DamagedError("its record is missing", where=f"storage {key}", check="tensor.bounds")
-    require_plain(record)
-    if record.size != numel * dtype.itemsize:
-        raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name, check="tensor.bounds")
-    return Storage(key, dtype, numel, location, source, record.offset, record.crc or None)
+class _Opener:
+    """Where the contents of records are: in the file, or for compressed ones behind an inflater."""
+
+    def __init__(self, source: Source, by_name: Mapping[str, Record], *, inflate: bool) -> None:
+        self._source, self._by_name, self._inflate = source, by_name, inflate
+        self.compressed = 0
+
+    def record(self, name: str) -> Record:
+        record = self._by_name[name]
+        if self._inflate and record.method == DEFLATED and not record.flags & ENCRYPTED:
+            self.compressed += 1
+            return record
+        return require_plain(record)
+
+    def place(self, record: Record) -> tuple[Source, int]:
+        return (self._source, record.offset) if record.method == 0 else (Inflated(self._source, record), 0)
+
+    def locate(self, key: str, dtype: DType, location: str, numel: int) -> Storage:
+        if f"data/{key}" not in self._by_name:
+            raise DamagedError("its record is missing", where=f"storage {key}", check="tensor.bounds")
+        record = self.record(f"data/{key}")
+        if record.size != numel * dtype.itemsize:
+            raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name, check="tensor.bounds")
+        return Storage(key, dtype, numel, location, *self.place(record), record.crc or None)
 
 
 def _read(source: Source, offset: int, size: int) -> bytes:

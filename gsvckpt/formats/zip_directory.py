@@ -217,7 +217,7 @@ def require_plain(record: Record) -> Record:
         raise UnsupportedError(
             "is compressed; torch stores its records plainly",
             where=record.name,
-            hint="unzip it and zip it again with: zip -0",
+            hint="gsvckpt migrate FILE stores its records plainly",
             check="container.compressed",
         )
     return record

@@ -1,4 +1,4 @@
-"""The audit of a cast to float16, as the JSON of convert-fp16 has it."""
+"""The audit of a cast, as the JSON of convert-fp16 and migrate has it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from gsvckpt.transforms.selection import Selection
 _WORST = 5  # tensors named in `worst`
 
 
-def audit(written: Rewritten, selection: Selection) -> dict[str, object]:
+def audit(written: Rewritten, selection: Selection, weights: Mapping[str, Tensor]) -> dict[str, object]:
     """Counts of tensors `cast`, `kept` as they are and `unchanged` in nature; what overflowed and underflowed; the errors, and the worst tensors.
 
     `max_rel_error` is relative to the largest value of the same tensor. `overflowed` counts values of tensors that kept their dtype, or were clamped.
+    `weights` are the tensors by the names under which they are shown.
     """
     casts = written.plan.casts
     audits = dict(written.outcome.audits) if written.outcome else {}
     overflowed = dict(written.outcome.overflowed) if written.outcome else {}
     done = {storage: found for storage, found in audits.items() if storage in casts}
     total = sum(done.values(), Audit())
-    names = _first_names(written.examination.weights)
+    names = _first_names(weights)
     ranked = sorted(done.items(), key=lambda item: item[1].max_rel_error, reverse=True)
     return {
         "cast": sum(tensor.storage in casts for tensor in selection.chosen.values()),

@@ -9,10 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gsvckpt.report.audits import audit
 from gsvckpt.report.documents import upstream_json
 from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import plural, printable, size
 from gsvckpt.rewriting import Rewritten
+from gsvckpt.sovits.sections import divide
+from gsvckpt.transforms.selection import Selection
 
 _OTHERS = (("kept", "kept"), ("unchanged", "needed no cast:"))
 _LISTED = 5  # overflowed tensors named without --verbose
@@ -37,6 +40,17 @@ def as_json(written: Rewritten, details: Callable[[Rewritten], dict[str, object]
 def removed(written: Rewritten) -> dict[str, object]:
     """The keys that only strip-optimizer's JSON has."""
     return {"removed": [{"key": change.where, "bytes": change.bytes} for change in written.plan.changes]}
+
+
+def migrated(written: Rewritten) -> dict[str, object]:
+    """The keys that only migrate's JSON has; those of an audit only where something was cast."""
+    changes = [{"step": change.step, "where": change.where, "from": change.before, "to": change.after} for change in written.plan.changes]
+    if not written.plan.casts and not (written.outcome and written.outcome.overflowed):
+        return {"changes": changes}
+    tensors = divide(written.plan.root).tensors
+    storages = {*written.plan.casts, *(written.outcome.overflowed if written.outcome else ())}
+    chosen = {name: tensor for name, tensor in tensors.items() if tensor.storage in storages}
+    return {"changes": changes, **audit(written, Selection(chosen, {}, {name: t for name, t in tensors.items() if name not in chosen}), tensors)}
 
 
 def print_table(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[str, object]], *, verbose: bool) -> None:
@@ -76,9 +90,23 @@ def _place(written: Rewritten) -> Text:
     return Text(f"{name} (not written: dry run)" if written.rehearsed else name, style="dim" if written.rehearsed else "bold")
 
 
+def _changes(changes: object, *, verbose: bool) -> list[str]:
+    """Changes by step: the first few, and how many more there are."""
+    by_step: dict[str, list[str]] = {}
+    for change in changes if isinstance(changes, list) else ():
+        arrow = f"{printable(change['from'])} -> {printable(change['to'])}" if change["from"] else printable(change["to"])
+        by_step.setdefault(change["step"], []).append(f"{printable(change['where'])}: {arrow}")
+    lines: list[str] = []
+    for step, told in by_step.items():
+        shown = told if verbose else told[:_LISTED]
+        lines += [f"{step}: {line}" for line in shown]
+        lines += [f"{step}: and {len(told) - len(shown):,} more; -v lists them"] if len(shown) < len(told) else []
+    return lines
+
+
 def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
     """What there is to say of one file, from the same facts as the JSON."""
-    lines: list[str] = []
+    lines: list[str] = _changes(facts["changes"], verbose=verbose) if isinstance(facts.get("changes"), list) else []
     if "removed" in facts and isinstance(facts["removed"], list):
         gone = [f"{printable(item['key'])} ({size(item['bytes'])})" if item["bytes"] else printable(item["key"]) for item in facts["removed"]]
         lines += [f"removed: {', '.join(gone)}"] if gone else []
@@ -90,7 +118,7 @@ def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
                 f"largest error {facts['max_rel_error']:.1g} of a tensor's largest value; {facts['underflowed']:,} values rounded to zero"
             )
         shown = facts["overflowed"] if verbose else facts["overflowed"][:_LISTED]
-        lines += [f"beyond float16: {printable(item['name'])} ({item['count']:,} values above 65,504)" for item in shown]
+        lines += [f"beyond its new range: {printable(item['name'])} ({item['count']:,} values)" for item in shown]
         if len(facts["overflowed"]) > len(shown):
             lines.append(f"and {len(facts['overflowed']) - len(shown)} more; -v lists them")
         if verbose:

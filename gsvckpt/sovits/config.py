@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,6 +17,8 @@ _MAX_TEXT = 10_000
 _MAX_STEPS = 8  # an honest object has one or two; a crafted one takes the same large dict again and again
 _MAX_PARTS = 1_000  # of a path
 _MAX_BITS = 1024
+
+HPARAMS = Global("utils", "HParams")
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
@@ -78,6 +80,26 @@ def path_text(value: object) -> str | None:
 
     windows = value.name.name in ("WindowsPath", "PureWindowsPath")
     return str(PureWindowsPath(*parts)) if windows else str(PurePosixPath(*parts))
+
+
+def simple_form(value: Opaque) -> object:
+    """What stands for an object where no class is wanted: the dict of a `utils.HParams`, the text of a path; the object itself for any other.
+
+    GPT-SoVITS reads a dict as it reads HParams (process_ckpt.py, TTS.py:506-531).
+    """
+    text = path_text(value)
+    if text is not None:
+        return text
+    if value.name != HPARAMS or value.how != "newobj" or value.args != () or len(value.steps) != 1:
+        return value
+    step, state = value.steps[0]
+    return state if step == "build" and isinstance(state, dict) else value
+
+
+def make_hparams(values: Mapping[str, object]) -> Opaque:
+    """The `utils.HParams` that GPT-SoVITS makes of a config: nested for dicts, while lists stay lists (utils.py:342-347)."""
+    state = {key: make_hparams(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return Opaque(HPARAMS, "newobj", (), [("build", state)])
 
 
 def plain(value: object) -> Plain:

@@ -10,13 +10,16 @@ from gsvckpt.transforms.plan import Change, Plan
 
 
 def cast(plan: Plan, tensors: Mapping[str, Tensor], dtype: DType, *, clamp: bool = False) -> Plan:
-    """Plan to write these tensors' storages as `dtype`."""
-    storages = {tensor.storage: tensor.dtype for tensor in tensors.values()}
+    """Plan to write these tensors' storages as `dtype`, whatever was planned for them before."""
+    storages = {tensor.storage: plan.dtype_of(tensor.storage) for tensor in tensors.values()}
     counts: dict[DType, list[Storage]] = {}
     for storage, before in storages.items():
-        counts.setdefault(before, []).append(storage)
+        if before is not dtype:
+            counts.setdefault(before, []).append(storage)
     changes = tuple(
-        Change("cast", f"{len(group):,} storages", before.name, dtype.name, sum(s.nbytes - s.numel * dtype.itemsize for s in group))
+        Change("cast", f"{len(group):,} storages", before.name, dtype.name, sum(s.numel * (before.itemsize - dtype.itemsize) for s in group))
         for before, group in counts.items()
     )
-    return replace(plan, casts={**plan.casts, **dict.fromkeys(storages, dtype)}, clamp=clamp, changes=(*plan.changes, *changes))
+    casts = {**plan.casts, **dict.fromkeys(storages, dtype)}
+    casts = {storage: to for storage, to in casts.items() if to is not storage.dtype}
+    return replace(plan, casts=casts, clamp=clamp or plan.clamp, changes=(*plan.changes, *changes))

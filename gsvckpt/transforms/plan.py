@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from gsvckpt.model import Checkpoint, DType, Storage
+from gsvckpt.model import Checkpoint, DType, Source, Storage, Tensor, storages_of
+
+ContainerFormat = Literal["torch-zip", "safetensors"]
 
 
 class Change(NamedTuple):
@@ -19,21 +21,36 @@ class Change(NamedTuple):
     bytes: int = 0
 
 
+class Product(NamedTuple):
+    """How a matrix is computed in float32: `base + up @ down`, of shapes [m, n], [m, rank] and [rank, n]. All are contiguous."""
+
+    base: Tensor
+    up: Tensor
+    down: Tensor
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(part.storage.source for part in self)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A tree, what becomes of its storages, and the container it goes into.
 
-    `casts` names the storages that change their dtype; all others keep their bytes. `window` is the range of file sizes, [low, high), within which
-    GPT-SoVITS detects the right version; the writer pads up to `low`.
+    `casts` names the storages that change their dtype, `products` those that are computed from others (as float32, before a cast); all others keep
+    their bytes. `window` is the range of file sizes, [low, high), within which GPT-SoVITS detects the right version; the writer pads up to `low`.
+    `metadata` is what a safetensors header says besides.
     """
 
     checkpoint: Checkpoint
     root: object
-    container: Literal["torch-zip", "safetensors"]
+    container: ContainerFormat
     head: str = "PK"
     window: tuple[int, int] | None = None
     casts: Mapping[Storage, DType] = field(default_factory=dict)
+    products: Mapping[Storage, Product] = field(default_factory=dict)
     clamp: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
 
     def dtype_of(self, storage: Storage) -> DType:
@@ -43,9 +60,25 @@ class Plan:
         """The same plan, but these storages keep their dtype."""
         return replace(self, casts={storage: dtype for storage, dtype in self.casts.items() if storage not in storages})
 
+    def with_root(self, root: object, *changes: Change) -> Plan:
+        """The same plan for another tree: what is said of storages that it does not refer to any more is forgotten."""
+        alive = storages_of(root)
+        casts = {storage: dtype for storage, dtype in self.casts.items() if storage in alive}
+        products = {storage: product for storage, product in self.products.items() if storage in alive}
+        return replace(self, root=root, casts=casts, products=products, changes=(*self.changes, *changes))
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Every file that bytes come from, each once, the checkpoint's own first."""
+        found = {id(self.checkpoint.source): self.checkpoint.source}
+        for storage in storages_of(self.root):
+            for source in self.products[storage].sources if storage in self.products else (storage.source,):
+                found.setdefault(id(source), source)
+        return tuple(found.values())
+
 
 def begin(checkpoint: Checkpoint) -> Plan:
-    """The plan that writes the checkpoint back as it is: its own container (a stream becomes a zip) and its own head."""
+    """The plan that writes the checkpoint back as it is: its own container (a stream becomes a zip), its own head, its own metadata."""
     container = checkpoint.container
-    kind: Literal["torch-zip", "safetensors"] = "safetensors" if container.format == "safetensors" else "torch-zip"
-    return Plan(checkpoint, checkpoint.root, kind, container.head or "PK")
+    kind: ContainerFormat = "safetensors" if container.format == "safetensors" else "torch-zip"
+    return Plan(checkpoint, checkpoint.root, kind, container.head or "PK", metadata=container.metadata)

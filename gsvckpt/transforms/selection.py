@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gsvckpt.model import DType, Storage, Tensor, walk
@@ -17,13 +18,16 @@ class Selection(NamedTuple):
     unchanged: Mapping[str, Tensor]
 
 
-def select(root: object, weights: Mapping[str, Tensor], dtype: DType, keep: Sequence[str] = ()) -> Selection:
+def select(
+    root: object, weights: Mapping[str, Tensor], dtype: DType, keep: Sequence[str] = (), casts: Mapping[Storage, DType] = MappingProxyType({})
+) -> Selection:
     """Sort `weights` (name -> tensor) by what a cast to `dtype` does. A storage is all or nothing: one kept view keeps it.
 
+    `casts` are those that are planned already.
     Integers, booleans, float8 and values already of `dtype` are unchanged. A storage that anything besides `weights` refers to is kept, and so is an
     untyped one, whose size does not count elements.
     """
-    wanted = {name: tensor for name, tensor in weights.items() if tensor.dtype.floating and tensor.dtype is not dtype}
+    wanted = {name: tensor for name, tensor in weights.items() if tensor.dtype.floating and casts.get(tensor.storage, tensor.dtype) is not dtype}
     if not wanted:
         return Selection({}, {}, weights)
     own = {id(tensor) for tensor in weights.values()}

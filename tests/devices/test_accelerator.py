@@ -50,7 +50,9 @@ def raw_of(values):
 def test_cast(device, name, nan, clamp):
     raw = raw_of(patterns(name, nan=nan))
     one, two = (bytearray(len(raw) // DTYPES[name].itemsize * 2) for _ in range(2))
-    assert device.cast(raw, DTYPES[name], memoryview(one), clamp=clamp) == HOST.cast(raw, DTYPES[name], memoryview(two), clamp=clamp)
+    assert device.cast(raw, DTYPES[name], memoryview(one), DTYPES["float16"], clamp=clamp) == HOST.cast(
+        raw, DTYPES[name], memoryview(two), DTYPES["float16"], clamp=clamp
+    )
     assert one == two
 
 
@@ -61,7 +63,9 @@ def test_cast_of_all_patterns_of_the_upper_bits(device, name):
         values = torch.from_numpy(bits.view(np.float32)).to(getattr(torch, name))
         raw = raw_of(values[~values.isnan()])
         one, two = (bytearray(len(raw) // DTYPES[name].itemsize * 2) for _ in range(2))
-        assert device.cast(raw, DTYPES[name], memoryview(one), clamp=False) == HOST.cast(raw, DTYPES[name], memoryview(two), clamp=False)
+        assert device.cast(raw, DTYPES[name], memoryview(one), DTYPES["float16"], clamp=False) == HOST.cast(
+            raw, DTYPES[name], memoryview(two), DTYPES["float16"], clamp=False
+        )
         assert one == two
 
 
@@ -82,7 +86,9 @@ def test_no_values_at_all(device):
     nothing, float32 = memoryview(bytearray()), DTYPES["float32"]
     assert device.measure(nothing, float32) == HOST.measure(nothing, float32)
     assert device.histogram(nothing, float32, 0, 1, 3) == [0, 0, 0]
-    assert device.cast(nothing, float32, nothing, clamp=False) == HOST.cast(nothing, float32, nothing, clamp=False)
+    assert device.cast(nothing, float32, nothing, DTYPES["float16"], clamp=False) == HOST.cast(
+        nothing, float32, nothing, DTYPES["float16"], clamp=False
+    )
     assert device.max_difference(nothing, float32, nothing, float32) == 0.0
 
 

@@ -26,7 +26,7 @@ def raw_of(values):
 
 def cast(values, *, clamp=False):
     out = bytearray(values.numel() * 2)
-    audit = HOST.cast(raw_of(values), DTYPES[str(values.dtype).removeprefix("torch.")], memoryview(out), clamp=clamp)
+    audit = HOST.cast(raw_of(values), DTYPES[str(values.dtype).removeprefix("torch.")], memoryview(out), DTYPES["float16"], clamp=clamp)
     return audit, torch.frombuffer(out, dtype=torch.float16)
 
 

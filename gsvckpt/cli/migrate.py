@@ -1,0 +1,180 @@
+"""gsvckpt migrate"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import Enum
+from functools import partial
+from typing import Annotated, Literal
+
+import typer
+
+from gsvckpt.cli.options import (
+    CheckOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    InPlaceOption,
+    JobsOption,
+    JsonOption,
+    OutputOption,
+    ProgressOption,
+    QuietOption,
+    Settings,
+    VerboseOption,
+)
+from gsvckpt.cli.writing import rewrite_each
+from gsvckpt.destinations import Destination
+from gsvckpt.errors import UsageError
+from gsvckpt.examination import Examination
+from gsvckpt.migration import Migration, Steps
+from gsvckpt.model import DTYPES
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.report.writes import migrated
+from gsvckpt.rewriting import Planned
+from gsvckpt.rules import read_rules
+from gsvckpt.transforms.plan import Plan
+
+EXAMPLES = """
+**Examples**
+
+`gsvckpt migrate old-voice.pth`  into today's container, with the head that GPT-SoVITS expects
+
+`gsvckpt migrate logs/alice/logs_s2_v2/G_16.pth --to-inference`  writes alice_e8_s16.pth beside it
+
+`gsvckpt migrate alice_e8_s16_l32.pth --merge-lora s2Gv3.pth`  full v3 weights, without peft
+
+`gsvckpt migrate epoch=1-step=12.ckpt --plain -o fixed/`  resumes under pytorch-lightning 2.6 again
+
+`gsvckpt migrate model.pth --rules ddp --dtype float16 --dry-run`
+
+**Steps**, in this order: --to-inference, --merge-lora, --rules, --include/--exclude, --like and --fill, --plain, --scrub-paths, --dtype, --to, --head
+"""
+_HEADS = ("auto", "PK", *(f"0{n}" for n in range(8)))
+
+
+class DTypeChoice(str, Enum):
+    """A dtype that weights can be cast to."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class ContainerChoice(str, Enum):
+    """A container that can be written."""
+
+    torch = "torch"
+    safetensors = "safetensors"
+
+
+class OnOverflowChoice(str, Enum):
+    """What happens to a tensor with values that its new dtype cannot hold."""
+
+    keep = "keep"
+    clamp = "clamp"
+    error = "error"
+
+
+_STEPS = "Steps"
+
+
+def migrate(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Checkpoints: .pth, .ckpt, .pt, .bin, .safetensors.", show_default=False)],
+    to_inference: Annotated[
+        bool, typer.Option("--to-inference", help="Small weights for inference out of a training file.", rich_help_panel=_STEPS)
+    ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", metavar="FILE", help="The run's config.json, or small weights of that run.", show_default=False, rich_help_panel=_STEPS
+        ),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", min=0, metavar="N", help="The step, where no name tells it.", show_default=False, rich_help_panel=_STEPS)
+    ] = None,
+    merge_lora: Annotated[
+        str | None, typer.Option("--merge-lora", metavar="BASE", help="Full weights out of a LoRA and its base.", rich_help_panel=_STEPS)
+    ] = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rules", metavar="FILE", help="Rename, drop, keep and cast tensors by a TOML file or a preset (repeatable).", rich_help_panel=_STEPS
+        ),
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option("--include", metavar="GLOB", help="Keep only such tensors.", rich_help_panel=_STEPS)] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave such tensors out.", rich_help_panel=_STEPS)] = None,
+    like: Annotated[
+        str | None,
+        typer.Option("--like", metavar="REF", help="Keep what has its name and shape in a checkpoint, or in a layout (v2).", rich_help_panel=_STEPS),
+    ] = None,
+    fill: Annotated[bool, typer.Option("--fill", help="Take what is missing from the checkpoint of --like.", rich_help_panel=_STEPS)] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="No classes: HParams to dicts, paths to text, cuda tags to cpu.", rich_help_panel=_STEPS)
+    ] = False,
+    scrub_paths: Annotated[
+        bool, typer.Option("--scrub-paths", help="Take out private folders and the experiment's name.", rich_help_panel=_STEPS)
+    ] = False,
+    dtype: Annotated[DTypeChoice | None, typer.Option("--dtype", help="Cast the model's floats.", rich_help_panel=_STEPS)] = None,
+    on_overflow: Annotated[
+        OnOverflowChoice,
+        typer.Option("--on-overflow", help="Values beyond the new dtype: keep that tensor's dtype, clamp, or refuse.", rich_help_panel=_STEPS),
+    ] = OnOverflowChoice.keep,
+    to: Annotated[ContainerChoice | None, typer.Option("--to", help="The container.", rich_help_panel=_STEPS)] = None,
+    head: Annotated[
+        str, typer.Option("--head", metavar="auto|PK|00..07", help="The first two bytes, by which GPT-SoVITS tells versions.", rich_help_panel=_STEPS)
+    ] = "auto",
+    output: OutputOption = None,
+    in_place: InPlaceOption = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    check: CheckOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    progress: ProgressOption = None,
+    device: DeviceOption = "cpu",
+    jobs: JobsOption = None,
+) -> int:
+    """Bring a checkpoint to the form that its next user needs.
+
+    Without any step: into today's container (files of torch before 1.6 and compressed zips become plain zips), with the head that GPT-SoVITS expects.
+    What GPT-SoVITS detects before and after is part of the result; a result that it would misread is refused.
+    """
+    settings = Settings(json, quiet, verbose, progress, device, jobs)
+    destination = Destination("migrated", output, in_place, force, dry_run, check)
+    if head not in _HEADS:
+        raise UsageError(f"{head[:20]!r} is no head", where="--head", hint=f"one of {', '.join(_HEADS)}")
+    if in_place and (to_inference or merge_lora or to):
+        raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
+    if fill and like is None:
+        raise UsageError("--fill takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
+    for option, value in (("--config", config), ("--step", step)):
+        if value is not None and not (to_inference or merge_lora):
+            raise UsageError("is for --to-inference and --merge-lora", where=option)
+    container: Literal["torch", "safetensors"] | None = to.value if to is not None else None
+    steps = Steps(
+        to_inference,
+        config,
+        step,
+        merge_lora,
+        tuple(rule for name in rules or () for rule in read_rules(name)),
+        tuple(include or ()),
+        tuple(exclude or ()),
+        like,
+        fill,
+        plain,
+        scrub_paths,
+        DTYPES[dtype.value] if dtype is not None else None,
+        on_overflow is OnOverflowChoice.clamp,
+        container,
+        head,
+    )
+    with ExitStack() as stack:
+
+        def make(examination: Examination, plan: Plan) -> Planned:
+            done = Migration(steps, stack).plan(examination, plan)
+            return Planned(done.plan, done.identity, done.name, done.warnings)
+
+        opened = partial(open_checkpoint, inflate=True)
+        return rewrite_each("migrate", sources, destination, settings, make, migrated, opened=opened, on_overflow=on_overflow.value)

@@ -1,0 +1,68 @@
+"""Compressed records of a zip, read as if they were stored: forward, through one small window, whatever their size."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+
+from gsvckpt.errors import DamagedError
+from gsvckpt.model import Record, Source
+
+DEFLATED = 8
+_WINDOW = 1 << 18  # compressed bytes read at a time
+
+
+class Inflated:
+    """The contents of one deflated record. Reading on is cheap; reading before the place that was reached begins anew."""
+
+    def __init__(self, source: Source, record: Record) -> None:
+        self.path = source.path
+        self.size = record.size
+        self._source = source
+        self._record = record
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._consumed = self._record.offset
+        self._position = 0
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from `offset`. Raises DamagedError where the record holds less, or no deflated data."""
+        with self._lock:
+            if offset < self._position:
+                self._begin()
+            while self._position < offset:
+                self._take(min(offset - self._position, _WINDOW))
+            done = 0
+            while done < len(buffer):
+                part = self._take(len(buffer) - done)
+                buffer[done : done + len(part)] = part
+                done += len(part)
+
+    def _take(self, most: int) -> bytes:
+        """The next bytes, at least one and at most so many."""
+        while True:
+            pending = self._inflater.unconsumed_tail
+            if not pending:
+                count = min(_WINDOW, self._source.size - self._consumed)
+                window = bytearray(count)
+                self._source.read_into(self._consumed, memoryview(window))
+                self._consumed += count
+                pending = bytes(window)
+            try:
+                part = self._inflater.decompress(pending, most)
+            except zlib.error as error:
+                raise DamagedError(f"holds no deflated data ({error})", where=self._record.name, check="record.crc") from error
+            if part:
+                self._position += len(part)
+                return part
+            if self._inflater.eof or not pending:
+                raise DamagedError(f"ends after {self._position:,} of {self.size:,} bytes", where=self._record.name, check="record.crc")
+
+    def check_unchanged(self) -> None:
+        """As its file does."""
+        check = getattr(self._source, "check_unchanged", None)
+        if check is not None:
+            check()

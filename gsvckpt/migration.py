@@ -1,0 +1,309 @@
+"""Composing a migration: which steps, in which order, and what each needs to know of the tree that the one before left."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
+
+from gsvckpt import training_configs
+from gsvckpt.errors import RefusedError, UsageError
+from gsvckpt.examination import Examination
+from gsvckpt.model import DTYPES, DType, Path, Tensor, tensor_of
+from gsvckpt.references import Reference, check_base, open_examined, open_reference
+from gsvckpt.rules import Rule, apply_rules
+from gsvckpt.sovits import kinds, small, upstream
+from gsvckpt.sovits.config import find_config, make_hparams, simple_form
+from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.names import basename
+from gsvckpt.sovits.sections import divide
+from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.inference import SmallWeights, to_inference
+from gsvckpt.transforms.like import conflicts, match
+from gsvckpt.transforms.merge import merge
+from gsvckpt.transforms.plain import simplify
+from gsvckpt.transforms.plan import Change, Plan
+from gsvckpt.transforms.scrub import scrub
+from gsvckpt.transforms.selection import select
+from gsvckpt.transforms.states import keep_tensors, put_tensors, rename_tensors
+
+HALF = DTYPES["float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What a migration is asked to do. Nothing of it: the file in today's container, with the head that GPT-SoVITS expects."""
+
+    to_inference: bool = False
+    config: str | None = None
+    step: int | None = None
+    merge_lora: str | None = None
+    rules: tuple[Rule, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    like: str | None = None
+    fill: bool = False
+    plain: bool = False
+    scrub_paths: bool = False
+    dtype: DType | None = None
+    clamp: bool = False
+    to: Literal["torch", "safetensors"] | None = None
+    head: str = "auto"
+
+
+class Migrated(NamedTuple):
+    """A plan, what the file will be, the name that upstream would give it (None: any), and what is worth a warning."""
+
+    plan: Plan
+    identity: Identity
+    name: str | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Migration:
+    """One file's migration. `stack` keeps the checkpoints open that the plan takes bytes from."""
+
+    steps: Steps
+    stack: ExitStack
+    name: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def plan(self, examination: Examination, plan: Plan) -> Migrated:
+        """Compose all steps, in the order that the documentation states. Raises GsvError before anything is written."""
+        identity = examination.identity
+        order: tuple[tuple[bool, Callable[[Plan, Identity], Plan]], ...] = (
+            (self.steps.to_inference, self._to_inference),
+            (self.steps.merge_lora is not None, self._merge_lora),
+            (bool(self.steps.rules), self._apply_rules),
+            (bool(self.steps.include or self.steps.exclude), self._choose),
+            (self.steps.like is not None, self._like),
+            (self.steps.plain, lambda plan, _: simplify(plan, simple_form)),
+            (self.steps.scrub_paths, self._scrub),
+            (self.steps.dtype is not None, self._cast),
+        )
+        for wanted, step in order:
+            if wanted:
+                plan = step(plan, identity)
+                identity = identify_plan(plan, identity)
+        plan = self._contain(plan)
+        return Migrated(self._set_head(plan, identity), identity, self.name, tuple(self.warnings))
+
+    def _to_inference(self, plan: Plan, identity: Identity) -> Plan:
+        path, root = plan.checkpoint.source.path, plan.root
+        state = divide(root).tensors
+        if identity.kind == "gpt-training":
+            config = find_config(root)
+            if not isinstance(config, dict):
+                raise RefusedError("holds no config (hyper_parameters/config), which small weights need", where="hyper_parameters")
+            found = small.extract_gpt(identity, state, config, path)
+        elif identity.kind == "sovits-generator-training":
+            settings, where = training_configs.find(path, self.steps.config)
+            small.check_config(settings, identity, state, where)
+            found = small.extract_sovits(identity, state, settings, path, self._step_of(root, identity))
+            config = make_hparams(small.completed(settings))
+            plan = replace(plan, changes=(*plan.changes, Change("to-inference", "config", "", where)))
+        else:
+            raise RefusedError(
+                f"is no training file that small weights come from (it is a {identity.kind})", where="--to-inference", hint=_advice(identity)
+            )
+        self.name = found.name
+        weights = SmallWeights(found.tensors, config, found.info, found.rank, found.ordered, found.head)
+        return replace(to_inference(plan, weights, len(state), clamp=self.steps.clamp), head=found.head)
+
+    def _step_of(self, root: object, identity: Identity) -> int:
+        """The number of steps: as named, else from the name, else as the optimizer counted."""
+        if self.steps.step is not None:
+            return self.steps.step
+        if identity.progress.step is not None:
+            return identity.progress.step
+        counted = _optimizer_steps(root)
+        if counted is None:
+            raise RefusedError(
+                "its name does not tell the step, and no optimizer state counts it",
+                where="step",
+                hint="--step N; any number will do, upstream only prints it",
+            )
+        self.warnings.append(f"step {counted} is the optimizer's count, as the file's name does not tell it")
+        return counted
+
+    def _merge_lora(self, plan: Plan, identity: Identity) -> Plan:
+        assert self.steps.merge_lora is not None  # noqa: S101 - only then is this step taken; for the type checker
+        if identity.lora_rank is None or identity.kind not in ("sovits-lora", "sovits-generator-training"):
+            raise RefusedError(f"is no LoRA of GPT-SoVITS (it is a {identity.kind})", where="--merge-lora")
+        base = open_examined(self.steps.merge_lora, self.stack)
+        self.warnings += check_base(base, identity)
+        root = plan.root if isinstance(plan.root, dict) else {}
+        path = plan.checkpoint.source.path
+        state = divide(root).tensors
+        config, info = root.get("config"), root.get("info")
+        told: str | None = identity.version or base.identity.version
+        if identity.kind == "sovits-generator-training":
+            settings, where = training_configs.find(path, self.steps.config)
+            small.check_config(settings, identity, state, where)
+            found = small.extract_sovits(identity, state, settings, path, self._step_of(root, identity))
+            config, info, state, self.name = make_hparams(small.completed(settings)), found.info, dict(found.tensors), found.name
+            told = found.version
+        merged = merge(state, base.state)
+        name, suffix = self.name or basename(path), f"_l{identity.lora_rank}.pth"
+        self.name = name.replace(suffix, ".pth") if name.endswith(suffix) else self.name
+        plan = replace(plan, products={**plan.products, **merged.products}, head=upstream.head_for(told, lora=False))
+        plan = to_inference(plan, SmallWeights(merged.state, config, str(info or "")), len(state), clamp=self.steps.clamp)
+        change = Change(
+            "merge-lora", "model", f"rank {identity.lora_rank}", f"{len(merged.products):,} matrices merged, {merged.from_base:,} from the base"
+        )
+        return replace(plan, changes=(*plan.changes, change))
+
+    def _apply_rules(self, plan: Plan, _: Identity) -> Plan:
+        path, tensors = _state(plan)
+        done = apply_rules(self.steps.rules, tensors)
+        for rule, count in done.used:
+            if not count:
+                self.warnings.append(f"no tensor for the rule {rule}")
+        plan = keep_tensors(plan, path, lambda name: name not in done.dropped, "rules")
+        plan = rename_tensors(plan, path, done.names, "rules")
+        tensors = _state(plan)[1]
+        for dtype in dict.fromkeys(done.casts.values()):
+            chosen = {name: tensors[name] for name, wanted in done.casts.items() if wanted == dtype}
+            plan = self._cast_to(plan, chosen, DTYPES[dtype])
+        return plan
+
+    def _choose(self, plan: Plan, _: Identity) -> Plan:
+        path, tensors = _state(plan)
+        for glob in (*self.steps.include, *self.steps.exclude):
+            if not any(fnmatchcase(name, glob) for name in tensors):
+                close = get_close_matches(glob, list(tensors), 3)
+                raise UsageError(f"no tensor is called {glob}", where="--include/--exclude", hint=f"there are {', '.join(close)}" if close else "")
+
+        def wanted(name: str) -> bool:
+            included = not self.steps.include or any(fnmatchcase(name, glob) for glob in self.steps.include)
+            return name not in tensors or (included and not any(fnmatchcase(name, glob) for glob in self.steps.exclude))
+
+        return keep_tensors(plan, path, wanted, "choose")
+
+    def _like(self, plan: Plan, identity: Identity) -> Plan:
+        assert self.steps.like is not None  # noqa: S101 - only then is this step taken; for the type checker
+        path, tensors = _state(plan)
+        reference = open_reference(self.steps.like, identity, self.stack)
+        _check_family(reference, identity, tensors)
+        matching = match(tensors, reference.shapes)
+        for name, why in conflicts(tensors, reference.shapes):
+            self.warnings.append(f"{name}: {why}")
+        plan = keep_tensors(plan, path, lambda name: name not in tensors or name in matching, "like")
+        missing = [name for name in reference.shapes if name not in matching]
+        if not self.steps.fill:
+            if missing:
+                self.warnings.append(
+                    f"{len(missing):,} tensors of {reference.name} are missing, the first {missing[0]}; --fill takes them from a file"
+                )
+            return plan
+        if missing and not reference.tensors:
+            raise UsageError(f"{reference.name} is a layout, which holds no numbers", where="--fill", hint="name a checkpoint with --like FILE")
+        entries = {name: reference.tensors[name] for name in missing}
+        return put_tensors(plan, path, entries, *(Change("fill", name, "missing", reference.name, -entries[name].nbytes) for name in missing))
+
+    def _scrub(self, plan: Plan, _: Identity) -> Plan:
+        path = plan.checkpoint.source.path
+        plan = simplify(plan, lambda value: text if isinstance(text := simple_form(value), str) else value)
+        return scrub(plan, small.experiments_of(find_config(plan.root), path))
+
+    def _cast(self, plan: Plan, _: Identity) -> Plan:
+        assert self.steps.dtype is not None  # noqa: S101 - only then is this step taken; for the type checker
+        return self._cast_to(plan, _state(plan)[1], self.steps.dtype)
+
+    def _cast_to(self, plan: Plan, tensors: Mapping[str, Tensor], dtype: DType) -> Plan:
+        chosen = select(plan.root, tensors, dtype, casts=plan.casts).chosen
+        return cast(plan, chosen, dtype, clamp=self.steps.clamp) if chosen else plan
+
+    def _contain(self, plan: Plan) -> Plan:
+        """Today's containers. What was a stream or had compressed records changes by being written."""
+        before = plan.checkpoint.container
+        wanted = {"torch": "torch-zip", "safetensors": "safetensors", None: plan.container}[self.steps.to]
+        if wanted != before.format:
+            plan = replace(plan, changes=(*plan.changes, Change("to", "container", before.format, wanted)))
+        if before.compressed:
+            plan = replace(plan, changes=(*plan.changes, Change("to", f"{before.compressed:,} records", "compressed", "stored")))
+        return replace(plan, container="safetensors" if wanted == "safetensors" else "torch-zip")
+
+    def _set_head(self, plan: Plan, identity: Identity) -> Plan:
+        if plan.container != "torch-zip":
+            if self.steps.head != "auto":
+                raise UsageError("only torch's zip has such a head", where="--head")
+            return plan
+        before = plan.checkpoint.container.head
+        head = self.steps.head if self.steps.head != "auto" else _best_head(plan.head, identity)
+        if head != (before or "PK"):
+            plan = replace(plan, changes=(*plan.changes, Change("head", "first two bytes", before or "none", head)))
+        return replace(plan, head=head)
+
+
+def identify_plan(plan: Plan, before: Identity) -> Identity:
+    """What the planned file will be. A version that only the source's head or name told is still known."""
+    container = replace(plan.checkpoint.container, format="torch-zip", head=plan.head)
+    after = kinds.identify(replace(plan.checkpoint, root=plan.root, container=container), plan.checkpoint.source.path, b"")
+    if after.version is None and before.version is not None and before.version in after.versions:
+        return after._replace(version=before.version, versions=(before.version,))
+    return after
+
+
+def _best_head(head: str, identity: Identity) -> str:
+    """The head that upstream would write. `07` stays: upstream stops at it, while it would take a PK file for v3 and sound wrong."""
+    if not upstream.applies(identity.kind):
+        return "PK" if identity.kind != "unknown" else head
+    if identity.version is None or identity.kind == "sovits-generator-base" or head == "07":
+        return head
+    return upstream.head_for(identity.version, identity.kind == "sovits-lora")
+
+
+def _state(plan: Plan) -> tuple[Path, Mapping[str, Tensor]]:
+    """The path of the model's state dict, and its tensors by name."""
+    sections = divide(plan.root)
+    if sections.path is None or not sections.tensors:
+        raise RefusedError("holds no model whose tensors could be chosen", where="state dict")
+    return sections.path, sections.tensors
+
+
+def _check_family(reference: Reference, identity: Identity, tensors: Mapping[str, Tensor]) -> None:
+    other = reference.identity.family if reference.identity is not None else identity.family
+    matching = match(tensors, reference.shapes)
+    if matching and None in (other, identity.family):
+        return
+    if not matching or other != identity.family:
+        first = next((name for name in tensors if name not in matching), "")
+        raise RefusedError(
+            f"{reference.name} is of another family: {len(matching):,} of {len(tensors):,} tensors match, the first that does not is {first}",
+            where="--like",
+        )
+
+
+def _optimizer_steps(root: object) -> int | None:
+    """The largest `step` of an AdamW state (1.6: a float32 scalar for each parameter), read from the file."""
+    optimizer = root.get("optimizer") if isinstance(root, dict) else None
+    state = optimizer.get("state") if isinstance(optimizer, dict) else None
+    counts: list[int] = []
+    for entry in list(state.values())[:_LOOKED_AT] if isinstance(state, dict) else ():
+        step = entry.get("step") if isinstance(entry, dict) else None
+        tensor = tensor_of(step)
+        if tensor is not None and tensor.dtype.name == "float32" and tensor.numel == 1:
+            raw = bytearray(4)
+            tensor.storage.source.read_into(tensor.storage.offset + tensor.start * 4, memoryview(raw))
+            value = struct.unpack("<f", raw)[0]
+            counts += [int(value)] if 0 <= value < 1e12 else []
+        elif type(step) is int:
+            counts.append(step)
+    return max(counts, default=None)
+
+
+_LOOKED_AT = 8  # parameters; all were stepped as often but those that never had a gradient
+
+
+def _advice(identity: Identity) -> str:
+    if identity.kind in ("gpt-weights", "sovits-weights", "sovits-lora"):
+        return "it is small weights already"
+    return (
+        "name a G_*.pth or epoch=*-step=*.ckpt of GPT-SoVITS" if identity.kind != "sovits-discriminator-training" else "D is needed by training alone"
+    )

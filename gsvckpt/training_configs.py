@@ -1,0 +1,80 @@
+"""Finding the config that a SoVITS training file was trained with: it holds none itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from gsvckpt.errors import GsvError, MissingError, UsageError
+from gsvckpt.model import Opaque
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.sovits.config import HPARAMS, fields, find_config, simple_form
+
+_LARGEST = 1 << 20  # bytes; upstream's config.json has 2 KB
+_LEVELS = 3  # logs/<exp>/logs_s2_v2/G_16.pth: the config is one folder up; a user may have sorted files further
+
+
+class Found(NamedTuple):
+    """A config and where it stood."""
+
+    config: dict[str, object]
+    path: str
+
+
+def find(path: str, explicit: str | None) -> Found:
+    """The config.json beside a training file or in a folder above it, or the file that was named.
+
+    Raises MissingError where there is none, and UsageError for a named file that is no config.
+    """
+    if explicit is not None:
+        return Found(_read(explicit), explicit)
+    folder = os.path.dirname(os.path.abspath(path))
+    for _ in range(_LEVELS):
+        candidate = os.path.join(folder, "config.json")
+        if os.path.isfile(candidate):
+            return Found(_read(candidate), candidate)
+        folder = os.path.dirname(folder)
+    raise MissingError(
+        "a training file holds no config, and there is no config.json beside it or in the folders above",
+        where="config",
+        hint="--config logs/EXPERIMENT/config.json, or --config with small weights of the same run",
+    )
+
+
+def _read(path: str) -> dict[str, object]:
+    """A JSON object, or the config of a checkpoint, as nested dicts."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise MissingError(f"cannot be read: {error.strerror}", path=path, where="--config") from error
+    if data.lstrip()[:1] != b"{":
+        return _of_checkpoint(path)
+    try:
+        found = json.loads(data[:_LARGEST].decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"is no valid JSON ({str(error)[:80]})", where="config", path=path) from error
+    if not isinstance(found, dict):
+        raise UsageError("is no JSON object", where="config", path=path)
+    return found
+
+
+def _of_checkpoint(path: str) -> dict[str, object]:
+    try:
+        with open_checkpoint(path) as checkpoint:
+            config = _unwrapped(find_config(checkpoint.root), 0)
+    except GsvError as error:
+        raise UsageError(f"is neither JSON nor a checkpoint: {error.why}", where="--config", path=path) from error
+    if not isinstance(config, dict):
+        raise UsageError("holds no config", where="--config", path=path)
+    return {str(key): value for key, value in config.items()}
+
+
+def _unwrapped(value: object, depth: int) -> object:
+    """Nested HParams as nested dicts."""
+    if isinstance(value, Opaque) and value.name == HPARAMS:
+        value = simple_form(value)
+    if isinstance(value, dict) and depth < 16:  # a config has three levels
+        return {key: _unwrapped(part, depth + 1) for key, part in fields(value).items()}
+    return value

@@ -1,0 +1,60 @@
+"""Editing a state dict inside a tree: which of its tensors stay, under which names. What is no tensor stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gsvckpt.errors import UnsupportedError
+from gsvckpt.model import MAX_DEPTH, Path, format_key, tensor_of
+from gsvckpt.transforms.plan import Change, Plan
+from gsvckpt.transforms.tree import at, edited, put
+
+
+def keep_tensors(plan: Plan, path: Path, wanted: Callable[[str], bool], step: str) -> Plan:
+    """Plan to leave out those tensors of the state dict at `path` that are not wanted, by their dotted names; each is a change."""
+    gone: dict[str, int] = {}
+    root = put(plan.root, path, _filtered(at(plan.root, path), wanted, "", gone, 0))
+    return plan.with_root(root, *(Change(step, name, "present", "removed", size) for name, size in gone.items())) if gone else plan
+
+
+def rename_tensors(plan: Plan, path: Path, names: Mapping[str, str], step: str) -> Plan:
+    """Plan to give tensors of a flat state dict other names, in their places. `names` must not make two of one.
+
+    Raises UnsupportedError for a nested state dict, in which a dotted name is no key.
+    """
+    state = at(plan.root, path)
+    renamed = {old: new for old, new in names.items() if old != new}
+    if not renamed:
+        return plan
+    entries: dict[object, object] = {}
+    for key, value in state.items() if isinstance(state, dict) else ():
+        new = renamed.pop(key, key) if isinstance(key, str) and tensor_of(value) is not None else key
+        if new in entries:
+            raise UnsupportedError(f"{new} would stand there twice", where=str(key))
+        entries[new] = value
+    if renamed or not isinstance(state, dict):
+        raise UnsupportedError("names inside nested state dicts cannot be changed", where=next(iter(renamed), ""))
+    changes = (Change(step, old, old, new) for old, new in names.items() if old != new)
+    return plan.with_root(put(plan.root, path, edited(state, entries)), *changes)
+
+
+def put_tensors(plan: Plan, path: Path, entries: Mapping[str, object], *changes: Change) -> Plan:
+    """Plan to put tensors into the state dict at `path`: in the place of those of the same name, new ones behind them."""
+    state = at(plan.root, path)
+    if not isinstance(state, dict):
+        raise UnsupportedError("is no state dict", where=".".join(map(format_key, path)))
+    return plan.with_root(put(plan.root, path, edited(state, state | dict[object, object](entries))), *changes)
+
+
+def _filtered(node: object, wanted: Callable[[str], bool], prefix: str, gone: dict[str, int], depth: int) -> object:
+    if not isinstance(node, dict) or depth > MAX_DEPTH:
+        return node
+    kept: dict[object, object] = {}
+    for key, value in node.items():
+        name = f"{prefix}{format_key(key)}"
+        tensor = tensor_of(value)
+        if tensor is not None and not wanted(name):
+            gone[name] = tensor.nbytes
+        else:
+            kept[key] = _filtered(value, wanted, f"{name}.", gone, depth + 1)
+    return node if len(kept) == len(node) and all(kept[key] is node[key] for key in kept) else edited(node, kept)
