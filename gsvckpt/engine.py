@@ -18,6 +18,7 @@ from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish
+from gsvckpt.sovits.sections import find_state_path
 from gsvckpt.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
 from gsvckpt.transforms.plan import Plan
 
@@ -36,7 +37,7 @@ def lay_out(plan: Plan) -> Layout:
     if plan.container == "safetensors":
         from gsvckpt.formats import safetensors_layout  # with it comes json, which no other file needs
 
-        return safetensors_layout.lay_out(plan.root, plan.dtype_of, plan.checkpoint.container.metadata)
+        return safetensors_layout.lay_out(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root))
     layout = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head)
     low = plan.window[0] if plan.window else 0
     if not 0 < low - layout.size <= MAX_PADDING:
@@ -238,5 +239,5 @@ def _same_leaf(plan: Plan, one: Tensor | Storage, two: Tensor | Storage, twins: 
         one, two = one.storage, two.storage
     if not isinstance(one, Storage) or not isinstance(two, Storage):
         return False
-    same = (plan.dtype_of(one), one.numel) == (two.dtype, two.numel) and (one.location == two.location or plan.container == "safetensors")
+    same = (plan.dtype_of(one), one.numel, one.location) == (two.dtype, two.numel, two.location)
     return same and twins.setdefault(one, two) is two

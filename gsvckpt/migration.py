@@ -17,7 +17,7 @@ from gsvckpt.model import DTYPES, DType, Path, Tensor, tensor_of
 from gsvckpt.references import Reference, check_base, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
 from gsvckpt.sovits import kinds, small, upstream
-from gsvckpt.sovits.config import find_config, make_hparams, simple_form
+from gsvckpt.sovits.config import find_config, make_hparams, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.names import basename
 from gsvckpt.sovits.sections import divide
@@ -27,11 +27,12 @@ from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.merge import merge
 from gsvckpt.transforms.plain import simplify
 from gsvckpt.transforms.plan import Change, Plan
-from gsvckpt.transforms.scrub import scrub
+from gsvckpt.transforms.scrub import scrub, shorten
 from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.states import keep_tensors, put_tensors, rename_tensors
 
-HALF = DTYPES["float16"]
+_OWN = "gsvckpt."  # what the writer of safetensors adds and takes away itself
+_READABLE = ("format", "config", "info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,25 @@ class Migration:
             plan = replace(plan, changes=(*plan.changes, Change("to", "container", before.format, wanted)))
         if before.compressed:
             plan = replace(plan, changes=(*plan.changes, Change("to", f"{before.compressed:,} records", "compressed", "stored")))
-        return replace(plan, container="safetensors" if wanted == "safetensors" else "torch-zip")
+        if wanted == "safetensors":
+            return replace(plan, container="safetensors", metadata=self._readable(plan))
+        lost = [key for key in plan.metadata if key not in _READABLE and not key.startswith(_OWN)]
+        changes = [Change("to", "metadata", ", ".join(lost), "dropped: a torch file has no place for it")] if lost else []
+        return replace(plan, container="torch-zip", metadata={}, changes=(*plan.changes, *changes))
+
+    def _readable(self, plan: Plan) -> dict[str, str]:
+        """What a header tells other programs: where the tensors come from (`pt`, as they expect), and the config and `info` of the model."""
+        others = {key: value for key, value in plan.metadata.items() if not key.startswith(_OWN)}
+        if self.steps.scrub_paths:
+            others = {key: shorten(value, ()) for key, value in others.items()}
+        if plan.checkpoint.container.format == "safetensors" and not any(key.startswith(_OWN) for key in plan.metadata):
+            return others
+        import json
+
+        config, info = plain(find_config(plan.root)), plan.root.get("info") if isinstance(plan.root, dict) else None
+        others = {key: value for key, value in others.items() if key not in _READABLE}
+        told = {"format": "pt"} | ({"config": json.dumps(config, ensure_ascii=False)} if config is not None else {})
+        return others | told | ({"info": info} if isinstance(info, str) else {})
 
     def _set_head(self, plan: Plan, identity: Identity) -> Plan:
         if plan.container != "torch-zip":

@@ -167,7 +167,8 @@ class Opaque:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Facts of the outer file. `head`: the first two bytes of a zip as text; `prefix`: the folder inside it; `records`: how many entries it has.
+    """Facts of the outer file. `head`: the first two bytes of a zip as text, also of the one that a safetensors file came from; `prefix`: the folder
+    inside it; `records`: how many entries it has.
 
     `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `behind`, those that
     follow the end of what was read: of the pickle in its record, of the last storage in a stream; `compressed`, records that are not stored plainly.

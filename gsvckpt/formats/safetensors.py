@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.formats.safetensors_tree import HEAD, TREE, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
 
@@ -56,8 +57,16 @@ def read(source: Source) -> Checkpoint:
         word = f"ends early, {whole:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
         check = "container.truncated" if base + end > source.size else "container.trailing"
         raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", check=check)
-    container = Container("safetensors", records=len(tensors), storages=end, metadata=metadata)
-    return Checkpoint(source, container, {name: tensors[name] for name in header})
+    container = Container("safetensors", records=len(tensors), head=metadata.get(HEAD), storages=end, metadata=metadata)
+    flat = {name: tensors[name] for name in header}
+    if TREE not in metadata:
+        return Checkpoint(source, container, flat)
+    try:
+        root, names = restore(flat, metadata)
+    except GsvError as error:
+        error.known = Checkpoint(source, container, None)
+        raise
+    return Checkpoint(source, container, root, names)
 
 
 def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:

@@ -30,7 +30,7 @@ def container_json(container: Container) -> dict[str, object]:
         "prefix": container.prefix,
         "byteorder": container.byteorder,
         "records": container.records,
-        **({"metadata": dict(container.metadata)} if container.metadata else {}),
+        **({"metadata": metadata} if (metadata := {k: v for k, v in container.metadata.items() if not k.startswith("gsvckpt.")}) else {}),
     }
 
 

@@ -61,7 +61,7 @@ def identify(checkpoint: Checkpoint, name: str, first8k: bytes, sections: Sectio
     """
     root = checkpoint.root
     known, path, tensors = sections or divide(root)
-    head = (checkpoint.container.head or "") if checkpoint.container.format == "torch-zip" else ""
+    head = checkpoint.container.head or ""
     clues = Clues(tensors, root, find_config(root), name, head, _official(checkpoint, first8k))
     family = versions.family_of(tensors)
     found = versions.find_version(family, clues)

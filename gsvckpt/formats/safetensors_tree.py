@@ -1,0 +1,209 @@
+"""A whole torch checkpoint in a safetensors file: tensors under their own names, all else in the header's metadata, so that the way back is exact.
+
+`gsvckpt.tree` holds the tree (see tree_text), `gsvckpt.storages` what a header cannot say of storages, `gsvckpt.head` the first two bytes of the zip.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.formats.json_values import Json, read_json, write_json
+from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, rebuild
+from gsvckpt.model import DTYPES, UNTYPED, DType, Global, Opaque, Path, Storage, Tensor, children, contiguous_stride, format_key, storages_of, walk
+
+TREE, STORAGES, HEAD = "gsvckpt.tree", "gsvckpt.storages", "gsvckpt.head"
+OWN = (TREE, STORAGES, HEAD)
+_HOST = "cpu"
+
+
+class Named(NamedTuple):
+    """A storage under the name and the shape that it has in a safetensors header."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    storage: Storage
+
+
+def name_storages(root: object, state_path: Path | None, dtype_of: Callable[[Storage], DType]) -> dict[Storage, Named]:
+    """Every storage under the name of the first tensor that is all of it, else as a row of numbers beside the name of the first that looks into it.
+
+    Names are those of the state dict at `state_path`, as its users know them, and whole paths elsewhere. None stands twice.
+    """
+    first: dict[Storage, str] = {}
+    whole: dict[Storage, tuple[str, Tensor]] = {}
+    for path, leaf in walk(root):
+        if isinstance(leaf, Opaque):
+            continue
+        storage = leaf if isinstance(leaf, Storage) else leaf.storage
+        name = _dotted(path, state_path)
+        first.setdefault(storage, name)
+        if isinstance(leaf, Tensor) and storage not in whole and _is_whole(leaf):
+            whole[storage] = name, leaf
+    for storage in storages_of(root) - set(first):  # in keys, where no walk leads
+        first[storage] = f"storage.{storage.key}"
+    taken: set[str] = {"__metadata__"}
+    named: dict[Storage, Named] = {}
+    for storage, name in first.items():
+        found = whole.get(storage)
+        dtype = dtype_of(storage)
+        if found is not None:
+            dtype = found[1].dtype if storage.dtype is UNTYPED else dtype
+            named[storage] = Named(_free(found[0], taken), found[1].shape, dtype, storage)
+        else:
+            raw = DTYPES["uint8"] if dtype is UNTYPED else dtype
+            named[storage] = Named(_free(f"{name}.storage", taken), (storage.numel,), raw, storage)
+    return named
+
+
+def describe_tree(root: object, named: Mapping[Storage, Named], head: str) -> dict[str, str]:
+    """The metadata from which `restore` makes the tree again; none of it where the tree is a dict of tensors and the header says everything."""
+    from gsvckpt.formats.tree_text import encode
+
+    facts = _facts(named)
+    plain = type(root) is dict and all(isinstance(value, Tensor) and _is_entry(key, value, named) for key, value in root.items())
+    if plain and not facts and len({id(value) for value in root.values()} if isinstance(root, dict) else ()) == len(named):
+        return {} if head == "PK" else {HEAD: head}
+
+    def describe(leaf: Tensor | Storage) -> Json:
+        if isinstance(leaf, Storage):
+            return {"storage": named[leaf].name}
+        entry = named[leaf.storage]
+        if leaf.shape == entry.shape and _is_whole(leaf) and not leaf.requires_grad:
+            return entry.name
+        told: dict[str, Json] = {"of": entry.name, "shape": list(leaf.shape), "stride": list(leaf.stride), "start": leaf.start}
+        if leaf.storage.dtype is UNTYPED:
+            told["dtype"] = leaf.dtype.name
+        return told | {"requires_grad": True} if leaf.requires_grad else told
+
+    found = {TREE: encode(root, describe)}
+    found |= {STORAGES: write_json(facts)} if facts else {}
+    return found | ({HEAD: head} if head != "PK" else {})
+
+
+def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[object, tuple[Global, ...]]:
+    """The tree and every class that it names. Raises DamagedError where metadata and tensors do not fit each other, to the last of them."""
+    from gsvckpt.formats.tree_text import decode
+
+    storages = _restore_storages(tensors, metadata)
+    used: set[str] = set()
+
+    def resolve(json: Json) -> Tensor | Storage:
+        told = json if isinstance(json, dict) else {"of": json}
+        name = told.get("of", told.get("storage"))
+        if not isinstance(name, str) or name not in storages:
+            raise _damaged(f"names a tensor that is not there ({str(name)[:80]!r})")
+        used.add(name)
+        if "storage" in told:
+            return storages[name]
+        if isinstance(json, dict):
+            return _view(json, storages[name], tensors[name])
+        return Tensor(storages[name], tensors[name].dtype, tensors[name].shape, contiguous_stride(tensors[name].shape))
+
+    root = decode(metadata[TREE], resolve)
+    missing = next((name for name in tensors if name not in used), None)
+    if missing is not None:
+        raise _damaged("does not name this tensor", where=missing)
+    return root, tuple(dict.fromkeys(_names(root)))
+
+
+def _restore_storages(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Storage]:
+    facts = read_json(metadata[STORAGES]) if STORAGES in metadata else {}
+    if not isinstance(facts, dict) or not all(isinstance(told, dict) for told in facts.values()) or not set(facts) <= {*tensors, "*"}:
+        raise _damaged("its facts of storages do not fit the tensors")
+    storages: dict[str, Storage] = {}
+    for name, tensor in tensors.items():
+        told = facts.get(name, facts.get("*", {}))
+        location, untyped = (told.get("location", _HOST), told.get("untyped", False)) if isinstance(told, dict) else (_HOST, False)
+        if not isinstance(location, str) or not isinstance(untyped, bool):
+            raise _damaged("its facts of storages are of the wrong types")
+        own = tensor.storage
+        dtype, numel = (UNTYPED, own.nbytes) if untyped else (own.dtype, own.numel)
+        storages[name] = Storage(own.key, dtype, numel, location, own.source, own.offset)
+    return storages
+
+
+def _view(json: Mapping[str, Json], storage: Storage, entry: Tensor) -> Tensor:
+    """A view, checked as one in a pickle is."""
+    shape, stride, start, grad = json.get("shape"), json.get("stride"), json.get("start"), json.get("requires_grad", False)
+    if not isinstance(shape, list) or not isinstance(stride, list):
+        raise _damaged("has a tensor without sizes")
+    args: tuple[object, ...] = (storage, start, tuple(shape), tuple(stride), grad, OrderedDict())
+    if storage.dtype is UNTYPED:
+        made = rebuild(REBUILD_V3, (*args, Global("torch", str(json.get("dtype", entry.dtype.name)))))
+    else:
+        made = rebuild(REBUILD_V2, args)
+    if made is None:
+        raise _damaged("has a tensor of no known form")
+    return made
+
+
+def _facts(named: Mapping[Storage, Named]) -> dict[str, Json]:
+    """What is to be told of storages: where they were loaded to, and which had no type. The most frequent goes without names, under `*`."""
+    told: dict[str, dict[str, Json]] = {}
+    for storage, entry in named.items():
+        facts: dict[str, Json] = {} if storage.location == _HOST else {"location": storage.location}
+        told[entry.name] = facts | ({"untyped": True} if storage.dtype is UNTYPED else {})
+    kinds = Counter(map(str, told.values()))
+    usual = next((facts for facts in told.values() if 2 * kinds[str(facts)] > len(told)), {}) if len(told) > 1 else {}
+    others: dict[str, Json] = {name: facts for name, facts in told.items() if facts != usual}
+    return {"*": usual, **others} if usual else others
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    storage = tensor.storage
+    return tensor.stride == contiguous_stride(tensor.shape) and not tensor.start and tensor.nbytes == storage.nbytes
+
+
+def _is_entry(key: object, tensor: Tensor, named: Mapping[Storage, Named]) -> bool:
+    entry = named[tensor.storage]
+    return entry.name == key and entry.shape == tensor.shape and _is_whole(tensor) and not tensor.requires_grad
+
+
+def _dotted(path: Path, state_path: Path | None) -> str:
+    if state_path and len(path) > len(state_path) and path[: len(state_path)] == state_path:
+        path = path[len(state_path) :]
+    return ".".join(map(format_key, path)) or "tensor"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or one like it that is still free and can be written as text."""
+    wanted = name.encode("utf-8", "replace").decode()
+    free, number = wanted, 2
+    while free in taken:
+        free, number = f"{wanted}.{number}", number + 1
+    taken.add(free)
+    return free
+
+
+def _names(root: object) -> Iterator[Global]:
+    """Every class that a tree names, as `Checkpoint.globals` has those of a pickle."""
+    seen: set[int] = set()
+    pending: list[object] = [root]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Global):
+            yield node
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Opaque):
+            yield node.name
+        for pair in children(node):
+            pending.extend(pair)
+
+
+def _damaged(why: str, where: str = "metadata") -> DamagedError:
+    return DamagedError(f"the tree in it {why}", where=where, check="container.header")
+
+
+def require_code(entry: Named) -> str:
+    """The dtype's name in a header. Raises UnsupportedError where safetensors has none."""
+    if not entry.dtype.code:
+        raise UnsupportedError(
+            f"safetensors has no {entry.dtype.name}", where=entry.name, hint="leave it out with --exclude, or keep torch's container"
+        )
+    return entry.dtype.code
