@@ -14,12 +14,15 @@ from gsvckpt import training_configs
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.model import DTYPES, DType, Path, Tensor, tensor_of
+from gsvckpt.progress import Progress, Silent
 from gsvckpt.references import Reference, check_base, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
+from gsvckpt.salvaging import find_lost
 from gsvckpt.sovits import kinds, small, upstream
 from gsvckpt.sovits.config import find_config, make_hparams, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.names import basename
+from gsvckpt.sovits.resume import training_state
 from gsvckpt.sovits.sections import divide
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.inference import SmallWeights, to_inference
@@ -27,6 +30,7 @@ from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.merge import merge
 from gsvckpt.transforms.plain import simplify
 from gsvckpt.transforms.plan import Change, Plan
+from gsvckpt.transforms.salvage import leave_out
 from gsvckpt.transforms.scrub import scrub, shorten
 from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.states import keep_tensors, put_tensors, rename_tensors
@@ -39,6 +43,7 @@ _READABLE = ("format", "config", "info")
 class Steps:
     """What a migration is asked to do. Nothing of it: the file in today's container, with the head that GPT-SoVITS expects."""
 
+    salvage: bool = False
     to_inference: bool = False
     config: str | None = None
     step: int | None = None
@@ -63,6 +68,7 @@ class Migrated(NamedTuple):
     identity: Identity
     name: str | None
     warnings: tuple[str, ...]
+    whole: bool = True
 
 
 @dataclass(slots=True)
@@ -71,13 +77,17 @@ class Migration:
 
     steps: Steps
     stack: ExitStack
+    jobs: int = 1
+    progress: Progress = field(default_factory=Silent)
     name: str | None = None
     warnings: list[str] = field(default_factory=list)
+    lost: dict[str, Tensor] = field(default_factory=dict)  # tensors of the model, by name
 
     def plan(self, examination: Examination, plan: Plan) -> Migrated:
         """Compose all steps, in the order that the documentation states. Raises GsvError before anything is written."""
         identity = examination.identity
         order: tuple[tuple[bool, Callable[[Plan, Identity], Plan]], ...] = (
+            (self.steps.salvage, self._salvage),
             (self.steps.to_inference, self._to_inference),
             (self.steps.merge_lora is not None, self._merge_lora),
             (bool(self.steps.rules), self._apply_rules),
@@ -91,8 +101,33 @@ class Migration:
             if wanted:
                 plan = step(plan, identity)
                 identity = identify_plan(plan, identity)
-        plan = self._contain(plan)
-        return Migrated(self._set_head(plan, identity), identity, self.name, tuple(self.warnings))
+        plan = self._set_head(self._contain(plan), identity)
+        self.warnings += self._tell_losses(plan)
+        return Migrated(plan, identity, self.name, tuple(self.warnings), whole=not self.lost)
+
+    def _salvage(self, plan: Plan, identity: Identity) -> Plan:
+        sections = divide(plan.root)
+        lost = find_lost(plan.root, self.jobs, self.progress)
+        if plan.checkpoint.container.records and not plan.checkpoint.records and plan.container == "torch-zip":
+            plan = replace(plan, changes=(*plan.changes, Change("salvage", "container", "damaged", "written anew")))
+        if not lost:
+            return plan
+        self.lost = {name: tensor for name, tensor in sections.tensors.items() if tensor.storage in lost}
+        usual = training_state(plan.root, identity.kind, known=sections.roles)
+        plan = leave_out(plan, sections.path or (), sections.tensors, lost, usual)
+        kept = len(sections.tensors) - len(self.lost)
+        self.warnings.append(f"{kept:,} of the model's {len(sections.tensors):,} tensors are whole")
+        return plan
+
+    def _tell_losses(self, plan: Plan) -> list[str]:
+        """What became of the lost tensors: they are missing, or another file's stand in their places. Neither is the model that was saved."""
+        there = divide(plan.root).tensors
+        missing = [name for name in self.lost if name not in there]
+        filled = len(self.lost) - len(missing)
+        said = (
+            [f"this file is not whole: {len(missing):,} tensors are lost, the first {missing[0]}; --like FILE --fill completes it"] if missing else []
+        )
+        return said + ([f"{filled:,} lost tensors are those of {self.steps.like}: this is not the model that was saved"] if filled else [])
 
     def _to_inference(self, plan: Plan, identity: Identity) -> Plan:
         path, root = plan.checkpoint.source.path, plan.root
@@ -307,7 +342,7 @@ def _optimizer_steps(root: object) -> int | None:
     for entry in list(state.values())[:_LOOKED_AT] if isinstance(state, dict) else ():
         step = entry.get("step") if isinstance(entry, dict) else None
         tensor = tensor_of(step)
-        if tensor is not None and tensor.dtype.name == "float32" and tensor.numel == 1:
+        if tensor is not None and tensor.dtype.name == "float32" and tensor.numel == 1 and tensor.storage.offset >= 0:
             raw = bytearray(4)
             tensor.storage.source.read_into(tensor.storage.offset + tensor.start * 4, memoryview(raw))
             value = struct.unpack("<f", raw)[0]

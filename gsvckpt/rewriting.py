@@ -39,6 +39,7 @@ class Rewritten:
     upstream_after: Verdict | UpstreamError | None
     warnings: tuple[str, ...]
     rehearsed: bool
+    whole: bool = True
 
     @property
     def changed(self) -> bool:
@@ -59,12 +60,15 @@ class _Nothing(Exception):  # not an error: no tensor could be cast after all, s
 
 
 class Planned(NamedTuple):
-    """What is to be done to one file. `name`: how the output is to be called, where the user did not say; `identity`: what it will be."""
+    """What is to be done to one file. `name`: how the output is to be called, where the user did not say; `identity`: what it will be; `whole`:
+    nothing of the source's model is lost. Where something is, a warning says so.
+    """
 
     plan: Plan
     identity: Identity
     name: str | None = None
     warnings: tuple[str, ...] = ()
+    whole: bool = True
 
 
 Make = Callable[[Examination, Plan], Planned]
@@ -127,7 +131,8 @@ def rewrite(
             *([f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"] if obstacle else []),
         )
         after = outcome.layout.size
-        return Rewritten(source, output, examination, outcome.plan, outcome, before, after, verdicts[-1], warnings, not destination.writes)
+        done = (outcome.plan, outcome, before, after, verdicts[-1], warnings)
+        return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole)
 
 
 def _refuse_source(examination: Examination, destination: Destination) -> None:
@@ -166,7 +171,7 @@ def _refuse_name(plan: Plan, source: str, output: str) -> None:
 def _refuse_incomplete(examination: Examination, planned: Planned, destination: Destination) -> None:
     """Refuse an output that lacks tensors which GPT-SoVITS needs and the source has: S1 stops there, S2 leaves them random without a word."""
     identity = planned.identity
-    if destination.force or planned.plan.root is examination.checkpoint.root:
+    if destination.force or not planned.whole or planned.plan.root is examination.checkpoint.root:
         return
     if layouts.suitable(identity.kind, identity.version) == ():
         identity = examination.identity

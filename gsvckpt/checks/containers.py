@@ -29,7 +29,7 @@ def failure(error: GsvError, head: bytes, size: int, remains: Remains | None) ->
     found = [Finding(error.check, "error", error.where, why, error.hint)]
     if remains is not None and remains.tensors:
         share = f"{remains.whole:,} of {remains.tensors:,}"
-        hint = "gsvckpt migrate --salvage recovers whole tensors, from the version that has migrate on" if remains.whole else ""
+        hint = "gsvckpt migrate FILE --salvage writes what is whole" if remains.whole else ""
         found.append(Finding(error.check, "info", "tensors", f"{share} tensors still have all their bytes", hint, share))
     return found
 

@@ -63,7 +63,7 @@ def compare(examination: Examination, wanted: str = "auto") -> list[Finding]:
     found = _normal(examination, name)
     if difference.missing:
         why = f"{_count(difference.missing, 'tensor')} of {name} {_are(difference.missing)} not there: {_list(difference.missing)}; {manners.missing}"
-        hint = "get the file again, or save it anew: gsvckpt migrate --like with --fill, once there, takes them from a base"
+        hint = "get the file again, or save it anew: gsvckpt migrate FILE --like BASE --fill takes them from a base"
         found.append(Finding("layout.missing", "error", difference.missing[0], why, hint, f"{len(state):,} tensors", f"{len(expected):,} tensors"))
     if difference.extra:
         why = f"{_count(difference.extra, 'tensor')} {_are(difference.extra)} not of {name}: {_list(difference.extra)}; {manners.extra}"

@@ -33,6 +33,7 @@ from gsvckpt.opening import open_checkpoint
 from gsvckpt.report.writes import migrated
 from gsvckpt.rewriting import Planned
 from gsvckpt.rules import read_rules
+from gsvckpt.salvaging import open_remains
 from gsvckpt.transforms.plan import Plan
 
 EXAMPLES = """
@@ -46,9 +47,12 @@ EXAMPLES = """
 
 `gsvckpt migrate epoch=1-step=12.ckpt --plain -o fixed/`  resumes under pytorch-lightning 2.6 again
 
+`gsvckpt migrate broken.pth --salvage --like base.pth --fill`  what is whole, the rest from another file
+
 `gsvckpt migrate model.pth --rules ddp --dtype float16 --dry-run`
 
-**Steps**, in this order: --to-inference, --merge-lora, --rules, --include/--exclude, --like and --fill, --plain, --scrub-paths, --dtype, --to, --head
+**Steps**, in this order: --salvage, --to-inference, --merge-lora, --rules, --include/--exclude, --like and --fill,
+--plain, --scrub-paths, --dtype, --to, --head
 """
 _HEADS = ("auto", "PK", *(f"0{n}" for n in range(8)))
 
@@ -81,6 +85,9 @@ _STEPS = "Steps"
 
 def migrate(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Checkpoints: .pth, .ckpt, .pt, .bin, .safetensors.", show_default=False)],
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="What is whole of a damaged or cut-off torch file, and a list of what is lost.", rich_help_panel=_STEPS)
+    ] = False,
     to_inference: Annotated[
         bool, typer.Option("--to-inference", help="Small weights for inference out of a training file.", rich_help_panel=_STEPS)
     ] = False,
@@ -142,9 +149,11 @@ def migrate(
     What GPT-SoVITS detects before and after is part of the result; a result that it would misread is refused.
     """
     settings = Settings(json, quiet, verbose, progress, device, jobs)
-    destination = Destination("migrated", output, in_place, force, dry_run, check)
+    destination = Destination("salvaged" if salvage else "migrated", output, in_place, force, dry_run, check)
     if head not in _HEADS:
         raise UsageError(f"{head[:20]!r} is no head", where="--head", hint=f"one of {', '.join(_HEADS)}")
+    if in_place and salvage:
+        raise UsageError("what is left must not take the place of the damaged file", where="--in-place", hint="-o PATH")
     if in_place and (to_inference or merge_lora or to):
         raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
     if fill and like is None:
@@ -154,6 +163,7 @@ def migrate(
             raise UsageError("is for --to-inference and --merge-lora", where=option)
     container: Literal["torch", "safetensors"] | None = to.value if to is not None else None
     steps = Steps(
+        salvage,
         to_inference,
         config,
         step,
@@ -173,8 +183,8 @@ def migrate(
     with ExitStack() as stack:
 
         def make(examination: Examination, plan: Plan) -> Planned:
-            done = Migration(steps, stack).plan(examination, plan)
-            return Planned(done.plan, done.identity, done.name, done.warnings)
+            done = Migration(steps, stack, settings.workers).plan(examination, plan)
+            return Planned(done.plan, done.identity, done.name, done.warnings, done.whole)
 
-        opened = partial(open_checkpoint, inflate=True)
+        opened = open_remains if salvage else partial(open_checkpoint, inflate=True)
         return rewrite_each("migrate", sources, destination, settings, make, migrated, opened=opened, on_overflow=on_overflow.value)

@@ -13,6 +13,7 @@ from gsvckpt.pickles.state import EndOfPickle
 MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every protocol from 2 on spells it
 HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
+LOST = -1  # the offset of a storage whose bytes are not all there
 MAX_PICKLES = 1 << 27
 _FIRST_WINDOW = 1 << 18
 
@@ -22,8 +23,8 @@ def looks_like(head: bytes) -> bool:
     return head[:1] == b"\x80" and _MAGIC in head[:24]
 
 
-def read(source: Source) -> Checkpoint:
-    """Open a stream file without reading tensor bytes.
+def read(source: Source, *, partial: bool = False) -> Checkpoint:
+    """Open a stream file without reading tensor bytes. With `partial`, storages behind the end of a file that was cut off are at LOST.
 
     The storages' places follow from the sizes in the pickle and the order of the fifth pickle, each announced again by eight bytes in front of it.
     Raises DamagedError and UnsupportedError; both carry in `known` what could be learnt.
@@ -33,7 +34,7 @@ def read(source: Source) -> Checkpoint:
         buffer = bytearray(window)
         source.read_into(0, memoryview(buffer))
         try:
-            return _parse(source, bytes(buffer))
+            return _parse(source, bytes(buffer), partial=partial)
         except EndOfPickle as error:
             if window == source.size:
                 error.check = "container.truncated"
@@ -43,7 +44,7 @@ def read(source: Source) -> Checkpoint:
             window = min(source.size, window * 8)
 
 
-def _parse(source: Source, data: bytes) -> Checkpoint:
+def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
     sizes: dict[str, tuple[DType, int]] = {}
 
     def announce(key: str, dtype: DType, location: str, numel: int) -> Storage:
@@ -60,7 +61,7 @@ def _parse(source: Source, data: bytes) -> Checkpoint:
         system, start = _load(data, position, names, StorageTable(announce))
         _, position = _load(data, start, names, StorageTable(announce))
         keys, position = _load(data, position, names, StorageTable(announce))
-        places = _place(source, keys, sizes, position)
+        places = _place(source, keys, sizes, position, partial=partial)
         table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
         root, _ = _load(data, start, names, table)
     except GsvError as error:
@@ -81,7 +82,7 @@ def _load(data: bytes, position: int, names: dict[Global, Global], table: Storag
         names.update(machine.globals)
 
 
-def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int) -> dict[str, int]:
+def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int, *, partial: bool) -> dict[str, int]:
     """Where each storage's data begin. Raises DamagedError where the announced counts contradict the pickle or the file ends early."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(sizes) or len(keys) != len(sizes):
         raise DamagedError("the list of storages does not fit the tensors", check="tensor.bounds")
@@ -90,6 +91,8 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
         dtype, numel = sizes[key]
         count = bytearray(8)
         if position + 8 + numel * dtype.itemsize > source.size:
+            if partial:
+                return places | dict.fromkeys(keys[index:], LOST)
             raise DamagedError(
                 f"the file ends early: {index:,} of {len(keys):,} storages are whole", where=f"storage {key}", check="container.truncated"
             )

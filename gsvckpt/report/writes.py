@@ -44,13 +44,14 @@ def removed(written: Rewritten) -> dict[str, object]:
 
 def migrated(written: Rewritten) -> dict[str, object]:
     """The keys that only migrate's JSON has; those of an audit only where something was cast."""
-    changes = [{"step": change.step, "where": change.where, "from": change.before, "to": change.after} for change in written.plan.changes]
+    facts: dict[str, object] = {"whole": written.whole}
+    facts["changes"] = [{"step": change.step, "where": change.where, "from": change.before, "to": change.after} for change in written.plan.changes]
     if not written.plan.casts and not (written.outcome and written.outcome.overflowed):
-        return {"changes": changes}
+        return facts
     tensors = divide(written.plan.root).tensors
     storages = {*written.plan.casts, *(written.outcome.overflowed if written.outcome else ())}
     chosen = {name: tensor for name, tensor in tensors.items() if tensor.storage in storages}
-    return {"changes": changes, **audit(written, Selection(chosen, {}, {name: t for name, t in tensors.items() if name not in chosen}), tensors)}
+    return {**facts, **audit(written, Selection(chosen, {}, {name: t for name, t in tensors.items() if name not in chosen}), tensors)}
 
 
 def print_table(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[str, object]], *, verbose: bool) -> None:

@@ -1,0 +1,105 @@
+"""gsvckpt migrate --salvage: what is whole of a damaged file, and never more."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+
+import pytest
+import torch
+from builders import tensor, torch_stream, torch_zip
+
+from .samples import save
+
+TREE = {
+    "weight": OrderedDict((f"layer.{n}", tensor("float32", (400,), range(n, n + 400))) for n in range(6)),
+    "config": {"model": {"version": "v2"}},
+    "info": "8epoch_16iteration",
+}
+
+
+def damaged(kind: str, keep: float = 1.0) -> bytes:
+    if kind == "torch":
+        buffer = io.BytesIO()
+        torch.save({"weight": {f"layer.{n}": torch.arange(n, n + 400.0) for n in range(6)}, "info": "x"}, buffer)
+        data = buffer.getvalue()
+    else:
+        data = {"zip": torch_zip(TREE), "headed": torch_zip(TREE, head=b"05"), "stream": torch_stream(TREE)}[kind]
+    return data[: int(len(data) * keep)]
+
+
+@pytest.mark.parametrize("kind", ["zip", "headed", "stream", "torch"])
+@pytest.mark.parametrize("keep", [0.75, 0.85])
+def test_what_is_whole_of_a_cut_file_comes_out_with_its_bytes(gsvckpt, tmp_path, kind, keep):
+    (tmp_path / "x.pth").write_bytes(damaged(kind, keep))
+    run = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage")
+    after = torch.load(tmp_path / "x.salvaged.pth", weights_only=False)["weight"]
+    lost = [change["where"] for change in run.file["changes"] if change["step"] == "salvage" and change["to"] == "lost"]
+    assert 0 < len(after) < 6
+    assert set(after) | set(lost) == {f"layer.{n}" for n in range(6)}
+    assert lost == [f"layer.{n}" for n in range(len(after), 6)]
+    for name, value in after.items():
+        assert value.tolist() == list(range(int(name[-1]), int(name[-1]) + 400))
+    assert (run.file["whole"], run.file["written"]) == (False, True)
+    assert any("not whole" in warning for warning in run.file["warnings"])
+
+
+def test_an_altered_tensor_is_lost_though_torch_would_load_it(gsvckpt, tmp_path):
+    data = bytearray(damaged("zip"))
+    at = data.find(tensor("float32", (400,), range(3, 403)).store.data)
+    data[at + 5] ^= 1
+    (tmp_path / "x.pth").write_bytes(data)
+    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage").file
+    assert [change["where"] for change in file["changes"]] == ["layer.3"]
+    assert list(torch.load(tmp_path / "x.salvaged.pth")["weight"]) == [f"layer.{n}" for n in (0, 1, 2, 4, 5)]
+
+
+def test_another_file_completes_it_and_that_is_said(gsvckpt, tmp_path):
+    (tmp_path / "x.pth").write_bytes(damaged("zip", 0.8))
+    base = save(tmp_path / "base.pth", {"weight": {f"layer.{n}": tensor("float32", (400,), [9.0] * 400) for n in range(6)}})
+    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", "--like", base, "--fill").file
+    after = torch.load(tmp_path / "x.salvaged.pth")["weight"]
+    assert (after["layer.0"].tolist(), after["layer.5"].tolist()) == (list(range(400)), [9.0] * 400)
+    assert file["whole"] is False
+    assert any("not the model that was saved" in warning for warning in file["warnings"])
+
+
+def test_half_of_an_optimizer_is_of_no_use(gsvckpt, tmp_path):
+    moments = {n: {"exp_avg": tensor("float32", (400,))} for n in range(6)}
+    tree = {"model": TREE["weight"], "iteration": 8, "optimizer": {"state": moments, "param_groups": [{"params": [0]}]}, "learning_rate": 1e-4}
+    data = torch_zip(tree)
+    (tmp_path / "G_16.pth").write_bytes(data[: int(len(data) * 0.8)])
+    file = gsvckpt.json("migrate", tmp_path / "G_16.pth", "--salvage").file
+    after = torch.load(tmp_path / "salvaged-G_16.pth")
+    assert (after["optimizer"], list(after["model"])) == (None, [f"layer.{n}" for n in range(6)])
+    assert file["whole"] is True  # of the model nothing is lost
+
+
+def test_a_sound_file_needs_no_salvage(gsvckpt, tmp_path):
+    file = gsvckpt.json("migrate", save(tmp_path / "x.pth", TREE), "--salvage").file
+    assert (file["changed"], file["output"], file["whole"]) == (False, None, True)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", damaged("zip", 0.05), damaged("stream", 0.1)], ids=["empty", "page", "zip", "stream"])
+def test_where_nothing_is_left_nothing_is_written(gsvckpt, tmp_path, data):
+    (tmp_path / "x.pth").write_bytes(data)
+    run = gsvckpt("migrate", tmp_path / "x.pth", "--salvage")
+    assert (run.code, run.out) == (3, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_malicious_half_is_refused(gsvckpt, tmp_path):
+    from builders import Make, Name
+
+    data = torch_zip({"weight": TREE["weight"], "x": Make(Name("os", "system"), ("touch pwned",))})
+    (tmp_path / "x.pth").write_bytes(data[: int(len(data) * 0.8)])
+    run = gsvckpt("migrate", tmp_path / "x.pth", "--salvage")
+    assert run.code == 4
+    assert "os.system" in run.err or "posix.system" in run.err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_it_never_takes_the_place_of_the_damaged_file(gsvckpt, tmp_path):
+    (tmp_path / "x.pth").write_bytes(damaged("zip", 0.8))
+    assert gsvckpt("migrate", tmp_path / "x.pth", "--salvage", "--in-place").code == 2
+    assert (tmp_path / "x.pth").read_bytes() == damaged("zip", 0.8)
