@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.sovits.names import resumes
 
+_EXTENSIONS = (".pth", ".ckpt", ".pt", ".bin", ".th", ".safetensors", ".json")  # what a name loses when its file becomes one of another form
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -54,7 +56,8 @@ class Destination:
         if name is not None and not resumes(name):
             chosen = name
         if extension is not None and os.path.splitext(chosen)[1].lower() != extension:
-            chosen = os.path.splitext(chosen)[0] + extension
+            stem, before = os.path.splitext(chosen)
+            chosen = (stem if before.lower() in _EXTENSIONS else chosen) + extension
             if self.output is None and resumes(chosen):
                 chosen = f"{self.word}-{chosen}"
         return os.path.join(folder, chosen)

@@ -108,6 +108,34 @@ class Engine:
         publish(path, layout.size, fill, check, overwrite=overwrite, settle=settle)
         return done[-1][0]
 
+    def write_part(self, plan: Plan, layout: Layout, path: str) -> None:
+        """Write one file of several, whose casts were rehearsed with the whole plan, and read its bytes back. Raises as `write` does."""
+        checksums: dict[Storage, int] = {}
+
+        def fill(target: Target) -> None:
+            places = dict(layout.storages)
+            self.progress.expect(sum(storage.nbytes for storage in places))
+            work = partial(self._move, plan=plan, target=target, places=places)
+            checksums.update((storage, crc) for storage, (crc, _) in for_each(places, work, jobs=self.jobs, progress=self.progress).items())
+            target.resize(layout.size)
+            for offset, piece in (*layout.texts, *layout.close(checksums)):
+                target.write_at(offset, piece)
+
+        def check(target: Target) -> None:
+            with open_source(target.path) as source:
+                twins = {storage: Storage("", plan.dtype_of(storage), storage.numel, "", source, place) for storage, place in layout.storages}
+                self._compare_bytes(twins, checksums)
+
+        publish(path, layout.size, fill, check, overwrite=False)
+
+    def _compare_bytes(self, twins: Mapping[Storage, Storage], checksums: Mapping[Storage, int]) -> None:
+        """Raise DamagedError unless what was written for each storage has the checksum of what was meant."""
+        self.progress.expect(sum(twin.nbytes for twin in twins.values()))
+        found = for_each(twins.values(), _checksum, jobs=self.jobs, progress=self.progress)
+        wrong = next((one for one, two in twins.items() if found[two] != checksums[one]), None)
+        if wrong is not None:
+            raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
+
     def _carry_out(self, plan: Plan, layout: Layout, target: Target | None, approve: Approve) -> tuple[Outcome, Mapping[Storage, int]]:
         overflowed = self._foresee_overflow(plan)
         if overflowed:
@@ -195,14 +223,10 @@ class Engine:
             try:
                 written = read(source)
                 twins: dict[Storage, Storage] = {}
-                place = first_difference(plan.root, written.root, lambda one, two: _same_leaf(plan, one, two, twins))
+                place = difference(plan, written.root, twins)
                 if place is not None or source.size != outcome.layout.size:
                     raise DamagedError("differs from the plan", where=place or "size")
-                self.progress.expect(sum(twin.nbytes for twin in twins.values()))
-                found = for_each(twins.values(), _checksum, jobs=self.jobs, progress=self.progress)
-                wrong = next((one for one, two in twins.items() if found[two] != checksums[one]), None)
-                if wrong is not None:
-                    raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
+                self._compare_bytes(twins, checksums)
             except GsvError as error:
                 raise OutputError(f"what was written does not read back: {error.where}: {error.why}", hint="the disk may be failing") from error
 
@@ -228,6 +252,11 @@ def _checksum(storage: Storage, buffers: Buffers) -> int:
     for _, chunk in chunks(storage, buffers):
         crc = crc32(chunk, crc)
     return crc
+
+
+def difference(plan: Plan, root: object, twins: dict[Storage, Storage]) -> str | None:
+    """The first place where a tree that was read differs from the plan; `twins` is filled with which storage became which."""
+    return first_difference(plan.root, root, lambda one, two: _same_leaf(plan, one, two, twins))
 
 
 def _same_leaf(plan: Plan, one: Tensor | Storage, two: Tensor | Storage, twins: dict[Storage, Storage]) -> bool:

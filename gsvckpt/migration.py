@@ -59,6 +59,7 @@ class Steps:
     clamp: bool = False
     to: Literal["torch", "safetensors"] | None = None
     head: str = "auto"
+    shard_size: int | None = None
 
 
 class Migrated(NamedTuple):
@@ -261,10 +262,16 @@ class Migration:
         wanted = {"torch": "torch-zip", "safetensors": "safetensors", None: plan.container}[self.steps.to]
         if wanted != before.format:
             plan = replace(plan, changes=(*plan.changes, Change("to", "container", before.format, wanted)))
+        if before.shards or self.steps.shard_size is not None:
+            was = f"{before.shards} files" if before.shards else "one file"
+            now = f"files of at most {self.steps.shard_size:,} bytes" if self.steps.shard_size is not None else "one file"
+            plan = replace(plan, changes=(*plan.changes, Change("to", "shards", was, now)))
         if before.compressed:
             plan = replace(plan, changes=(*plan.changes, Change("to", f"{before.compressed:,} records", "compressed", "stored")))
         if wanted == "safetensors":
-            return replace(plan, container="safetensors", metadata=self._readable(plan))
+            return replace(plan, container="safetensors", metadata=self._readable(plan), shard_size=self.steps.shard_size)
+        if self.steps.shard_size is not None:
+            raise UsageError("shards are safetensors files", where="--max-shard-size", hint="--to safetensors")
         lost = [key for key in plan.metadata if key not in _READABLE and not key.startswith(_OWN)]
         changes = [Change("to", "metadata", ", ".join(lost), "dropped: a torch file has no place for it")] if lost else []
         return replace(plan, container="torch-zip", metadata={}, changes=(*plan.changes, *changes))

@@ -171,7 +171,8 @@ class Container:
     inside it; `records`: how many entries it has.
 
     `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `behind`, those that
-    follow the end of what was read: of the pickle in its record, of the last storage in a stream; `compressed`, records that are not stored plainly.
+    follow the end of what was read: of the pickle in its record, of the last storage in a stream; `compressed`, records that are not stored plainly;
+    `shards` counts the files of a checkpoint that is in several.
     """
 
     format: Literal["torch-zip", "torch-stream", "safetensors", "pickle"]
@@ -182,6 +183,7 @@ class Container:
     storages: int = 0
     behind: int = 0
     compressed: int = 0
+    shards: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from os import PathLike, fspath
 
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files import open_source
-from gsvckpt.formats import sniff
+from gsvckpt.formats import shards, sniff
 from gsvckpt.model import Checkpoint, Source
 
 
@@ -16,8 +18,13 @@ from gsvckpt.model import Checkpoint, Source
 def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False) -> Iterator[Checkpoint]:
     """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. `inflate` admits compressed zips.
 
-    Raises GsvError with the path filled in.
+    A folder with an index, or the index itself, is one checkpoint in several files. Raises GsvError with the path filled in.
     """
+    index = shards.find_index(fspath(path)) if os.path.isdir(path) else fspath(path) if fspath(path).endswith(shards.INDEX) else None
+    if index is not None:
+        with ExitStack() as stack, blame(fspath(path)):
+            yield shards.read(index, partial(read, inflate=inflate), stack)
+        return
     with open_source(path) as source, blame(fspath(path)):
         yield read(source, inflate=inflate)
 

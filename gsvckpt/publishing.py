@@ -107,6 +107,44 @@ def publish(
                 _remove(temp)
 
 
+def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle: Callable[[], None] = lambda: None) -> None:
+    """Create a folder in one step: `fill` publishes files in a temporary one beside it, which then takes the name.
+
+    A kill at any moment leaves nothing at `path`, or all of it. Raises RefusedError where something else than an empty folder is at `path`, and
+    OutputError; after any error no temporary folder is left.
+    """
+    temp: Path | None = None
+    try:
+        destination = _resolve(path.rstrip(f"/{os.sep}") or path)
+        if os.path.lexists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
+            raise RefusedError("exists already", path=path, hint="name a folder that is not there yet")
+        _sweep(destination.parent)
+        _require_space(destination, size)
+        temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
+        os.mkdir(temp)
+        fill(str(temp))
+        _sync_folder(temp)
+        settle()
+        if destination.is_dir():
+            os.rmdir(destination)  # empty, as was seen; a file that came meanwhile makes this fail
+        os.rename(temp, destination)
+        _sync_folder(destination.parent)
+    except OSError as error:
+        _fail(path, error)
+    finally:
+        if temp is not None and os.path.lexists(temp):
+            _remove_folder(temp)
+
+
+def _remove_folder(folder: str | Path) -> None:
+    """A temporary folder, which holds nothing but files."""
+    for entry in os.scandir(folder):
+        with suppress(OSError):
+            _remove(entry.path)
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
 def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
     """Create a small file in one step, as `publish` does."""
 
@@ -182,7 +220,7 @@ def _sweep(folder: Path) -> None:
                 pid = entry.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
                 with suppress(OSError):
                     if pid.isdigit() and not _alive(int(pid)) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-                        _remove(entry.path)
+                        (_remove_folder if entry.is_dir(follow_symlinks=False) else _remove)(entry.path)
 
 
 def _alive(pid: int) -> bool:

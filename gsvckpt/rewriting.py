@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from gsvckpt import sharding
 from gsvckpt.destinations import Destination
-from gsvckpt.engine import Engine, Outcome
+from gsvckpt.engine import Accept, Approve, Engine, Outcome
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
@@ -117,8 +118,9 @@ def rewrite(
         try:
             if destination.writes:
                 with destination.prepared(source, output, [other.path for other in plan.sources[1:]]):
-                    overwrite = destination.in_place or destination.force
-                    outcome = engine.write(plan, output, overwrite=overwrite, approve=approve, accept=accept_changes)
+                    outcome = _write(engine, plan, output, destination, approve, accept_changes)
+            elif plan.shard_size is not None:
+                outcome = sharding.rehearse(engine, plan, plan.shard_size, approve=approve, accept=accept_changes)
             else:
                 outcome = engine.rehearse(plan, approve=approve, accept=accept_changes)
         except _Nothing as nothing:
@@ -133,6 +135,12 @@ def rewrite(
         after = outcome.layout.size
         done = (outcome.plan, outcome, before, after, verdicts[-1], warnings)
         return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole)
+
+
+def _write(engine: Engine, plan: Plan, output: str, destination: Destination, approve: Approve, accept: Accept) -> Outcome:
+    if plan.shard_size is not None:
+        return sharding.write(engine, plan, output, plan.shard_size, approve=approve, accept=accept)
+    return engine.write(plan, output, overwrite=destination.in_place or destination.force, approve=approve, accept=accept)
 
 
 def _refuse_source(examination: Examination, destination: Destination) -> None:
@@ -153,15 +161,19 @@ def _refuse_source(examination: Examination, destination: Destination) -> None:
 
 def _extension(identity: Identity, plan: Plan) -> str | None:
     """The extension of an output in another container; None where the source's own will do."""
-    before = plan.checkpoint.container.format
+    before = plan.checkpoint.container.format if not plan.checkpoint.container.shards else "shards"
+    if plan.shard_size is not None:
+        return ""
     if plan.container == "safetensors":
         return ".safetensors" if before != "safetensors" else None
-    return (".ckpt" if identity.family == "gpt" else ".pth") if before == "safetensors" else None
+    return (".ckpt" if identity.family == "gpt" else ".pth") if before in ("safetensors", "shards") else None
 
 
 def _refuse_name(plan: Plan, source: str, output: str) -> None:
     """The output's name must not promise another container: programs choose their reader by it."""
     wanted = os.path.splitext(output)[1].lower()
+    if plan.shard_size is not None:
+        return
     same = wanted == os.path.splitext(source)[1].lower() and plan.container == plan.checkpoint.container.format
     if not same and (wanted == ".safetensors") != (plan.container == "safetensors"):
         hint = "give it the extension .safetensors" if plan.container == "safetensors" else "give it the extension .pth or .ckpt"

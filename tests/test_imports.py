@@ -21,7 +21,7 @@ LAYERS = [
     {"opening"},
     {"asides", "salvaging", "strides", "sweep", "manifest", "checksum_files", "runs"},
     {"engine", "scan", "loading"},
-    {"contents", "destinations", "examination", "survey", "backup"},
+    {"contents", "destinations", "sharding", "examination", "survey", "backup"},
     {"references", "training_configs"},
     {"accounting", "checks", "comparison", "migration", "rewriting"},
     {"verdicts"},

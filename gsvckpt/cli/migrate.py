@@ -22,6 +22,7 @@ from gsvckpt.cli.options import (
     QuietOption,
     Settings,
     VerboseOption,
+    parse_size,
 )
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.destinations import Destination
@@ -131,6 +132,10 @@ def migrate(
     head: Annotated[
         str, typer.Option("--head", metavar="auto|PK|00..07", help="The first two bytes, by which GPT-SoVITS tells versions.", rich_help_panel=_STEPS)
     ] = "auto",
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option("--max-shard-size", metavar="SIZE", help="Several safetensors files and an index: 500MB, 4GiB.", rich_help_panel=_STEPS),
+    ] = None,
     output: OutputOption = None,
     in_place: InPlaceOption = False,
     force: ForceOption = False,
@@ -154,7 +159,7 @@ def migrate(
         raise UsageError(f"{head[:20]!r} is no head", where="--head", hint=f"one of {', '.join(_HEADS)}")
     if in_place and salvage:
         raise UsageError("what is left must not take the place of the damaged file", where="--in-place", hint="-o PATH")
-    if in_place and (to_inference or merge_lora or to):
+    if in_place and (to_inference or merge_lora or to or max_shard_size):
         raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
     if fill and like is None:
         raise UsageError("--fill takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
@@ -179,6 +184,7 @@ def migrate(
         on_overflow is OnOverflowChoice.clamp,
         container,
         head,
+        parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
     )
     with ExitStack() as stack:
 

@@ -39,7 +39,7 @@ class Plan:
 
     `casts` names the storages that change their dtype, `products` those that are computed from others (as float32, before a cast); all others keep
     their bytes. `window` is the range of file sizes, [low, high), within which GPT-SoVITS detects the right version; the writer pads up to `low`.
-    `metadata` is what a safetensors header says besides.
+    `metadata` is what a safetensors header says besides. With `shard_size`, the output is a folder of files of at most so many bytes.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +51,7 @@ class Plan:
     products: Mapping[Storage, Product] = field(default_factory=dict)
     clamp: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    shard_size: int | None = None
     changes: tuple[Change, ...] = ()
 
     def dtype_of(self, storage: Storage) -> DType:

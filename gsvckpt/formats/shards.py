@@ -1,0 +1,124 @@
+"""A checkpoint in several files with an index, as transformers writes large models: `NAME.safetensors.index.json`, `pytorch_model.bin.index.json`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from gsvckpt.errors import DamagedError, GsvError, MissingError, UnsupportedError
+from gsvckpt.files import LocalSource
+from gsvckpt.formats.json_values import read_json
+from gsvckpt.formats.safetensors_tree import TREE, restore
+from gsvckpt.model import Checkpoint, Source, Tensor, tensor_of
+
+INDEX = ".index.json"
+_LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB
+_MOST_SHARDS = 10_000
+
+
+class ShardedSource:
+    """Several files as one: their bytes in a row. `path` is that of the index."""
+
+    def __init__(self, path: str, parts: Sequence[LocalSource]) -> None:
+        self.path = path
+        self.parts = tuple(parts)
+        self.size = sum(part.size for part in parts)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from `offset`. Raises DamagedError where the files end before."""
+        if offset < 0 or offset + len(buffer) > self.size:
+            raise DamagedError(f"the files end at byte {self.size:,}", path=self.path)
+        begin = done = 0
+        for part in self.parts:
+            inside = offset + done - begin
+            if 0 <= inside < part.size and done < len(buffer):
+                count = min(part.size - inside, len(buffer) - done)
+                part.read_into(inside, buffer[done : done + count])
+                done += count
+            begin += part.size
+
+    def check_unchanged(self) -> None:
+        """Raise ChangedError unless every file is what it was."""
+        for part in self.parts:
+            part.check_unchanged()
+
+
+def find_index(folder: str) -> str | None:
+    """The path of the one index in a folder; None where there is none. Raises UnsupportedError where there are several."""
+    try:
+        found = sorted(name for name in os.listdir(folder) if name.endswith(INDEX))
+    except OSError:
+        return None
+    if len(found) > 1:
+        raise UnsupportedError(f"holds {len(found)} indexes: {', '.join(found[:3])}", path=folder, hint="name the one that is wanted")
+    return os.path.join(folder, found[0]) if found else None
+
+
+def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack) -> Checkpoint:
+    """Open all shards as one flat state dict, or as the tree that the index holds; `stack` closes them.
+
+    Raises MissingError for a shard that is not there, DamagedError where index and shards contradict each other, and what opening a shard raises.
+    """
+    weight_map, metadata = _read_index(index)
+    folder = os.path.dirname(index)
+    shards = {name: _open(os.path.join(folder, name), read_shard, stack) for name in dict.fromkeys(weight_map.values())}
+    tensors: dict[str, Tensor] = {}
+    for name, shard in weight_map.items():
+        tensor = tensor_of(shards[shard].root.get(name)) if isinstance(shards[shard].root, dict) else None  # type: ignore[attr-defined]
+        if tensor is None:
+            raise DamagedError(f"is to be in {shard}, but is not there", where=name, path=index)
+        tensors[name] = tensor
+    for shard, opened in shards.items():
+        unknown = next((key for key in opened.root if weight_map.get(str(key)) != shard), None) if isinstance(opened.root, dict) else None
+        if unknown is not None:
+            raise DamagedError(f"stands in {shard}, but the index does not say so", where=str(unknown), path=index)
+    parts = [opened.source for opened in shards.values()]
+    source = ShardedSource(index, [part for part in parts if isinstance(part, LocalSource)])
+    first = next(iter(shards.values())).container
+    counted = sum(opened.container.records for opened in shards.values())
+    total = sum(opened.container.storages for opened in shards.values())
+    container = replace(first, records=counted, storages=total, shards=len(shards), metadata=metadata, head=metadata.get("gsvckpt.head", first.head))
+    names = tuple(dict.fromkeys(name for opened in shards.values() for name in opened.globals))
+    if TREE in metadata:
+        root, more = restore(tensors, metadata)
+        return Checkpoint(source, container, root, tuple(dict.fromkeys((*names, *more))))
+    return Checkpoint(source, container, tensors, names)
+
+
+def _open(path: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack) -> Checkpoint:
+    source = LocalSource(path)
+    stack.callback(source.close)
+    try:
+        return read_shard(source)
+    except GsvError as error:
+        error.path = error.path or path
+        raise
+
+
+def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST_INDEX + 1)
+    except OSError as error:
+        raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+    if len(text) > _LARGEST_INDEX:
+        raise UnsupportedError(f"an index of more than {_LARGEST_INDEX:,} bytes", path=path)
+    try:
+        found = read_json(text.decode("utf-8"))
+    except (UnicodeDecodeError, DamagedError) as error:
+        raise DamagedError("is no valid JSON", where="index", path=path) from error
+    weight_map = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DamagedError("has no weight_map", where="index", path=path)
+    names: dict[str, str] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in {"", ".", ".."} or "\\" in shard:
+            raise DamagedError("is to be in a file outside the folder", where=name[:80], path=path)
+        names[name] = shard
+    if len(set(names.values())) > _MOST_SHARDS:
+        raise UnsupportedError(f"more than {_MOST_SHARDS:,} shards", path=path)
+    metadata = found.get("metadata") if isinstance(found, dict) else None
+    known = metadata if isinstance(metadata, dict) else {}
+    return names, {key: value for key, value in known.items() if isinstance(value, str)}

@@ -1,0 +1,52 @@
+"""Writing one checkpoint as several files with an index, in a folder that appears at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from gsvckpt.engine import Accept, Approve, Engine, Outcome, difference
+from gsvckpt.errors import OutputError
+from gsvckpt.formats.layout import Layout
+from gsvckpt.formats.safetensors_layout import Shard, lay_out_shards
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.publishing import publish_bytes, publish_folder
+from gsvckpt.sovits.sections import find_state_path
+from gsvckpt.streams import check_unchanged
+from gsvckpt.transforms.plan import Plan
+
+INDEX = "model.safetensors.index.json"
+
+
+def rehearse(engine: Engine, plan: Plan, limit: int, *, approve: Approve, accept: Accept) -> Outcome:
+    """Carry out everything but the writing. The layout of the outcome has the size of all files together."""
+    outcome = engine.rehearse(plan, approve=approve, accept=accept)
+    shards, index = _lay_out(outcome.plan, limit)
+    return outcome._replace(layout=_total(shards, index))
+
+
+def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Approve, accept: Accept) -> Outcome:
+    """Write the files of `plan` into `folder`, which must not be there yet, reading everything back first. Raises as `Engine.write` does."""
+    outcome = rehearse(engine, plan, limit, approve=approve, accept=accept)
+    plan = replace(outcome.plan, clamp=plan.clamp)
+    shards, index = _lay_out(plan, limit)
+
+    def fill(temp: str) -> None:
+        for shard in shards:
+            engine.write_part(plan, shard.layout, os.path.join(temp, shard.name))
+        publish_bytes(os.path.join(temp, INDEX), index, overwrite=False)
+        with open_checkpoint(temp) as written:
+            place = difference(plan, written.root, {})
+            if place is not None:
+                raise OutputError(f"what was written does not read back: {place}", path=folder, hint="the disk may be failing")
+
+    publish_folder(folder, outcome.layout.size, fill, settle=lambda: check_unchanged(plan.sources))
+    return outcome
+
+
+def _lay_out(plan: Plan, limit: int) -> tuple[tuple[Shard, ...], bytes]:
+    return lay_out_shards(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root), limit)
+
+
+def _total(shards: tuple[Shard, ...], index: bytes) -> Layout:
+    return Layout(sum(shard.layout.size for shard in shards) + len(index), (), (), lambda _: ())
