@@ -11,9 +11,9 @@ from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import LARGEST, Audit, Device, Matrix
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, open_source
-from gsvckpt.formats import torch_layout
+from gsvckpt.formats import overlay_layout, torch_layout
 from gsvckpt.formats.layout import Layout
-from gsvckpt.model import UNTYPED, Storage, Tensor
+from gsvckpt.model import UNTYPED, Checkpoint, Storage, Tensor, walk
 from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
@@ -38,12 +38,24 @@ def lay_out(plan: Plan) -> Layout:
         from gsvckpt.formats import safetensors_layout  # with it comes json, which no other file needs
 
         return safetensors_layout.lay_out(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root))
+    if plan.over is not None:
+        return overlay_layout.lay_out(plan.over, _over(plan, plan.over), plan.dtype_of)
     layout = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head)
     low = plan.window[0] if plan.window else 0
     if not 0 < low - layout.size <= MAX_PADDING:
         return layout
     empty = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head, padding=0)
     return torch_layout.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
+
+
+def _over(plan: Plan, base: Checkpoint) -> dict[str, Storage]:
+    """Which storage is to stand in the place of which of the base's, by the base's keys."""
+    places: dict[str, Storage] = {}
+    theirs = {path: leaf for path, leaf in walk(base.root) if isinstance(leaf, Tensor)}
+    for path, leaf in walk(plan.root):
+        if isinstance(leaf, Tensor) and path in theirs:
+            places[theirs[path].storage.key] = leaf.storage
+    return places
 
 
 class Outcome(NamedTuple):

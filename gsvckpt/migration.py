@@ -24,10 +24,11 @@ from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.names import basename
 from gsvckpt.sovits.resume import training_state
 from gsvckpt.sovits.sections import divide
+from gsvckpt.sovits.upstream import Verdict
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.inference import SmallWeights, to_inference
 from gsvckpt.transforms.like import conflicts, match
-from gsvckpt.transforms.merge import merge
+from gsvckpt.transforms.merge import Merged, merge, put_over
 from gsvckpt.transforms.plain import simplify
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.salvage import leave_out
@@ -48,6 +49,7 @@ class Steps:
     config: str | None = None
     step: int | None = None
     merge_lora: str | None = None
+    over_base: bool = False
     rules: tuple[Rule, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -189,11 +191,25 @@ class Migration:
         name, suffix = self.name or basename(path), f"_l{identity.lora_rank}.pth"
         self.name = name.replace(suffix, ".pth") if name.endswith(suffix) else self.name
         plan = replace(plan, products={**plan.products, **merged.products}, head=upstream.head_for(told, lora=False))
-        plan = to_inference(plan, SmallWeights(merged.state, config, str(info or "")), len(state), clamp=self.steps.clamp)
         change = Change(
             "merge-lora", "model", f"rank {identity.lora_rank}", f"{len(merged.products):,} matrices merged, {merged.from_base:,} from the base"
         )
+        if self.steps.over_base:
+            return self._put_over(replace(plan, changes=(*plan.changes, change)), base, merged)
+        plan = to_inference(plan, SmallWeights(merged.state, config, str(info or "")), len(state), clamp=self.steps.clamp)
         return replace(plan, changes=(*plan.changes, change))
+
+    def _put_over(self, plan: Plan, base: Examination, merged: Merged) -> Plan:
+        """The merged tensors in a copy of the base's own bytes, by whose beginning GPT-SoVITS knows it."""
+        path = base.checkpoint.source.path
+        if not isinstance(base.upstream, Verdict) or base.upstream.rule != "hash":
+            raise RefusedError(f"{path} is no base that GPT-SoVITS knows by its first bytes", where="--over-base", hint="name the official s2Gv4.pth")
+        root, casts, made = put_over(base.checkpoint.root, base.state, merged.state)
+        products = {storage: merged.products[original] for storage, original in made.items() if original in merged.products}
+        head = base.checkpoint.container.head or "PK"
+        plan = replace(plan, container="torch-zip", products=products, casts=casts, clamp=self.steps.clamp, over=base.checkpoint, head=head)
+        self.warnings.append("its config and info are those of the base, as GPT-SoVITS knows the file by the bytes that hold them")
+        return plan.with_root(root, Change("merge-lora", "container", "written anew", f"over a copy of {path}"))
 
     def _apply_rules(self, plan: Plan, _: Identity) -> Plan:
         path, tensors = _state(plan)

@@ -104,6 +104,12 @@ def migrate(
     merge_lora: Annotated[
         str | None, typer.Option("--merge-lora", metavar="BASE", help="Full weights out of a LoRA and its base.", rich_help_panel=_STEPS)
     ] = None,
+    over_base: Annotated[
+        bool,
+        typer.Option(
+            "--over-base", help="With --merge-lora: keep the official base's own first bytes, by which GPT-SoVITS knows v4.", rich_help_panel=_STEPS
+        ),
+    ] = False,
     rules: Annotated[
         list[str] | None,
         typer.Option(
@@ -163,6 +169,8 @@ def migrate(
         raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
     if fill and like is None:
         raise UsageError("--fill takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
+    if over_base and (merge_lora is None or any((rules, include, exclude, like, plain, scrub_paths, dtype, to, max_shard_size)) or head != "auto"):
+        raise UsageError("changes nothing but tensor data, so it goes with --merge-lora alone", where="--over-base")
     for option, value in (("--config", config), ("--step", step)):
         if value is not None and not (to_inference or merge_lora):
             raise UsageError("is for --to-inference and --merge-lora", where=option)
@@ -173,6 +181,7 @@ def migrate(
         config,
         step,
         merge_lora,
+        over_base,
         tuple(rule for name in rules or () for rule in read_rules(name)),
         tuple(include or ()),
         tuple(exclude or ()),

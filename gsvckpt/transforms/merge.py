@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from gsvckpt.errors import RefusedError
-from gsvckpt.model import DTYPES, Storage, Tensor
+from gsvckpt.model import DTYPES, DType, Storage, Tensor
 from gsvckpt.transforms.plan import Product
+from gsvckpt.transforms.tree import rebuild
 
 _WRAPPED = "cfm.base_model.model."  # peft's name for what it wraps, `cfm.` in the base
 _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.default\.weight")
@@ -56,6 +58,31 @@ def merge(lora: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Merged:
         else:
             state[name] = others.get(name, tensor)
     return Merged(state, products, len(others), len(base) - len(others) - len(adapters))
+
+
+def put_over(
+    root: object, base: Mapping[str, Tensor], merged: Mapping[str, Tensor]
+) -> tuple[object, Mapping[Storage, DType], Mapping[Storage, Storage]]:
+    """The base's own tree with the merged tensors in it, in the dtypes and with the tags that the base has; which casts that takes, and which storage
+    of the merge each new one stands for.
+    """
+    by_tensor = {id(tensor): merged[name] for name, tensor in base.items()}
+    casts: dict[Storage, DType] = {}
+    made: dict[Storage, Storage] = {}
+
+    def change(value: object) -> object:
+        if not isinstance(value, Tensor) or id(value) not in by_tensor:
+            return value
+        new = by_tensor[id(value)].storage
+        if new is value.storage:
+            return value
+        storage = replace(new, location=value.storage.location)
+        made[storage] = new
+        if storage.dtype is not value.dtype:
+            casts[storage] = value.dtype
+        return replace(value, storage=storage)
+
+    return rebuild(root, change), casts, made
 
 
 def base_name(name: str) -> str:

@@ -39,7 +39,8 @@ class Plan:
 
     `casts` names the storages that change their dtype, `products` those that are computed from others (as float32, before a cast); all others keep
     their bytes. `window` is the range of file sizes, [low, high), within which GPT-SoVITS detects the right version; the writer pads up to `low`.
-    `metadata` is what a safetensors header says besides. With `shard_size`, the output is a folder of files of at most so many bytes.
+    `metadata` is what a safetensors header says besides. With `shard_size`, the output is a folder of files of at most so many bytes;
+    with `over`, a copy of that checkpoint's own bytes in which only tensor data are others.
     """
 
     checkpoint: Checkpoint
@@ -52,6 +53,7 @@ class Plan:
     clamp: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     shard_size: int | None = None
+    over: Checkpoint | None = None
     changes: tuple[Change, ...] = ()
 
     def dtype_of(self, storage: Storage) -> DType:
@@ -72,6 +74,8 @@ class Plan:
     def sources(self) -> tuple[Source, ...]:
         """Every file that bytes come from, each once, the checkpoint's own first."""
         found = {id(self.checkpoint.source): self.checkpoint.source}
+        if self.over is not None:
+            found.setdefault(id(self.over.source), self.over.source)
         for storage in storages_of(self.root):
             for source in self.products[storage].sources if storage in self.products else (storage.source,):
                 found.setdefault(id(source), source)
