@@ -19,7 +19,7 @@ from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish
 from gsvckpt.sovits.sections import find_state_path
-from gsvckpt.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
+from gsvckpt.streams import CHUNK, Buffers, buffer, check_unchanged, chunks, for_each
 from gsvckpt.transforms.plan import Plan
 
 _BLOCK = 1 << 23  # values of a product at a time; GPT-SoVITS's matrices have 1 << 20, and a whole one gives what torch gives for a whole one
@@ -246,7 +246,7 @@ class Engine:
 def _matrix(tensor: Tensor, buffers: Buffers, start: int, count: int) -> Matrix:
     """Some rows of a contiguous matrix, in memory of their own."""
     width = tensor.shape[1] * tensor.dtype.itemsize
-    data = memoryview(bytearray(count * width))
+    data = buffer(count * width)
     begin = (tensor.start * tensor.dtype.itemsize) + start * width
     for _ in chunks(tensor.storage, buffers, begin, begin + len(data), into=lambda at, size: data[at - begin : at - begin + size]):
         pass
