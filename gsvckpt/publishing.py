@@ -137,10 +137,10 @@ def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle:
 
 
 def _remove_folder(folder: str | Path) -> None:
-    """A temporary folder, which holds nothing but files."""
+    """A temporary folder with all that is in it."""
     for entry in os.scandir(folder):
         with suppress(OSError):
-            _remove(entry.path)
+            (_remove_folder if entry.is_dir(follow_symlinks=False) else _remove)(entry.path)
     with suppress(OSError):
         os.rmdir(folder)
 
