@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -10,25 +9,21 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from gsvckpt import training_configs
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
-from gsvckpt.model import DTYPES, DType, Path, Tensor, tensor_of
+from gsvckpt.extraction import Extracted, Request, extract, merge_lora
+from gsvckpt.model import DTYPES, DType, Path, Tensor
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.references import Reference, check_base, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
 from gsvckpt.salvaging import find_lost
 from gsvckpt.sovits import kinds, small, upstream
-from gsvckpt.sovits.config import find_config, make_hparams, plain, simple_form
+from gsvckpt.sovits.config import find_config, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.names import basename
 from gsvckpt.sovits.resume import training_state
 from gsvckpt.sovits.sections import divide
-from gsvckpt.sovits.upstream import Verdict
 from gsvckpt.transforms.cast import cast
-from gsvckpt.transforms.inference import SmallWeights, to_inference
 from gsvckpt.transforms.like import conflicts, match
-from gsvckpt.transforms.merge import Merged, merge, put_over
 from gsvckpt.transforms.plain import simplify
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.salvage import leave_out
@@ -111,7 +106,7 @@ class Migration:
     def _salvage(self, plan: Plan, identity: Identity) -> Plan:
         sections = divide(plan.root)
         lost = find_lost(plan.root, self.jobs, self.progress)
-        if plan.checkpoint.container.records and not plan.checkpoint.records and plan.container == "torch-zip":
+        if plan.checkpoint.container.records and not plan.checkpoint.records and plan.checkpoint.container.format == "torch-zip":
             plan = replace(plan, changes=(*plan.changes, Change("salvage", "container", "damaged", "written anew")))
         if not lost:
             return plan
@@ -133,83 +128,22 @@ class Migration:
         return said + ([f"{filled:,} lost tensors are those of {self.steps.like}: this is not the model that was saved"] if filled else [])
 
     def _to_inference(self, plan: Plan, identity: Identity) -> Plan:
-        path, root = plan.checkpoint.source.path, plan.root
-        state = divide(root).tensors
-        if identity.kind == "gpt-training":
-            config = find_config(root)
-            if not isinstance(config, dict):
-                raise RefusedError("holds no config (hyper_parameters/config), which small weights need", where="hyper_parameters")
-            found = small.extract_gpt(identity, state, config, path)
-        elif identity.kind == "sovits-generator-training":
-            settings, where = training_configs.find(path, self.steps.config)
-            small.check_config(settings, identity, state, where)
-            found = small.extract_sovits(identity, state, settings, path, self._step_of(root, identity))
-            config = make_hparams(small.completed(settings))
-            plan = replace(plan, changes=(*plan.changes, Change("to-inference", "config", "", where)))
-        else:
-            raise RefusedError(
-                f"is no training file that small weights come from (it is a {identity.kind})", where="--to-inference", hint=_advice(identity)
-            )
-        self.name = found.name
-        weights = SmallWeights(found.tensors, config, found.info, found.rank, found.ordered, found.head)
-        return replace(to_inference(plan, weights, len(state), clamp=self.steps.clamp), head=found.head)
-
-    def _step_of(self, root: object, identity: Identity) -> int:
-        """The number of steps: as named, else from the name, else as the optimizer counted."""
-        if self.steps.step is not None:
-            return self.steps.step
-        if identity.progress.step is not None:
-            return identity.progress.step
-        counted = _optimizer_steps(root)
-        if counted is None:
-            raise RefusedError(
-                "its name does not tell the step, and no optimizer state counts it",
-                where="step",
-                hint="--step N; any number will do, upstream only prints it",
-            )
-        self.warnings.append(f"step {counted} is the optimizer's count, as the file's name does not tell it")
-        return counted
+        return self._learn(extract(plan, identity, self._request))
 
     def _merge_lora(self, plan: Plan, identity: Identity) -> Plan:
         assert self.steps.merge_lora is not None  # noqa: S101 - only then is this step taken; for the type checker
-        if identity.lora_rank is None or identity.kind not in ("sovits-lora", "sovits-generator-training"):
-            raise RefusedError(f"is no LoRA of GPT-SoVITS (it is a {identity.kind})", where="--merge-lora")
         base = open_examined(self.steps.merge_lora, self.stack)
         self.warnings += check_base(base, identity)
-        root = plan.root if isinstance(plan.root, dict) else {}
-        path = plan.checkpoint.source.path
-        state = divide(root).tensors
-        config, info = root.get("config"), root.get("info")
-        told: str | None = identity.version or base.identity.version
-        if identity.kind == "sovits-generator-training":
-            settings, where = training_configs.find(path, self.steps.config)
-            small.check_config(settings, identity, state, where)
-            found = small.extract_sovits(identity, state, settings, path, self._step_of(root, identity))
-            config, info, state, self.name = make_hparams(small.completed(settings)), found.info, dict(found.tensors), found.name
-            told = found.version
-        merged = merge(state, base.state)
-        name, suffix = self.name or basename(path), f"_l{identity.lora_rank}.pth"
-        self.name = name.replace(suffix, ".pth") if name.endswith(suffix) else self.name
-        plan = replace(plan, products={**plan.products, **merged.products}, head=upstream.head_for(told, lora=False))
-        change = Change(
-            "merge-lora", "model", f"rank {identity.lora_rank}", f"{len(merged.products):,} matrices merged, {merged.from_base:,} from the base"
-        )
-        if self.steps.over_base:
-            return self._put_over(replace(plan, changes=(*plan.changes, change)), base, merged)
-        plan = to_inference(plan, SmallWeights(merged.state, config, str(info or "")), len(state), clamp=self.steps.clamp)
-        return replace(plan, changes=(*plan.changes, change))
+        return self._learn(merge_lora(plan, identity, base, self._request, self.name))
 
-    def _put_over(self, plan: Plan, base: Examination, merged: Merged) -> Plan:
-        """The merged tensors in a copy of the base's own bytes, by whose beginning GPT-SoVITS knows it."""
-        path = base.checkpoint.source.path
-        if not isinstance(base.upstream, Verdict) or base.upstream.rule != "hash":
-            raise RefusedError(f"{path} is no base that GPT-SoVITS knows by its first bytes", where="--over-base", hint="name the official s2Gv4.pth")
-        root, casts, made = put_over(base.checkpoint.root, base.state, merged.state)
-        products = {storage: merged.products[original] for storage, original in made.items() if original in merged.products}
-        head = base.checkpoint.container.head or "PK"
-        plan = replace(plan, container="torch-zip", products=products, casts=casts, clamp=self.steps.clamp, over=base.checkpoint, head=head)
-        self.warnings.append("its config and info are those of the base, as GPT-SoVITS knows the file by the bytes that hold them")
-        return plan.with_root(root, Change("merge-lora", "container", "written anew", f"over a copy of {path}"))
+    @property
+    def _request(self) -> Request:
+        return Request(self.steps.config, self.steps.step, self.steps.clamp, self.steps.over_base)
+
+    def _learn(self, extracted: Extracted) -> Plan:
+        self.name = extracted.name
+        self.warnings += extracted.warnings
+        return extracted.plan
 
     def _apply_rules(self, plan: Plan, _: Identity) -> Plan:
         path, tensors = _state(plan)
@@ -355,32 +289,3 @@ def _check_family(reference: Reference, identity: Identity, tensors: Mapping[str
             f"{reference.name} is of another family: {len(matching):,} of {len(tensors):,} tensors match, the first that does not is {first}",
             where="--like",
         )
-
-
-def _optimizer_steps(root: object) -> int | None:
-    """The largest `step` of an AdamW state (1.6: a float32 scalar for each parameter), read from the file."""
-    optimizer = root.get("optimizer") if isinstance(root, dict) else None
-    state = optimizer.get("state") if isinstance(optimizer, dict) else None
-    counts: list[int] = []
-    for entry in list(state.values())[:_LOOKED_AT] if isinstance(state, dict) else ():
-        step = entry.get("step") if isinstance(entry, dict) else None
-        tensor = tensor_of(step)
-        if tensor is not None and tensor.dtype.name == "float32" and tensor.numel == 1 and tensor.storage.offset >= 0:
-            raw = bytearray(4)
-            tensor.storage.source.read_into(tensor.storage.offset + tensor.start * 4, memoryview(raw))
-            value = struct.unpack("<f", raw)[0]
-            counts += [int(value)] if 0 <= value < 1e12 else []
-        elif type(step) is int:
-            counts.append(step)
-    return max(counts, default=None)
-
-
-_LOOKED_AT = 8  # parameters; all were stepped as often but those that never had a gradient
-
-
-def _advice(identity: Identity) -> str:
-    if identity.kind in ("gpt-weights", "sovits-weights", "sovits-lora"):
-        return "it is small weights already"
-    return (
-        "name a G_*.pth or epoch=*-step=*.ckpt of GPT-SoVITS" if identity.kind != "sovits-discriminator-training" else "D is needed by training alone"
-    )

@@ -23,6 +23,7 @@ LAYERS = [
     {"engine", "scan", "loading"},
     {"contents", "destinations", "sharding", "examination", "survey", "backup"},
     {"references", "training_configs"},
+    {"extraction"},
     {"accounting", "checks", "comparison", "migration", "rewriting"},
     {"verdicts"},
     {"keep_options", "verification"},

@@ -105,6 +105,26 @@ def generator_training(maker: Maker, version: str, epoch: int, step: int) -> dic
     return {"model": model, "iteration": epoch, "optimizer": _adamw(maker, model, step), "learning_rate": 1e-4}
 
 
+def lora_training(maker: Maker, version: str, epoch: int, step: int) -> dict[str, object]:
+    """What a LoRA run of rank 32 resumes from: the whole model with its frozen base, and one optimizer group (s2_train_v3_lora.py)."""
+    model = OrderedDict(maker.state(f"lora-training-{version}", "float32"))
+    trained = [name for name in model if "lora_" in name or name.startswith(("wns1.", "bridge.", "linear_mel.", "ref_enc."))]
+    state = {
+        index: {
+            "step": maker.constant(step, ()),
+            **{table: maker.tensor(name, model[name].shape, table=table) for table in ("exp_avg", "exp_avg_sq")},
+        }
+        for index, name in enumerate(trained)
+    }
+    optimizer = {"state": state, "param_groups": [{"lr": 1e-4, "params": list(range(len(trained)))}]}
+    return {"model": model, "iteration": epoch, "optimizer": optimizer, "learning_rate": 1e-4}
+
+
+def sovits_config(name: str, version: str, epochs: int) -> dict[str, object]:
+    """An experiment's config.json: what the config in small weights has, but for what the argument parser adds (utils.py:213-232)."""
+    return {key: value for key, value in _sovits_config(name, version, epochs).items() if key not in ("pretrain", "resume_step")}
+
+
 def _adamw(maker: Maker, model: Mapping[str, Tensor], step: int) -> dict[str, object]:
     """Four groups (s2_train.py:172-192). Buffers have no state, and neither has ssl_proj, whose gradient the frozen quantizer stops."""
     slow = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")

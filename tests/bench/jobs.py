@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import dedent
 
-from tests.bench.files import FLOATS, MANY_FLOATS, TRAINING, V3, VOICES, Input, place
+from tests.bench.files import FLOATS, LORA, MANY_FLOATS, TRAINING, V3, VOICES, Input, place
 from tests.bench.measure import Command
 
 MB = 1_000_000
@@ -99,6 +99,58 @@ def _strip() -> tuple[Job, ...]:
     return (Job("strip", what, ours("stripped.pth"), (Rival(rival, 1.5),), TRAINING, before, peak_limit=100 * MB),)
 
 
+_TO_SAFETENSORS = "import sys, torch; from safetensors.torch import save_file; save_file(torch.load(sys.argv[1]), sys.argv[2])"
+_MERGE = """
+    import sys, torch
+    base, lora = torch.load(sys.argv[1], weights_only=False)["weight"], torch.load(sys.argv[2])["model"]
+    merged = {}
+    for name, value in base.items():
+        layer = name.removesuffix(".weight").replace("cfm.", "cfm.base_model.model.", 1)
+        if f"{layer}.lora_A.default.weight" in lora:
+            value = value.float() + lora[f"{layer}.lora_B.default.weight"] @ lora[f"{layer}.lora_A.default.weight"]
+        elif name in lora:
+            value = lora[name]
+        merged[name] = value.half()
+    torch.save({"weight": merged}, sys.argv[3])
+    """
+
+
+def _migrate() -> tuple[Job, ...]:
+    there, theirs = place(FLOATS).with_name("there.safetensors"), place(FLOATS).with_name("theirs.safetensors")
+    small, part, merged, other = (place(TRAINING).with_name(name) for name in ("small.pth", "part.pth", "merged.pth", "merged-by-torch.pth"))
+    read, written = 4 * 86_272_257, 2 * 86_272_257  # bytes of the small file's tensors, before and after
+    copy = f'head -c {read} "$1" > /dev/null; head -c {written} "$1" > "$2"; sync "$2"'
+    extract = ("migrate", place(TRAINING), "--to-inference", "--config", place(TRAINING).with_suffix(".json"), "-o", small)
+    merge = ("migrate", place(LORA), "--merge-lora", place(V3), "--config", place(LORA).with_suffix(".json"), "-o", merged)
+    return (
+        Job(
+            "safetensors",
+            "migrate --to safetensors of 1 GiB of float32",
+            _gsvckpt("migrate", place(FLOATS), "--to", "safetensors", "-o", there, output=there),
+            (Rival(_python("torch.load, save_file", _TO_SAFETENSORS, place(FLOATS), theirs, output=theirs), 0.5),),
+            replace(FLOATS, output=2 * FLOATS.size),
+            peak_limit=100 * MB,
+        ),
+        Job(
+            "to-inference",
+            "migrate --to-inference of a v2ProPlus training file of 1.2 GB",
+            _gsvckpt(*extract, output=small),
+            (Rival(Command("copying what it reads, writes", ("sh", "-c", copy, "sh", str(place(TRAINING)), str(part)), part), 2),),
+            TRAINING,
+            peak_limit=100 * MB,
+        ),
+        Job(
+            "merge",
+            "migrate --merge-lora of a v3 LoRA training file of 1.8 GB",
+            _gsvckpt(*merge, output=merged),
+            (Rival(_python("torch: load, add, save", f"{_UTILS}\n{dedent(_MERGE)}", place(V3), place(LORA), other, output=other)),),
+            LORA,
+            _gsvckpt("inspect", place(V3)),
+            peak_limit=250 * MB,
+        ),
+    )
+
+
 def _load() -> tuple[Job, ...]:
     whole = _python("gsvckpt", "import gsvckpt, sys; gsvckpt.load_state_dict(sys.argv[1])", place(V3))
     part = _python("gsvckpt", "import gsvckpt, sys; gsvckpt.load_state_dict(sys.argv[1], include='enc_p.*')", place(V3))
@@ -139,4 +191,4 @@ def _verify() -> tuple[Job, ...]:
 
 
 def jobs() -> tuple[Job, ...]:
-    return (*_inspect(), *_convert(), *_strip(), *_load(), *_verify())
+    return (*_inspect(), *_convert(), *_strip(), *_migrate(), *_load(), *_verify())

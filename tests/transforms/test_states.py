@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import DTYPES, REMOVED, storages_of, tensor_of
-from gsvckpt.pickles.equality import first_difference
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.plan import Change, begin
@@ -116,7 +115,7 @@ def test_put_takes_the_place_of_the_same_name_and_stands_behind_otherwise():
     assert list(done.root["model"]) == ["a", "b", "c", "z"]
     assert done.root["model"]["b"] is other.root["b"]
     assert [source for source in done.sources if source is not plan.checkpoint.source] == [other.source]
-    assert first_difference(plan.root, planned({"model": {"a": 1}}).root, lambda *_: True) == "model/a"  # the plan before is left alone
+    assert (list(plan.root["model"]), plan.root["model"]["b"].shape) == (["a", "b", "c"], (1,))  # the plan before is left alone
     with pytest.raises(UnsupportedError):
         put_tensors(planned([1]), (), {})
 

@@ -41,8 +41,8 @@ def graphs(draw, *, cycles=True):
     late = []  # what is filled once all nodes are there
 
     def parts(upto):
-        chosen = draw(st.lists(st.integers(0, len(LEAVES) + upto - 1), max_size=3))
-        return [LEAVES[index] if index < len(LEAVES) else nodes[index - len(LEAVES)] for index in chosen]
+        leaf, node = st.sampled_from(LEAVES), st.integers(0, upto - 1).map(nodes.__getitem__) if upto else st.nothing()
+        return draw(st.lists(node | leaf, max_size=3))
 
     for kind in kinds:
         if kind == "tuple":
