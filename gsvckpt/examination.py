@@ -16,6 +16,7 @@ from gsvckpt.sovits.sections import Role, Sections, divide, state_tensors
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
 _CHUNK = 1 << 20
+_FOREIGN = "GPT-SoVITS reads no safetensors files; gsvckpt migrate --to torch makes one that it reads"
 
 
 class Examination(NamedTuple):
@@ -47,8 +48,10 @@ def examine(checkpoint: Checkpoint) -> Examination:
     sections = divide(checkpoint.root)
     identity = kinds.identify(checkpoint, source.path, head, sections)
     rows = kinds.symbol_rows(sections.tensors)
-    verdict = upstream.detect(head, source.size) if upstream.applies(identity.kind) else None
-    warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows))
+    opened = upstream.applies(identity.kind)
+    foreign = opened and checkpoint.container.format == "safetensors"
+    verdict = upstream.detect(head, source.size) if opened and not foreign else None
+    warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows), *([_FOREIGN] if foreign else []))
     weights = _all_weights(checkpoint.root, sections)
     safety = judge_all(checkpoint.globals)
     return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, verdict, recognise(source), warnings)

@@ -105,7 +105,7 @@ def rewrite(
         verdicts: list[Verdict | UpstreamError | None] = []
 
         def approve(layout: Layout) -> None:
-            verdicts.append(_foresee(examination, identity, plan, layout))
+            verdicts.append(_foresee(identity, plan, layout))
             if not destination.force:
                 _refuse_misreading(examination, identity, verdicts[-1])
 
@@ -206,10 +206,9 @@ def _window(identity: Identity, plan: Plan) -> tuple[int, int] | None:
     return upstream.size_window(identity.version) if detected else None
 
 
-def _foresee(examination: Examination, identity: Identity, plan: Plan, layout: Layout) -> Verdict | UpstreamError | None:
-    """What GPT-SoVITS will say; None where it will not look at the file, which it does not at a safetensors file that was made on purpose."""
-    made = plan.container == "safetensors" and examination.checkpoint.container.format != "safetensors"
-    if made or not upstream.applies(identity.kind):
+def _foresee(identity: Identity, plan: Plan, layout: Layout) -> Verdict | UpstreamError | None:
+    """What GPT-SoVITS will say; None for files that it does not open, as it opens no safetensors files."""
+    if plan.container == "safetensors" or not upstream.applies(identity.kind):
         return None
     return upstream.detect(layout.first(upstream.HEADER_SIZE), layout.size)
 

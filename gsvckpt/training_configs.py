@@ -33,7 +33,7 @@ def find(path: str, explicit: str | None) -> Found:
     for _ in range(_LEVELS):
         candidate = os.path.join(folder, "config.json")
         if os.path.isfile(candidate):
-            return Found(_read(candidate), candidate)
+            return Found(_read(candidate), candidate if os.path.isabs(path) else os.path.relpath(candidate))
         folder = os.path.dirname(folder)
     raise MissingError(
         "a training file holds no config, and there is no config.json beside it or in the folders above",

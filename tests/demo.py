@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,8 @@ SOVITS = Path("SoVITS_weights_v2", f"{VOICE}_e8_s200.pth")
 GPT = Path("GPT_weights_v2", f"{VOICE}-e15.ckpt")
 TRAINING = Path("logs", VOICE, "logs_s2_v2", "G_200.pth")
 STRIPPED = TRAINING.with_name("weights-G_200.pth")
+SMALL = TRAINING.with_name(SOVITS.name)
+SAFE = SOVITS.with_name(f"{SOVITS.stem}.migrated.safetensors")
 HALVED = STRIPPED.with_name("weights-G_200.fp16.pth")
 
 
@@ -32,6 +35,7 @@ def build(folder: Path) -> None:
     print(f"building a small v2 voice in ./{folder} (850 MB, once) ...", flush=True)
     for path in missing:
         voices.write(roots[path](), folder / path, "v2" if path is SOVITS else None)
+    (folder / "logs" / VOICE / "config.json").write_text(json.dumps(voices.sovits_config(VOICE, "v2", 8)), encoding="utf-8")
 
 
 def gsvckpt(*arguments: str | Path) -> None:
@@ -45,12 +49,14 @@ def gsvckpt(*arguments: str | Path) -> None:
 
 def main() -> None:
     build(FOLDER)
-    for earlier in (STRIPPED, HALVED):
+    for earlier in (STRIPPED, HALVED, SMALL, SAFE):
         (FOLDER / earlier).unlink(missing_ok=True)
     gsvckpt("inspect", "-r", FOLDER)
     gsvckpt("inspect", FOLDER / SOVITS)
     gsvckpt("strip-optimizer", FOLDER / TRAINING)
     gsvckpt("convert-fp16", FOLDER / STRIPPED)
+    gsvckpt("migrate", FOLDER / TRAINING, "--to-inference")
+    gsvckpt("migrate", FOLDER / SOVITS, "--to", "safetensors")
     gsvckpt("verify", FOLDER, "-r")
 
 

@@ -9,7 +9,7 @@ from gsvckpt.findings import Finding, Severity
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import UpstreamError
 
-_RESIZE = "gsvckpt convert-fp16 FILE -o COPY writes a copy of the size that GPT-SoVITS expects"
+_RESIZE = "gsvckpt migrate FILE writes a copy of the size that GPT-SoVITS expects"
 
 
 def detection(examination: Examination) -> list[Finding]:
@@ -47,7 +47,7 @@ def rewrite_head(path: str, head: str) -> str:
     import shlex
 
     quoted = shlex.quote(path) if os.name != "nt" else f'"{path}"'  # no file name on Windows holds a quote
-    return f"python -c \"import sys; open(sys.argv[1], 'r+b').write(b'{head}')\" {quoted}"
+    return f"gsvckpt migrate --head {head} --in-place {'-- ' if quoted.startswith('-') else ''}{quoted}"
 
 
 def _corrected(examination: Examination) -> bool:

@@ -174,7 +174,8 @@ def test_a_hint_cannot_be_made_to_run_something_else(gsvckpt, tmp_path):
     save(tmp_path / name, s2_training(generator("v2", enc_q=True)), head=b"05")
     run = gsvckpt.json("verify", tmp_path / name, "--layout", "none", exit_code=1)
     hint = next(f["hint"] for f in run.file["findings"] if f["check"] == "container.head")
-    subprocess.run(hint.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True, cwd=tmp_path)  # noqa: S602 - what a user would do
+    program = f"{shlex.quote(sys.executable)} -m gsvckpt"
+    subprocess.run(hint.replace("gsvckpt", program, 1), shell=True, check=True, cwd=tmp_path)  # noqa: S602 - what a user would do
     assert not (tmp_path / "pwned").exists()
     assert (tmp_path / name).read_bytes()[:2] == b"PK"
 

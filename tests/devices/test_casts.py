@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
+import time
+from contextlib import suppress
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.devices import accelerator, host
+from gsvckpt.devices import accelerator, host, products
 from gsvckpt.devices.accelerator import Accelerator
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
@@ -181,19 +183,54 @@ def test_rows_of_a_matrix_are_its_rows():
     assert (part.rows, part.columns, bytes(part.data)) == (2, 3, bytes(raw_of(values[1:3])))
 
 
-def test_tf32_is_off_while_it_computes_and_then_as_it_was(monkeypatch):
-    seen = []
-    real = torch.Tensor.__matmul__
+@pytest.fixture
+def tf32():
+    """A process that has switched TF32 on for its own work."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield lambda: torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = before
 
-    def multiply(one, two):
-        seen.append(torch.backends.cuda.matmul.allow_tf32)
-        return real(one, two)
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+def test_tf32_is_off_while_it_computes_and_then_as_it_was(tf32, monkeypatch):
+    seen, real = [], products._upload
+    monkeypatch.setattr(products, "_upload", lambda *args: seen.append(tf32()) or real(*args))
     product(Host(), *random_matrices(4, 4, 2))
-    assert seen == [False]
-    assert torch.backends.cuda.matmul.allow_tf32 is True
+    assert set(seen) == {False}
+    assert tf32() is True
+
+
+def test_tf32_is_off_for_two_threads_at_once_and_then_as_it_was(tf32, monkeypatch):
+    """One ends while the other still computes: it must not switch TF32 on under it."""
+    both, first_done = threading.Barrier(2), threading.Event()
+    real, seen, waited = products._upload, [], set()
+
+    def upload(*args):
+        name = threading.current_thread().name
+        if name not in waited:
+            waited.add(name)
+            with suppress(threading.BrokenBarrierError):  # where only one may compute at a time, it does not wait for the other
+                both.wait(0.3)
+            if name == "second":
+                first_done.wait(5)
+        seen.append(tf32())
+        return real(*args)
+
+    def work():
+        product(Host(), *random_matrices(4, 4, 2))
+        if threading.current_thread().name == "first":
+            first_done.set()
+
+    monkeypatch.setattr(products, "_upload", upload)
+    threads = [threading.Thread(target=work, name=name) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+        while "first" not in waited:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {False}
+    assert tf32() is True
 
 
 def test_a_full_device_leaves_products_to_the_host(monkeypatch):

@@ -34,7 +34,9 @@ def adapter(layer, up=(6, RANK), down=(RANK, 4), dtype="float16"):
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.sets(st.sampled_from(LAYERS)), st.booleans(), st.sampled_from(["float32", "float16", "bfloat16", "float64"]), st.randoms(use_true_random=False))
+@given(
+    st.sets(st.sampled_from(LAYERS)), st.booleans(), st.sampled_from(["float32", "float16", "bfloat16", "float64"]), st.randoms(use_true_random=False)
+)
 def test_every_tensor_of_the_base_is_itself_the_loras_or_a_product(adapted, bridge, dtype, random):
     entries = [part for layer in adapted for part in adapter(layer).items()]
     entries += [("bridge.0.weight", matrix(3, 3, "float16"))] if bridge else []
