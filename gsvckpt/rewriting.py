@@ -117,7 +117,7 @@ def rewrite(
         engine = engine_for(plan)
         try:
             if destination.writes:
-                with destination.prepared(source, output, [other.path for other in plan.sources[1:]]):
+                with destination.prepared(source, output, [other.path for other in plan.sources if other.path != checkpoint.source.path]):
                     outcome = _write(engine, plan, output, destination, approve, accept_changes)
             elif plan.shard_size is not None:
                 outcome = sharding.rehearse(engine, plan, plan.shard_size, approve=approve, accept=accept_changes)

@@ -30,7 +30,7 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
         records=len(records),
         head=_read(source, 0, 2).decode("latin-1"),
         prefix=prefix.rstrip("/"),
-        byteorder=_byteorder(source, by_name),
+        byteorder=_byteorder(_Opener(source, by_name, inflate=inflate)),
         storages=sum(record.size for name, record in by_name.items() if name.startswith("data/")),
     )
     machine: Machine | None = None
@@ -46,7 +46,7 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
             raise DamagedError(
                 "the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc"
             )
-        container = replace(container, behind=pickled.size - machine.position, compressed=opened.compressed)
+        container = replace(container, behind=pickled.size - machine.position, compressed=sum(record.method != 0 for record in records))
         return Checkpoint(source, container, root, tuple(machine.globals), records)
     except GsvError as error:
         error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records)
@@ -81,9 +81,10 @@ def _name_zip(names: Sequence[str]) -> str:
     return f"this is a zip of something else, not a checkpoint ({inside})"
 
 
-def _byteorder(source: Source, by_name: Mapping[str, Record]) -> str:
-    record = by_name.get("byteorder")  # torch 2.1 and later; before that always little
-    return _read(source, record.offset, min(record.size, 8)).decode("latin-1") if record else "little"
+def _byteorder(opened: _Opener) -> str:
+    """Torch 2.1 and later say it; before that it was always little."""
+    record = opened.find("byteorder")
+    return _read(*opened.place(record), min(record.size, 8)).decode("latin-1") if record is not None else "little"
 
 
 class _Opener:
@@ -91,17 +92,18 @@ class _Opener:
 
     def __init__(self, source: Source, by_name: Mapping[str, Record], *, inflate: bool) -> None:
         self._source, self._by_name, self._inflate = source, by_name, inflate
-        self.compressed = 0
+
+    def find(self, name: str) -> Record | None:
+        return self._by_name.get(name)
 
     def record(self, name: str) -> Record:
         record = self._by_name[name]
         if self._inflate and record.method == DEFLATED and not record.flags & ENCRYPTED:
-            self.compressed += 1
             return record
         return require_plain(record)
 
     def place(self, record: Record) -> tuple[Source, int]:
-        return (self._source, record.offset) if record.method == 0 else (Inflated(self._source, record), 0)
+        return (self._source, record.offset) if record.method != DEFLATED or not self._inflate else (Inflated(self._source, record), 0)
 
     def locate(self, key: str, dtype: DType, location: str, numel: int) -> Storage:
         if f"data/{key}" not in self._by_name:

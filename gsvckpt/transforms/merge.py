@@ -36,13 +36,16 @@ def merge(lora: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Merged:
     """
     adapters: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
+    twice: list[tuple[str, str]] = []
     for name, tensor in lora.items():
         match = _ADAPTER.fullmatch(name)
         if match is not None:
             adapters.setdefault(base_name(match["layer"]) + ".weight", {})[match["side"]] = tensor
         elif ".base_layer." not in name:
+            twice += [(name, f"has the place of another in the base, {base_name(name)}")] if base_name(name) in others else []
             others[base_name(name)] = tensor
-    conflicts = [*_odd_adapters(adapters, base), *_odd_others(others, base)]
+    twice += [(name, "is adapted, and replaced as well") for name in adapters if name in others]
+    conflicts = [*twice, *_odd_adapters(adapters, base), *_odd_others(others, base)]
     if conflicts:
         where, why = conflicts[0]
         raise RefusedError(f"{why}; {len(conflicts):,} such conflict{'s'[: len(conflicts) != 1]} with the base", where=where)

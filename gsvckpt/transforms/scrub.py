@@ -8,7 +8,7 @@ from collections.abc import Collection
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.tree import edited, rebuild
 
-_ABSOLUTE = re.compile(r"(?:/|\\|[A-Za-z]:[\\/]|~[\\/])")  # POSIX, UNC and Windows drives, a home folder
+_ABSOLUTE = re.compile(r"(?:/|file:|\\|[A-Za-z]:[\\/]|~[\\/])")  # POSIX, UNC and Windows drives, a home folder
 _FIELDS = ("exp_name", "name")  # of a GPT config's `train`, and of an S2 config
 _LONGEST = 4096  # longer texts are no paths
 
@@ -42,7 +42,7 @@ def scrub(plan: Plan, experiments: Collection[str]) -> Plan:
 
 def shorten(text: str, experiments: Collection[str]) -> str:
     """A path without what is private in it; any other text as it is."""
-    if len(text) > _LONGEST or "\n" in text or "://" in text or not re.search(r"[\\/]", text):
+    if len(text) > _LONGEST or "\n" in text or ("://" in text and not text.startswith("file:")) or not re.search(r"[\\/]", text):
         return text
     parts = [part for part in re.split(r"[\\/]", text) if part]
     is_private = _ABSOLUTE.match(text) is not None or any(_names(part, experiments) for part in parts)

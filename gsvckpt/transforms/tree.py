@@ -17,56 +17,56 @@ def rebuild(root: object, change: Change) -> object:
     A node reached twice becomes one node again, and a tree with cycles keeps them. `change` returns its argument for what stays. Raises
     UnsupportedError below MAX_DEPTH levels.
     """
-    return _Rebuilder(change).convert(root, 0)
+    return _Rebuilder(change).run(root)
 
 
 class _Rebuilder:
+    """Lists, dicts and objects are made empty and filled later, so whatever contains itself finds itself there."""
+
     def __init__(self, change: Change) -> None:
         self._change = change
         self._done: dict[int, tuple[object, object]] = {}  # with the original, whose id must stay its own
+        self._unfilled: list[tuple[object, object, int]] = []
 
-    def convert(self, value: object, depth: int) -> object:
-        if depth > MAX_DEPTH:
-            raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels")
+    def run(self, root: object) -> object:
+        made = self._make(root, 0)
+        while self._unfilled:
+            self._fill(*self._unfilled.pop())
+        return made
+
+    def _make(self, value: object, depth: int) -> object:
         if id(value) in self._done:
             return self._done[id(value)][1]
+        if depth > MAX_DEPTH:
+            raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels")
         new = self._change(value)
-        if isinstance(new, dict):
-            made = new_like(new)
-            self._done[id(value)] = value, made
+        made: object = new
+        if isinstance(new, (dict, list, Opaque)):
+            made = new_like(new) if isinstance(new, dict) else [] if isinstance(new, list) else self._begin(new, depth)
+            self._unfilled.append((new, made, depth + 1))
+        elif type(new) is tuple:
+            items = [self._make(part, depth + 1) for part in new]
+            made = new if all(one is two for one, two in zip(items, new, strict=True)) else tuple(items)
+        self._done[id(value)] = value, made
+        return made
+
+    def _begin(self, value: Opaque, depth: int) -> Opaque:
+        """An object without its steps; what it is made with has to be there before it is."""
+        return Opaque(value.name, value.how, self._make(value.args, depth + 1), [])
+
+    def _fill(self, new: object, made: object, depth: int) -> None:
+        if isinstance(new, dict) and isinstance(made, dict):
             for key, part in new.items():
-                made[self.convert(key, depth + 1)] = self.convert(part, depth + 1)
+                made[self._make(key, depth)] = self._make(part, depth)
             if len(made) != len(new):
                 raise UnsupportedError(f"two of its {len(new):,} keys would become one", where="a dict")
             metadata = state_dict_metadata(new)
             if metadata is not None:
-                made._metadata = self.convert(metadata, depth + 1)  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own attribute
-            return made
-        if isinstance(new, list):
-            parts: list[object] = []
-            self._done[id(value)] = value, parts
-            for part in new:
-                parts.append(self.convert(part, depth + 1))  # noqa: PERF401 - a cycle must find the list that is being filled
-            return parts
-        if isinstance(new, Opaque):
-            return self._opaque(value, new, depth)
-        if type(new) is tuple:
-            items = [self.convert(part, depth + 1) for part in new]
-            new = new if all(one is two for one, two in zip(items, new, strict=True)) else tuple(items)
-        self._done[id(value)] = value, new
-        return new
-
-    def _opaque(self, value: object, new: Opaque, depth: int) -> Opaque:
-        args = self.convert(new.args, depth + 1)
-        made = Opaque(new.name, new.how, args, [])
-        self._done[id(value)] = value, made
-        for step, payload in new.steps:
-            made.steps.append((step, self._payload(payload, depth + 1)))
-        return made
-
-    def _payload(self, payload: object, depth: int) -> object:
-        """The items of a step are a list that is nobody's value, so it is never shared."""
-        return self.convert(payload, depth)
+                made._metadata = self._make(metadata, depth)  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own attribute
+        elif isinstance(new, list) and isinstance(made, list):
+            made.extend(self._make(part, depth) for part in new)
+        elif isinstance(new, Opaque) and isinstance(made, Opaque):
+            made.steps.extend((step, self._make(payload, depth)) for step, payload in new.steps)
 
 
 def new_like(value: dict[object, object]) -> dict[object, object]:

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
 import pytest
-import torch
-from oracle import assert_same, hparams_class
+from oracle import assert_same
 
 from .samples import assert_one_error, generator, gpt, numbers, s1_training, save, small, weights
-
-FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def migrate(gsvckpt, source, *options, exit_code=0):
-    """The JSON object of a run, and what torch loads of its output."""
-    file = gsvckpt.json("migrate", source, *options, exit_code=exit_code).file
-    if exit_code or not file["written"]:
-        return file, None
-    data = Path(file["output"]).read_bytes()
-    with hparams_class():
-        return file, torch.load(io.BytesIO(b"PK" + data[2:]), weights_only=False)
-
-
-def load(path):
-    with hparams_class():
-        return torch.load(io.BytesIO(b"PK" + path.read_bytes()[2:]), weights_only=False)
-
-
-def rules(folder, *tables):
-    path = folder / "rules.toml"
-    path.write_text("".join(f"[[rule]]\n{table}\n" for table in tables))
-    return path
-
-
-def steps(file, step):
-    return [change["where"] for change in file["changes"] if change["step"] == step]
-
-
-# --- include and exclude -------------------------------------------------------------------------------------------------------------------------
+from .test_migrate_states import load, migrate, rules, steps
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,11 @@ def test_what_was_filled_in_is_cast_like_the_rest(gsvckpt, pair, dtype):
 
 @pytest.mark.parametrize("name", ["v2", "sovits-v2-small"])
 def test_layouts_by_name(gsvckpt, tmp_path, name):
-    state = {**generator("v2"), "ssl_proj.weight": numbers((768, 768, 2), "float16"), "odd.weight": numbers((2,))}
+    state = {**generator("v2"), "enc_p.proj.bias": numbers((384,), "float16"), "odd.weight": numbers((2,))}
     source = save(tmp_path / "voice.pth", small(state, "v2"))
     file, after = migrate(gsvckpt, source, "--like", name, "--force")
-    assert list(after["weight"]) == ["ssl_proj.weight"]  # the only one of its real shape
-    assert set(steps(file, "like")) == state.keys() - {"ssl_proj.weight"}
+    assert list(after["weight"]) == ["enc_p.proj.bias"]  # the only one of its real shape
+    assert set(steps(file, "like")) == state.keys() - {"enc_p.proj.bias"}
     assert any("enc_p.text_embedding.weight: has shape [732, 2]" in warning for warning in file["warnings"])
     assert any("sovits-v2-small are missing" in warning for warning in file["warnings"])
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_a_reference_is_refused_and_nothing_is_written(gsvckpt, t
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "D.pth", s2_training(discriminator()))
     save(tmp_path / "gpt.ckpt", s1_training(gpt()))
-    source = save(tmp_path / "voice.pth", small({**generator("v2"), "ssl_proj.weight": numbers((768, 768, 2), "float16")}, "v2"))
+    source = save(tmp_path / "voice.pth", small({**generator("v2"), "enc_p.proj.bias": numbers((384,), "float16")}, "v2"))
     before = sorted(os.listdir(tmp_path))
     for more in ([], ["-n"], ["--check"], ["-o", "out.pth"], ["--in-place"]):
         run = gsvckpt("migrate", source, *options, *more)
