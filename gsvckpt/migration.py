@@ -250,7 +250,8 @@ class Migration:
         head = self.steps.head if self.steps.head != "auto" else _best_head(plan.head, identity)
         if head != (before or "PK"):
             plan = replace(plan, changes=(*plan.changes, Change("head", "first two bytes", before or "none", head)))
-        size, window = plan.checkpoint.source.size, upstream.size_window(identity.version)
+        size = plan.checkpoint.source.size
+        window = upstream.size_window(identity.version, base=identity.kind == "sovits-generator-base")
         if not plan.changes and head == "PK" and upstream.applies(identity.kind) and window is not None and 0 < window[0] - size <= MAX_PADDING:
             plan = replace(plan, changes=(Change("size", "file", f"{size:,} bytes", f"{window[0]:,} bytes, as GPT-SoVITS expects"),))
         return replace(plan, head=head)

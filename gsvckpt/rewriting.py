@@ -203,7 +203,7 @@ def _refuse_incomplete(examination: Examination, planned: Planned, destination: 
 def _window(identity: Identity, plan: Plan) -> tuple[int, int] | None:
     """The sizes within which GPT-SoVITS reads a PK file's version from its size."""
     detected = upstream.applies(identity.kind) and plan.container == "torch-zip" and plan.head == "PK"
-    return upstream.size_window(identity.version) if detected else None
+    return upstream.size_window(identity.version, base=identity.kind == "sovits-generator-base") if detected else None
 
 
 def _foresee(identity: Identity, plan: Plan, layout: Layout) -> Verdict | UpstreamError | None:

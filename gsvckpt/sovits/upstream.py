@@ -10,6 +10,7 @@ from gsvckpt.sovits.official import OFFICIAL, digest_header
 HEADER_SIZE = 8192  # bytes whose MD5 upstream looks up: names and layout, no weights
 V2_MIN_SIZE = 82_978 * 1024  # a PK file below it is v1
 V3_MIN_SIZE = 700 * 1024 * 1024  # a PK file from here on is v3
+V1_BASE_MIN_SIZE, V2_BASE_MIN_SIZE = 100 * 1024 * 1024, 103_520 * 1024  # where 3-get-semantic.py tells bases apart
 NO_LIMIT = 1 << 63
 
 # Head bytes -> (symbols, model, LoRA). Upstream writes 03 to 06 only; 00, 01 and 02 are in its reader since 2025-02-23 and were never written.
@@ -78,9 +79,14 @@ def correct(verdict: Verdict, symbol_rows: int | None) -> Verdict:
     return verdict._replace(symbols=symbols, model=symbols if verdict.model in _BY_SYMBOLS else verdict.model)
 
 
-def size_window(version: str | None) -> tuple[int, int] | None:
-    """[low, high) bytes that a PK file needs for upstream to say this version; None for versions that no PK file is taken for by its size."""
+def size_window(version: str | None, *, base: bool = False) -> tuple[int, int] | None:
+    """[low, high) bytes that a PK file needs for upstream to say this version; None for versions that no PK file is taken for by its size.
+
+    A base is also read by prepare_datasets/3-get-semantic.py:18-28, whose windows are narrower, and which stops at a v2 base taken for v1.
+    """
     windows = {"v1": (0, V2_MIN_SIZE), "v2": (V2_MIN_SIZE, V3_MIN_SIZE), "v3": (V3_MIN_SIZE, NO_LIMIT)}
+    if base:
+        windows |= {"v1": (V1_BASE_MIN_SIZE, V2_BASE_MIN_SIZE), "v2": (V2_BASE_MIN_SIZE, V3_MIN_SIZE)}
     return windows.get(version or "")
 
 

@@ -95,6 +95,24 @@ def test_size_windows_lead_to_their_version() -> None:
     assert size_window("v4") is size_window("v2Pro") is size_window(None) is None
 
 
+def semantic_version(size: int) -> str:
+    """prepare_datasets/3-get-semantic.py:18-28, which reads a base by these windows."""
+    kib = size / 1024
+    if kib < 82_978:
+        return "v1"
+    if kib < 100 * 1024:
+        return "v2"
+    if kib < 103_520:
+        return "v1"
+    return "v2" if kib < 700 * 1024 else "v3"
+
+
+def test_the_windows_of_bases_suit_the_semantics_too() -> None:
+    for version in ("v1", "v2", "v3"):
+        low, high = size_window(version, base=True) or (0, 0)
+        assert {semantic_version(low), semantic_version(min(high, 1 << 40) - 1)} == {version}
+
+
 def test_heads_that_upstream_writes() -> None:
     cases = [("v1", False), ("v2", False), ("v2Pro", False), ("v2ProPlus", False), ("v3", False), ("v4", False), ("v3", True), ("v4", True)]
     assert [head_for(*case) for case in cases] == ["PK", "PK", "05", "06", "PK", "PK", "03", "04"]
