@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -62,8 +62,10 @@ class Destination:
                 chosen = f"{self.word}-{chosen}"
         return os.path.join(folder, chosen)
 
-    def obstacle(self, source: str, output: str) -> GsvError | None:
-        """Why `output` must not or cannot be written, as far as that shows before any work is done."""
+    def obstacle(self, source: str, output: str, others: Collection[str] = ()) -> GsvError | None:
+        """Why `output` must not or cannot be written, as far as that shows before any work is done. `others` are files that must stay as well."""
+        if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
+            return RefusedError("is a file that this reads from", path=output, hint="write elsewhere with -o PATH")
         if self.in_place:
             if not self.force and os.path.exists(source) and not os.stat(source).st_mode & stat.S_IWUSR:
                 return RefusedError("is read-only", path=output, hint="--force replaces it all the same; -o PATH writes elsewhere")
@@ -78,16 +80,14 @@ class Destination:
         return None
 
     @contextmanager
-    def prepared(self, source: str, output: str, others: Sequence[str] = ()) -> Iterator[None]:
-        """Refuse obstacles and an output that is one of the `others` that bytes come from, and make the folder of an `-o FOLDER/`.
+    def prepared(self, source: str, output: str, others: Collection[str] = ()) -> Iterator[None]:
+        """Refuse obstacles (see `obstacle`), and make the folder of an `-o FOLDER/`.
 
         When what is done inside fails, folders that were made for it go again.
         """
-        obstacle = self.obstacle(source, output)
+        obstacle = self.obstacle(source, output, others)
         if obstacle is not None:
             raise obstacle
-        if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
-            raise RefusedError("is a file that the output takes tensors from", path=output, hint="write elsewhere with -o PATH")
         made = _missing_folders(self.output) if self.output is not None and self.output != output else []
         try:
             if made:

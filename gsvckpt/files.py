@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from gsvckpt.errors import ChangedError, DamagedError, MissingError
 
-BINARY = getattr(os, "OBINARY", 0)  # Windows would translate line ends without it
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
 CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
 
 

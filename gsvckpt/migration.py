@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from gsvckpt.engine import MAX_PADDING
@@ -68,6 +69,8 @@ class Migrated(NamedTuple):
     name: str | None
     warnings: tuple[str, ...]
     whole: bool = True
+    kept: Mapping[str, Tensor] = MappingProxyType({})  # tensors that should have been cast, had nothing else their bytes
+    consulted: tuple[str, ...] = ()  # files that were looked into
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ class Migration:
     name: str | None = None
     warnings: list[str] = field(default_factory=list)
     lost: dict[str, Tensor] = field(default_factory=dict)  # tensors of the model, by name
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def plan(self, examination: Examination, plan: Plan) -> Migrated:
         """Compose all steps, in the order that the documentation states. Raises GsvError before anything is written."""
@@ -102,7 +106,8 @@ class Migration:
                 identity = identify_plan(plan, identity)
         plan = self._set_head(self._contain(plan), identity)
         self.warnings += self._tell_losses(plan)
-        return Migrated(plan, identity, self.name, tuple(self.warnings), whole=not self.lost)
+        consulted = tuple(path for path in (self.steps.merge_lora, self.steps.like, self.steps.config) if path is not None)
+        return Migrated(plan, identity, self.name, tuple(self.warnings), not self.lost, self.kept, consulted)
 
     def _salvage(self, plan: Plan, identity: Identity) -> Plan:
         sections = divide(plan.root)
@@ -152,12 +157,14 @@ class Migration:
         for rule, count in done.used:
             if not count:
                 self.warnings.append(f"no tensor for the rule {rule}")
-        plan = keep_tensors(plan, path, lambda name: name not in done.dropped, "rules")
+        plan = _require_some(keep_tensors(plan, path, lambda name: name not in done.dropped, "rules"), "--rules")
         plan = rename_tensors(plan, path, done.names, "rules")
         tensors = _state(plan)[1]
         for dtype in dict.fromkeys(done.casts.values()):
             chosen = {name: tensors[name] for name, wanted in done.casts.items() if wanted == dtype}
             plan = self._cast_to(plan, chosen, DTYPES[dtype])
+        if self.kept:
+            self.warnings.append(f"{len(self.kept):,} tensors keep their dtype, as others share their bytes; the first is {next(iter(self.kept))}")
         return plan
 
     def _choose(self, plan: Plan, _: Identity) -> Plan:
@@ -171,7 +178,7 @@ class Migration:
             included = not self.steps.include or any(fnmatchcase(name, glob) for glob in self.steps.include)
             return name not in tensors or (included and not any(fnmatchcase(name, glob) for glob in self.steps.exclude))
 
-        return keep_tensors(plan, path, wanted, "choose")
+        return _require_some(keep_tensors(plan, path, wanted, "choose"), "--include/--exclude")
 
     def _like(self, plan: Plan, identity: Identity) -> Plan:
         assert self.steps.like is not None  # noqa: S101 - only then is this step taken; for the type checker
@@ -204,7 +211,8 @@ class Migration:
         return self._cast_to(plan, _state(plan)[1], self.steps.dtype)
 
     def _cast_to(self, plan: Plan, tensors: Mapping[str, Tensor], dtype: DType) -> Plan:
-        chosen = select(plan.root, tensors, dtype, casts=plan.casts).chosen
+        chosen, kept, _ = select(plan.root, tensors, dtype, casts=plan.casts)
+        self.kept |= kept
         return cast(plan, chosen, dtype, clamp=self.steps.clamp) if chosen else plan
 
     def _contain(self, plan: Plan) -> Plan:
@@ -281,6 +289,13 @@ def _state(plan: Plan) -> tuple[Path, Mapping[str, Tensor]]:
     if sections.path is None or not sections.tensors:
         raise RefusedError("holds no model whose tensors could be chosen", where="state dict")
     return sections.path, sections.tensors
+
+
+def _require_some(plan: Plan, where: str) -> Plan:
+    """The plan, if it leaves any tensor of the model."""
+    if not divide(plan.root).tensors:
+        raise RefusedError("not one tensor of the model would be left", where=where)
+    return plan
 
 
 def _check_family(reference: Reference, identity: Identity, tensors: Mapping[str, Tensor]) -> None:

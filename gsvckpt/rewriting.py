@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gsvckpt import sharding
@@ -14,7 +15,7 @@ from gsvckpt.engine import Accept, Approve, Engine, Outcome
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
-from gsvckpt.model import Checkpoint
+from gsvckpt.model import Checkpoint, Tensor
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.sovits import kinds, layouts, upstream
 from gsvckpt.sovits.kinds import Identity
@@ -41,6 +42,7 @@ class Rewritten:
     warnings: tuple[str, ...]
     rehearsed: bool
     whole: bool = True
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -62,7 +64,8 @@ class _Nothing(Exception):  # not an error: no tensor could be cast after all, s
 
 class Planned(NamedTuple):
     """What is to be done to one file. `name`: how the output is to be called, where the user did not say; `identity`: what it will be; `whole`:
-    nothing of the source's model is lost. Where something is, a warning says so.
+    nothing of the source's model is lost, where something is, a warning says so; `kept`: tensors that were to be cast but share their bytes with
+    others; `consulted`: the other files that were looked into.
     """
 
     plan: Plan
@@ -70,6 +73,8 @@ class Planned(NamedTuple):
     name: str | None = None
     warnings: tuple[str, ...] = ()
     whole: bool = True
+    kept: Mapping[str, Tensor] = MappingProxyType({})
+    consulted: tuple[str, ...] = ()
 
 
 Make = Callable[[Examination, Plan], Planned]
@@ -99,9 +104,8 @@ def rewrite(
         needless = destination.output is None  # with -o, an output is always written
         warnings = (*examination.identity.notes, *planned.warnings)
         if not plan.changes and needless:
-            return Rewritten(
-                source, None, examination, plan, None, before, before, examination.upstream, examination.warnings, not destination.writes
-            )
+            warnings = (*examination.warnings, *planned.warnings)
+            return Rewritten(source, None, examination, plan, None, before, before, examination.upstream, warnings, not destination.writes)
         verdicts: list[Verdict | UpstreamError | None] = []
 
         def approve(layout: Layout) -> None:
@@ -115,18 +119,20 @@ def rewrite(
                 raise _Nothing(outcome)
 
         engine = engine_for(plan)
+        others = {*planned.consulted, *(other.path for other in plan.sources)} - {checkpoint.source.path}
         try:
             if destination.writes:
-                with destination.prepared(source, output, [other.path for other in plan.sources if other.path != checkpoint.source.path]):
+                with destination.prepared(source, output, others):
                     outcome = _write(engine, plan, output, destination, approve, accept_changes)
             elif plan.shard_size is not None:
                 outcome = sharding.rehearse(engine, plan, plan.shard_size, approve=approve, accept=accept_changes)
             else:
                 outcome = engine.rehearse(plan, approve=approve, accept=accept_changes)
         except _Nothing as nothing:
-            rest = (before, before, examination.upstream, examination.warnings, not destination.writes)
-            return Rewritten(source, None, examination, nothing.outcome.plan, nothing.outcome, *rest)
-        obstacle = destination.obstacle(source, output) if destination.dry_run else None
+            warnings = (*examination.warnings, *planned.warnings)
+            rest = (before, before, examination.upstream, warnings, not destination.writes)
+            return Rewritten(source, None, examination, nothing.outcome.plan, nothing.outcome, *rest, kept=planned.kept)
+        obstacle = destination.obstacle(source, output, others) if destination.dry_run else None
         warnings = (
             *warnings,
             *upstream.warnings(identity, verdicts[-1], kinds.symbol_rows(divide(plan.root).tensors)),
@@ -134,7 +140,7 @@ def rewrite(
         )
         after = outcome.layout.size
         done = (outcome.plan, outcome, before, after, verdicts[-1], warnings)
-        return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole)
+        return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole, kept=planned.kept)
 
 
 def _write(engine: Engine, plan: Plan, output: str, destination: Destination, approve: Approve, accept: Accept) -> Outcome:

@@ -49,7 +49,7 @@ def _read(path: str) -> dict[str, object]:
             data = file.read(_LARGEST + 1)
     except OSError as error:
         raise MissingError(f"cannot be read: {error.strerror}", path=path, where="--config") from error
-    if data.lstrip()[:1] != b"{":
+    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{":  # editors on Windows put that mark in front
         return _of_checkpoint(path)
     try:
         found = json.loads(data[:_LARGEST].decode("utf-8-sig"))

@@ -46,12 +46,14 @@ def migrated(written: Rewritten) -> dict[str, object]:
     """The keys that only migrate's JSON has; those of an audit only where something was cast."""
     facts: dict[str, object] = {"whole": written.whole}
     facts["changes"] = [{"step": change.step, "where": change.where, "from": change.before, "to": change.after} for change in written.plan.changes]
-    if not written.plan.casts and not (written.outcome and written.outcome.overflowed):
+    if not written.plan.casts and not written.kept and not (written.outcome and written.outcome.overflowed):
         return facts
     tensors = divide(written.plan.root).tensors
     storages = {*written.plan.casts, *(written.outcome.overflowed if written.outcome else ())}
     chosen = {name: tensor for name, tensor in tensors.items() if tensor.storage in storages}
-    return {**facts, **audit(written, Selection(chosen, {}, {name: t for name, t in tensors.items() if name not in chosen}), tensors)}
+    kept = {name: tensor for name, tensor in tensors.items() if name in written.kept and name not in chosen}
+    others = {name: tensor for name, tensor in tensors.items() if name not in chosen and name not in kept}
+    return {**facts, **audit(written, Selection(chosen, kept, others), tensors)}
 
 
 def print_table(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[str, object]], *, verbose: bool) -> None:

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gsvckpt.errors import UnsupportedError
-from gsvckpt.model import MAX_DEPTH, Path, format_key, tensor_of
+from gsvckpt.errors import RefusedError, UnsupportedError
+from gsvckpt.model import MAX_DEPTH, Path, Tensor, format_key, tensor_of, walk
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.tree import at, edited, put
 
 
 def keep_tensors(plan: Plan, path: Path, wanted: Callable[[str], bool], step: str) -> Plan:
-    """Plan to leave out those tensors of the state dict at `path` that are not wanted, by their dotted names; each is a change."""
+    """Plan to leave out those tensors of the state dict at `path` that are not wanted, by their dotted names; each is a change.
+
+    Raises UnsupportedError for one inside a list or an object, whose other items would move up.
+    """
     gone: dict[str, int] = {}
-    root = put(plan.root, path, _filtered(at(plan.root, path), wanted, "", gone, 0))
+    state = _filtered(at(plan.root, path), wanted, "", gone, 0)
+    root = put(plan.root, path, state)
+    for place, leaf in walk(state):
+        name = ".".join(map(format_key, place))
+        if isinstance(leaf, Tensor) and not wanted(name):
+            raise UnsupportedError("stands in a list or an object, from which single tensors cannot be left out", where=name)
     return plan.with_root(root, *(Change(step, name, "present", "removed", size) for name, size in gone.items())) if gone else plan
 
 
 def rename_tensors(plan: Plan, path: Path, names: Mapping[str, str], step: str) -> Plan:
-    """Plan to give tensors of a flat state dict other names, in their places. `names` must not make two of one.
+    """Plan to give tensors of a flat state dict other names, in their places.
 
-    Raises UnsupportedError for a nested state dict, in which a dotted name is no key.
+    Raises RefusedError where one would have the name of another entry, and UnsupportedError for a nested state dict,
+    in which dotted names are no keys.
     """
     state = at(plan.root, path)
     renamed = {old: new for old, new in names.items() if old != new}
@@ -30,7 +39,7 @@ def rename_tensors(plan: Plan, path: Path, names: Mapping[str, str], step: str) 
     for key, value in state.items() if isinstance(state, dict) else ():
         new = renamed.pop(key, key) if isinstance(key, str) and tensor_of(value) is not None else key
         if new in entries:
-            raise UnsupportedError(f"{new} would stand there twice", where=str(key))
+            raise RefusedError(f"{key} would have the name of another entry", where=str(new))
         entries[new] = value
     if renamed or not isinstance(state, dict):
         raise UnsupportedError("names inside nested state dicts cannot be changed", where=next(iter(renamed), ""))

@@ -23,7 +23,7 @@ from gsvckpt.pickles.equality import first_difference
 from gsvckpt.sovits.names import resumes
 
 from .samples import assert_one_error, generator, leftovers, numbers, s2_training, save, small, weights
-from .test_migrate_states import load, migrate, rules
+from .test_migrate_states import load, rules
 
 # --- names and places ----------------------------------------------------------------------------------------------------------------------------
 
@@ -47,7 +47,7 @@ def test_the_output_stands_beside_and_is_nothing_that_gpt_sovits_resumes_from(gs
     place = View(Store("float32", bytes(16), "cuda:0"), (2, 2), (2, 1))
     source = save(tmp_path / "run" / name, s2_training({"a": place, "b": numbers((2,))}))
     reference = save(tmp_path / "ref.pth", {"a": numbers((2, 2))})
-    file, _ = migrate(gsvckpt, source, *(reference if word == "ref" else word for word in step))
+    file = gsvckpt.json("migrate", source, *(reference if word == "ref" else word for word in step)).file
     assert Path(file["output"]) == source.with_name(expected)
     assert not resumes(expected)
     assert sorted(os.listdir(source.parent)) == sorted([name, expected])
@@ -169,8 +169,8 @@ def test_a_dry_run_tells_what_would_stop_a_real_one(gsvckpt, tmp_path):
     source, reference = (save(tmp_path / f"{name}.pth", {"a": numbers((2, 2)), name: numbers((3,))}) for name in ("x", "ref"))
     for output, force, words in (
         (source, [], "the source itself"),
-        (reference, [], "exists already"),
-        (reference, ["--force"], "takes tensors from"),
+        (reference, [], "reads from"),
+        (reference, ["--force"], "reads from"),
     ):
         file = gsvckpt.json("migrate", source, "--like", reference, "--fill", "-o", output, "-n", *force).file
         assert any(words in warning for warning in file["warnings"]), (output, force)

@@ -104,6 +104,7 @@ def test_layouts_by_name(gsvckpt, tmp_path, name):
         (["--like", "D.pth"], 4, "another family"),
         (["--like", "gpt.ckpt", "--fill"], 4, "another family"),
         (["--like", "gpt-v2"], 4, "another family"),
+        (["--like", "mixed.ckpt", "--fill"], 4, "another family"),
         (["--like", "v2", "--fill"], 2, "layout"),
         (["--like", "v9"], 2, "v9"),
         (["--like", "sovits-v2-smal"], 2, "sovits-v2-small"),
@@ -115,6 +116,7 @@ def test_what_cannot_be_a_reference_is_refused_and_nothing_is_written(gsvckpt, t
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "D.pth", s2_training(discriminator()))
     save(tmp_path / "gpt.ckpt", s1_training(gpt()))
+    save(tmp_path / "mixed.ckpt", s1_training({**gpt(), "enc_p.proj.bias": numbers((384,))}))  # a name in common makes no family
     source = save(tmp_path / "voice.pth", small({**generator("v2"), "enc_p.proj.bias": numbers((384,), "float16")}, "v2"))
     before = sorted(os.listdir(tmp_path))
     for more in ([], ["-n"], ["--check"], ["-o", "out.pth"], ["--in-place"]):

@@ -72,7 +72,8 @@ def test_reading_on_begins_nowhere_anew() -> None:
     for offset in range(0, len(CONTENT), 50_000):
         part(inflated, offset, min(50_000, len(CONTENT) - offset))
     assert sum(count for _, count in source.reads) <= source.size
-    part(inflated, 0, 1)
+    assert part(inflated, len(CONTENT) - 1, 1) == CONTENT[-1:]  # read a moment ago, so it has to begin anew
+    assert part(inflated, 0, 1) == CONTENT[:1]
     assert source.reads[-1][0] == 0
 
 

@@ -9,7 +9,7 @@ from builders import Make, Name, read, tensor, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.errors import UnsupportedError
+from gsvckpt.errors import RefusedError, UnsupportedError
 from gsvckpt.model import DTYPES, REMOVED, storages_of, tensor_of
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.like import conflicts, match
@@ -71,7 +71,7 @@ def test_renaming_keeps_order_and_values_or_is_refused(state, wish):
     names = {name: wish.get(name, name) for name in names_of(before)}
     wanted = [names.get(key, key) for key in before]
     if len(set(wanted)) < len(wanted):
-        with pytest.raises(UnsupportedError):
+        with pytest.raises(RefusedError):
             rename_tensors(plan, ("model",), names, "rules")
         return
     done = rename_tensors(plan, ("model",), names, "rules")
@@ -94,6 +94,9 @@ def test_names_inside_nested_states_are_no_keys():
         rename_tensors(plan, ("model",), {"v": "u", "enc.w": "dec.w"}, "rules")
     assert caught.value.where == "enc.w"
     assert rename_tensors(plan, ("model",), {"enc.w": "enc.w"}, "rules") is plan
+    plan = planned({"model": {"enc": {"w": tensor("int8", (1,), [1])}, "enc.w": 7}})  # what is no tensor keeps its name, whatever that is
+    with pytest.raises(UnsupportedError, match="nested"):
+        rename_tensors(plan, ("model",), {"enc.w": "dec.w"}, "rules")
 
 
 def test_metadata_stays_on_the_state_dict():

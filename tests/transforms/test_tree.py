@@ -15,7 +15,7 @@ from gsvckpt.model import MAX_DEPTH, Global, Opaque, Tensor, walk
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.transforms.tree import at, edited, put, rebuild
 
-many = settings(max_examples=300, deadline=None, derandomize=True)
+many = settings(max_examples=150, deadline=None, derandomize=True)
 TENSORS = [leaf for _, leaf in walk(read(torch_zip([tensor("float32", (2,), [1, 2]), tensor("int8", (1,), [3])])).root)]
 LEAVES = [*TENSORS, TENSORS[0].storage, None, True, 7, -0.0, float("nan"), "text", b"bytes", (), Global("torch", "float16")]
 KINDS = ["dict", "ordered", "metadata", "list", "tuple", "opaque"]
