@@ -1,6 +1,6 @@
 """`gsvckpt.toml`: what the checkpoints of a folder were when they were known to be sound, to compare with what they are.
 
-It stands beside the files. What others wrote into it stays: the text above the line `_MARK` word for word, other tables as data.
+It stands beside the files. What others wrote into it stays: the text above the line `MARK` word for word, other tables as data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gsvckpt.locking import locked
 from gsvckpt.publishing import publish_bytes
 
 NAME = "gsvckpt.toml"
-_MARK = "# --- written by gsvckpt verify --record; what stands below is written anew each time ---\n"
+MARK = "# --- written by gsvckpt verify --record; what stands below is written anew each time ---\n"
 _RECORD = "if it was saved anew, record it: gsvckpt verify FILE --record"
 _RESTORE = "gsvckpt verify FILE --restore-from DIR brings it back from a backup"
 _LARGEST = 1 << 28  # bytes; 10,000 files with digests of every tensor would have 400 MB
@@ -81,7 +81,7 @@ def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], boo
         known = {name: entry for name, entry in before.items() if not forget(name)}
         known |= {entry.name: entry for entry in entries}
         own = _own_text(path, text, document, _spell(before, tomli_w.dumps))
-        renewed = f"{own}{_MARK}\n{_spell(known, tomli_w.dumps)}"
+        renewed = f"{own}{MARK}\n{_spell(known, tomli_w.dumps)}"
         _require_same(path, document, renewed, known)
         publish_bytes(path, renewed.replace("\n", newline).encode(), overwrite=True)
     return path
@@ -95,7 +95,7 @@ def _own_text(path: str, text: str, document: Mapping[str, object], generated: s
     """What others wrote, word for word: the text above the mark, and what was added behind what stood below it. Raises RefusedError where the two
     cannot be told apart.
     """
-    mark = re.search(rf"^{re.escape(_MARK)}", text, re.MULTILINE)
+    mark = re.search(rf"^{re.escape(MARK)}", text, re.MULTILINE)
     if mark is None and "files" not in document:
         own = text
     elif mark is not None and text[mark.end() :].removeprefix("\n").startswith(generated):
@@ -104,7 +104,7 @@ def _own_text(path: str, text: str, document: Mapping[str, object], generated: s
         own = text[: mark.start()] if mark is not None else ""
         below = text[mark.end() :] if mark is not None else text
         if "#" in below or set(document) != {"files", *_parse(path, own)}:
-            hint = f"move what is yours above the line {_MARK.strip()!r}"
+            hint = f"move what is yours above the line {MARK.strip()!r}"
             raise RefusedError("has words of yours among those that gsvckpt wrote, which would be lost", path=path, hint=hint)
     return own if not own or own.endswith("\n\n") else own.rstrip("\n") + "\n\n"
 
@@ -117,7 +117,7 @@ def _require_same(path: str, before: Mapping[str, object], renewed: str, entries
             return
     except DamagedError:
         pass
-    hint = f"move what is yours above the line {_MARK.strip()!r}"
+    hint = f"move what is yours above the line {MARK.strip()!r}"
     raise RefusedError("cannot be renewed without changing what others wrote in it", path=path, hint=hint)
 
 

@@ -24,7 +24,7 @@ from gsvckpt.cli.options import (
     VerboseOption,
     parse_size,
 )
-from gsvckpt.cli.writing import rewrite_each
+from gsvckpt.cli.writing import bundle_one, rewrite_each
 from gsvckpt.destinations import Destination
 from gsvckpt.errors import UsageError
 from gsvckpt.examination import Examination
@@ -51,6 +51,8 @@ EXAMPLES = """
 `gsvckpt migrate broken.pth --salvage --like base.pth --fill`  what is whole, the rest from another file
 
 `gsvckpt migrate model.pth --rules ddp --dtype float16 --dry-run`
+
+`gsvckpt migrate logs/alice --bundle alice/`  all of one voice in one folder, for another machine
 
 **Steps**, in this order: --salvage, --to-inference, --merge-lora, --rules, --include/--exclude, --like and --fill,
 --plain, --scrub-paths, --dtype, --to, --head
@@ -142,6 +144,16 @@ def migrate(
         str | None,
         typer.Option("--max-shard-size", metavar="SIZE", help="Several safetensors files and an index: 500MB, 4GiB.", rich_help_panel=_STEPS),
     ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            "--bundle",
+            metavar="DIR",
+            help="Copy an experiment's folder there as one voice: checkpoints by epoch, small weights, config, log, manifest.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
+    ] = None,
     output: OutputOption = None,
     in_place: InPlaceOption = False,
     force: ForceOption = False,
@@ -160,6 +172,15 @@ def migrate(
     What GPT-SoVITS detects before and after is part of the result; a result that it would misread is refused.
     """
     settings = Settings(json, quiet, verbose, progress, device, jobs)
+    if bundle is not None:
+        others = {"--salvage": salvage, "--to-inference": to_inference, "--merge-lora": merge_lora, "--over-base": over_base, "--rules": rules}
+        others |= {"--include": include, "--exclude": exclude, "--like": like, "--fill": fill, "--plain": plain, "--scrub-paths": scrub_paths}
+        others |= {"--dtype": dtype, "--on-overflow": on_overflow is not OnOverflowChoice.keep, "--to": to, "--head": head != "auto"}
+        others |= {"--max-shard-size": max_shard_size, "--output": output, "--in-place": in_place, "--check": check}
+        beside = next((option for option, value in others.items() if value not in (None, False, [])), None)
+        if beside is not None:
+            raise UsageError("does not go with --bundle, which copies files as they are", where=beside)
+        return bundle_one(sources, bundle, config, step, settings, dry_run=dry_run)
     destination = Destination("salvaged" if salvage else "migrated", output, in_place, force, dry_run, check)
     if head not in _HEADS:
         raise UsageError(f"{head[:20]!r} is no head", where="--head", hint=f"one of {', '.join(_HEADS)}")
@@ -173,7 +194,7 @@ def migrate(
         raise UsageError("changes nothing but tensor data, so it goes with --merge-lora alone", where="--over-base")
     for option, value in (("--config", config), ("--step", step)):
         if value is not None and not (to_inference or merge_lora):
-            raise UsageError("is for --to-inference and --merge-lora", where=option)
+            raise UsageError("is for --to-inference, --merge-lora and --bundle", where=option)
     container: Literal["torch", "safetensors"] | None = to.value if to is not None else None
     steps = Steps(
         salvage,
@@ -199,7 +220,7 @@ def migrate(
 
         def make(examination: Examination, plan: Plan) -> Planned:
             done = Migration(steps, stack, settings.workers).plan(examination, plan)
-            return Planned(done.plan, done.identity, done.name, done.warnings, done.whole)
+            return Planned(*done)
 
         opened = open_remains if salvage else partial(open_checkpoint, inflate=True)
         return rewrite_each("migrate", sources, destination, settings, make, migrated, opened=opened, on_overflow=on_overflow.value)

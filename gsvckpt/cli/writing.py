@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from gsvckpt.cli.options import Settings, try_each
 from gsvckpt.destinations import Destination
 from gsvckpt.devices.choice import choose
 from gsvckpt.engine import Engine, OnOverflow, Outcome
-from gsvckpt.errors import OutputError
+from gsvckpt.errors import OutputError, UsageError
 from gsvckpt.opening import open_checkpoint
+from gsvckpt.progress import Progress
 from gsvckpt.report.console import print_document, print_warning, printing
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.writes import as_json, print_table
@@ -18,6 +20,10 @@ from gsvckpt.rewriting import Make, Open, Rewritten, rewrite
 from gsvckpt.transforms.plan import Plan
 
 Details = Callable[[Rewritten], dict[str, object]]
+
+
+def _engine(settings: Settings, progress: Progress, on_overflow: OnOverflow, plan: Plan) -> Engine:
+    return Engine(choose(settings.device) if plan.casts or plan.products else None, settings.workers, progress, on_overflow)
 
 
 def rewrite_each(
@@ -38,11 +44,7 @@ def rewrite_each(
 
     def work(source: str) -> Rewritten:
         with settings.watch(os.path.basename(source)) as progress:
-
-            def engine_for(plan: Plan) -> Engine:
-                return Engine(choose(settings.device) if plan.casts or plan.products else None, settings.workers, progress, on_overflow)
-
-            return rewrite(source, outputs[source], destination, engine_for, make, accept, opened)
+            return rewrite(source, outputs[source], destination, partial(_engine, settings, progress, on_overflow), make, accept, opened)
 
     results, worst = try_each(sources, work, blame=OutputError)
     done = [result for result in results if isinstance(result, Rewritten)]
@@ -62,4 +64,33 @@ def rewrite_each(
     for result in done:
         for warning in result.warnings:
             print_warning(result.output or result.source, warning)
+    return worst
+
+
+def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: int | None, settings: Settings, *, dry_run: bool) -> int:
+    """Bundle one experiment and show what the bundle holds. Returns the exit code."""
+    from gsvckpt.bundles import Bundle, Wishes
+    from gsvckpt.bundling import bundle
+    from gsvckpt.report.bundles import as_json as bundle_json
+    from gsvckpt.report.bundles import print_bundle
+
+    if len(sources) != 1:
+        raise UsageError("bundles one experiment, so give one SOURCE", where="--bundle")
+    wishes = Wishes(config, step, dry_run, settings.workers)
+
+    def work(source: str) -> Bundle:
+        with settings.watch(os.path.basename(os.path.abspath(source))) as progress:
+            return bundle(source, folder, wishes, partial(_engine, settings, progress, "keep"), progress)
+
+    (result,), worst = try_each(sources, work, blame=OutputError)
+    worst = max(worst, result.exit_code)
+    with printing(worst):
+        if settings.json and isinstance(result, Bundle):
+            print_document("migrate", worst, [bundle_json(result)])
+        elif settings.json and not isinstance(result, Bundle):
+            print_document("migrate", worst, [{**failure_json(result), "source": sources[0], "output": folder, "written": False}])
+        elif isinstance(result, Bundle) and not settings.quiet:
+            print_bundle(result)
+    for warning in result.warnings if isinstance(result, Bundle) else ():
+        print_warning(sources[0], warning)
     return worst
