@@ -131,7 +131,10 @@ def migrate(
     scrub_paths: Annotated[
         bool, typer.Option("--scrub-paths", help="Take out private folders and the experiment's name.", rich_help_panel=_STEPS)
     ] = False,
-    dtype: Annotated[DTypeChoice | None, typer.Option("--dtype", help="Cast the model's floats.", rich_help_panel=_STEPS)] = None,
+    dtype: Annotated[
+        DTypeChoice | None,
+        typer.Option("--dtype", metavar="DTYPE", help="Cast the model's floats: float32, float16, bfloat16.", rich_help_panel=_STEPS),
+    ] = None,
     on_overflow: Annotated[
         OnOverflowChoice,
         typer.Option("--on-overflow", help="Values beyond the new dtype: keep that tensor's dtype, clamp, or refuse.", rich_help_panel=_STEPS),
