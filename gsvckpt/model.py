@@ -312,6 +312,25 @@ def storages_of(root: object) -> set[Storage]:
     return {leaf if isinstance(leaf, Storage) else leaf.storage for _, leaf in walk(root) if isinstance(leaf, (Storage, Tensor))}
 
 
+def globals_of(root: object) -> tuple[Global, ...]:
+    """Every class and function that a tree names, in keys too, as `Checkpoint.globals` has those of a pickle."""
+    found: dict[Global, None] = {}
+    seen: set[int] = set()
+    pending: list[object] = [root]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Global):
+            found[node] = None
+        if id(node) in seen or not isinstance(node, (*_WALKED, Global)):
+            continue
+        seen.add(id(node))
+        if isinstance(node, Opaque):
+            found[node.name] = None
+        for pair in children(node):
+            pending.extend(pair)
+    return tuple(found)
+
+
 class _Removed:
     def __repr__(self) -> str:
         return "REMOVED"

@@ -15,8 +15,9 @@ from gsvckpt.engine import Accept, Approve, Engine, Outcome
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
-from gsvckpt.model import Checkpoint, Tensor
+from gsvckpt.model import Checkpoint, Tensor, globals_of
 from gsvckpt.opening import open_checkpoint
+from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits import kinds, layouts, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.sections import divide
@@ -96,6 +97,8 @@ def rewrite(
         _refuse_source(examination, destination)
         planned = make(examination, begin(checkpoint))
         identity = planned.identity
+        if planned.plan.root is not checkpoint.root and not destination.force:  # a config or a base may have brought names along
+            _refuse_code(judge_all(globals_of(planned.plan.root)))
         plan = replace(planned.plan, window=_window(identity, planned.plan))
         output = destination.named(output, planned.name, _extension(identity, plan))
         _refuse_name(plan, source, output)
@@ -150,11 +153,11 @@ def _write(engine: Engine, plan: Plan, output: str, destination: Destination, ap
 
 
 def _refuse_source(examination: Examination, destination: Destination) -> None:
+    if destination.in_place and examination.checkpoint.container.shards:
+        raise RefusedError("is a checkpoint in several files, which cannot be replaced in one step", hint="write a copy with -o PATH")
     if destination.force:
         return
-    if examination.safety.verdict == "unsafe":
-        names = ", ".join(name for name, verdict in examination.safety.globals if verdict == "unsafe")
-        raise RefusedError(f"holds code that would run when it is loaded ({names})", hint=f"do not load this file; {_INSIST} and writes it back")
+    _refuse_code(examination.safety)
     if not destination.in_place:
         return
     match = recognise(examination.checkpoint.source, thorough=examination.identity.kind in _PUBLISHED)
@@ -163,6 +166,12 @@ def _refuse_source(examination: Examination, destination: Destination) -> None:
             f"is the official {match.file.name}; GPT-SoVITS knows it by its exact bytes, and would take a rewritten one for another version",
             hint=f"write a copy with -o PATH; {_INSIST}",
         )
+
+
+def _refuse_code(safety: Safety) -> None:
+    if safety.verdict == "unsafe":
+        names = ", ".join(name for name, verdict in safety.globals if verdict == "unsafe")
+        raise RefusedError(f"holds code that would run when it is loaded ({names})", hint=f"do not load this file; {_INSIST} and writes it back")
 
 
 def _extension(identity: Identity, plan: Plan) -> str | None:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.formats.json_values import Json, read_json, write_json
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, rebuild
-from gsvckpt.model import DTYPES, UNTYPED, DType, Global, Opaque, Path, Storage, Tensor, children, contiguous_stride, format_key, storages_of, walk
+from gsvckpt.model import DTYPES, UNTYPED, DType, Global, Opaque, Path, Storage, Tensor, contiguous_stride, format_key, globals_of, storages_of, walk
 
 TREE, STORAGES, HEAD = "gsvckpt.tree", "gsvckpt.storages", "gsvckpt.head"
 OWN = (TREE, STORAGES, HEAD)
@@ -107,7 +107,7 @@ def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple
     missing = next((name for name in tensors if name not in used), None)
     if missing is not None:
         raise _damaged("does not name this tensor", where=missing)
-    return root, tuple(dict.fromkeys(_names(root)))
+    return root, globals_of(root)
 
 
 def _restore_storages(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Storage]:
@@ -177,23 +177,6 @@ def _free(name: str, taken: set[str]) -> str:
         free, number = f"{wanted}.{number}", number + 1
     taken.add(free)
     return free
-
-
-def _names(root: object) -> Iterator[Global]:
-    """Every class that a tree names, as `Checkpoint.globals` has those of a pickle."""
-    seen: set[int] = set()
-    pending: list[object] = [root]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, Global):
-            yield node
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, Opaque):
-            yield node.name
-        for pair in children(node):
-            pending.extend(pair)
 
 
 def _damaged(why: str, where: str = "metadata") -> DamagedError:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Store, View, tensor, torch_zip
+from builders import Make, Name, Store, View, tensor, torch_zip
 
 from gsvckpt import engine, publishing
 
-from .samples import assert_one_error, evil, gpt, leftovers, numbers, s1_training, save, spawn
+from .samples import assert_one_error, evil, generator, gpt, leftovers, numbers, s1_training, s2_training, save, spawn
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 STEPS = {
@@ -247,3 +247,13 @@ def test_a_real_process_says_one_line_and_no_traceback(pair, tmp_path):
         assert (run.returncode, run.stdout) == (code, b""), lines
         assert lines[0].startswith("gsvckpt: ")
         assert len(lines) <= 2
+
+
+def test_code_does_not_come_in_with_a_config(gsvckpt, tmp_path):
+    brought = {"train": {"a": 1}, "data": {"a": 1}, "model": {"version": "v2"}, "x": Make(Name("os", "system"), ("touch pwned",)), "version": "v2"}
+    config = save(tmp_path / "config-of.pth", {"weight": {"a": numbers((2, 2))}, "config": brought})
+    source = save(tmp_path / "G_1.pth", s2_training(generator("v2", enc_q=True)))
+    run = gsvckpt("migrate", source, "--to-inference", "--config", config)
+    assert run.code == 4
+    assert "os.system" in run.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["G_1.pth", "config-of.pth"]

@@ -118,6 +118,16 @@ def test_a_folder_that_is_there_is_never_touched(gsvckpt, tmp_path):
     assert [path.name for path in (tmp_path / "x.migrated").iterdir()] == ["mine"]
 
 
+def test_an_index_is_not_replaced_by_a_file(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", TREE)
+    gsvckpt.json("migrate", source, "--to", "safetensors", "--max-shard-size", "2kB", "-o", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for command in ("migrate", "convert-fp16"):
+        for where in (tmp_path / "out", tmp_path / "out" / "model.safetensors.index.json"):
+            assert gsvckpt(command, where, "--in-place", "--force").code == 4
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_a_full_disk_leaves_nothing(gsvckpt, tmp_path, monkeypatch):
     from gsvckpt.publishing import Target
 
