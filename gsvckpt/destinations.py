@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.sovits.names import resumes
 
+SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
 _EXTENSIONS = (".pth", ".ckpt", ".pt", ".bin", ".th", ".safetensors", ".json")  # what a name loses when its file becomes one of another form
 
 
@@ -31,14 +32,16 @@ class Destination:
 
     def assign(self, sources: Sequence[str]) -> list[str]:
         """The output of each source. Raises UsageError when options contradict each other or two sources would share one output."""
+        plain = [_without_slash(source) for source in sources]
         if self.in_place and self.output is not None:
             raise UsageError("--in-place and --output exclude each other")
         if self.output is None:
-            outputs = [source if self.in_place else name_beside(source, self.word) for source in sources]
+            outputs = [source if self.in_place else name_beside(source, self.word) for source in plain]
         elif len(sources) > 1 or self.output.endswith(("/", os.sep)) or os.path.isdir(self.output):
             if os.path.exists(self.output) and not os.path.isdir(self.output):
                 raise UsageError(f"{self.output} is a file, where several sources need a folder", where="--output")
-            outputs = [os.path.join(self.output, os.path.basename(source)) for source in sources]
+            names = [os.path.basename(name_beside(source, self.word) if self.word == SALVAGED else source) for source in plain]
+            outputs = [os.path.join(self.output, name) for name in names]
         else:
             outputs = [self.output]
         seen: dict[str, str] = {}
@@ -53,7 +56,7 @@ class Destination:
         if self.in_place or self.output == output:
             return output
         folder, chosen = os.path.split(output)
-        if name is not None and not resumes(name):
+        if name is not None and not resumes(name) and self.word != SALVAGED:
             chosen = name
         if extension is not None and os.path.splitext(chosen)[1].lower() != extension:
             stem, before = os.path.splitext(chosen)
@@ -115,6 +118,12 @@ def _missing_folders(path: str) -> list[str]:
         missing.append(path)
         path = os.path.dirname(path)
     return missing
+
+
+def _without_slash(source: str) -> str:
+    """A folder's path that ends in its name."""
+    bare = source.rstrip(f"/{os.sep}") or source
+    return os.path.abspath(bare) if os.path.basename(bare) in ("", ".", "..") else bare
 
 
 def name_beside(source: str, word: str) -> str:

@@ -18,7 +18,7 @@ from gsvckpt.examination import examine
 from gsvckpt.model import tensor_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.runs import find_runs
-from gsvckpt.sovits.names import FileName, Form, basename, folder_rank, folder_version, parse
+from gsvckpt.sovits.names import FileName, Form, basename, folder_rank, folder_version, parse, resumes
 from gsvckpt.sovits.resuming import parse_run
 
 Stage = Literal["gpt", "sovits"]
@@ -139,7 +139,8 @@ def _files(folder: str, forms: Sequence[Form]) -> Iterable[File]:
     for name in sorted(os.listdir(folder)):
         said, path = parse(name), os.path.join(folder, name)
         with suppress(FileNotFoundError):  # training removes old files while it runs
-            if said.form in forms and os.path.isfile(path):
+            # `weights-epoch=...`, which gsvckpt made of one, is none of its own: those begin as GPT-SoVITS looks for them when it resumes.
+            if said.form in forms and (said.form != "gpt-training" or resumes(name)) and os.path.isfile(path):
                 told = folder_version(path)
                 yield File(path, said, os.stat(path).st_mtime_ns, told[0] if told else None, said.rank or folder_rank(path))
 

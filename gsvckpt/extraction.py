@@ -11,7 +11,7 @@ from gsvckpt.errors import RefusedError
 from gsvckpt.examination import Examination
 from gsvckpt.model import tensor_of
 from gsvckpt.sovits import small, upstream
-from gsvckpt.sovits.config import find_config, make_hparams
+from gsvckpt.sovits.config import fields, find_config, make_hparams
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.names import basename
 from gsvckpt.sovits.sections import divide
@@ -38,6 +38,7 @@ class Extracted(NamedTuple):
     plan: Plan
     name: str | None
     warnings: tuple[str, ...] = ()
+    consulted: tuple[str, ...] = ()
 
 
 def extract(plan: Plan, identity: Identity, request: Request) -> Extracted:
@@ -48,6 +49,7 @@ def extract(plan: Plan, identity: Identity, request: Request) -> Extracted:
     path, root = plan.checkpoint.source.path, plan.root
     state = divide(root).tensors
     warnings: tuple[str, ...] = ()
+    consulted: tuple[str, ...] = ()
     if identity.kind == "gpt-training":
         config = find_config(root)
         if not isinstance(config, dict):
@@ -56,13 +58,14 @@ def extract(plan: Plan, identity: Identity, request: Request) -> Extracted:
     elif identity.kind == "sovits-generator-training":
         found, config, where, warnings = _of_generator(plan, identity, request)
         plan = replace(plan, changes=(*plan.changes, Change("to-inference", "config", "", where)))
+        consulted = (where,)
     else:
         raise RefusedError(
             f"is no training file that small weights come from (it is a {identity.kind})", where="--to-inference", hint=_advice(identity)
         )
     weights = SmallWeights(found.tensors, config, found.info, found.rank, found.ordered, found.head)
     plan = replace(to_inference(plan, weights, len(state), clamp=request.clamp), head=found.head)
-    return Extracted(plan, found.name, warnings)
+    return Extracted(plan, found.name, warnings, consulted)
 
 
 def merge_lora(plan: Plan, identity: Identity, base: Examination, request: Request, name: str | None) -> Extracted:
@@ -75,21 +78,25 @@ def merge_lora(plan: Plan, identity: Identity, base: Examination, request: Reque
     root = plan.root if isinstance(plan.root, dict) else {}
     state = divide(root).tensors
     config, info = root.get("config"), root.get("info")
+    if identity.kind == "sovits-lora" and not fields(config):
+        raise RefusedError("holds no config, without which GPT-SoVITS loads no weights", where="config")
     version: str | None = identity.version or base.identity.version
     warnings: tuple[str, ...] = ()
+    consulted: tuple[str, ...] = ()
     if identity.kind == "sovits-generator-training":
-        found, config, _, warnings = _of_generator(plan, identity, request)
+        found, config, where, warnings = _of_generator(plan, identity, request)
+        consulted = (where,)
         info, version, state, name = found.info, found.version, dict(found.tensors), found.name
     merged = merge(state, base.state)
     called, suffix = name or basename(plan.checkpoint.source.path), f"_l{identity.lora_rank}.pth"
     name = called.replace(suffix, ".pth") if called.endswith(suffix) else name
-    where = f"{len(merged.products):,} matrices merged, {merged.from_base:,} from the base"
-    change = Change("merge-lora", "model", f"rank {identity.lora_rank}", where)
+    told = f"{len(merged.products):,} matrices merged, {merged.from_base:,} from the base"
+    change = Change("merge-lora", "model", f"rank {identity.lora_rank}", told)
     plan = replace(plan, products={**plan.products, **merged.products}, head=upstream.head_for(version, lora=False))
     if request.over_base:
-        return Extracted(_put_over(replace(plan, changes=(*plan.changes, change)), base, merged, request), name, (*warnings, _OF_THE_BASE))
+        return Extracted(_put_over(replace(plan, changes=(*plan.changes, change)), base, merged, request), name, (*warnings, _OF_THE_BASE), consulted)
     plan = to_inference(plan, SmallWeights(merged.state, config, str(info or "")), len(state), clamp=request.clamp)
-    return Extracted(replace(plan, changes=(*plan.changes, change)), name, warnings)
+    return Extracted(replace(plan, changes=(*plan.changes, change)), name, warnings, consulted)
 
 
 _OF_THE_BASE = "its config and info are those of the base, as GPT-SoVITS knows the file by the bytes that hold them"

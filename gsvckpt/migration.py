@@ -85,6 +85,7 @@ class Migration:
     warnings: list[str] = field(default_factory=list)
     lost: dict[str, Tensor] = field(default_factory=dict)  # tensors of the model, by name
     kept: dict[str, Tensor] = field(default_factory=dict)
+    consulted: list[str] = field(default_factory=list)
 
     def plan(self, examination: Examination, plan: Plan) -> Migrated:
         """Compose all steps, in the order that the documentation states. Raises GsvError before anything is written."""
@@ -105,9 +106,14 @@ class Migration:
                 plan = step(plan, identity)
                 identity = identify_plan(plan, identity)
         plan = self._set_head(self._contain(plan), identity)
-        self.warnings += self._tell_losses(plan)
-        consulted = tuple(path for path in (self.steps.merge_lora, self.steps.like, self.steps.config) if path is not None)
-        return Migrated(plan, identity, self.name, tuple(self.warnings), not self.lost, self.kept, consulted)
+        losses = self._tell_losses(plan)
+        if self.lost and self.steps.to_inference and any(name not in divide(plan.root).tensors for name in self.lost if "enc_q" not in name):
+            raise RefusedError(losses[0], where="--to-inference", hint="--like FILE --fill completes it, before small weights are made of it")
+        self.warnings += losses
+        named = (self.steps.merge_lora, self.steps.like, self.steps.config)
+        consulted = (*(path for path in named if path is not None), *self.consulted)
+        name = self.name if not self.lost else None  # what is not the model that was saved gets no name of upstream's
+        return Migrated(plan, identity, name, tuple(self.warnings), not self.lost, self.kept, consulted)
 
     def _salvage(self, plan: Plan, identity: Identity) -> Plan:
         sections = divide(plan.root)
@@ -119,8 +125,8 @@ class Migration:
         self.lost = {name: tensor for name, tensor in sections.tensors.items() if tensor.storage in lost}
         usual = training_state(plan.root, identity.kind, known=sections.roles)
         plan = leave_out(plan, sections.path or (), sections.tensors, lost, usual)
-        kept = len(sections.tensors) - len(self.lost)
-        self.warnings.append(f"{kept:,} of the model's {len(sections.tensors):,} tensors are whole")
+        if self.lost:
+            self.warnings.append(f"{len(sections.tensors) - len(self.lost):,} of the model's {len(sections.tensors):,} tensors are whole")
         return plan
 
     def _tell_losses(self, plan: Plan) -> list[str]:
@@ -149,6 +155,7 @@ class Migration:
     def _learn(self, extracted: Extracted) -> Plan:
         self.name = extracted.name
         self.warnings += extracted.warnings
+        self.consulted += extracted.consulted
         return extracted.plan
 
     def _apply_rules(self, plan: Plan, _: Identity) -> Plan:
@@ -204,7 +211,7 @@ class Migration:
     def _scrub(self, plan: Plan, _: Identity) -> Plan:
         path = plan.checkpoint.source.path
         plan = simplify(plan, lambda value: text if isinstance(text := simple_form(value), str) else value)
-        return scrub(plan, small.experiments_of(find_config(plan.root), path))
+        return scrub(plan, small.experiments_of(find_config(plan.root), path), frozenset(divide(plan.root).tensors))
 
     def _cast(self, plan: Plan, _: Identity) -> Plan:
         assert self.steps.dtype is not None  # noqa: S101 - only then is this step taken; for the type checker
@@ -278,7 +285,7 @@ def _best_head(head: str, identity: Identity) -> str:
     """The head that upstream would write. `07` stays: upstream stops at it, while it would take a PK file for v3 and sound wrong."""
     if not upstream.applies(identity.kind):
         return "PK" if identity.kind != "unknown" else head
-    if identity.version is None or identity.kind == "sovits-generator-base" or head == "07":
+    if identity.version is None or identity.kind == "sovits-generator-base" or (head == "07" and identity.version == "v4"):
         return head
     return upstream.head_for(identity.version, identity.kind == "sovits-lora")
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from gsvckpt.errors import RefusedError, UsageError
+from gsvckpt.errors import RefusedError, UnsupportedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.model import Tensor
 from gsvckpt.opening import blame, open_checkpoint
@@ -32,6 +32,8 @@ def open_examined(path: str, stack: ExitStack) -> Examination:
     """Open a checkpoint until the stack closes it."""
     checkpoint = stack.enter_context(open_checkpoint(path))
     with blame(path):
+        if checkpoint.container.byteorder != "little":
+            raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
         return examine(checkpoint)
 
 

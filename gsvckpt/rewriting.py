@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from gsvckpt.sovits.upstream import UpstreamError, Verdict
 from gsvckpt.transforms.plan import Plan, begin
 
 _INSIST = "--force insists"
+_ANYBODYS = ("state-dict", "training", "unknown")  # kinds of which nobody knows who reads them
 _PUBLISHED = ("gpt-weights", "sovits-generator-base", "sovits-discriminator-base", "vocoder", "speaker-encoder")  # kinds with official files
 
 
@@ -90,8 +91,12 @@ def rewrite(
     make: Make,
     accept: Callable[[Outcome], None] = lambda _: None,
     opened: Open = open_checkpoint,
+    taken: Collection[str] = (),
 ) -> Rewritten:
-    """Apply what `make` plans to one file. Raises GsvError, or OSError of the system; then nothing was written and the source is as it was."""
+    """Apply what `make` plans to one file. `taken` are files that must stay, such as the other sources and outputs of the same run.
+
+    Raises GsvError, or OSError of the system; then nothing was written and the source is as it was.
+    """
     with opened(source) as checkpoint:
         examination = examine(checkpoint)
         _refuse_source(examination, destination)
@@ -99,10 +104,11 @@ def rewrite(
         identity = planned.identity
         if planned.plan.root is not checkpoint.root and not destination.force:  # a config or a base may have brought names along
             _refuse_code(judge_all(globals_of(planned.plan.root)))
-        plan = replace(planned.plan, window=_window(identity, planned.plan))
+        plan = replace(planned.plan, window=_window(identity, planned.plan) if planned.whole else None)
         output = destination.named(output, planned.name, _extension(identity, plan))
         _refuse_name(plan, source, output)
         _refuse_incomplete(examination, planned, destination)
+        _refuse_head(identity, plan, destination)
         before = checkpoint.source.size
         needless = destination.output is None  # with -o, an output is always written
         warnings = (*examination.identity.notes, *planned.warnings)
@@ -122,7 +128,7 @@ def rewrite(
                 raise _Nothing(outcome)
 
         engine = engine_for(plan)
-        others = {*planned.consulted, *(other.path for other in plan.sources)} - {checkpoint.source.path}
+        others = {path for path in (*planned.consulted, *(other.path for other in plan.sources), *taken) if not _is_same(path, source)}
         try:
             if destination.writes:
                 with destination.prepared(source, output, others):
@@ -191,7 +197,7 @@ def _refuse_name(plan: Plan, source: str, output: str) -> None:
         return
     same = wanted == os.path.splitext(source)[1].lower() and plan.container == plan.checkpoint.container.format
     if not same and (wanted == ".safetensors") != (plan.container == "safetensors"):
-        hint = "give it the extension .safetensors" if plan.container == "safetensors" else "give it the extension .pth or .ckpt"
+        hint = "--to torch makes one of that name" if plan.container == "safetensors" else "--to safetensors makes one of that name"
         raise UsageError(f"{output} would hold a {plan.container} file", where="--output", hint=hint)
 
 
@@ -213,6 +219,18 @@ def _refuse_incomplete(examination: Examination, planned: Planned, destination: 
         stops = identity.family == "gpt"
         what = "would stop at it with a KeyError" if stops else "would load it without complaint and leave those random"
         raise RefusedError(f"would lack {len(lost):,} tensors that GPT-SoVITS needs, the first {lost[0]}; it {what}", hint=_INSIST)
+
+
+def _refuse_head(identity: Identity, plan: Plan, destination: Destination) -> None:
+    """Refuse a head on files whose readers do not mend it: training then starts over in silence, and torch.load says `stack underflow`."""
+    suits = upstream.applies(identity.kind) and identity.kind != "sovits-generator-base"
+    is_new = plan.head != (plan.checkpoint.container.head or "PK")
+    if plan.container == "torch-zip" and plan.head != "PK" and is_new and not suits and identity.kind not in _ANYBODYS and not destination.force:
+        raise RefusedError(f"a {identity.kind} under {plan.head} is read by nobody: only weights for inference have such heads", hint=_INSIST)
+
+
+def _is_same(path: str, source: str) -> bool:
+    return os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source)
 
 
 def _window(identity: Identity, plan: Plan) -> tuple[int, int] | None:

@@ -9,9 +9,12 @@ from typing import NamedTuple
 from gsvckpt.errors import GsvError, MissingError, UsageError
 from gsvckpt.model import Opaque
 from gsvckpt.opening import open_checkpoint
-from gsvckpt.sovits.config import HPARAMS, fields, find_config, simple_form
+from gsvckpt.sovits.config import find_config, simple_form
+from gsvckpt.sovits.resuming import parse_run
 
 _LARGEST = 1 << 20  # bytes; upstream's config.json has 2 KB
+_MOST_VALUES = 20_000  # a config has about 100
+_DEEPEST = 32
 _LEVELS = 3  # logs/<exp>/logs_s2_v2/G_16.pth: the config is one folder up; a user may have sorted files further
 
 
@@ -34,6 +37,12 @@ def find(path: str, explicit: str | None) -> Found:
         candidate = os.path.join(folder, "config.json")
         if os.path.isfile(candidate):
             return Found(_read(candidate), candidate if os.path.isabs(path) else os.path.relpath(candidate))
+        if parse_run(os.path.basename(folder)) is not None:
+            folder = os.path.dirname(folder)  # the run's folder lies in its experiment's, and nothing above that is of this voice
+            candidate = os.path.join(folder, "config.json")
+            if os.path.isfile(candidate):
+                return Found(_read(candidate), candidate if os.path.isabs(path) else os.path.relpath(candidate))
+            break
         folder = os.path.dirname(folder)
     raise MissingError(
         "a training file holds no config, and there is no config.json beside it or in the folders above",
@@ -44,6 +53,8 @@ def find(path: str, explicit: str | None) -> Found:
 
 def _read(path: str) -> dict[str, object]:
     """A JSON object, or the config of a checkpoint, as nested dicts."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise MissingError("is no regular file", path=path, where="--config")
     try:
         with open(path, "rb") as file:
             data = file.read(_LARGEST + 1)
@@ -55,26 +66,44 @@ def _read(path: str) -> dict[str, object]:
         found = json.loads(data[:_LARGEST].decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"is no valid JSON ({str(error)[:80]})", where="config", path=path) from error
-    if not isinstance(found, dict):
+    config = _Plain(path).convert(found, 0)
+    if not isinstance(config, dict):
         raise UsageError("is no JSON object", where="config", path=path)
-    return found
+    return config
 
 
 def _of_checkpoint(path: str) -> dict[str, object]:
     try:
         with open_checkpoint(path) as checkpoint:
-            config = _unwrapped(find_config(checkpoint.root), 0)
+            config = _Plain(path).convert(find_config(checkpoint.root), 0)
+    except UsageError:
+        raise
     except GsvError as error:
-        raise UsageError(f"is neither JSON nor a checkpoint: {error.why}", where="--config", path=path) from error
+        hint = "gsvckpt inspect FILE --config --format json writes the config of small weights"
+        raise UsageError(f"is neither JSON nor a checkpoint: {error.why}", where="--config", path=path, hint=hint) from error
     if not isinstance(config, dict):
         raise UsageError("holds no config", where="--config", path=path)
     return {str(key): value for key, value in config.items()}
 
 
-def _unwrapped(value: object, depth: int) -> object:
-    """Nested HParams as nested dicts."""
-    if isinstance(value, Opaque) and value.name == HPARAMS:
-        value = simple_form(value)
-    if isinstance(value, dict) and depth < 16:  # a config has three levels
-        return {key: _unwrapped(part, depth + 1) for key, part in fields(value).items()}
-    return value
+class _Plain:
+    """Nested HParams as nested dicts, and nothing but plain values: what a config brings along goes into the output's pickle."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._left = _MOST_VALUES
+
+    def convert(self, value: object, depth: int) -> object:
+        self._left -= 1
+        if self._left < 0 or depth > _DEEPEST:
+            raise UsageError("holds a config beyond all measure", where="--config", path=self._path)
+        if isinstance(value, Opaque):
+            value = simple_form(value)
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if isinstance(value, dict) and all(type(key) is str for key in value):
+            return {key: self.convert(part, depth + 1) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.convert(part, depth + 1) for part in value]
+        name = str(value.name) if isinstance(value, Opaque) else type(value).__name__
+        raise UsageError(f"holds a {name} in its config, which is no plain value", where="--config", path=self._path)

@@ -25,7 +25,7 @@ from gsvckpt.cli.options import (
     parse_size,
 )
 from gsvckpt.cli.writing import bundle_one, rewrite_each
-from gsvckpt.destinations import Destination
+from gsvckpt.destinations import SALVAGED, Destination
 from gsvckpt.errors import UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.migration import Migration, Steps
@@ -184,7 +184,7 @@ def migrate(
         if beside is not None:
             raise UsageError("does not go with --bundle, which copies files as they are", where=beside)
         return bundle_one(sources, bundle, config, step, settings, dry_run=dry_run)
-    destination = Destination("salvaged" if salvage else "migrated", output, in_place, force, dry_run, check)
+    destination = Destination(SALVAGED if salvage else "migrated", output, in_place, force, dry_run, check)
     if head not in _HEADS:
         raise UsageError(f"{head[:20]!r} is no head", where="--head", hint=f"one of {', '.join(_HEADS)}")
     if in_place and salvage:

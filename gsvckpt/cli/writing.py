@@ -42,9 +42,14 @@ def rewrite_each(
     sources = list(dict.fromkeys(sources))  # a file named twice is one file
     outputs = dict(zip(sources, destination.assign(sources), strict=True))
 
+    published: list[str] = []  # what one source became, another must not replace
+
     def work(source: str) -> Rewritten:
         with settings.watch(os.path.basename(source)) as progress:
-            return rewrite(source, outputs[source], destination, partial(_engine, settings, progress, on_overflow), make, accept, opened)
+            taken = {*sources, *published} - {source}
+            done = rewrite(source, outputs[source], destination, partial(_engine, settings, progress, on_overflow), make, accept, opened, taken)
+            published.extend([done.output] if done.output is not None and not done.rehearsed else [])
+            return done
 
     results, worst = try_each(sources, work, blame=OutputError)
     done = [result for result in results if isinstance(result, Rewritten)]

@@ -21,7 +21,8 @@ class Inflated:
         self._source = source
         self._record = record
         self._lock = threading.Lock()
-        self._begin()
+        self._inflater: zlib._Decompress | None = None
+        self._position = -1  # nothing was read yet
 
     def _begin(self) -> None:
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -31,7 +32,7 @@ class Inflated:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from `offset`. Raises DamagedError where the record holds less, or no deflated data."""
         with self._lock:
-            if offset < self._position:
+            if offset < self._position or self._position < 0:
                 self._begin()
             while self._position < offset:
                 self._take(min(offset - self._position, _WINDOW))
@@ -43,7 +44,7 @@ class Inflated:
 
     def _take(self, most: int) -> bytes:
         """The next bytes, at least one and at most so many."""
-        while True:
+        while self._inflater is not None:
             pending = self._inflater.unconsumed_tail
             if not pending:
                 count = min(_WINDOW, self._source.size - self._consumed)
@@ -55,11 +56,12 @@ class Inflated:
                 part = self._inflater.decompress(pending, most)
             except zlib.error as error:
                 raise DamagedError(f"holds no deflated data ({error})", where=self._record.name, check="record.crc") from error
+            if self._inflater.eof or not pending:
+                self._inflater = None  # it would keep what stands behind the record, for as long as the plan lives
             if part:
                 self._position += len(part)
                 return part
-            if self._inflater.eof or not pending:
-                raise DamagedError(f"ends after {self._position:,} of {self.size:,} bytes", where=self._record.name, check="record.crc")
+        raise DamagedError(f"ends after {self._position:,} of {self.size:,} bytes", where=self._record.name, check="record.crc")
 
     def check_unchanged(self) -> None:
         """As its file does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
-from gsvckpt.formats.safetensors_tree import HEAD, TREE, restore
+from gsvckpt.formats.safetensors_tree import HEAD, TREE, is_head, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
 
@@ -57,6 +57,8 @@ def read(source: Source) -> Checkpoint:
         word = f"ends early, {whole:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
         check = "container.truncated" if base + end > source.size else "container.trailing"
         raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", check=check)
+    if not is_head(metadata.get(HEAD, "PK")):
+        raise DamagedError(f"names {metadata[HEAD][:8]!r} as the first bytes of a zip", where=HEAD, check="container.header")
     container = Container("safetensors", records=len(tensors), head=metadata.get(HEAD), storages=end, metadata=metadata)
     flat = {name: tensors[name] for name in header}
     if TREE not in metadata:

@@ -19,6 +19,11 @@ OWN = (TREE, STORAGES, HEAD)
 _HOST = "cpu"
 
 
+def is_head(text: str) -> bool:
+    """Whether these can be the first two bytes of a torch zip, as GPT-SoVITS and its forks write them."""
+    return text == "PK" or (len(text) == 2 and text[0] == "0" and text[1] in "01234567")
+
+
 class Named(NamedTuple):
     """A storage under the name and the shape that it has in a safetensors header."""
 

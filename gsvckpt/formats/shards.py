@@ -10,7 +10,7 @@ from dataclasses import replace
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UnsupportedError
 from gsvckpt.files import LocalSource
 from gsvckpt.formats.json_values import read_json
-from gsvckpt.formats.safetensors_tree import TREE, restore
+from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
 from gsvckpt.model import Checkpoint, Source, Tensor, tensor_of
 
 INDEX = ".index.json"
@@ -80,6 +80,8 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     counted = sum(opened.container.records for opened in shards.values())
     total = sum(opened.container.storages for opened in shards.values())
     container = replace(first, records=counted, storages=total, shards=len(shards), metadata=metadata, head=metadata.get("gsvckpt.head", first.head))
+    if container.head is not None and not is_head(container.head):
+        raise DamagedError(f"names {container.head[:8]!r} as the first bytes of a zip", where="index", path=index)
     names = tuple(dict.fromkeys(name for opened in shards.values() for name in opened.globals))
     if TREE in metadata:
         root, more = restore(tensors, metadata)
@@ -98,6 +100,8 @@ def _open(path: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
 
 
 def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise MissingError("is no regular file", path=path)
     try:
         with open(path, "rb") as file:
             text = file.read(_LARGEST_INDEX + 1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gsvckpt.errors import DamagedError
+from gsvckpt.checksums import crc32
+from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.formats import torch_stream
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_directory import LOCAL
@@ -44,6 +45,11 @@ def find_remains(source: Source) -> Remains:
     else:
         prefix, begin = _first_record(source)
         sizes, end = _sizes(source, begin)
+        stated = _checksum(source, 0, end)
+        if stated is not None and stated != crc32(_read(source, begin, end - begin)):
+            raise DamagedError(
+                "its pickle was altered, so neither names nor shapes nor the config can be believed", where="data.pkl", check="record.crc"
+            )
         places = _walk_records(source, prefix, end, sizes)
         _, root, _, names = _load(source, begin, places)
         container = Container("torch-zip", len(places) + 1, head[:2].decode("latin-1"), prefix.rstrip("/"))
@@ -99,6 +105,8 @@ def _walk_records(source: Source, prefix: str, position: int, sizes: Mapping[str
     while (header := _find_header(source, position)) is not None:
         name, begin = _header(source, header) or ("", header + LOCAL.size)
         key = name.removeprefix(f"{prefix}data/")
+        if name == f"{prefix}byteorder" and _read(source, begin, min(3, source.size - begin)) == b"big":
+            raise UnsupportedError("was saved on a big-endian machine", where=name)
         position = begin
         if name.startswith(f"{prefix}data/") and key in sizes and key not in places and begin + sizes[key] <= source.size:
             position = begin + sizes[key]

@@ -13,6 +13,7 @@ from gsvckpt.formats.zip_directory import ENCRYPTED, Tail, read_records, require
 from gsvckpt.model import Checkpoint, Container, DType, Record, Source, Storage
 from gsvckpt.pickles.machine import Machine
 
+MAX_INFLATED_PICKLE = 1 << 22  # 20,000 tensors; a few kilobytes could become any size
 MAX_PICKLE = 1 << 27  # 200,000 tensors with optimizer state are about 25 MB
 
 
@@ -37,7 +38,7 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
     try:
         opened = _Opener(source, by_name, inflate=inflate)
         pickled = opened.record("data.pkl")
-        if pickled.size > MAX_PICKLE:
+        if pickled.size > (MAX_PICKLE if pickled.method == 0 else MAX_INFLATED_PICKLE):
             raise UnsupportedError(f"a pickle of {pickled.size:,} bytes", where=pickled.name)
         table = StorageTable(opened.locate)
         machine = Machine(_read(*opened.place(pickled), pickled.size), reduce=rebuild, persist=table.persist)

@@ -22,6 +22,7 @@ from gsvckpt.formats.json_values import PLAIN, Json, array_of, damaged, from_jso
 from gsvckpt.model import MAX_DEPTH, Global, Opaque, Path, Storage, Tensor, children, format_path, state_dict_metadata
 
 _Work: TypeAlias = Generator[tuple[Path, Any], Any, Any]  # asks for children, each with what leads there, and returns what it made of the answers
+_MOST_LETTERS = 1 << 25  # a pickle may spell a long text once and name it a million times
 _NODES = (list, dict, tuple, Opaque, Tensor, Storage)  # what is shared by identity
 _HOWS: Mapping[str, Literal["reduce", "newobj", "newobj_ex"]] = {"reduce": "reduce", "newobj": "newobj", "newobj_ex": "newobj_ex"}
 _FIELDS: Mapping[str, set[str]] = {  # the first key -> what may follow
@@ -57,6 +58,7 @@ class _Encoder:
         self._numbers: dict[int, int] = {}  # id() of a shared node -> its "id"
         self._unmade: set[int] = set()  # tuples and objects that cannot exist before what is being written
         self._path: list[object] = []
+        self._letters = 0
 
     def run(self, root: object) -> Any:
         try:
@@ -67,6 +69,9 @@ class _Encoder:
 
     def _enter(self, value: object) -> Json | _Work:
         if not isinstance(value, _NODES):
+            self._letters += len(value) if isinstance(value, (str, bytes)) else 1
+            if self._letters > _MOST_LETTERS:
+                raise UnsupportedError(f"needs more than {_MOST_LETTERS:,} characters of text", where="tree")
             return to_json(value)
         me = id(value)
         if me in self._unmade:

@@ -35,7 +35,7 @@ def print_bundle(bundle: Bundle) -> None:
     widest = max(len(item.path) for item in bundle.items)
     table.add_column("file", overflow="fold", min_width=min(widest, _WIDEST))
     table.add_column("from", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True, min_width=8)
     for item in bundle.items:
         table.add_row(printable(item.path), _origin(bundle, item), size(item.size))
     console.print(table)

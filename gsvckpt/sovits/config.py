@@ -14,6 +14,7 @@ _KEYS = ("config", "hyper_parameters", "hparams", "hps", "args", "cfg", "opt")
 _MAX_NODES = 20_000  # a GPT-SoVITS config has about 100; a crafted one can share a branch until its text fills the disk
 _MAX_NESTING = 32
 _MAX_TEXT = 10_000
+_MAX_LETTERS = 1_000_000  # of all texts together; one text may be there thousands of times
 _MAX_STEPS = 8  # an honest object has one or two; a crafted one takes the same large dict again and again
 _MAX_PARTS = 1_000  # of a path
 _MAX_BITS = 1024
@@ -112,6 +113,7 @@ class _Plainer:
     """One conversion: how much it may still produce, which containers it is inside of, and the state of objects met before."""
 
     left: int = _MAX_NODES
+    letters: int = _MAX_LETTERS
     inside: set[int] = field(default_factory=set)
     states: dict[int, dict[object, object]] = field(default_factory=dict)  # what takes long to gather may be short to tell, many times
 
@@ -122,7 +124,8 @@ class _Plainer:
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if isinstance(value, str):
-            return _short(value)
+            self.letters -= min(len(value), _MAX_TEXT)
+            return _short(value) if self.letters >= 0 else "..."
         tensor = tensor_of(value)
         if tensor is not None:
             return f"tensor {tensor.dtype.name} {list(tensor.shape)}"

@@ -10,6 +10,7 @@ from gsvckpt.model import Tensor
 from gsvckpt.sovits import layouts, names
 from gsvckpt.sovits.config import fields, lookup
 from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.requirements import missing_fields
 from gsvckpt.sovits.upstream import head_for
 
 _ADDED = ("pretrain", "resume_step")  # what upstream's argument parser hangs on a config.json (utils.py:213-232)
@@ -85,6 +86,11 @@ def check_config(config: Mapping[str, object], identity: Identity, state: Mappin
     for section in ("train", "data", "model"):
         if not fields(config.get(section)):
             raise UsageError(f"has no section {section!r}, so it is no config of a SoVITS run", where=where)
+    missing = missing_fields("sovits-weights", config)
+    if missing:
+        raise RefusedError(
+            f"lacks {missing[0]}, which GPT-SoVITS reads ({len(missing):,} fields are missing)", where=where, hint="--config FILE names the right one"
+        )
 
 
 def completed(config: Mapping[str, object]) -> dict[str, object]:

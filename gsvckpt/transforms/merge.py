@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from gsvckpt.errors import RefusedError
+from gsvckpt.errors import RefusedError, UnsupportedError
 from gsvckpt.model import DTYPES, DType, Storage, Tensor
 from gsvckpt.transforms.plan import Product
 from gsvckpt.transforms.tree import rebuild
@@ -76,9 +76,12 @@ def put_over(
     def change(value: object) -> object:
         if not isinstance(value, Tensor) or id(value) not in by_tensor:
             return value
-        new = by_tensor[id(value)].storage
+        tensor = by_tensor[id(value)]
+        new = tensor.storage
         if new is value.storage:
             return value
+        if not all(part.contiguous and not part.start and part.numel == part.storage.numel for part in (tensor, value)):
+            raise UnsupportedError("is a view, which cannot take the place of the base's own bytes", where="--over-base")
         storage = replace(new, location=value.storage.location)
         made[storage] = new
         if storage.dtype is not value.dtype:

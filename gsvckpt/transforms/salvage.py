@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from gsvckpt.errors import RefusedError
-from gsvckpt.model import REMOVED, Path, Storage, Tensor, storages_of
+from gsvckpt.model import REMOVED, Path, Storage, Tensor, format_key, storages_of
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.states import keep_tensors
 from gsvckpt.transforms.strip import strip
@@ -24,12 +24,14 @@ def leave_out(plan: Plan, path: Path, tensors: Mapping[str, Tensor], lost: Colle
     plan = keep_tensors(plan, path, lambda name: name not in names, "salvage")
     plan = replace(plan, changes=(*before, *(Change("salvage", name, "damaged", "lost") for name in names)))
     root = plan.root if isinstance(plan.root, dict) else {}
-    hurt = [key for key, value in root.items() if not storages_of(value).isdisjoint(lost)]
+    hurt = [key for key, value in root.items() if key not in path[:1] and not storages_of(value).isdisjoint(lost)]
     stripped = strip(replace(plan, changes=()), {key: substitutes.get(key, REMOVED) for key in hurt})
     told = (
         Change("salvage", change.where, "damaged", "lost" if change.after == "removed" else change.after, change.bytes) for change in stripped.changes
     )
     plan = replace(stripped, changes=(*plan.changes, *told))
     if not storages_of(plan.root).isdisjoint(lost):
-        raise RefusedError("what is lost cannot be left out", where="--salvage")
+        raise RefusedError(
+            "something is lost beside the model's tensors that cannot be left out alone", where="/".join(map(format_key, path)) or "root"
+        )
     return plan

@@ -9,15 +9,16 @@ from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.tree import edited, rebuild
 
 _ABSOLUTE = re.compile(r"(?:/|file:|\\|[A-Za-z]:[\\/]|~[\\/])")  # POSIX, UNC and Windows drives, a home folder
+_RUN = re.compile(r"logs_s[12](?:_v.+)?|(?:GPT|SoVITS)_weights(?:_v.+)?")
 _FIELDS = ("exp_name", "name")  # of a GPT config's `train`, and of an S2 config
 _LONGEST = 4096  # longer texts are no paths
 
 
-def scrub(plan: Plan, experiments: Collection[str]) -> Plan:
+def scrub(plan: Plan, experiments: Collection[str], names: Collection[str] = ()) -> Plan:
     """Plan to shorten paths that are absolute or lead to one of `experiments`, anywhere in the tree, keys of dicts included, and to empty the fields
     that hold an experiment's name.
 
-    Of a path its last part stays, unless that names an experiment, too.
+    Of a path its last part stays, unless that names an experiment, too. `names` are those of tensors, which stay, slashes or not.
     """
     done: dict[str, str] = {}
 
@@ -26,7 +27,7 @@ def scrub(plan: Plan, experiments: Collection[str]) -> Plan:
             named = {key: "" for key in _FIELDS if isinstance(value.get(key), str) and value[key] in experiments}
             done.update((value[key], "") for key in named)
             return edited(value, value | named) if named else value
-        if not isinstance(value, str):
+        if not isinstance(value, str) or value in names:
             return value
         short = shorten(value, experiments)
         if short != value:
@@ -52,4 +53,6 @@ def shorten(text: str, experiments: Collection[str]) -> str:
 
 
 def _names(part: str, experiments: Collection[str]) -> bool:
-    return any(part == name or part.startswith((f"{name}-", f"{name}_", f"{name}.")) for name in experiments)
+    if part in experiments or _RUN.fullmatch(part):  # a run's folder tells the version, whatever it begins with
+        return part in experiments
+    return any(part.startswith((f"{name}-", f"{name}_", f"{name}.")) for name in experiments)

@@ -52,6 +52,8 @@ def put_tensors(plan: Plan, path: Path, entries: Mapping[str, object], *changes:
     state = at(plan.root, path)
     if not isinstance(state, dict):
         raise UnsupportedError("is no state dict", where=".".join(map(format_key, path)))
+    if entries and any(isinstance(value, dict) for value in state.values()):
+        raise UnsupportedError("tensors cannot be put into nested state dicts", where=next(iter(entries)))
     return plan.with_root(put(plan.root, path, edited(state, state | dict[object, object](entries))), *changes)
 
 

@@ -16,11 +16,12 @@ from builders import tensor
 from gsvckpt.manifest import read_manifest
 from gsvckpt.publishing import Target
 from gsvckpt.sovits import upstream
+from tests.voices import sovits_config
 
 from .samples import assert_one_error, discriminator, environment, evil, generator, gpt, leftovers, lora, s1_training, s2_training, save, small
 
 VERIFY = ("--checks", "container,record,pickle,tensor,manifest,version")  # shrunken trees lack tensors of their layouts
-CONFIG = {"train": {"epochs": 8}, "data": {"exp_dir": "logs/alice"}, "model": {"version": "v2Pro"}, "name": "alice", "version": "v2Pro"}
+CONFIG = sovits_config("alice", "v2Pro", 8)
 CLOCK = 1_700_000_000
 
 

@@ -246,3 +246,10 @@ def test_of_any_tree_the_size_is_foretold_and_twice_is_once(tree, steps, contain
         assert file["changed"] is False
         with open_checkpoint(out) as one, open_checkpoint(again) as two:
             assert first_difference(one.root, two.root, same_bytes) is None
+
+
+def test_what_one_source_became_another_does_not_replace(gsvckpt, tmp_path):
+    one, two = (save(tmp_path / name, {"a": numbers((2, 2))}) for name in ("a.pth", "a.ckpt"))
+    run = gsvckpt("migrate", one, two, "--to", "safetensors", "-o", f"{tmp_path}/out/", "--force")
+    assert run.code == 4
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.safetensors"]

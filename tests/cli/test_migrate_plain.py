@@ -448,10 +448,11 @@ def test_folders_that_would_become_one_key_are_refused(gsvckpt, tmp_path):
         assert os.listdir(tmp_path) == ["x.pth"]
 
 
-def test_tensors_that_are_named_like_paths_keep_their_names(gsvckpt, tmp_path):
-    """TensorFlow's way of naming: relative, and so not private."""
+@pytest.mark.parametrize("place", ["x.pth", "logs/enc/x.pth"])
+def test_tensors_that_are_named_like_paths_keep_their_names(gsvckpt, tmp_path, place):
+    """TensorFlow's way of naming, in a voice that is called like a part of its model, too."""
     tree = {"model": {"enc/w": numbers((2, 2)), "dec/w": numbers((2,)), "a\\b": numbers((1,))}, "note": "and/or", "home": "/home/me/x"}
-    _, output = migrate(gsvckpt, save(tmp_path / "x.pth", tree), "--scrub-paths")
+    _, output = migrate(gsvckpt, save(tmp_path / place, tree), "--scrub-paths")
     found = unaided(output)
     assert (list(found["model"]), found["note"], found["home"]) == (["enc/w", "dec/w", "a\\b"], "and/or", "x")
 

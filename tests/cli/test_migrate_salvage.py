@@ -103,3 +103,36 @@ def test_it_never_takes_the_place_of_the_damaged_file(gsvckpt, tmp_path):
     (tmp_path / "x.pth").write_bytes(damaged("zip", 0.8))
     assert gsvckpt("migrate", tmp_path / "x.pth", "--salvage", "--in-place").code == 2
     assert (tmp_path / "x.pth").read_bytes() == damaged("zip", 0.8)
+
+
+def test_an_altered_pickle_is_believed_in_nothing(gsvckpt, tmp_path):
+    """Its names, shapes and config may be others than were saved, and every tensor might be whole."""
+    data = bytearray(damaged("zip"))
+    at = data.index(b"8epoch")
+    data[at : at + 1] = b"9"
+    (tmp_path / "x.pth").write_bytes(data)
+    run = gsvckpt("migrate", tmp_path / "x.pth", "--salvage")
+    assert (run.code, "altered" in run.err) == (3, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_the_model_does_not_go_with_what_is_lost_beside_it(gsvckpt, tmp_path):
+    tree = {
+        "model": {"state_dict": {"a": tensor("float32", (10,)), "b": tensor("float32", (10,))}, "buffers": [tensor("float32", (3000,))]},
+        "epoch": 3,
+    }
+    (tmp_path / "x.pth").write_bytes(torch_zip(tree)[:-8000])
+    assert gsvckpt("migrate", tmp_path / "x.pth", "--salvage").code == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_folder_of_outputs_tells_what_was_salvaged(gsvckpt, tmp_path):
+    (tmp_path / "G_16.pth").write_bytes(damaged("zip", 0.8))
+    file = gsvckpt.json("migrate", tmp_path / "G_16.pth", "--salvage", "-o", f"{tmp_path}/out/").file
+    assert file["output"] == f"{tmp_path}/out/salvaged-G_16.pth"
+
+
+def test_numbers_of_another_byte_order_are_not_salvaged(gsvckpt, tmp_path):
+    (tmp_path / "x.pth").write_bytes(torch_zip(TREE, extras={"byteorder": b"big"})[:-2500])
+    run = gsvckpt("migrate", tmp_path / "x.pth", "--salvage")
+    assert (run.code, "big-endian" in run.err) == (3, True)
