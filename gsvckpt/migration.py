@@ -196,7 +196,7 @@ class Migration:
         for name, why in conflicts(tensors, reference.shapes):
             self.warnings.append(f"{name}: {why}")
         plan = keep_tensors(plan, path, lambda name: name not in tensors or name in matching, "like")
-        missing = [name for name in reference.shapes if name not in matching]
+        missing = [name for name in reference.shapes if name not in matching and (not self.lost or name in self.lost)]  # a voice stays a voice
         if not self.steps.fill:
             if missing:
                 self.warnings.append(

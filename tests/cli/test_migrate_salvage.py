@@ -56,11 +56,15 @@ def test_an_altered_tensor_is_lost_though_torch_would_load_it(gsvckpt, tmp_path)
 
 def test_another_file_completes_it_and_that_is_said(gsvckpt, tmp_path):
     (tmp_path / "x.pth").write_bytes(damaged("zip", 0.8))
-    base = save(tmp_path / "base.pth", {"weight": {f"layer.{n}": tensor("float32", (400,), [9.0] * 400) for n in range(6)}})
+    base = save(
+        tmp_path / "base.pth",
+        {"weight": {f"layer.{n}": tensor("float32", (400,), [9.0] * 400) for n in range(6)} | {"enc_q.w": tensor("float32", (3,))}},
+    )
     file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", "--like", base, "--fill").file
     after = torch.load(tmp_path / "x.salvaged.pth")["weight"]
     assert (after["layer.0"].tolist(), after["layer.5"].tolist()) == (list(range(400)), [9.0] * 400)
     assert file["whole"] is False
+    assert list(after) == [f"layer.{n}" for n in range(6)]  # the base's own `enc_q` is not wanted
     assert any("not the model that was saved" in warning for warning in file["warnings"])
 
 
