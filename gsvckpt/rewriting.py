@@ -25,6 +25,7 @@ from gsvckpt.sovits.upstream import UpstreamError, Verdict
 from gsvckpt.transforms.plan import Plan, begin
 
 _INSIST = "--force insists"
+_OVER_BASE = "--over-base writes into a copy of the official s2Gv4.pth, which GPT-SoVITS knows by its first bytes; "
 _ANYBODYS = ("state-dict", "training", "unknown")  # kinds of which nobody knows who reads them
 _PUBLISHED = ("gpt-weights", "sovits-generator-base", "sovits-discriminator-base", "vocoder", "speaker-encoder")  # kinds with official files
 
@@ -120,7 +121,7 @@ def rewrite(
         def approve(layout: Layout) -> None:
             verdicts.append(_foresee(identity, plan, layout))
             if not destination.force:
-                _refuse_misreading(examination, identity, verdicts[-1])
+                _refuse_misreading(examination, identity, verdicts[-1], is_merge=bool(plan.products))
 
         def accept_changes(outcome: Outcome) -> None:
             accept(outcome)
@@ -246,7 +247,7 @@ def _foresee(identity: Identity, plan: Plan, layout: Layout) -> Verdict | Upstre
     return upstream.detect(layout.first(upstream.HEADER_SIZE), layout.size)
 
 
-def _refuse_misreading(examination: Examination, identity: Identity, after: Verdict | UpstreamError | None) -> None:
+def _refuse_misreading(examination: Examination, identity: Identity, after: Verdict | UpstreamError | None, *, is_merge: bool) -> None:
     before = examination.upstream if identity.kind == examination.identity.kind else None  # of another kind nothing was said before
     lora = identity.kind == "sovits-lora"
     is_pro_base = identity.kind == "sovits-generator-base" and identity.version in ("v2Pro", "v2ProPlus")
@@ -255,4 +256,6 @@ def _refuse_misreading(examination: Examination, identity: Identity, after: Verd
     reason = upstream.judge(identity.version, lora, before, after)
     if reason is not None:
         consequence = upstream.warnings(identity, after, None)
-        raise RefusedError(f"{reason}{': ' + consequence[-1] if consequence else ''}", hint=f"{_INSIST}")
+        raise RefusedError(
+            f"{reason}{': ' + consequence[-1] if consequence else ''}", hint=f"{_OVER_BASE if is_merge and identity.version == 'v4' else ''}{_INSIST}"
+        )

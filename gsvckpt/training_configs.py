@@ -53,8 +53,6 @@ def find(path: str, explicit: str | None) -> Found:
 
 def _read(path: str) -> dict[str, object]:
     """A JSON object, or the config of a checkpoint, as nested dicts."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise MissingError("is no regular file", path=path, where="--config")
     try:
         with open(path, "rb") as file:
             data = file.read(_LARGEST + 1)

@@ -20,7 +20,7 @@ from gsvckpt.sovits.resuming import newest_lightning
 _S2_KEYS = ("iteration", "optimizer", "model", "learning_rate")  # utils.py:23-60, each of them read without a default
 _S1_KEYS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers")  # measured with pytorch-lightning 2.5.6
 _OVER = "GPT-SoVITS says nothing, starts over from the pretrained model at epoch 1 and saves over what is here"
-_PLAIN = 'gsvckpt migrate FILE --plain mends the file; so does pip install "pytorch-lightning<2.6"'
+_PLAIN = 'gsvckpt migrate FILE --plain --in-place mends the file; so does pip install "pytorch-lightning<2.6"'
 
 
 class State(NamedTuple):

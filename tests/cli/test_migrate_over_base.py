@@ -80,6 +80,7 @@ def test_without_it_the_result_would_be_read_as_v3_and_is_refused(gsvckpt, tmp_p
     (tmp_path / "base.pth").write_bytes(data)
     run = gsvckpt("migrate", save(tmp_path / "alice_e2_s4_l1.pth", lora, head=b"04"), "--merge-lora", tmp_path / "base.pth")
     assert run.code == 4
+    assert "--over-base" in run.err
     assert not (tmp_path / "alice_e2_s4.pth").exists()
 
 
