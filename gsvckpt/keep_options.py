@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gsvckpt import checksum_files
 from gsvckpt.errors import UsageError
 from gsvckpt.findings import CHECKS, family, is_damage
+from gsvckpt.opening import index_of
 from gsvckpt.verdicts import Options
 
 RECORDED = frozenset({"xxh3_128", "content", "sha256", "md5"})  # digests that a manifest keeps
@@ -62,5 +63,5 @@ class Keep(NamedTuple):
                 raise UsageError("goes with --record", where=option)
         if self.record and manifest is not None:
             raise UsageError("writes gsvckpt.toml beside the files, so it does not go with --manifest", where="--record")
-        if options.against is not None and (len(paths) != 1 or os.path.isdir(paths[0])):
+        if options.against is not None and (len(paths) != 1 or (os.path.isdir(paths[0]) and index_of(paths[0]) is None)):
             raise UsageError("compares one file with another, so give one PATH", where="--against")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from gsvckpt.errors import MissingError, UnsupportedError, UsageError
 from gsvckpt.files import LocalSource
-from gsvckpt.model import Checkpoint, Tensor
-from gsvckpt.opening import blame, read
+from gsvckpt.model import Checkpoint, Source, Tensor
+from gsvckpt.opening import blame, open_checkpoint
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits.sections import find_state_path, state_tensors
 
@@ -53,16 +53,17 @@ def load_state_dict(path: str | os.PathLike[str], device: TorchDevice = "cpu", i
 
 @final
 class OpenCheckpoint:
-    """An open checkpoint. `checkpoint` holds its facts and its tree; tensors in it are descriptions until `numpy` or `torch` fetches their values."""
+    """An open checkpoint; a folder with an index, or the index, is one, too.
+
+    `checkpoint` holds its facts and its tree; tensors in it are descriptions until `numpy` or `torch` fetches their values.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._source = LocalSource(path)
-        try:
-            with blame(self._source.path):
-                self.checkpoint: Checkpoint = read(self._source)
-        except BaseException:
-            self._source.close()
-            raise
+        self._path = os.fspath(path)
+        self._files = ExitStack()
+        self._maps: dict[Source, mmap.mmap] = {}
+        self._closed = False
+        self.checkpoint: Checkpoint = self._files.enter_context(open_checkpoint(path))
 
     @property
     def root(self) -> object:
@@ -72,7 +73,7 @@ class OpenCheckpoint:
     @cached_property
     def state_dict(self) -> Mapping[str, Tensor]:
         """The model's tensors by name, in the file's order, without optimizer and other training state."""
-        with blame(self._source.path):
+        with blame(self._path):
             return state_tensors(self.root, find_state_path(self.root))
 
     @cached_property
@@ -89,37 +90,39 @@ class OpenCheckpoint:
         """
         found = self._find(tensor)
         self._require_open()
-        with blame(self._source.path):
+        with blame(self._path):
             if not found.dtype.numpy:
                 raise UnsupportedError(f"NumPy has no {found.dtype.name}", hint="the `torch` method gives a torch tensor")
             _require_little_endian(self.checkpoint)
             try:
-                return _view(found, self._map)
+                return _view(found, self._map(found.storage.source))
             except ValueError as error:  # too many dimensions for this NumPy, or too many elements for any
                 raise UnsupportedError(f"NumPy has no arrays of shape {list(found.shape)[:8]}") from error
 
     def torch(self, tensor: str | Tensor, device: TorchDevice = "cpu") -> TorchTensor:
         """The tensor with its values, read and checked as by `load_state_dict`. Raises UsageError after `close`."""
         self._require_open()
-        with blame(self._source.path):
+        with blame(self._path):
             return _load(self.checkpoint, {"": self._find(tensor)}, device)[""]
 
     def _require_open(self) -> None:
-        if self._source.closed:
-            raise UsageError("the checkpoint is closed", path=self._source.path, hint="fetch tensors inside the `with` statement")
+        if self._closed:
+            raise UsageError("the checkpoint is closed", path=self._path, hint="fetch tensors inside the `with` statement")
 
-    @cached_property
-    def _map(self) -> mmap.mmap:
-        return self._source.map()
+    def _map(self, source: Source) -> mmap.mmap:
+        if source not in self._maps and isinstance(source, LocalSource):
+            self._maps[source] = source.map()
+        return self._maps[source]
 
     def _find(self, tensor: str | Tensor) -> Tensor:
         return self.state_dict[_known(tensor, self.state_dict)] if isinstance(tensor, str) else tensor
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
-        self._source.close()
-        mapped = vars(self).pop("_map", None)
-        if mapped is not None:
+        self._closed = True
+        self._files.close()
+        while self._maps:
+            _, mapped = self._maps.popitem()
             with suppress(BufferError):  # views are in use; the last one to go closes the map
                 mapped.close()
 

@@ -20,13 +20,20 @@ def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False) -> Iter
 
     A folder with an index, or the index itself, is one checkpoint in several files. Raises GsvError with the path filled in.
     """
-    index = shards.find_index(fspath(path)) if os.path.isdir(path) else fspath(path) if fspath(path).endswith(shards.INDEX) else None
+    index = index_of(fspath(path))
     if index is not None:
         with ExitStack() as stack, blame(fspath(path)):
             yield shards.read(index, partial(read, inflate=inflate), stack)
         return
     with open_source(path) as source, blame(fspath(path)):
         yield read(source, inflate=inflate)
+
+
+def index_of(path: str) -> str | None:
+    """The index by which `path`, a folder or the index itself, is one checkpoint in several files; None where it is none."""
+    if os.path.isdir(path):
+        return shards.find_index(path)
+    return path if shards.is_index(path) else None
 
 
 @contextmanager

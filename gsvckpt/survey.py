@@ -5,24 +5,30 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files import open_source
-from gsvckpt.formats import pickle_search, safetensors, sniff, torch_stream, zip_directory
+from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, zip_directory
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.sovits import official
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
 _PEEK = 512
+_SHARDED = (".safetensors", ".bin")  # before `.index.json`: an index that names no shards is a damaged one
 _TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")  # of torch before 0.1.10, whose tar files torch.load still runs
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Checkpoints below the folders, in order of their paths, how many other files there were, and which folders could not be looked through."""
+    """Checkpoints below the folders, in order of their paths, how many other files there were, and which folders could not be looked through.
+
+    A checkpoint in several files stands among them by its index; `parts` are its shards that are there.
+    """
 
     checkpoints: tuple[str, ...] = ()
+    parts: frozenset[str] = frozenset()
     others: int = 0
     folders: tuple[str, ...] = ()
     failures: tuple[MissingError, ...] = ()
@@ -38,10 +44,15 @@ def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = Fals
     """
     checkpoints: list[str] = []
     failures: list[MissingError] = []
+    parts: set[str] = set()
     others = 0
     for folder in folders:
         before = len(checkpoints) + len(failures)
-        for path in _files(folder, failures, recursive=recursive):
+        found = list(_files(folder, failures, recursive=recursive))
+        parts.update(shard for path in found if shards.is_index(path) for shard in _shards(path))
+        for path in found:
+            if path in parts:
+                continue
             if _is_checkpoint(path) or (thorough and _deserves_a_look(path)):
                 checkpoints.append(path)
             else:
@@ -49,7 +60,13 @@ def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = Fals
         if before == len(checkpoints) + len(failures):
             hint = "choose another folder" if recursive else "-r looks in subfolders, too"
             failures.append(MissingError("holds no checkpoint", path=folder, hint=hint))
-    return Found(tuple(checkpoints), others, tuple(folders), tuple(failures))
+    return Found(tuple(checkpoints), frozenset(filter(os.path.isfile, parts)), others, tuple(folders), tuple(failures))
+
+
+def _shards(index: str) -> tuple[str, ...]:
+    with suppress(GsvError):
+        return shards.members(index)
+    return ()
 
 
 def _files(folder: str, failures: list[MissingError], *, recursive: bool) -> Iterator[str]:
@@ -85,6 +102,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_checkpoint(path: str) -> bool:
+    if shards.is_index(path):
+        return path.removesuffix(shards.INDEX).endswith(_SHARDED) or bool(_shards(path))
     if os.path.splitext(path)[1].lower() in EXTENSIONS:
         return True
     try:

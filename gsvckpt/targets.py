@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from gsvckpt import checksum_files, manifest
 from gsvckpt.asides import is_kept_aside
 from gsvckpt.checks import resume
 from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
+from gsvckpt.formats import shards
 from gsvckpt.manifest import NAME, Entry, Manifest, read_manifest
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.runs import Run, find_runs
@@ -20,7 +22,7 @@ from gsvckpt.verification import peek
 
 class Targets:
     """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing
-    (`named`, those that were named themselves);
+    (`named`, those that were named themselves); `parts`, the files that are shards of another target;
     `failures` of folders; `runs` and the files `asked` about, where it was resuming; `others`, how many files of the folders are no checkpoints.
     """
 
@@ -33,6 +35,7 @@ class Targets:
         self.runs: list[Run] = []
         self.asked: list[str] = []
         self.named: set[str] = set()
+        self.parts: set[str] = set()
         self.others = 0
         self.checksums = checksums
         self.folders: list[str] = []
@@ -56,7 +59,7 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
     if targets.checksums is not None:
         _add_listed(targets, targets.checksums)
     for path in targets.files:
-        targets.files[path] = _expected(path, known, targets.checksums)
+        targets.files[path] = _expected(path, known, targets.checksums)._replace(part=path in targets.parts)
     targets.failures += known.failures
     return targets
 
@@ -118,6 +121,18 @@ def _add_file(targets: Targets, path: str, known: _Manifests) -> None:
         targets.named.add(path)
     else:
         targets.files.setdefault(path, Expected())
+        _add_parts(targets, path)
+
+
+def _add_parts(targets: Targets, path: str, root: str | None = None) -> None:
+    """The shards that an index names, behind it; those that are not there it misses itself."""
+    if not shards.is_index(path):
+        return
+    with suppress(GsvError):
+        found = [shard for shard in shards.members(path) if os.path.isfile(shard)]
+        targets.files |= dict.fromkeys(found, Expected())
+        targets.roots |= dict.fromkeys(found, root) if root is not None else {}
+        targets.parts.update(found)
 
 
 def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: bool) -> None:
@@ -125,8 +140,10 @@ def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: 
     targets.folders.append(folder)
     checkpoints = [path for path in found.checkpoints if not is_kept_aside(path)]
     targets.others += found.others + len(found.checkpoints) - len(checkpoints)
-    targets.files |= dict.fromkeys(checkpoints, Expected())
-    targets.roots |= dict.fromkeys(checkpoints, folder)
+    for path in checkpoints:
+        targets.files[path] = Expected()
+        targets.roots[path] = folder
+        _add_parts(targets, path, folder)
     before = len(targets.recorded)
     for place in dict.fromkeys([folder, *map(os.path.dirname, found.checkpoints), *_manifest_folders(folder, recursive=recursive)]):
         recorded = known.of(place)

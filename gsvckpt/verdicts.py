@@ -33,12 +33,16 @@ class Options(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What is known of a file from elsewhere: its manifest's entry, whether that manifest is there at all, its line in a checksum file."""
+    """What is known of a file from elsewhere: its manifest's entry, whether that manifest is there at all, its line in a checksum file.
+
+    `part` says that it is one shard of a checkpoint, whose names and shapes are looked at as those of the whole.
+    """
 
     entry: Entry | None = None
     recorded: bool = False
     listed: Listed | None = None
     lists: bool = False
+    part: bool = False
 
 
 class Verification(NamedTuple):

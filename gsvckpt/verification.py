@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 
 from gsvckpt import checksum_files, manifest
-from gsvckpt.checks import containers, layouts, pickles, resume, tensors, versions
-from gsvckpt.errors import ChangedError, GsvError, MissingError, NotCheckpointError, UnsupportedError
+from gsvckpt.checks import containers, layouts, officials, pickles, resume, tensors, versions
+from gsvckpt.errors import ChangedError, GsvError, MissingError, NotCheckpointError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.files import LocalSource, open_source
-from gsvckpt.findings import SEVERITIES, Finding, Severity
-from gsvckpt.formats import pickle_search, zip_audit, zip_directory
+from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding
+from gsvckpt.formats import pickle_search, shards, zip_audit, zip_directory
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_remains import Remains, find_remains
 from gsvckpt.model import Checkpoint, Tensor, format_path, walk
@@ -34,7 +34,11 @@ def verify_file(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Verification:
-    """Verify one file. Nothing is raised for what is wrong with it: whatever it is, there is a result. Raises UsageError for a device not there."""
+    """Verify one file. Nothing is raised for what is wrong with it: whatever it is, there is a result. Raises UsageError for a device not there.
+
+    Of an index, what it makes of its shards is verified: all there, each with its tensors, and what they are as one. Their bytes are verified by
+    their own paths.
+    """
     try:
         with open_source(path) as source:
             run = _Run(source, options or Options(), expected or Expected(), jobs, progress or Silent())
@@ -80,11 +84,11 @@ class _Run:
     def result(self) -> Verification:
         examination: Examination | None = None
         try:
-            checkpoint = read(self.source)
-            safety = self._safety(checkpoint)
-            examination = examine(checkpoint)
-            self._check(examination)
-            safety = self._look_closer(checkpoint, safety)
+            with self._opened() as checkpoint:
+                safety = self._safety(checkpoint)
+                examination = examine(checkpoint)
+                self._check(examination)
+                safety = self._look_closer(checkpoint, safety)
         except GsvError as error:
             safety = self._unreadable(error)
         self._compare_digests()
@@ -108,10 +112,18 @@ class _Run:
             result = result._replace(config=config_of(examination.checkpoint))
         return result._replace(resume=resume.summarise(examination)) if self.options.resume else result
 
+    @contextmanager
+    def _opened(self) -> Iterator[Checkpoint]:
+        if not shards.is_index(self.source.path):
+            yield read(self.source)
+            return
+        with open_checkpoint(self.source.path) as checkpoint:
+            yield checkpoint
+
     def _safety(self, checkpoint: Checkpoint) -> Safety:
         """The verdict on all pickles that any reader might find, not only on the one that counts."""
         names, complete = checkpoint.globals, True
-        if checkpoint.container.format == "torch-zip":
+        if checkpoint.container.format == "torch-zip" and not checkpoint.container.shards:
             read_already = () if checkpoint.container.behind else (f"{checkpoint.container.prefix}/data.pkl".removeprefix("/"),)
             found = pickle_search.search(self.source, everywhere=False, without=read_already)
             names, complete = names + found.names, found.complete
@@ -134,6 +146,8 @@ class _Run:
 
     def _unreadable(self, error: GsvError) -> Safety:
         """What is to say of a file that could not be opened, or not to its end."""
+        if shards.is_index(self.source.path):
+            return self._fall_apart(error)
         known = known_of(error)
         head = read_head(self.source)
         names = (*(known.globals if known else ()), *pickle_search.search(self.source, everywhere=True).names)
@@ -148,9 +162,17 @@ class _Run:
         self.findings += pickles.safety_of_unreadable(verdict)
         if known is not None and known.records and error.check != "record.crc":
             self._read(known, {})
-        elif not self.options.quick:
+        else:
             self._read_file(frozenset({"xxh3_128"}))
         return verdict
+
+    def _fall_apart(self, error: GsvError) -> Safety:
+        """An index that does not make one checkpoint of its shards. It is text itself, which runs nothing."""
+        shard = os.path.basename(error.path) if error.path and error.path != self.source.path else ""
+        where = ": ".join(part for part in (shard, error.where) if part) or "index"
+        self.blockers.append(Finding(error.check, "error", where, error.why, error.hint))
+        self._read_file(frozenset())
+        return Safety("safe")
 
     def _vouched_for(self, error: GsvError) -> list[Finding] | None:
         """The verdict on a file that is no checkpoint (a model for ONNX, a config) but known by its digest, which then tells all there is to tell."""
@@ -160,14 +182,8 @@ class _Run:
         self._read_file(frozenset({"sha256"} if named else ()))
         if not named:
             return []  # the comparison with the list follows
-        match = next((file for file in named if file.sha256 == self.digests["sha256"]), None)
-        if match is not None:
-            self.official = match.name
-            return [Finding("official.digest", "info", "file", f"is the official {match.name}", found=self.digests["sha256"])]
-        file = named[0]
-        severity: Severity = "error" if file.sources > 1 else "warning"
-        why = f"is not the official {file.name}: altered, incomplete or another edition"
-        return [Finding("official.digest", severity, "file", why, "download it again", self.digests["sha256"], file.sha256 or "")]
+        self.official, finding = officials.vouch(self.source.path, self.digests["sha256"])
+        return [finding]
 
     def _remains(self, head: bytes) -> Remains | None:
         if head[2:4] != b"\x03\x04":
@@ -178,6 +194,9 @@ class _Run:
 
     def _check(self, examination: Examination) -> None:
         checkpoint = examination.checkpoint
+        if checkpoint.container.shards:
+            self._check_whole(examination)
+            return
         self.findings += [*containers.head(examination), *containers.behind(checkpoint), *containers.byteorder(checkpoint)]
         if checkpoint.records and self.asked("container.*"):
             tail = zip_directory.find_tail(self.source)
@@ -185,13 +204,32 @@ class _Run:
         named = named_tensors(checkpoint, examination.state)
         bombs = tensors.overclaiming(named, self.source.size)
         self.findings += tensors.bounds(bombs)
+        self._check_names(examination)
+        self._read(checkpoint, {name: tensor for name, tensor in named.items() if name not in bombs}, examination, whole=not bombs)
+        self._official(examination)
+        self._compare_with(examination)
+
+    def _check_whole(self, examination: Examination) -> None:
+        """What shows only where all shards are together."""
+        self._check_names(examination)
+        self._read_file(frozenset())
+        self._compare_with(examination)
+
+    def _check_names(self, examination: Examination) -> None:
+        if self.expected.part:  # of a whole, with which its names are looked at
+            return
         if self.asked("layout.*"):
             self.findings += [*layouts.compare(examination, self.options.layout), *layouts.config(examination)]
         self.findings += [*versions.detection(examination), *versions.claims(examination), *versions.name(examination)]
-        self._read(checkpoint, {name: tensor for name, tensor in named.items() if name not in bombs}, examination, whole=not bombs)
-        self._official(examination)
-        if self.options.against is not None:
-            self._compare_with(examination, self.options.against)
+
+    def _compare_with(self, examination: Examination) -> None:
+        if self.options.against is None or self.expected.part:
+            return
+        from gsvckpt.counterpart import compare_with  # NumPy is not needed for anything else
+
+        found = compare_with(examination, self.options.against, self.jobs, self.progress)
+        self.blockers += [finding for finding in found if finding.check in UNCHECKED]
+        self.findings += [finding for finding in found if finding.check not in UNCHECKED]
 
     def _read(self, checkpoint: Checkpoint, known: Mapping[str, Tensor], examination: Examination | None = None, *, whole: bool = False) -> None:
         """Read the bytes, for everything that needs them. `known` are the tensors to look into, `whole` says that these are all."""
@@ -236,6 +274,8 @@ class _Run:
 
     def _read_file(self, names: frozenset[str]) -> None:
         """Digests of the bytes as they are, for what is no checkpoint."""
+        if self.options.quick:
+            return
         from gsvckpt.contents import digest_file
 
         wanted = (names | self._wanted_digests()) - {"content"} - set(self.digests)
@@ -245,33 +285,12 @@ class _Run:
             self.blockers.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
 
     def _official(self, examination: Examination) -> None:
-        """A file with an official name: is it that file? One whose own checksums are sound is none the worse for being another."""
         if examination.official is not None:
             self.official = examination.official.file.name
-        named = official.named(self.source.path)
-        if not named or "sha256" not in self.digests:
-            return
-        match = next((file for file in named if file.sha256 == self.digests["sha256"]), None)
-        if match is not None:
-            self.official = match.name
-            self.findings.append(Finding("official.digest", "info", "file", f"is the official {match.name}", found=self.digests["sha256"]))
-            return
-        why = f"is called like the official {named[0].name} and is another: saved anew, or trained further"
-        self.findings.append(Finding("official.digest", "info", "file", why, "", self.digests["sha256"], named[0].sha256 or ""))
-
-    def _compare_with(self, examination: Examination, other: str) -> None:
-        from gsvckpt.comparison import compare
-
-        try:
-            with open_checkpoint(other) as checkpoint:
-                other_one = examine(checkpoint)
-                for side in (examination, other_one):
-                    if tensors.overclaiming(side.state, side.checkpoint.source.size):
-                        raise UnsupportedError("claims more than it has", where="tensors", check="tensor.bounds")
-                self.findings += compare(examination, other_one, self.jobs, self.progress)
-        except GsvError as error:
-            where = f"{other}: {error.where}" if error.where else other
-            self.blockers.append(Finding("container.unsupported", "error", where, f"cannot be compared with it: {error.why}", error.hint))
+        if official.named(self.source.path) and "sha256" in self.digests:
+            name, finding = officials.identify(self.source.path, self.digests["sha256"])
+            self.official = name or self.official
+            self.findings.append(finding)
 
     def _compare_digests(self) -> None:
         entry = self.expected.entry

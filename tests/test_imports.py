@@ -26,6 +26,7 @@ LAYERS = [
     {"extraction"},
     {"accounting", "checks", "comparison", "migration", "rewriting"},
     {"verdicts"},
+    {"counterpart"},
     {"keep_options", "verification"},
     {"keeping", "targets", "workers", "bundles"},
     {"bundling"},

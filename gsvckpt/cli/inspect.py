@@ -99,13 +99,7 @@ def inspect(
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
     if len(paths) == 1 and not os.path.isdir(paths[0]):
-        results, code = try_each(paths, lambda path: _show(path, view, settings, alone=True))
-        with printing(code):
-            for error in [result for result in results if isinstance(result, GsvError)]:
-                _warn_of(error, settings, alone=True)
-            if json:
-                print_document("inspect", code, [failure_json(result) if isinstance(result, GsvError) else result for result in results])
-        return code
+        return _show_one(paths[0], view, settings)
     return _show_many(paths, view, settings, recursive=recursive)
 
 
@@ -143,14 +137,27 @@ def _show(path: str, view: View, settings: Settings, *, alone: bool = False) -> 
         return {}
 
 
+def _show_one(path: str, view: View, settings: Settings) -> int:
+    results, code = try_each([path], lambda path: _show(path, view, settings, alone=True))
+    with printing(code):
+        for error in [result for result in results if isinstance(result, GsvError)]:
+            _warn_of(error, settings, alone=True)
+        if settings.json:
+            print_document("inspect", code, [failure_json(result) if isinstance(result, GsvError) else result for result in results])
+    return code
+
+
 def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursive: bool) -> int:
     """Show several files and what folders hold: the parts that were asked for of each, else one table of all."""
-    from gsvckpt.report import inventory  # what only folders need is imported only for them
+    from gsvckpt.formats.shards import is_index  # what only folders need is imported only for them
+    from gsvckpt.report import inventory
     from gsvckpt.survey import find_files
 
     folders = [path for path in paths if os.path.isdir(path)]
     found = find_files(folders, recursive=recursive)
     files = [*(path for path in paths if path not in folders), *found.checkpoints]
+    if len(paths) == len(files) == 1 and is_index(files[0]) and not recursive:  # the folder is one checkpoint
+        return _show_one(files[0], view, settings)
     if settings.json or view.asks_for_parts:
         results, worst = try_each(files, lambda path: _show(path, view, settings), found.failures)
         if settings.json:

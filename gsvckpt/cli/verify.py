@@ -11,7 +11,9 @@ import typer
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.findings import CHECKS, SEVERITIES, Severity, select_checks
+from gsvckpt.formats.shards import is_index
 from gsvckpt.keep_options import Keep
+from gsvckpt.opening import index_of
 from gsvckpt.report.console import print_document, print_error, printing, warn_unsafe, write_out
 from gsvckpt.report.documents import failure_json
 from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
@@ -155,6 +157,8 @@ def verify(
     options = _options(checks, quick=quick, layout=layout, against=against, device=device)._replace(resume=resume, config=backup is not None)
     keep.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
     options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
+    if against is not None:
+        paths = [index_of(paths[0]) or paths[0]]  # a sharded checkpoint is one, whatever else its folder holds
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
     outcome = _run(targets, options, settings)
     outcome.asked = keep.asked
@@ -205,7 +209,8 @@ def _restore(outcome: _Outcome, targets: Targets, folder: str, options: Options,
     with settings.watch("restoring") as progress:
         outcome.restored, failures = restore_damaged(damaged, folder, progress)
         outcome.failures += failures
-        again = {path: Expected(entries[path], recorded=True) for path in outcome.restored}
+        again = {path: targets.files.get(path, Expected())._replace(entry=entries[path], recorded=True) for path in outcome.restored}
+        again |= {path: expected for path, expected in targets.files.items() if outcome.restored and is_index(path)}  # it may be whole again
         renewed = {result.path: result for result in verify_files(again, options, settings.workers, progress)}
     outcome.results = [renewed.get(result.path, result) for result in outcome.results]
 

@@ -56,6 +56,17 @@ def find_index(folder: str) -> str | None:
     return os.path.join(folder, found[0]) if found else None
 
 
+def is_index(path: str) -> bool:
+    """Whether a path is called like an index."""
+    return path.endswith(INDEX)
+
+
+def members(index: str) -> tuple[str, ...]:
+    """The paths of the shards that an index names, there or not. Raises as `read` does for the index itself."""
+    weight_map, _ = _read_index(index)
+    return tuple(os.path.join(os.path.dirname(index), name) for name in dict.fromkeys(weight_map.values()))
+
+
 def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack) -> Checkpoint:
     """Open all shards as one flat state dict, or as the tree that the index holds; `stack` closes them.
 
@@ -90,6 +101,9 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
 
 
 def _open(path: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack) -> Checkpoint:
+    if not os.path.lexists(path):
+        why = "there is no such file, though the index names it: the checkpoint is not whole"
+        raise MissingError(why, path=path, hint="get it again, into the same folder", check="container.truncated")
     source = LocalSource(path)
     stack.callback(source.close)
     try:

@@ -157,7 +157,8 @@ def _facts(examination: Examination, counted: Account, view: View) -> Iterator[t
     yield "size", Text(size(counted.file) + (f" = {' + '.join(parts)}" if len(parts) > 1 else ""))
     head = f", head {printable(container.head)}" if container.head is not None else ""
     folder = f", folder {printable(container.prefix)}" if container.prefix and view.verbose else ""
-    yield "container", Text(f"{container.format}{head}{folder}, {plural(container.records, 'record')}")
+    files = f" in {plural(container.shards, 'file')}" if container.shards else ""
+    yield "container", Text(f"{container.format}{head}{folder}, {plural(container.records, 'record')}{files}")
     if examination.upstream is not None:
         yield "GPT-SoVITS", _upstream(examination)
     if examination.official is not None:

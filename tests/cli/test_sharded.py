@@ -1,0 +1,164 @@
+"""A sharded checkpoint is one for inspect and verify, too: what is missing or altered in any of its files shows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from builders import tensor
+
+import gsvckpt as api
+from gsvckpt.errors import UsageError
+
+from .samples import generator, save, small
+
+INDEX = "model.safetensors.index.json"
+TREE = {f"layer.{n}": tensor("float32", (100,), range(n, n + 100)) for n in range(10)}
+
+
+@pytest.fixture
+def voice(gsvckpt, tmp_path):
+    """A voice in one file, and the folder of its shards."""
+    source = save(tmp_path / "voice.pth", small(generator("v2Pro"), "v2Pro"), head=b"05")
+    gsvckpt.json("migrate", source, "--to", "safetensors", "--max-shard-size", "2kB", "-o", tmp_path / "out")
+    return source, tmp_path / "out"
+
+
+@pytest.fixture
+def model(gsvckpt, tmp_path):
+    """A plain state dict in one file, and the folder of its shards."""
+    source = save(tmp_path / "model.pth", TREE)
+    gsvckpt.json("migrate", source, "--to", "safetensors", "--max-shard-size", "900", "-o", tmp_path / "out")
+    return source, tmp_path / "out"
+
+
+def shards(folder):
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def statuses(run):
+    return {file["path"].rpartition("/")[2]: file["status"] for file in run.document["files"]}
+
+
+def test_inspect_shows_a_folder_of_shards_as_one(gsvckpt, voice):
+    source, folder = voice
+    whole, one = gsvckpt.json("inspect", source).file, gsvckpt.json("inspect", folder).file
+    assert (one["kind"], one["version"], one["parameters"], one["tensors"]) == tuple(
+        whole[key] for key in ("kind", "version", "parameters", "tensors")
+    )
+    assert one["path"] == str(folder / INDEX)
+    assert f"in {len(shards(folder))} files" in gsvckpt("inspect", folder).out
+
+
+def test_an_inventory_has_one_row_for_it(gsvckpt, voice, tmp_path):
+    source, folder = voice
+    document = gsvckpt.json("inspect", tmp_path, "-r").document
+    assert [file["path"] for file in document["files"]] == [str(source), str(folder / INDEX)]
+
+
+def test_verify_looks_at_the_whole_and_at_every_shard(gsvckpt, model):
+    _, folder = model
+    run = gsvckpt.json("verify", folder)
+    assert set(statuses(run)) == {INDEX, *(shard.name for shard in shards(folder))}
+    whole = run.document["files"][0]
+    assert (whole["kind"], whole["version"]) == ("state-dict", None)
+    assert gsvckpt.json("verify", folder / INDEX).document["files"] == run.document["files"]
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_missing_shard_is_noticed(gsvckpt, voice, command):
+    _, folder = voice
+    gone = shards(folder)[1]
+    gone.unlink()
+    run = gsvckpt(command, folder)
+    assert run.code == (1 if command == "verify" else 3)
+    assert gone.name in run.out + run.err
+    assert "not whole" in run.out + run.err
+
+
+def test_a_missing_shard_is_damage_to_the_whole_only(gsvckpt, model):
+    _, folder = model
+    shards(folder)[1].unlink()
+    found = statuses(gsvckpt.json("verify", folder, exit_code=1))
+    assert found.pop(INDEX) == "damaged"
+    assert "damaged" not in found.values()
+
+
+def test_an_altered_index_is_noticed(gsvckpt, model):
+    _, folder = model
+    index = json.loads((folder / INDEX).read_text())
+    name = next(iter(index["weight_map"]))
+    del index["weight_map"][name]
+    (folder / INDEX).write_text(json.dumps(index))
+    files = gsvckpt.json("verify", folder, exit_code=1).document["files"]
+    whole = next(file for file in files if file["path"].endswith(INDEX))
+    assert whole["status"] == "damaged"
+    assert name in json.dumps(whole["findings"])
+
+
+@pytest.mark.parametrize("text", ["{}", "no JSON", '{"weight_map": {}}'])
+def test_an_index_that_names_nothing_is_damaged(gsvckpt, model, text):
+    _, folder = model
+    (folder / INDEX).write_text(text)
+    assert statuses(gsvckpt.json("verify", folder, exit_code=1))[INDEX] == "damaged"
+
+
+def test_another_programs_index_is_no_checkpoint(gsvckpt, model):
+    _, folder = model
+    (folder / "search.index.json").write_text("{}")
+    assert "search.index.json" not in statuses(gsvckpt.json("verify", folder))
+
+
+def test_names_and_shapes_are_those_of_the_whole(gsvckpt, voice):
+    source, folder = voice
+    alone, whole = (gsvckpt("verify", path, "--layout", "v2Pro", "--json").document["files"] for path in (source, folder))
+
+    def named(file):
+        return sorted(found["check"] for found in file["findings"] if found["check"].startswith("layout"))
+
+    assert named(alone[0]) == named(whole[0]) != []
+    assert not any(map(named, whole[1:]))
+
+
+def test_a_sharded_checkpoint_is_compared_as_a_whole(gsvckpt, model, tmp_path):
+    source, folder = model
+    run = gsvckpt.json("verify", folder, "--against", source, "--checks", "against,record")
+    assert set(statuses(run).values()) == {"sound"}
+    gsvckpt.json("verify", source, "--against", folder, "--checks", "against,record")
+    save(tmp_path / "other.pth", TREE | {"layer.4": tensor("float32", (100,), range(100))})
+    file = gsvckpt.json("verify", folder, "--against", tmp_path / "other.pth", "--checks", "against", exit_code=1).document["files"][0]
+    assert [found["check"] for found in file["findings"]] == ["against.values"]
+
+
+def test_recorded_backed_up_and_brought_back(gsvckpt, model, tmp_path):
+    _, folder = model
+    gsvckpt.json("verify", folder, "--record", "--backup", tmp_path / "copies")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shards(folder)[0].unlink()
+    shards(folder)[1].write_bytes(b"\0" * 100)
+    (folder / INDEX).write_text("{}")
+    gsvckpt.json("verify", folder, exit_code=1)
+    assert set(statuses(gsvckpt.json("verify", folder, "--restore-from", tmp_path / "copies")).values()) == {"sound"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".damaged")} == before
+
+
+def test_quick_reads_no_shard_but_misses_one(gsvckpt, model):
+    _, folder = model
+    assert statuses(gsvckpt.json("verify", folder, "--quick"))[INDEX] == "sound"
+    shards(folder)[0].unlink()
+    assert statuses(gsvckpt.json("verify", folder, "--quick", exit_code=1))[INDEX] == "damaged"
+
+
+def test_python_opens_it_as_one(model):
+    source, folder = model
+    expected = torch.load(source)
+    with api.open(folder) as checkpoint:
+        views = {name: checkpoint.numpy(name) for name in checkpoint.state_dict}
+        for name, value in expected.items():
+            assert torch.equal(torch.from_numpy(views[name].copy()), value)
+            assert torch.equal(checkpoint.torch(name), value)
+    loaded = api.load_state_dict(folder / INDEX)
+    assert {name: value.tolist() for name, value in loaded.items()} == {name: value.tolist() for name, value in expected.items()}
+    with pytest.raises(UsageError, match="closed"):
+        checkpoint.torch(next(iter(expected)))
