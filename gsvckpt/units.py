@@ -1,0 +1,62 @@
+"""What retention keeps or lets go as a whole: the files of one save, in the group of those that came of the same training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Group(NamedTuple):
+    """Saves of one training: `name` is the experiment, or for other files what their names have in common. `folder` is that of the files."""
+
+    folder: str
+    name: str
+    kind: str
+    version: str | None = None
+
+    @property
+    def label(self) -> str:
+        """As policies name it: `alice/sovits-training/v2`."""
+        return "/".join(part for part in (self.name, self.kind, self.version) if part)
+
+
+class Member(NamedTuple):
+    """A file, as it was when it was looked at. `links` are its names, `inode` tells (with the device) whether two names are one file."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: tuple[int, int] = (0, 0)
+    links: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One save: a file, G and D of one step, or an index with its shards.
+
+    `trained` says that it holds optimizer state; `guards` are the reasons for which no policy may touch it.
+    """
+
+    group: Group
+    members: tuple[Member, ...]
+    epoch: int | None = None
+    step: int | None = None
+    trained: bool = False
+    guards: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(member.path for member in self.members)
+
+    @property
+    def size(self) -> int:
+        return sum(member.size for member in self.members)
+
+    @property
+    def mtime_ns(self) -> int:
+        return max(member.mtime_ns for member in self.members)
+
+    @property
+    def age(self) -> tuple[int, int, int]:
+        """What makes one newer than another: the epoch and step that its content tells, then time."""
+        return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step, self.mtime_ns)
