@@ -20,10 +20,10 @@ _PAUSE = 0.01
 
 
 @contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """Hold the lock of `folder`, and leave no file behind. Raises OutputError where it cannot be had."""
+def locked(folder: str, patience: float = _PATIENCE) -> Iterator[None]:
+    """Hold the lock of `folder`, and leave no file behind. Raises OutputError where it cannot be had in `patience` seconds."""
     path = os.path.join(folder, _NAME)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     fd = _try(path)
     while fd is None:
         if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ from gsvckpt.errors import OutputError, RefusedError
 from gsvckpt.files import BINARY, CHUNK, reason
 
 TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
+TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
 _STALE_SECONDS = 86_400  # no run is silent for a day, and a day's leftovers harm nobody
 _SYNC_SECONDS = 0.25
 
@@ -153,6 +154,53 @@ def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
             raise OSError(errno.EIO, "what was written does not read back")
 
     publish(path, len(data), lambda target: target.write_at(0, data), check, overwrite=overwrite)
+
+
+def move(source: str, target: str) -> None:
+    """Give a file another name in the same file system, in one step; never that of another file, though a file of the same bytes may be there twice
+    after a kill. Raises RefusedError where the name is taken, and OutputError.
+    """
+    try:
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+        if os.path.lexists(target) and os.path.samefile(source, target):  # an earlier run was killed between the two names
+            os.unlink(source)
+        else:
+            _take_name(Path(source), Path(target), target, overwrite=False)
+            with suppress(FileNotFoundError):  # it was renamed, not linked
+                os.unlink(source)
+        for folder in {os.path.dirname(source) or ".", os.path.dirname(target) or "."}:
+            _sync_folder(Path(folder))
+    except OSError as error:
+        _fail(source, error)
+
+
+def append_line(path: str, line: str) -> None:
+    """Add a line to a small file and bring it to the disk. Raises OutputError."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY)
+        try:
+            os.write(fd, line.encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        _fail(path, error)
+
+
+def remove_file(path: str) -> None:
+    """Remove a file for good, read-only or not. Raises OutputError."""
+    try:
+        _remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(f"cannot be removed: {reason(error)}", path=path) from error
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder of gsvckpt's own with all that is in it, as far as the system lets."""
+    if os.path.isdir(path):
+        _remove_folder(path)
 
 
 def _resolve(path: str) -> Path:

@@ -12,9 +12,11 @@ from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files import open_source
 from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, zip_directory
 from gsvckpt.pickles.safety import judge_all
+from gsvckpt.publishing import TRASH
 from gsvckpt.sovits import official
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
+_OWN = frozenset((".git", TRASH))  # folders whose files are nobody's checkpoints any more
 _PEEK = 512
 _SHARDED = (".safetensors", ".bin")  # before `.index.json`: an index that names no shards is a damaged one
 _TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")  # of torch before 0.1.10, whose tar files torch.load still runs
@@ -82,7 +84,7 @@ def _files(folder: str, failures: list[MissingError], *, recursive: bool) -> Ite
             if _is_file(entry.path):
                 yield entry.path
         if recursive:
-            pending.extend(entry.path for entry in reversed(entries) if _is_folder(entry) and entry.name != ".git")
+            pending.extend(entry.path for entry in reversed(entries) if _is_folder(entry) and entry.name not in _OWN)
 
 
 def _is_file(path: str) -> bool:

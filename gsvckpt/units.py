@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Group(NamedTuple):
-    """Saves of one training: `name` is the experiment, or for other files what their names have in common. `folder` is that of the files."""
+    """Saves of one training: `name` is the experiment, or for other files what their names have in common. `folder` is that of the files.
+
+    `layout` is a digest of the names and shapes of tensors, where nothing else says that two files are of one model.
+    """
 
     folder: str
     name: str
     kind: str
     version: str | None = None
+    layout: str = ""
 
     @property
     def label(self) -> str:
@@ -60,3 +65,11 @@ class Unit:
     def age(self) -> tuple[int, int, int]:
         """What makes one newer than another: the epoch and step that its content tells, then time."""
         return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step, self.mtime_ns)
+
+
+def freed_by(members: Iterable[Member]) -> int:
+    """The bytes that the disk gets back when these go: a file that has more names than those is not gone."""
+    files: dict[tuple[int, int], list[Member]] = {}
+    for member in members:
+        files.setdefault(member.inode, []).append(member)
+    return sum(names[0].size for names in files.values() if len(names) >= names[0].links)

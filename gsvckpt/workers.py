@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from gsvckpt.inventory import Facts, look_through
 from gsvckpt.progress import Progress
 from gsvckpt.verdicts import Expected, Options, Verification
 from gsvckpt.verification import verify_file
@@ -18,6 +19,8 @@ _START = 0.4  # seconds that starting processes takes
 _PER_FILE = 0.02  # seconds that a file takes besides reading: opening it is Python, which one process does for one file at a time
 _RATE = 3e9  # bytes read a second
 _FEWEST = 4  # files for each process
+_PER_LOOK = 0.0004  # seconds that it takes to see what a file is
+_CHUNK = 256  # files that a process looks at in one go
 
 
 def verify_files(files: Mapping[str, Expected], options: Options, jobs: int, progress: Progress) -> list[Verification]:
@@ -72,6 +75,30 @@ def run_on(executor: Executor, files: Mapping[str, Expected], options: Options, 
         done(path)
     results |= {path: verify_file(path, options, files[path]) for path in lost}
     return [results[path] for path in files]
+
+
+def look_files(paths: Sequence[str], jobs: int) -> list[Facts | None]:
+    """What each file is, for retention, in the order of the paths; in processes where there are many, as that is Python and little reading."""
+    if jobs < 2 or len(paths) * _PER_LOOK < 4 * _START:
+        return look_through(paths)
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    pool = ProcessPoolExecutor(min(jobs, len(paths)), get_context("spawn"), initializer=_start)
+    try:
+        with _quiet_start():
+            chunks = [paths[begin : begin + _CHUNK] for begin in range(0, len(paths), _CHUNK)]
+            futures = [pool.submit(look_through, chunk) for chunk in chunks]
+        return [facts for chunk, future in zip(chunks, futures, strict=True) for facts in _result(chunk, future)]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(paths: Sequence[str], future: Future[list[Facts | None]]) -> list[Facts | None]:
+    try:
+        return future.result()
+    except RuntimeError:  # BrokenExecutor: a process was killed, by the system for its memory perhaps
+        return look_through(paths)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ COMMANDS = {
     "convert-fp16": "convert_fp16",
     "strip-optimizer": "strip_optimizer",
     "verify": "verify",
+    "prune": "prune",
     "migrate": "migrate",
 }
 

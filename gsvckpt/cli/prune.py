@@ -1,0 +1,293 @@
+"""gsvckpt prune"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from gsvckpt.clearing import Cleared, Orders, carry_out, check_archive
+from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
+from gsvckpt.devices.choice import choose
+from gsvckpt.engine import Engine
+from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
+from gsvckpt.manifest import NAME
+from gsvckpt.metrics import Wanted, find_scores, read_table
+from gsvckpt.policies import Policies, read_policies
+from gsvckpt.progress import Silent
+from gsvckpt.pruning import PrunePlan, Wishes, plan_prune
+from gsvckpt.quantities import parse_duration
+from gsvckpt.report import pruning as report
+from gsvckpt.report.console import print_document, print_error, print_line, printing
+from gsvckpt.report.documents import failure_json
+from gsvckpt.report.units import plural, size
+from gsvckpt.retention import Policy, Scores
+from gsvckpt.transforms.plan import Plan
+from gsvckpt.trash import Run, alone, find_runs, settle_interrupted, undo_last
+from gsvckpt.units import Group, Unit
+from gsvckpt.workers import look_files
+
+EXAMPLES = """
+**Examples**
+
+`gsvckpt prune logs/alice --keep-last 2 --dry-run`  what would go, and why
+
+`gsvckpt prune logs/alice --keep-last 2 --keep-best 1`  the newest two and the best one stay
+
+`gsvckpt prune logs --keep-every 5 --keep-last 1 --yes`  for scripts: no question asked
+
+`gsvckpt prune logs/alice --demote-after 1`  older files lose their optimizer state instead
+
+`gsvckpt prune SoVITS_weights_v2 --max-size 2GB --archive /mnt/old`
+
+`gsvckpt prune logs/alice --undo`, or `gsvckpt prune logs/alice --empty-trash` to free the space
+"""
+_RULES, _DOING, _TRASH = "What stays", "Doing it", "Trash"
+
+
+class Mode(str, Enum):
+    """Which values of a metric are good."""
+
+    min = "min"
+    max = "max"
+
+
+class DemoteChoice(str, Enum):
+    """What older files become."""
+
+    stripped = "stripped"
+    inference = "inference"
+
+
+def prune(
+    folders: Annotated[list[str], typer.Argument(metavar="FOLDER", help="Experiments, weights folders, or all of GPT-SoVITS.", show_default=False)],
+    keep_last: Annotated[
+        int | None, typer.Option("--keep-last", min=1, metavar="N", help="The newest N of each group.", rich_help_panel=_RULES)
+    ] = None,
+    keep_best: Annotated[int | None, typer.Option("--keep-best", min=1, metavar="N", help="The best N by a metric.", rich_help_panel=_RULES)] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="NAME", help="The metric's name [default: what training watched].", rich_help_panel=_RULES)
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option("--mode", help="Whether low or high is good.", rich_help_panel=_RULES)] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="FILE", help="CSV or JSON lines with epoch or step, and the metric.", rich_help_panel=_RULES)
+    ] = None,
+    keep_every: Annotated[int | None, typer.Option("--keep-every", min=1, metavar="N", help="Every Nth epoch.", rich_help_panel=_RULES)] = None,
+    keep_within: Annotated[
+        str | None, typer.Option("--keep-within", metavar="7d", help="What is at most so much older than the newest.", rich_help_panel=_RULES)
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="GLOB", help="Files of such names (repeatable).", rich_help_panel=_RULES)
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", metavar="SIZE", help="As much as fits, newest and best first.", rich_help_panel=_RULES)
+    ] = None,
+    demote_after: Annotated[
+        int | None,
+        typer.Option("--demote-after", min=1, metavar="N", help="Shrink what is older than the newest N, instead.", rich_help_panel=_RULES),
+    ] = None,
+    demote_to: Annotated[
+        DemoteChoice | None, typer.Option("--demote-to", help="Without optimizer state, or small weights.", rich_help_panel=_RULES)
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="FILE.toml", help=r"Rules from a file [default: \[prune] in gsvckpt.toml].", rich_help_panel=_RULES),
+    ] = None,
+    archive: Annotated[
+        str | None, typer.Option("--archive", metavar="DIR", help="Copy each file there before it goes.", rich_help_panel=_DOING)
+    ] = None,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete at once, with no way back.", rich_help_panel=_DOING)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the plan and change nothing.", rich_help_panel=_DOING)] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", rich_help_panel=_DOING)] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring the last run back.", rich_help_panel=_TRASH)] = False,
+    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Delete what is in the trash.", rich_help_panel=_TRASH)] = False,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="7d", help="With --empty-trash: only runs so long ago.", rich_help_panel=_TRASH)
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    progress: ProgressOption = None,
+    device: DeviceOption = "cpu",
+    jobs: JobsOption = None,
+) -> int:
+    """Free disk space by rules, and never lose the checkpoint that matters.
+
+    Rules are united: what one of them keeps stays. Whatever is kept is read whole before anything goes, and a damaged file does not count. Files go
+    to `.gsvckpt-trash` in the same folder, from where `--undo` brings them back. The newest sound file of every group, pretrained models, files that
+    GPT-SoVITS is set to use and the one that it would resume from always stay.
+    """
+    settings = Settings(json, quiet, verbose, progress, device, jobs)
+    _require_folders(folders)
+    rules = Policy(
+        keep_last,
+        keep_best,
+        keep_every,
+        parse_duration(keep_within, "--keep-within") if keep_within is not None else None,
+        tuple(keep or ()),
+        parse_size(max_size, "--max-size") if max_size is not None else None,
+        demote_after,
+        demote_to.value if demote_to is not None else None,
+        metric,
+        mode.value if mode is not None else None,
+    )
+    if undo or empty_trash:
+        if not rules.empty or (undo and empty_trash) or policy or archive or purge:
+            raise UsageError("goes with no other rule", where="--undo" if undo else "--empty-trash")
+        if undo:
+            return _undo(folders, settings, dry_run=dry_run)
+        return _empty(folders, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
+    if older_than is not None:
+        raise UsageError("goes with --empty-trash", where="--older-than")
+    check_archive(archive, folders)
+    policy_of = _policies(folders, rules, policy)
+    table = read_table(metrics) if metrics is not None else None
+
+    def scores_of(units: Sequence[Unit], chosen: Policy) -> Scores:
+        return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
+
+    engine_for = partial(_engine, settings)
+    wishes = Wishes(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
+    with settings.watch("reading what stays") as bar:
+        plan = plan_prune(folders, wishes, bar)
+    for failure in plan.inventory.failures:
+        print_error(failure)
+    worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
+    if not settings.json and not settings.quiet:
+        with printing(worst):
+            report.print_plan(plan, verbose=verbose)
+    cleared: Cleared | None = None
+    if not dry_run and not plan.empty:
+        _confirm(report.question(plan, purge=purge), yes=yes)
+        orders = Orders(archive, purge, lambda group: policy_of(group).demote_to or "stripped", engine_for, settings.workers)
+        cleared = _carry_out(plan, folders, orders, settings)
+        worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
+    with printing(worst):
+        if settings.json:
+            print_document("prune", worst, report.failures_json(plan, cleared), report.as_json(plan, cleared))
+        elif cleared is not None and not settings.quiet:
+            report.print_cleared(cleared, folders, purged=purge)
+    return worst
+
+
+def _require_folders(folders: Sequence[str]) -> None:
+    for folder in folders:
+        if not os.path.exists(folder):
+            raise MissingError("there is no such folder", path=folder, hint="name a folder with checkpoints, like logs/alice")
+
+
+def _engine(settings: Settings, plan: Plan) -> Engine:
+    return Engine(choose(settings.device) if plan.casts or plan.products else None, settings.workers, Silent(), "keep")
+
+
+def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> Callable[[Group], Policy]:
+    """The policy of each group: the command line's, over those of the file that was named, or of the gsvckpt.toml in the folder. Raises UsageError
+    where nothing says what is to stay.
+    """
+    named = read_policies(path) if path is not None else None
+    found = {os.path.abspath(folder): named if named is not None else _own_policies(folder) for folder in folders}
+    if rules.empty and all(policies.general.empty and not policies.groups for policies in found.values()):
+        raise UsageError("no rule says what is to stay", where="prune", hint="--keep-last 2 keeps the newest two; --dry-run only shows what would go")
+    places = sorted(found, key=len, reverse=True)
+    known: dict[Group, Policy] = {}
+
+    def policy_of(group: Group) -> Policy:
+        if group not in known:
+            place = os.path.abspath(group.folder)
+            root = next((root for root in places if place == root or place.startswith(root.rstrip(os.sep) + os.sep)), places[0])
+            known[group] = found[root].of(group, rules)
+        return known[group]
+
+    return policy_of
+
+
+def _own_policies(folder: str) -> Policies:
+    path = os.path.join(folder, NAME)
+    return read_policies(path) if os.path.isfile(path) else Policies()
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal. Raises RefusedError where nobody can be asked, and for anything but a yes."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError("nobody is there to confirm it", where="prune", hint="look at --dry-run, then use --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise RefusedError("not confirmed, so nothing was changed", where="prune")
+
+
+def _carry_out(plan: PrunePlan, folders: Sequence[str], orders: Orders, settings: Settings) -> Cleared:
+    with alone([folder for folder in folders if os.path.isdir(folder)]):
+        _settle(folders)
+        with settings.watch("archiving") as bar:
+            cleared = carry_out(plan, folders, orders, bar)
+    for failure in cleared.failures:
+        print_error(failure)
+    return cleared
+
+
+def _settle(folders: Sequence[str]) -> None:
+    """Bring the trash into order after a run that was interrupted. Raises RefusedError where that changed something: the plan is void then."""
+    undone = settle_interrupted(folders)
+    for _, conflicts in undone:
+        for conflict in conflicts:
+            print_error(conflict)
+    if undone:
+        raise RefusedError(
+            "an earlier prune was interrupted; what it had moved is back in its place", path=folders[0], hint="run the same command again"
+        )
+
+
+def _undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
+    def work() -> tuple[list[Run], list[GsvError]]:
+        if dry_run:
+            runs = [run for folder in folders for run in find_runs(folder) if run.state != "purging"]
+            last = max((run.stamp for run in runs), default=None)
+            return [run for run in runs if run.stamp == last], []
+        with alone([folder for folder in folders if os.path.isdir(folder)]):
+            return undo_last(folders)
+
+    runs, failures = work()
+    if not runs:
+        raise MissingError("there is nothing in its trash to bring back", path=folders[0])
+    return _tell(runs, failures, settings, "would be brought back" if dry_run else "brought back")
+
+
+def _empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run: bool, yes: bool) -> int:
+    def chosen() -> list[Run]:
+        return [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
+
+    runs = chosen()
+    freed = sum(run.size for run in runs)
+    failures: list[GsvError] = []
+    if runs and not dry_run:
+        _confirm(f"Delete {plural(sum(len(run.steps) for run in runs), 'file')} in the trash for good, {size(freed)}?", yes=yes)
+        with alone([folder for folder in folders if os.path.isdir(folder)]):
+            for run in chosen():
+                try:
+                    run.empty()
+                except GsvError as error:  # noqa: PERF203 - one file that cannot be removed must not stop the others
+                    failures.append(error)
+    return _tell(runs, failures, settings, "would be deleted" if dry_run else "deleted", freed)
+
+
+def _tell(runs: Sequence[Run], failures: Sequence[GsvError], settings: Settings, word: str, freed: int = 0) -> int:
+    for failure in failures:
+        print_error(failure)
+    worst = max((failure.exit_code for failure in failures), default=0)
+    files = sum(len(run.steps) for run in runs)
+    with printing(worst):
+        if settings.json:
+            extra = {"runs": [report.run_json(run) for run in runs], "freed_bytes": freed, "groups": [], "ignored": []}
+            print_document("prune", worst, [failure_json(failure) for failure in failures], extra)
+        elif not settings.quiet:
+            print_line(f"{plural(files, 'file')} {word}" + (f", {size(freed)}" if freed else ""))
+    return worst

@@ -1,0 +1,300 @@
+"""What folders hold for retention: units of files in their groups, and whatever is left alone, with the reason."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import xxhash
+
+from gsvckpt.asides import is_kept_aside
+from gsvckpt.errors import GsvError
+from gsvckpt.examination import examine
+from gsvckpt.formats import shards
+from gsvckpt.guards import Guards
+from gsvckpt.likeness import Likeness, learn, recognise
+from gsvckpt.model import Tensor
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.sovits.names import folder_version, is_stray, parse, split
+from gsvckpt.survey import find_files
+from gsvckpt.units import Group, Member, Unit
+
+_ANYBODYS = ("state-dict", "training")  # kinds that are not GPT-SoVITS's own
+BEST = "best_model.ckpt"  # of a bundle
+STRAYS = "strays"
+_PAIR = re.compile(r"(?P<begin>(?:.*_)?)(?P<letter>[GD])(?P<end>(?:_[0-9]+|_latest)?\.pth)")
+_REMEMBERED = 3  # files of a folder that others are compared with: G and D of a run stand in turns
+_STRAY_SECONDS = 3_600  # GPT-SoVITS saves under such a name first, and a save takes minutes at most
+_TRAINING = {
+    "sovits-generator-training": "sovits-training",
+    "sovits-discriminator-training": "sovits-training",
+    "gpt-training": "gpt-training",
+    "training": "training",
+}
+_KINDS = {**_TRAINING, "gpt-weights": "gpt-weights", "sovits-weights": "sovits-weights", "sovits-lora": "sovits-lora", "state-dict": "state-dict"}
+_FORMS = {
+    "gpt-training": "gpt-training",
+    "generator": "sovits-generator-training",
+    "discriminator": "sovits-discriminator-training",
+    "gpt-weights": "gpt-weights",
+    "sovits-weights": "sovits-weights",
+}
+
+
+class Facts(NamedTuple):
+    """What one file is, by its content, or by its name where it cannot be read (`why` says so then). A plain value, for any process."""
+
+    member: Member
+    parts: tuple[Member, ...] = ()
+    kind: str = "unknown"
+    version: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    trained: bool = False
+    lora: bool = False
+    official: str | None = None
+    layout: str = ""
+    why: str = ""
+    damaged: bool = False
+
+
+class Ignored(NamedTuple):
+    """A file that is left alone, and why."""
+
+    path: str
+    why: str
+
+
+class Inventory(NamedTuple):
+    """`units` with their groups, those called `STRAYS` what interrupted saves left; `damaged`, units that count for no rule, and why; `ignored`;
+    `failures` of folders; `folders` as they were named.
+    """
+
+    units: tuple[Unit, ...]
+    damaged: Mapping[Unit, str]
+    ignored: tuple[Ignored, ...]
+    failures: tuple[GsvError, ...]
+    folders: tuple[str, ...]
+
+
+LookAll = Callable[[Sequence[str]], Sequence[Facts | None]]
+
+
+def take_inventory(paths: Sequence[str], look_all: LookAll, now: float | None = None) -> Inventory:
+    """Look through folders, and at single files, and sort what is there. `look_all` runs `look` on many paths, in processes perhaps."""
+    folders = [path for path in paths if os.path.isdir(path)]
+    found = find_files(folders, recursive=True)
+    files = [*(path for path in paths if path not in folders), *found.checkpoints]
+    guards = Guards(paths)
+    ignored: list[Ignored] = []
+    links: dict[str, list[str]] = {}
+    real = [path for path in dict.fromkeys(map(os.path.normpath, files)) if _is_real(path, paths, links, ignored)]
+    strays = [path for path in real if is_stray(path)]
+    facts = [one for one in look_all([path for path in real if path not in set(strays)]) if one is not None]
+    units, damaged = _sort(facts, guards, links, ignored)
+    units += _strays(strays, ignored, time.time() if now is None else now)
+    return Inventory(tuple(units), damaged, tuple(ignored), found.failures, tuple(folders))
+
+
+def _is_real(path: str, roots: Sequence[str], links: dict[str, list[str]], ignored: list[Ignored]) -> bool:
+    """Whether a path is a file of its own. A link is left alone, and so is what it leads to."""
+    if is_kept_aside(path):
+        ignored.append(Ignored(path, "a damaged file that `verify --restore-from` kept"))
+        return False
+    if not os.path.islink(path):
+        return True
+    target = os.path.realpath(path)
+    links.setdefault(target, []).append(os.path.basename(path))
+    inside = any(os.path.commonpath([os.path.realpath(root), target]) == os.path.realpath(root) for root in roots if os.path.isdir(root))
+    ignored.append(Ignored(path, f"a link to {target}" + ("" if inside else ", outside the folder")))
+    return False
+
+
+def look_through(paths: Sequence[str]) -> list[Facts | None]:
+    """What files are, in the order of their paths. One that is like another of its folder in all but its numbers is not read as a pickle again."""
+    found: list[Facts | None] = []
+    known: dict[str, list[tuple[Likeness, Facts]]] = {}
+    for path in paths:
+        alike = known.setdefault(os.path.dirname(path), [])
+        facts = _like_another(path, alike)
+        if facts is None:
+            facts = look(path)
+            learnt = learn(path) if facts is not None and not facts.damaged and not facts.parts else None
+            if facts is not None and learnt is not None and recognise(learnt, path) is not None:
+                alike.insert(0, (learnt, facts))
+                del alike[_REMEMBERED:]
+        found.append(facts)
+    return found
+
+
+def _like_another(path: str, alike: Sequence[tuple[Likeness, Facts]]) -> Facts | None:
+    for likeness, facts in alike:
+        progress = recognise(likeness, path)
+        if progress is not None and (progress.epoch, progress.step) != (None, None):
+            try:
+                return facts._replace(member=measure(path), epoch=progress.epoch, step=progress.step)
+            except OSError:
+                return None
+    return None
+
+
+def look(path: str) -> Facts | None:
+    """What one file is. None for one that is gone meanwhile."""
+    try:
+        member = measure(path)
+        parts = tuple(measure(shard) for shard in shards.members(path)) if shards.is_index(path) else ()
+    except OSError:
+        return None
+    except GsvError as error:
+        return Facts(member, why=error.why, damaged=True)
+    try:
+        with open_checkpoint(path) as checkpoint:
+            found = examine(checkpoint)
+    except GsvError as error:
+        return _by_name(member, parts, error)
+    identity = found.identity
+    if found.safety.verdict == "unsafe":
+        return _by_name(member, parts, GsvError("holds code that would run when it is loaded"))
+    trained = any(role == "optimizer" for role in found.roles.values()) and _has_state(checkpoint.root, found.roles)
+    known = found.official.file.name if found.official is not None else None
+    lora = identity.lora_rank is not None
+    epoch, step = identity.progress.epoch, identity.progress.step
+    layout = ""
+    if identity.kind in _ANYBODYS:
+        layout = _layout(found.state)
+        step = _last_number(path) if epoch is None and step is None else step
+    return Facts(member, parts, identity.kind, identity.version, epoch, step, trained, lora, known, layout)
+
+
+def _layout(state: Mapping[str, Tensor]) -> str:
+    return xxhash.xxh3_64_hexdigest("\n".join(f"{name}{tensor.shape}" for name, tensor in sorted(state.items())).encode("utf-8", "surrogatepass"))
+
+
+def _last_number(path: str) -> int | None:
+    """The last number in a name, for files that tell nothing themselves: `model_10.pth` comes behind `model_9.pth`."""
+    found = re.findall("[0-9]{1,12}", os.path.splitext(os.path.basename(path))[0])
+    return int(found[-1]) if found else None
+
+
+def _has_state(root: object, roles: Mapping[object, str]) -> bool:
+    """Whether there is optimizer state in it, and not only the place for it that stripping leaves."""
+    return isinstance(root, dict) and any(root.get(key) for key, role in roles.items() if role == "optimizer")
+
+
+def _by_name(member: Member, parts: tuple[Member, ...], error: GsvError) -> Facts:
+    said = parse(member.path)
+    kind = _FORMS.get(said.form or "", "unknown")
+    return Facts(member, parts, kind, epoch=said.epoch, step=said.step, why=error.why, damaged=True)
+
+
+def measure(path: str) -> Member:
+    """A file as it is now. Raises OSError."""
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError("no regular file")
+    return Member(path, facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink)
+
+
+def _sort(facts: Sequence[Facts], guards: Guards, links: Mapping[str, list[str]], ignored: list[Ignored]) -> tuple[list[Unit], dict[Unit, str]]:
+    """Put files of one save together, and saves into groups."""
+    saves: dict[object, list[Facts]] = {}
+    for one in facts:
+        if one.kind == "torchscript" or (one.kind == "unknown" and not one.damaged):
+            ignored.append(Ignored(one.member.path, "is no checkpoint that training wrote"))
+        elif one.kind == "unknown":
+            ignored.append(Ignored(one.member.path, one.why))
+        else:
+            saves.setdefault(_save(one), []).append(one)
+    versions = _versions(saves.values())
+    made = [_unit(members, versions, guards, links) for members in saves.values()]
+    units = _with_places([unit for unit, _ in made])
+    return units, {unit: why for unit, (_, why) in zip(units, made, strict=True) if why}
+
+
+def _save(one: Facts) -> object:
+    """What files of one save have in common: G and D their folder and number, any other file nothing."""
+    folder, name = os.path.split(one.member.path)
+    match = _PAIR.fullmatch(name) if _TRAINING.get(one.kind) == "sovits-training" else None
+    return (folder, match["begin"], match["end"]) if match is not None else one.member.path
+
+
+def _versions(saves: Collection[list[Facts]]) -> dict[str, str]:
+    """The version of the SoVITS runs, by folder, as the generators in it tell it: a discriminator is the same in v1 and v2."""
+    found: dict[str, set[str]] = {}
+    for members in saves:
+        for one in members:
+            if one.version is not None and _TRAINING.get(one.kind) is not None and one.kind != "sovits-discriminator-training":
+                found.setdefault(os.path.dirname(one.member.path), set()).add(one.version)
+    return {folder: next(iter(told)) for folder, told in found.items() if len(told) == 1}
+
+
+def _unit(members: list[Facts], versions: Mapping[str, str], guards: Guards, links: Mapping[str, list[str]]) -> tuple[Unit, str]:
+    members = sorted(members, key=lambda one: one.kind != "sovits-generator-training")
+    first = members[0]
+    folder, name = os.path.split(first.member.path)
+    told = next((one.version for one in members if one.version is not None and one.kind != "sovits-discriminator-training"), None)
+    stated = folder_version(first.member.path)
+    kind = _KINDS.get(first.kind, first.kind)
+    if kind == "sovits-training" and any(one.lora for one in members):
+        kind = "sovits-lora-training"
+    known_kinds = {one.kind for one in members}
+    version = told or versions.get(folder) or (stated[0] if stated else first.version)
+    group = Group(folder, _group_name(first.member.path, kind), kind, version, first.layout)
+    reasons: list[str] = ["the best model of a bundle"] if name == BEST else []
+    for one in members:
+        reasons += guards.of(one.member.path, base=first.kind not in _KINDS, known=one.official)
+        reasons += [f"{link} links to it" for link in (links.get(os.path.realpath(one.member.path), ()) if links else ())]
+    why = next((f"{os.path.basename(one.member.path)} {one.why}" if len(members) > 1 else one.why for one in members if one.why), "")
+    if not why and known_kinds == {"sovits-discriminator-training"}:
+        why = "its G is not there"
+    unit = Unit(
+        group,
+        tuple(member for one in members for member in (one.member, *one.parts)),
+        first.epoch,
+        first.step,
+        any(one.trained for one in members),
+        tuple(dict.fromkeys(reasons)),
+    )
+    return unit, why
+
+
+def _group_name(path: str, kind: str) -> str:
+    """The experiment; for files of others what their names have in common, so that different models in one folder are different groups."""
+    said = parse(path)
+    if kind not in _ANYBODYS and said.experiment:
+        return said.experiment
+    folder, name = os.path.split(path)
+    parent = (split(folder) or ("",))[-1]
+    if kind in _ANYBODYS:
+        return f"{parent}/{re.sub('[0-9]+(?:[.][0-9]+(?=[^0-9]))?', '#', name)}"
+    return (split(os.path.dirname(folder)) or ("",))[-1] if parent in ("ckpt", "checkpoints") else parent
+
+
+def _with_places(units: Sequence[Unit]) -> list[Unit]:
+    """Units whose place in the order nobody knows, while that of others in their group is known, are guarded."""
+    known = {unit.group for unit in units if unit.epoch is not None or unit.step is not None}
+    return [
+        unit
+        if unit.epoch is not None or unit.step is not None or unit.group not in known
+        else Unit(unit.group, unit.members, None, None, unit.trained, (*unit.guards, "does not tell its epoch, as others here do"))
+        for unit in units
+    ]
+
+
+def _strays(paths: Sequence[str], ignored: list[Ignored], now: float) -> list[Unit]:
+    """What interrupted saves of GPT-SoVITS left behind (utils.py:67-72); nothing ever reads them."""
+    found = []
+    for path in paths:
+        try:
+            member = measure(path)
+        except OSError:
+            continue
+        if now - member.mtime_ns / 1e9 < _STRAY_SECONDS:
+            ignored.append(Ignored(path, "may be being saved just now"))
+        else:
+            found.append(Unit(Group(os.path.dirname(path), STRAYS, STRAYS), (member,)))
+    return found

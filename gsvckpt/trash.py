@@ -1,0 +1,247 @@
+"""Files that went, until nobody wants them back: moved, never copied, with a journal that is on the disk before the first of them moves.
+
+`FOLDER/.gsvckpt-trash/TIME/` holds one run: `files/` with the files under the paths that they had, and `journal.jsonl`. Its first lines are all
+steps of the run; what becomes of them shows in where the files are, so a kill at any moment leaves a state that `restore` understands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
+from gsvckpt.locking import locked
+from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, remove_file, remove_folder
+
+_JOURNAL = "journal.jsonl"
+_FILES, _NEW = "files", "new"
+_STAMP = "%Y%m%dT%H%M%S"
+
+
+class Step(NamedTuple):
+    """A file that goes, by its path below the trash's parent; with `place` another one takes a name there (its own, or another)."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run in the trash. `state` is the last word of its journal: `begun`, `done`, `purging`."""
+
+    folder: str
+    steps: tuple[Step, ...]
+    made: dict[str, tuple[int, int]]
+    state: Literal["begun", "done", "purging"] = "begun"
+
+    @property
+    def root(self) -> str:
+        """The folder that the paths of its steps are below."""
+        return os.path.dirname(os.path.dirname(self.folder))
+
+    @property
+    def stamp(self) -> str:
+        return os.path.basename(self.folder)
+
+    @property
+    def seconds(self) -> float:
+        """When it was, in seconds since 1970."""
+        import calendar
+
+        return calendar.timegm(time.strptime(self.stamp[:15], _STAMP))
+
+    @property
+    def size(self) -> int:
+        """The bytes that emptying it frees."""
+        return sum(step.size for step in self.steps if os.path.lexists(self.kept(step)))
+
+    def kept(self, step: Step) -> str:
+        return os.path.join(self.folder, _FILES, step.path)
+
+    def original(self, step: Step) -> str:
+        return os.path.join(self.root, step.path)
+
+    def take(self, step: Step) -> None:
+        """Move a file into the trash. Raises OutputError."""
+        move(self.original(step), self.kept(step))
+
+    def put_back(self, step: Step) -> None:
+        """Take back one step, and what took its place. Raises RefusedError where another file has its name now, and OutputError."""
+        if step.place:
+            self._take_away(step.place)
+        if os.path.lexists(self.kept(step)):
+            move(self.kept(step), self.original(step))
+
+    def replace(self, step: Step, make: Callable[[str], None]) -> None:
+        """Move a file into the trash, and what `make` writes to the path that it is given to `step.place`."""
+        new, place = os.path.join(self.folder, _NEW, step.place), os.path.join(self.root, step.place)
+        os.makedirs(os.path.dirname(new), exist_ok=True)
+        make(new)
+        facts = os.stat(new)
+        self.made[step.place] = (facts.st_size, facts.st_mtime_ns)
+        self._say({"made": step.place, "size": facts.st_size, "mtime_ns": facts.st_mtime_ns})
+        self.take(step)
+        move(new, place)
+
+    def finish(self) -> None:
+        """Say that all steps are done."""
+        self._say({"state": "done"})
+
+    def empty(self) -> None:
+        """Free the space for good. Raises OutputError where a file cannot be removed."""
+        self._say({"state": "purging"})
+        for step in self.steps:
+            remove_file(self.kept(step))
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove what is left of the run, and the trash with the last one."""
+        remove_folder(self.folder)
+        with suppress(OSError):
+            os.rmdir(os.path.dirname(self.folder))
+
+    def _say(self, what: dict[str, object]) -> None:
+        append_line(os.path.join(self.folder, _JOURNAL), json.dumps(what))
+
+    def restore(self) -> list[RefusedError]:
+        """Bring every file back to its place, and take away what took that place. Returns why some stay in the trash: others have their names now."""
+        conflicts: list[RefusedError] = []
+        for step in reversed(self.steps):
+            if not os.path.lexists(self.kept(step)):
+                continue
+            try:
+                self.put_back(step)
+            except RefusedError:
+                hint = f"move one of the two away, then try again; the old one is {self.kept(step)}"
+                conflicts.append(RefusedError("another file has its name now", path=self.original(step), hint=hint))
+        if not conflicts:
+            self.remove()
+        return conflicts
+
+    def _take_away(self, place: str) -> None:
+        """Remove what a step put in a place, if it is still that."""
+        path = os.path.join(self.root, place)
+        with suppress(OSError):
+            facts = os.stat(path)
+            if self.made.get(place) == (facts.st_size, facts.st_mtime_ns):
+                remove_file(path)
+
+
+def begin(root: str, steps: Sequence[Step], stamp: str) -> Run:
+    """Begin a run in the trash of `root`: its journal is on the disk when this returns. Raises OutputError."""
+    folder = os.path.join(root, TRASH, stamp)
+    try:
+        os.makedirs(folder)
+    except OSError as error:
+        raise OutputError(f"cannot be made: {error.strerror}", path=folder) from error
+    lines = [json.dumps({"schema": "gsvckpt.trash/1", "steps": len(steps)}), *(json.dumps(step._asdict()) for step in steps)]
+    publish_bytes(os.path.join(folder, _JOURNAL), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"), overwrite=False)
+    return Run(folder, tuple(steps), {})
+
+
+def new_stamp() -> str:
+    """The name of a run that begins now; later ones sort behind it."""
+    now = time.time_ns()
+    return f"{time.strftime(_STAMP, time.gmtime(now // 10**9))}.{now % 10**9:09d}"
+
+
+def find_runs(folder: str) -> list[Run]:
+    """The runs in all trash folders at or below `folder`, oldest first. Raises DamagedError for a journal that makes no sense."""
+    found = []
+    for place, names, _ in os.walk(folder):
+        if TRASH in names:
+            names.remove(TRASH)
+            trash = os.path.join(place, TRASH)
+            found += [_read(os.path.join(trash, name)) for name in os.listdir(trash) if os.path.isdir(os.path.join(trash, name))]
+    return sorted((run for run in found if run is not None), key=lambda run: run.stamp)
+
+
+def _read(folder: str) -> Run | None:
+    """A run; None for a folder that was made by one that got no further."""
+    path = os.path.join(folder, _JOURNAL)
+    if not os.path.isfile(path):
+        with suppress(OSError):
+            os.rmdir(folder)  # where nothing is in it
+        return None
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line for line in file.read().split("\n") if line]
+        head = json.loads(lines[0])
+        steps = tuple(Step(**json.loads(line)) for line in lines[1 : head["steps"] + 1])
+        made: dict[str, tuple[int, int]] = {}
+        state: Literal["begun", "done", "purging"] = "begun"
+        for line in lines[head["steps"] + 1 :]:
+            try:
+                told = json.loads(line)
+            except ValueError:  # the last line of a run that was killed
+                break
+            if "made" in told:
+                made[told["made"]] = (told["size"], told["mtime_ns"])
+            state = told.get("state", state)
+        if any(os.path.isabs(step.path) or ".." in step.path.replace("\\", "/").split("/") for step in steps):
+            raise ValueError("a path that leads elsewhere")
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise DamagedError(
+            f"cannot be understood: {error}", path=path, hint="the files are beside it, under files/: move them back by hand"
+        ) from error
+    return Run(folder, steps, made, state)
+
+
+@contextmanager
+def alone(folders: Sequence[str]) -> Iterator[None]:
+    """Hold what keeps two runs apart: the trash of each folder, of those below, and of those above. Raises RefusedError where another run has it."""
+    places: dict[str, None] = {}
+    for folder in folders:
+        places[os.path.join(folder, TRASH)] = None
+        places |= dict.fromkeys(os.path.join(place, TRASH) for place, names, _ in os.walk(folder) if TRASH in names)
+        above = os.path.dirname(os.path.abspath(folder))
+        while above != os.path.dirname(above):
+            if os.path.isdir(os.path.join(above, TRASH)):
+                places[os.path.join(above, TRASH)] = None
+            above = os.path.dirname(above)
+    with ExitStack() as stack:
+        for place in places:
+            try:
+                os.makedirs(place, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot be made: {error.strerror}", path=place, hint="gsvckpt needs to write in the folder") from error
+            stack.callback(_leave, place)
+            try:
+                stack.enter_context(locked(place, patience=0))
+            except OutputError as error:
+                if "another process" not in error.why:
+                    raise
+                raise RefusedError("another prune is at work here", path=os.path.dirname(place), hint="wait for it, then try again") from error
+        yield
+
+
+def _leave(place: str) -> None:
+    with suppress(OSError):
+        os.rmdir(place)  # where nothing is in it
+
+
+def settle_interrupted(folders: Sequence[str]) -> list[tuple[Run, list[RefusedError]]]:
+    """Undo runs that were interrupted, and finish purges. Returns the runs that were undone, with what could not be. Nobody else may be at work."""
+    undone = []
+    for folder in folders:
+        for run in find_runs(folder):
+            if run.state == "purging":
+                run.empty()
+            elif run.state == "begun":
+                undone.append((run, run.restore()))
+    return undone
+
+
+def undo_last(folders: Sequence[str]) -> tuple[list[Run], list[GsvError]]:
+    """Undo the last run that is in the trash below the folders. Returns it (in each trash that it used), and what could not be undone."""
+    runs = [run for folder in folders for run in find_runs(folder) if run.state != "purging"]
+    last = max((run.stamp for run in runs), default=None)
+    chosen = [run for run in runs if run.stamp == last]
+    return chosen, [conflict for run in chosen for conflict in run.restore()]

@@ -1,0 +1,197 @@
+"""What a folder holds, as retention sees it."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import pytest
+from builders import tensor
+
+from gsvckpt.inventory import STRAYS, look, look_through, take_inventory
+from gsvckpt.likeness import learn, recognise
+from gsvckpt.survey import find_files
+from gsvckpt.workers import look_files
+
+from .samples import discriminator, evil, generator, lora, s2_training, save, weights
+from .trees import NOW, dated, gpt_sovits, s1_run, s2_run, settings
+
+take = partial(take_inventory, look_all=partial(look_files, jobs=1))
+
+
+def units(found):
+    return {(unit.group.label, unit.epoch, tuple(os.path.basename(path) for path in unit.paths)) for unit in found.units}
+
+
+def only(found):
+    (unit,) = found.units
+    return unit
+
+
+def ignored(found):
+    return {os.path.basename(left.path): left.why for left in found.ignored}
+
+
+def test_every_kind_is_a_group_of_its_own(tmp_path):
+    found = take([str(gpt_sovits(tmp_path, epochs=range(1, 3)))])
+    assert units(found) == {
+        *(("alice/sovits-training/v2", n, (f"G_{2 * n}.pth", f"D_{2 * n}.pth")) for n in (1, 2)),
+        *(("alice/gpt-training/v2", n, (f"epoch={n - 1}-step={12 * n}.ckpt",)) for n in (1, 2)),
+        *(("alice/sovits-weights/v2", n, (f"alice_e{n}_s{2 * n}.pth",)) for n in (1, 2)),
+        *(("alice/gpt-weights/v2", n, (f"alice-e{n}.ckpt",)) for n in (1, 2)),
+    }
+    assert {unit.group.kind for unit in found.units if unit.trained} == {"sovits-training", "gpt-training"}
+
+
+def test_two_experiments_in_a_weights_folder_are_two_groups(tmp_path):
+    for name in ("alice", "bob"):
+        gpt_sovits(tmp_path, name, range(1, 2))
+    found = take([str(tmp_path / "SoVITS_weights_v2")])
+    assert {unit.group.name for unit in found.units} == {"alice", "bob"}
+
+
+def test_different_models_in_one_folder_are_no_saves_of_one(tmp_path):
+    save(tmp_path / "x2.pth", weights({"a": (2, 2)}))
+    save(tmp_path / "x4.pth", weights({"a": (4, 4)}))
+    save(tmp_path / "vae.pth", weights({"a": (4, 4)}))
+    assert len({unit.group for unit in take([str(tmp_path)]).units}) == 3
+
+
+def test_numbers_in_names_order_what_tells_nothing_itself(tmp_path):
+    for number in (9, 10):
+        dated(save(tmp_path / f"model_{number}.pth", weights({"a": (2, 2)})), -number)
+    found = take([str(tmp_path)])
+    assert len({unit.group for unit in found.units}) == 1
+    assert max(found.units, key=lambda unit: unit.age).paths[0].endswith("model_10.pth")
+
+
+def test_a_damaged_g_is_still_half_of_its_pair(tmp_path):
+    s2_run(tmp_path / "logs_s2_v2", range(1, 3))
+    path = tmp_path / "logs_s2_v2" / "G_4.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    found = take([str(tmp_path)])
+    (unit,) = found.damaged
+    assert sorted(os.path.basename(path) for path in unit.paths) == ["D_4.pth", "G_4.pth"]
+    assert "G_4.pth" in found.damaged[unit]
+
+
+def test_a_d_alone_counts_for_nothing(tmp_path):
+    s2_run(tmp_path / "logs_s2_v2", range(1, 2))
+    (tmp_path / "logs_s2_v2" / "G_2.pth").unlink()
+    assert list(take([str(tmp_path)]).damaged.values()) == ["its G is not there"]
+
+
+def test_a_lora_run_has_no_d(tmp_path):
+    tree = s2_training(generator("v3") | {f"cfm.base_model.model.{name}": value for name, value in lora().items()})
+    save(tmp_path / "logs" / "a" / "logs_s2_v3_lora_4" / "G_2.pth", tree)
+    found = take([str(tmp_path)])
+    assert only(found).group.label == "a/sovits-lora-training/v3"
+    assert not found.damaged
+
+
+def test_shards_are_one_unit(gsvckpt, tmp_path):
+    source = save(tmp_path / "one.pth", {f"layer.{n}": tensor("float32", (100,), range(100)) for n in range(6)})
+    gsvckpt.json("migrate", source, "--to", "safetensors", "--max-shard-size", "900", "-o", tmp_path / "out")
+    unit = only(take([str(tmp_path / "out")]))
+    assert sorted(unit.paths) == sorted(str(path) for path in (tmp_path / "out").iterdir())
+
+
+def test_the_file_that_gpt_sovits_resumes_from_is_guarded(tmp_path):
+    run = s2_run(tmp_path / "logs" / "a" / "logs_s2_v2", range(1, 4))
+    for letter, tree in (("G", generator("v2", enc_q=True)), ("D", discriminator())):
+        dated(save(run / f"{letter}_233333333333.pth", s2_training(tree, 1)), 1)
+    guarded = [unit for unit in take([str(tmp_path)]).units if unit.guards]
+    assert [unit.guards for unit in guarded] == [("GPT-SoVITS resumes from it",)]
+    assert "G_233333333333.pth" in guarded[0].paths[0]
+
+
+@pytest.mark.parametrize("written", ["GPT_weights_v2/alice-e1.ckpt", "C:\\gsv\\GPT_weights_v2\\alice-e1.ckpt", "./GPT_weights_v2/alice-e1.ckpt"])
+def test_what_settings_name_is_guarded(tmp_path, written):
+    gpt_sovits(tmp_path, epochs=range(1, 3))
+    settings(tmp_path, GPT=written)
+    guarded = [unit for unit in take([str(tmp_path / "GPT_weights_v2")]).units if unit.guards]
+    assert [unit.guards for unit in guarded] == [("weight.json names it",)]
+    assert guarded[0].epoch == 1
+
+
+def test_what_yaml_settings_name_is_guarded(tmp_path):
+    gpt_sovits(tmp_path, "声音", range(1, 3))
+    folder = tmp_path / "GPT_SoVITS" / "configs"
+    folder.mkdir(parents=True)
+    (folder / "tts_infer.yaml").write_text(
+        'custom:\n  t2s_weights_path: GPT_weights_v2/other.ckpt\n  vits_weights_path: "SoVITS_weights_v2/\\u58F0\\u97F3_e2_s4.pth"\n'
+    )
+    guarded = [unit for unit in take([str(tmp_path)]).units if any("tts_infer" in guard for guard in unit.guards)]
+    assert [unit.epoch for unit in guarded] == [2]
+
+
+def test_pretrained_models_are_guarded_unless_they_are_named(tmp_path):
+    folder = tmp_path / "GPT_SoVITS" / "pretrained_models"
+    path = save(folder / "my_1.pth", weights({"a": (2, 2)}))
+    assert only(take([str(tmp_path)])).guards == ("a pretrained model",)
+    assert not only(take([str(folder)])).guards
+    assert not only(take([str(path)])).guards
+
+
+def test_official_names_are_guarded(tmp_path):
+    save(tmp_path / "s1v3.ckpt", weights({"a": (2, 2)}))
+    assert "official s1v3.ckpt" in only(take([str(tmp_path)])).guards[0]
+
+
+def test_links_are_left_alone_and_what_they_lead_to_stays(tmp_path):
+    s1_run(tmp_path / "in", range(1, 3))
+    elsewhere = save(tmp_path / "elsewhere.ckpt", weights({"a": (2, 2)}))
+    os.symlink(elsewhere, tmp_path / "in" / "out.ckpt")
+    os.symlink("epoch=0-step=12.ckpt", tmp_path / "in" / "last.ckpt")
+    found = take([str(tmp_path / "in")])
+    assert "outside the folder" in ignored(found)["out.ckpt"]
+    assert "a link" in ignored(found)["last.ckpt"]
+    assert [unit.guards for unit in found.units if unit.epoch == 1] == [("last.ckpt links to it",)]
+
+
+def test_what_cannot_be_identified_is_left_alone(tmp_path):
+    (tmp_path / "notes.pth").write_text("hello")
+    save(tmp_path / "evil.pth", evil())
+    save(tmp_path / "numbers.pth", {"a": 1})
+    found = take([str(tmp_path)])
+    assert not found.units
+    assert set(ignored(found)) == {"notes.pth", "evil.pth", "numbers.pth"}
+
+
+def test_strays_are_offered_once_nobody_can_be_saving_them(tmp_path):
+    old = dated(save(tmp_path / "1745000000.1234567.pth", {"a": 1}), 0)
+    new = dated(save(tmp_path / "1745000009.1.pth", {"a": 1}), 9.9)
+    found = take([str(tmp_path)], now=NOW + 36_000)
+    assert [(unit.group.kind, unit.paths) for unit in found.units] == [(STRAYS, (str(old),))]
+    assert "being saved" in ignored(found)[new.name]
+
+
+def test_the_trash_is_no_place_to_look(tmp_path):
+    save(tmp_path / ".gsvckpt-trash" / "x" / "files" / "G_1.pth", weights({"a": (2, 2)}))
+    assert not take([str(tmp_path)]).units
+
+
+# --- likeness ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_like_another_is_seen_as_reading_it_sees_it(tmp_path):
+    gpt_sovits(tmp_path, epochs=range(1, 300, 37))
+    paths = find_files([str(tmp_path)], recursive=True).checkpoints
+    assert look_through(paths) == [look(path) for path in paths]
+    assert recognise(learn(paths[0]), paths[1]) is not None
+
+
+@pytest.mark.parametrize("change", ["cut", "other version", "stripped", "head"])
+def test_what_is_not_like_it_is_read(tmp_path, change):
+    run = s2_run(tmp_path / "logs_s2_v2", range(1, 3))
+    path = run / "G_4.pth"
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif change == "other version":
+        save(path, s2_training(generator("v2Pro", enc_q=True), 2))
+    elif change == "stripped":
+        save(path, s2_training(generator("v2", enc_q=True), 2) | {"optimizer": None})
+    else:
+        path.write_bytes(b"05" + path.read_bytes()[2:])
+    paths = [str(run / "G_2.pth"), str(path)]
+    assert look_through(paths) == [look(path) for path in paths]

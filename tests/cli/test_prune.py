@@ -1,0 +1,267 @@
+"""gsvckpt prune, as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from voices import sovits_config
+
+from .samples import generator, s2_training, save
+from .trees import dated, gpt_sovits, s1_run, s2_run, settings, small_weights, snapshot
+
+
+def names(groups, fate):
+    return sorted(os.path.basename(path) for group in groups for unit in group[fate] for path in unit["paths"])
+
+
+def reasons(groups, fate):
+    return {os.path.basename(unit["paths"][0]): unit["reasons"] for group in groups for unit in group[fate]}
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A SoVITS run of five epochs."""
+    return s2_run(tmp_path / "logs" / "alice" / "logs_s2_v2", range(1, 6))
+
+
+def test_a_dry_run_tells_and_changes_nothing(gsvckpt, tmp_path, run):
+    before = snapshot(tmp_path)
+    document = gsvckpt.json("prune", tmp_path, "--keep-last", "2", "-n").document
+    (group,) = document["groups"]
+    assert group["group"] == "alice/sovits-training/v2"
+    assert names([group], "keep") == ["D_10.pth", "D_8.pth", "G_10.pth", "G_8.pth"]
+    assert reasons([group], "keep")["G_10.pth"] == ["among the last 2", "GPT-SoVITS resumes from it"]
+    assert reasons([group], "remove") == {f"G_{n}.pth": ["not among the last 2"] for n in (2, 4, 6)}
+    assert document["freed_bytes"] == sum((run / f"{letter}_{n}.pth").stat().st_size for letter in "GD" for n in (2, 4, 6))
+    assert snapshot(tmp_path) == before
+
+
+def test_the_real_run_does_what_the_dry_run_said(gsvckpt, tmp_path, run):
+    before = snapshot(tmp_path)
+    planned = gsvckpt.json("prune", tmp_path, "--keep-last", "2", "-n").document
+    done = gsvckpt.json("prune", tmp_path, "--keep-last", "2", "--yes").document
+    assert (done["groups"], done["freed_bytes"], done["ignored"]) == (planned["groups"], planned["freed_bytes"], planned["ignored"])
+    assert files(run) == ["D_10.pth", "D_8.pth", "G_10.pth", "G_8.pth"]
+    assert gsvckpt.json("prune", tmp_path, "--undo").document["runs"][0]["root"] == str(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_nobody_to_ask_is_no_yes(gsvckpt, tmp_path, run):
+    before = snapshot(tmp_path)
+    done = gsvckpt("prune", tmp_path, "--keep-last", "2")
+    assert done.code == 4
+    assert "--yes" in done.err
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 4), ("\n", 4), ("", 4)])
+def test_on_a_terminal_it_asks(gsvckpt, tmp_path, run, monkeypatch, answer, code):
+    import io
+    import sys
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    before = snapshot(tmp_path)
+    done = gsvckpt("prune", tmp_path, "--keep-last", "2", "--no-progress")
+    assert done.code == code, done.err
+    assert "Move to the trash" in done.err
+    assert (snapshot(tmp_path) == before) == (code == 4)
+
+
+def test_the_newest_that_is_damaged_is_not_the_newest(gsvckpt, tmp_path, run):
+    path = run / "G_10.pth"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    dated(path, 5)
+    document = gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes").document
+    assert files(run) == ["D_10.pth", "D_8.pth", "G_10.pth", "G_8.pth"]
+    assert "G_10.pth" in document["ignored"][0]["path"]
+    assert "damaged" in document["ignored"][0]["why"]
+
+
+def test_weights_that_are_no_numbers_are_no_survivors(gsvckpt, tmp_path):
+    run = s2_run(tmp_path / "logs_s2_v2", range(1, 3))
+    tree = torch.load(run / "G_4.pth", weights_only=False)
+    next(iter(tree["model"].values()))[0] = float("nan")
+    torch.save(tree, run / "G_4.pth")
+    dated(run / "G_4.pth", 2)
+    gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
+    assert files(run) == ["D_2.pth", "D_4.pth", "G_2.pth", "G_4.pth"]
+
+
+def test_a_whole_gpt_sovits_folder(gsvckpt, tmp_path):
+    gpt_sovits(tmp_path)
+    settings(tmp_path, GPT="GPT_weights_v2/alice-e2.ckpt", SoVITS="SoVITS_weights_v2/alice_e1_s2.pth")
+    save(tmp_path / "GPT_SoVITS" / "pretrained_models" / "s2G488k.pth", {"weight": generator("v1", enc_q=True)})
+    before = snapshot(tmp_path)
+    gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
+    assert files(tmp_path / "GPT_weights_v2") == ["alice-e2.ckpt", "alice-e5.ckpt"]
+    assert files(tmp_path / "SoVITS_weights_v2") == ["alice_e1_s2.pth", "alice_e5_s10.pth"]
+    assert files(tmp_path / "logs" / "alice" / "logs_s1_v2" / "ckpt") == ["epoch=4-step=60.ckpt"]
+    assert (tmp_path / "GPT_SoVITS" / "pretrained_models" / "s2G488k.pth").exists()
+    gsvckpt.json("prune", tmp_path, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_the_best_by_what_training_watched(gsvckpt, tmp_path):
+    known = {f"/old/epoch={n - 1}-step={12 * n}.ckpt": score for n, score in ((1, 0.2), (2, 0.9), (3, 0.4))}
+    run = s1_run(tmp_path / "logs" / "a" / "logs_s1_v2" / "ckpt", range(1, 4), best_model_path="", best_k_models=known, current_score=0.4)
+    gsvckpt.json("prune", tmp_path, "--keep-best", "1", "--yes")
+    assert files(run) == ["epoch=1-step=24.ckpt", "epoch=2-step=36.ckpt"]
+
+
+def test_the_best_by_a_file_of_metrics(gsvckpt, tmp_path, run):
+    log = tmp_path / "log.csv"
+    log.write_text("epoch,loss\n1,0.1\n2,0.5\n3,nan\n4,0.7\n5,0.6\n")
+    gsvckpt.json("prune", run, "--keep-best", "1", "--metrics", log, "--yes")
+    assert files(run) == ["D_10.pth", "D_2.pth", "G_10.pth", "G_2.pth"]
+
+
+def test_a_policy_in_a_file_and_in_the_folder(gsvckpt, tmp_path, run):
+    (tmp_path / "policy.toml").write_text('[prune]\nkeep-last = 1\n[prune.groups."alice/*"]\nkeep-every = 2\n')
+    document = gsvckpt.json("prune", tmp_path, "--policy", tmp_path / "policy.toml", "-n").document
+    assert names(document["groups"], "keep") == sorted(f"{letter}_{n}.pth" for letter in "GD" for n in (4, 8, 10))
+    (tmp_path / "gsvckpt.toml").write_text("[prune]\nkeep-last = 3\n")
+    document = gsvckpt.json("prune", tmp_path, "-n").document
+    assert len(names(document["groups"], "keep")) == 6
+
+
+def test_no_rule_is_refused(gsvckpt, tmp_path, run):
+    done = gsvckpt("prune", tmp_path)
+    assert done.code == 2
+    assert "--keep-last" in done.err
+
+
+def test_a_policy_that_empties_a_group_is_refused(gsvckpt, tmp_path):
+    small_weights(tmp_path, "alice", range(1, 4))
+    done = gsvckpt("prune", tmp_path, "--keep", "bob*", "--yes")
+    assert done.code == 4
+    assert "keeps none of the 3" in done.err
+
+
+def test_no_checkpoint_at_all(gsvckpt, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    done = gsvckpt("prune", tmp_path, "--keep-last", "1")
+    assert done.code == 3
+    assert "hint: " in done.err
+    assert gsvckpt("prune", tmp_path / "nowhere", "--keep-last", "1").code == 3
+
+
+@pytest.mark.parametrize("to", ["stripped", "inference"])
+def test_older_ones_shrink(gsvckpt, tmp_path, to):
+    s2_run(tmp_path / "logs" / "alice" / "logs_s2_v2Pro", range(1, 6), "v2Pro")
+    (tmp_path / "logs" / "alice" / "config.json").write_text(json.dumps(sovits_config("alice", "v2Pro", 5)))
+    before = snapshot(tmp_path)
+    planned = gsvckpt.json("prune", tmp_path, "--demote-after", "2", "--demote-to", to, "-n").document
+    done = gsvckpt.json("prune", tmp_path, "--demote-after", "2", "--demote-to", to, "--yes").document
+    assert done["groups"] == planned["groups"]
+    (group,) = done["groups"]
+    demoted = [(path, unit) for unit in group["demote"] for path in unit["outputs"]]
+    assert len(demoted) == (6 if to == "stripped" else 3), group
+    for path, _ in demoted:
+        tree = torch.load(path, weights_only=False) if to == "stripped" else None
+        assert tree is None or (tree["optimizer"] is None and tree["iteration"] <= 3)
+    for unit in group["demote"]:
+        assert sum(os.path.getsize(path) for path in unit["outputs"]) == unit["bytes_after"]
+    gsvckpt.json("prune", tmp_path, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_what_cannot_shrink_stays(gsvckpt, tmp_path, run):
+    """Small weights need a config, and there is none."""
+    document = gsvckpt.json("prune", tmp_path, "--demote-after", "2", "--demote-to", "inference", "--yes").document
+    assert names(document["groups"], "demote") == []
+    assert "cannot be made smaller" in reasons(document["groups"], "keep")["G_2.pth"][0]
+    assert len(files(run)) == 10
+
+
+def test_what_is_stripped_already_is_not_stripped_again(gsvckpt, tmp_path, run):
+    gsvckpt.json("prune", tmp_path, "--demote-after", "2", "--yes")
+    again = gsvckpt.json("prune", tmp_path, "--demote-after", "2", "--yes").document
+    assert names(again["groups"], "demote") == []
+
+
+def test_purge_leaves_no_way_back(gsvckpt, tmp_path, run):
+    freed = gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--purge", "--yes").document["freed_bytes"]
+    assert freed > 0
+    assert not (tmp_path / ".gsvckpt-trash").exists()
+    assert gsvckpt("prune", tmp_path, "--undo").code == 3
+
+
+def test_the_trash_is_emptied_when_asked(gsvckpt, tmp_path, run):
+    gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
+    assert gsvckpt.json("prune", tmp_path, "--empty-trash", "--older-than", "1d", "--yes").document["freed_bytes"] == 0
+    assert gsvckpt("prune", tmp_path, "--empty-trash").code == 4
+    assert (tmp_path / ".gsvckpt-trash").exists()
+    assert gsvckpt.json("prune", tmp_path, "--empty-trash", "--yes").document["freed_bytes"] > 0
+    assert not (tmp_path / ".gsvckpt-trash").exists()
+
+
+def test_an_archive_has_every_file_before_it_goes(gsvckpt, tmp_path, run):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    gsvckpt.json("prune", tmp_path / "logs", "--keep-last", "1", "--archive", tmp_path / "old", "--purge", "--yes")
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "old").rglob("*.pth")}
+    assert {**kept, **{path.name: path.read_bytes() for path in run.iterdir()}} == before
+    assert len(kept) == 8
+
+
+def test_an_archive_inside_is_refused(gsvckpt, tmp_path, run):
+    assert gsvckpt("prune", tmp_path, "--keep-last", "1", "--archive", tmp_path / "old", "--yes").code == 2
+
+
+def test_the_manifest_forgets_what_went_and_undo_brings_it_back(gsvckpt, tmp_path):
+    small_weights(tmp_path, "alice", range(1, 4))
+    folder = tmp_path / "GPT_weights_v2"
+    gsvckpt("verify", folder, "--record", "--checks", "*,-layout,-version")
+    gsvckpt("verify", folder, "--record")
+    (folder / "gsvckpt.toml").write_text("# mine\n" + (folder / "gsvckpt.toml").read_text()) if (folder / "gsvckpt.toml").exists() else None
+    before = snapshot(tmp_path)
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    assert "manifest.missing" not in gsvckpt("verify", folder, "--json").out
+    gsvckpt.json("prune", folder, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_strays_go(gsvckpt, tmp_path, run):
+    stray = dated(save(tmp_path / "1745000000.1234567.pth", s2_training(generator("v2"), 1)), 0)
+    gsvckpt.json("prune", tmp_path, "--keep-last", "5", "--yes")
+    assert not stray.exists()
+    assert len(files(run)) == 10
+
+
+def test_the_table_fits_80_columns(gsvckpt, tmp_path):
+    gpt_sovits(tmp_path / "x", epochs=range(1, 30))
+    out = gsvckpt("prune", tmp_path / "x" / "logs" / "alice", "--keep-last", "2", "--keep-every", "5", "-n").out
+    pictures = [line for line in out.splitlines() if "e1 " in line and "e29" in line]
+    assert len(pictures) == 2
+    assert all(len(line) <= 80 for line in pictures)
+    assert "and 10 more" in out
+
+
+def test_two_roots_each_with_their_own_trash(gsvckpt, tmp_path):
+    for name in ("a", "b"):
+        s2_run(tmp_path / name / "logs_s2_v2", range(1, 4))
+    before = snapshot(tmp_path)
+    gsvckpt.json("prune", tmp_path / "a", tmp_path / "b", "--keep-last", "1", "--yes")
+    assert (tmp_path / "a" / ".gsvckpt-trash").is_dir()
+    assert (tmp_path / "b" / ".gsvckpt-trash").is_dir()
+    gsvckpt.json("prune", tmp_path, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_inspect_and_verify_do_not_look_into_the_trash(gsvckpt, tmp_path, run):
+    gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
+    assert len(gsvckpt.json("inspect", tmp_path, "-r").document["files"]) == 2
