@@ -14,13 +14,14 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
-    {"model", "progress", "checksums", "findings", "rules", "yaml_text"},
+    {"texts", "quantities"},
+    {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
     {"files", "streams", "pickles"},
-    {"locking", "publishing"},
+    {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},
-    {"opening"},
+    {"opening", "callbacks", "tables", "event_files"},
     {"asides", "salvaging", "strides", "sweep", "manifest", "checksum_files", "runs"},
-    {"engine", "scan", "loading"},
+    {"engine", "scan", "loading", "metrics", "policies"},
     {"contents", "destinations", "sharding", "examination", "survey", "backup"},
     {"references", "training_configs", "experiments"},
     {"extraction"},
@@ -35,7 +36,15 @@ LAYERS = [
     {"__main__"},
 ]
 NUMBERS = {"comparison", "devices", "loading", "scan", "strides"}
-ONLY_IN = {"torch": NUMBERS, "numpy": NUMBERS, "rich": {"report"}, "typer": {"cli"}, "safetensors": set(), "click": set()}
+ONLY_IN = {
+    "torch": NUMBERS,
+    "numpy": NUMBERS,
+    "rich": {"report"},
+    "typer": {"cli"},
+    "tensorboard": {"event_files"},
+    "safetensors": set(),
+    "click": set(),
+}
 
 
 def level(part: str) -> int:
