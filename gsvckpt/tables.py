@@ -55,7 +55,7 @@ def read_table(path: str) -> Table:
     text = read_text(path, largest=_LARGEST)
     lines = list(_json_rows(path, text) if text.lstrip().startswith("{") else _csv_rows(path, text))
     names = dict.fromkeys(name for _, row in lines for name in row)
-    spelt = {name.lower().replace(" ", "_"): name for name in reversed(names)}
+    spelt = {name.lower().replace(" ", "_"): name for name in names}
     places = {place: spelt[known] for place, all_known in _PLACES.items() for known in reversed(all_known) if known in spelt}
     if not places.keys() - {"experiment"}:
         raise UsageError("has no column epoch, step or file, to tell which save a line is about", where=path, hint=_FORM)

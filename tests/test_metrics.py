@@ -361,6 +361,10 @@ def test_files_that_are_damaged_or_being_written(tmp_path: Path) -> None:
     path = write_events(tmp_path, [("mos", step, step, 0) for step in (1, 2, 3)])
     path.write_bytes(path.read_bytes()[:-3])
     (tmp_path / "events.out.tfevents.1.garbage").write_bytes(bytes(range(256)) * 9)
+    with (tmp_path / "events.out.tfevents.1.framed").open("wb") as file:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        RecordWriter(file).write(b"\xff" * 20)  # whole, and no event
     (tmp_path / "events.out.tfevents.1.empty").touch()
     (tmp_path / "events.out.tfevents.1.folder").mkdir()
     (tmp_path / "events.out.tfevents.1.link").symlink_to(tmp_path / "nowhere")
