@@ -5,20 +5,18 @@ Found by names and times alone; only runs from before 2025-02-11, whose folders 
 
 from __future__ import annotations
 
-import math
 import os
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
+from gsvckpt.callbacks import read_callbacks
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.examination import examine
-from gsvckpt.model import tensor_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.runs import find_runs
-from gsvckpt.sovits.names import FileName, Form, basename, folder_rank, folder_version, parse, resumes
+from gsvckpt.sovits.names import FileName, Form, folder_rank, folder_version, parse, resumes
 from gsvckpt.sovits.resuming import parse_run
 
 Stage = Literal["gpt", "sovits"]
@@ -30,7 +28,6 @@ _SMALL: Mapping[Stage, tuple[Form, str]] = {"gpt": ("gpt-weights", "GPT_weights"
 _LOG = "train.log"  # utils.get_logger
 _LARGEST_LOG = 1 << 26  # bytes
 _EXPERIMENT = "name an experiment's folder, like logs/alice"
-_FLOATS = {"float64": ("<d", 8), "float32": ("<f", 4), "float16": ("<e", 2)}
 
 
 class File(NamedTuple):
@@ -220,25 +217,9 @@ class Scores(NamedTuple):
 
 def read_scores(root: object) -> Scores:
     """The state of Lightning's ModelCheckpoint, which GPT-SoVITS's own `my_model_ckpt` is one of (s1_train.py:31-81)."""
-    callbacks = root.get("callbacks") if isinstance(root, dict) else None
-    for key, state in callbacks.items() if isinstance(callbacks, dict) else ():
-        if isinstance(state, dict) and "best_model_path" in state:
-            best, known = state["best_model_path"], state.get("best_k_models")
-            told = {basename(path): _number(value) for path, value in known.items() if isinstance(path, str)} if isinstance(known, dict) else {}
-            scores = {name: score for name, score in told.items() if score is not None}
-            return Scores(basename(best) if isinstance(best, str) and best else None, scores, isinstance(key, str) and "'mode': 'min'" in key)
+    for callback in read_callbacks(root):
+        return Scores(callback.best, callback.scores, callback.mode == "min")
     return Scores()
-
-
-def _number(value: object) -> float | None:
-    """A Python number, or that of a tensor with one element; None for anything else and for NaN."""
-    tensor = tensor_of(value)
-    if tensor is not None and tensor.numel == 1 and tensor.dtype.name in _FLOATS and tensor.storage.offset >= 0:
-        form, size = _FLOATS[tensor.dtype.name]
-        raw = bytearray(size)
-        tensor.storage.source.read_into(tensor.storage.offset + tensor.start * size, memoryview(raw))
-        value = struct.unpack(form, raw)[0]
-    return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else None
 
 
 def best_of(names: Sequence[str], told: Sequence[Scores]) -> tuple[str | None, str]:

@@ -22,7 +22,7 @@ NAME = "gsvckpt.toml"
 MARK = "# --- written by gsvckpt verify --record; what stands below is written anew each time ---\n"
 _RECORD = "if it was saved anew, record it: gsvckpt verify FILE --record"
 _RESTORE = "gsvckpt verify FILE --restore-from DIR brings it back from a backup"
-_LARGEST = 1 << 28  # bytes; 10,000 files with digests of every tensor would have 400 MB
+LARGEST = 1 << 28  # bytes; 10,000 files with digests of every tensor would have 400 MB
 
 
 class Entry(NamedTuple):
@@ -129,8 +129,8 @@ def _read(path: str) -> str | None:
 def _read_text(path: str) -> tuple[str, str] | None:
     """The text with plain line ends, and the line end that it has; None where there is no manifest."""
     try:
-        if os.path.getsize(path) > _LARGEST:
-            raise DamagedError(f"is larger than {_LARGEST:,} bytes", path=path)
+        if os.path.getsize(path) > LARGEST:
+            raise DamagedError(f"is larger than {LARGEST:,} bytes", path=path)
         with open(path, encoding="utf-8-sig", newline="") as file:  # Windows' own editor puts a mark in front
             text = file.read()
         return text.replace("\r\n", "\n"), "\r\n" if "\r\n" in text else "\n"

@@ -14,14 +14,15 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
+    {"texts", "quantities"},
     {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
-    {"files", "streams", "pickles", "retention"},
-    {"locking", "publishing"},
+    {"files", "streams", "pickles"},
+    {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},
-    {"opening"},
+    {"opening", "callbacks", "tables", "event_files"},
     {"asides", "salvaging", "strides", "sweep", "manifest", "checksum_files", "runs", "trash"},
-    {"engine", "scan", "loading"},
-    {"contents", "destinations", "sharding", "examination", "survey", "backup", "guards"},
+    {"engine", "scan", "loading", "metrics", "policies"},
+    {"contents", "destinations", "sharding", "examination", "survey", "backup", "guards", "likeness"},
     {"references", "training_configs", "experiments", "inventory"},
     {"extraction"},
     {"accounting", "checks", "comparison", "migration", "rewriting"},
@@ -36,7 +37,15 @@ LAYERS = [
     {"__main__"},
 ]
 NUMBERS = {"comparison", "devices", "loading", "scan", "strides"}
-ONLY_IN = {"torch": NUMBERS, "numpy": NUMBERS, "rich": {"report"}, "typer": {"cli"}, "safetensors": set(), "click": set()}
+ONLY_IN = {
+    "torch": NUMBERS,
+    "numpy": NUMBERS,
+    "rich": {"report"},
+    "typer": {"cli"},
+    "tensorboard": {"event_files"},
+    "safetensors": set(),
+    "click": set(),
+}
 
 
 def level(part: str) -> int:

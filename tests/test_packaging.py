@@ -36,9 +36,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 def test_the_wheel_names_its_program_license_and_needs(wheel):
     assert "gsvckpt = gsvckpt.__main__:run" in wheel.read(f"{INFO}/entry_points.txt").decode()
     about = message_from_string(wheel.read(f"{INFO}/METADATA").decode())
-    needs = {re.split("[^a-z-]", need)[0] for need in about.get_all("Requires-Dist", [])}
+    needs = {re.split("[^a-z-]", need)[0] for need in about.get_all("Requires-Dist", []) if "extra ==" not in need}
     assert (about["Version"], about["License-Expression"], about["Requires-Python"]) == (__version__, "Apache-2.0", ">=3.10")
     assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "tomli", "tomli-w", "isal"}
+    assert [need for need in about.get_all("Requires-Dist", []) if "extra ==" in need] == ["tensorboard>=2.16; extra == 'tensorboard'"]
     assert about["Description-Content-Type"] == "text/markdown"
 
 

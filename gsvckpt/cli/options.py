@@ -10,7 +10,8 @@ from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 
-from gsvckpt.errors import GsvError, MissingError, OutputError, UsageError
+from gsvckpt import quantities
+from gsvckpt.errors import GsvError, MissingError, OutputError
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.report.console import LostOutput, print_error
 
@@ -66,20 +67,9 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the p
 CheckOption = Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 when there is something to change.", rich_help_panel="Output")]
 
 
-_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
-
-
 def parse_size(text: str, option: str) -> int:
     """Bytes, as people write them: `500MB`, `4GiB`, `1.5 G`. Raises UsageError."""
-    number = text.strip().rstrip("BbKkMmGgTtIi ")
-    unit = text.strip()[len(number) :].strip().lower().removesuffix("b")
-    try:
-        count = int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        count = 0
-    if count <= 0:
-        raise UsageError(f"{text[:20]!r} is no size", where=option, hint="500MB, 4GiB or a number of bytes")
-    return count
+    return quantities.parse_size(text, option)
 
 
 class Settings(NamedTuple):

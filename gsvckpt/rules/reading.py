@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast, get_args
 
-from gsvckpt.errors import MissingError, UsageError
+from gsvckpt.errors import UsageError
 from gsvckpt.rules.application import GLOBS, LONGEST, TOO_LONG, Action, Rule, compile_pattern
 from gsvckpt.rules.toml_lines import find_lines, parse
+from gsvckpt.texts import hint_at, read_text
 
 _ACTIONS: tuple[str, ...] = (*get_args(Action), "preset")
 _WITH = {"rename": "to", "cast": "dtype"}  # the second key that an action needs
 _DTYPES = ("float32", "float16", "bfloat16")
-_LARGEST = 1_000_000  # bytes of a file
 
 
 def preset_names() -> tuple[str, ...]:
@@ -39,23 +38,8 @@ def read_rules(path_or_preset: str) -> tuple[Rule, ...]:
     presets = _presets()
     if path_or_preset in presets and not os.path.isfile(path_or_preset):
         return tuple(rule._replace(line=0) for rule in _rules(path_or_preset, presets[path_or_preset], presets))
-    return tuple(_rules(path_or_preset, _read(path_or_preset, presets), presets))
-
-
-def _read(path: str, presets: Iterable[str]) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise MissingError(f"cannot be read: {why}", path=path, hint=f"or name a preset: {', '.join(presets)}") from error
-    if len(data) > _LARGEST:
-        raise UsageError(f"is larger than {_LARGEST:,} bytes", where=path)
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")  # Windows' own editor puts a mark in front
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError("is no text in UTF-8", where=f"{path}:{line}", hint="save it as UTF-8") from error
+    text = read_text(path_or_preset, hint=f"or name a preset: {', '.join(presets)}")
+    return tuple(_rules(path_or_preset, text, presets))
 
 
 class _Table(NamedTuple):
@@ -83,7 +67,7 @@ def _rules(path: str, text: str, presets: Mapping[str, str]) -> Iterator[Rule]:
     root = _Table(path, document, {"": 1, **top})
     for key in document:
         if key != "rule":
-            raise root.mistake(key, f"unknown key `{key}`", _similar(key, ["rule"], "rules begin with [[rule]]"))
+            raise root.mistake(key, f"unknown key `{key}`", hint_at(key, ["rule"], "rules begin with [[rule]]"))
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise root.mistake("rule", "`rule` is no list of tables", "each rule begins with [[rule]], in two pairs of brackets")
@@ -97,7 +81,7 @@ def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
     known = (*_ACTIONS, *_WITH.values())
     for key in table.values:
         if key not in known:
-            raise table.mistake(key, f"unknown key `{key}`", _similar(key, known, f"known ones: {', '.join(known)}"))
+            raise table.mistake(key, f"unknown key `{key}`", hint_at(key, known, f"known ones: {', '.join(known)}"))
     actions = [key for key in table.values if key in _ACTIONS]
     if not actions:
         raise table.mistake("", "this rule does nothing", f"give it one of {', '.join(_ACTIONS)}")
@@ -114,7 +98,7 @@ def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
     if action == "preset":
         name = table.text(action)
         if name not in presets:
-            raise table.mistake(action, f"there is no preset {name!r}", _similar(name, presets, f"presets: {', '.join(presets)}"))
+            raise table.mistake(action, f"there is no preset {name!r}", hint_at(name, presets, f"presets: {', '.join(presets)}"))
         yield from (rule._replace(line=line) for rule in _rules(name, presets[name], presets))
         return
     value = table.text(needed) if needed else ""
@@ -122,7 +106,7 @@ def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
     if action == "rename":
         _check_rename(table, first, value)
     elif action == "cast" and value not in _DTYPES:
-        raise table.mistake("dtype", f"there is no cast to {value!r}", _similar(value, _DTYPES, f"one of {', '.join(_DTYPES)}"))
+        raise table.mistake("dtype", f"there is no cast to {value!r}", hint_at(value, _DTYPES, f"one of {', '.join(_DTYPES)}"))
     yield Rule(cast("Action", action), first, value, line, tuple(others))
 
 
@@ -147,8 +131,3 @@ def _check_rename(table: _Table, pattern: str, template: str) -> None:
     except (re.error, IndexError) as error:  # IndexError: a group's name
         groups = ", ".join((*(f"\\{n + 1}" for n in range(search.groups)), *(f"\\g<{name}>" for name in search.groupindex)))
         raise table.mistake("to", f"`to` cannot be filled in: {error}", f"groups of the pattern: {groups or 'none'}") from error
-
-
-def _similar(word: str, known: Iterable[str], otherwise: str) -> str:
-    found = get_close_matches(word, list(known), 1)
-    return f"did you mean {found[0]}?" if found else otherwise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gsvckpt.errors import UsageError
 
@@ -54,6 +54,21 @@ def find_lines(text: str) -> tuple[dict[str, int], list[dict[str, int]]]:
             inside = {"": line}
             rules.append(inside)
     return top, rules
+
+
+def find_line(text: str, path: Sequence[str]) -> int:
+    """Where the key at `path` first stands in a valid document, in a header or in front of an equal sign; of what stands within a value, the
+    line where that begins, and 1 for the document itself.
+    """
+    known: dict[tuple[str, ...], int] = {}
+    table: list[str] = []
+    for line, statement in _statements(text):
+        header = statement.startswith("[")
+        keys = _path(statement.strip("[]")) if header else [*table, *_path(statement)]
+        table = keys if header else table
+        for length in range(1, len(keys) + 1):
+            known.setdefault(tuple(keys[:length]), line)
+    return next((known[above] for length in range(len(path), 0, -1) if (above := tuple(path[:length])) in known), 1)
 
 
 def _path(key: str) -> list[str]:

@@ -1,0 +1,36 @@
+"""Sizes and durations as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from gsvckpt.errors import UsageError
+
+_SIZES = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_WORDS = {"sec": 1, "second": 1, "min": 60, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_SECONDS = {"s": 1, "h": 3600, "d": 86_400, "w": 604_800, **_WORDS, **{f"{word}s": seconds for word, seconds in _WORDS.items()}}
+_PART = r"([0-9]{1,12}(?:\.[0-9]{1,6})?) *([a-z]+) *"  # digits are bounded because int() is not
+
+
+def parse_size(text: str, where: str) -> int:
+    """Bytes: `500MB`, `4GiB`, `1.5 G`. Raises UsageError, at `where`."""
+    number = text.strip().rstrip("BbKkMmGgTtIi ")
+    unit = text.strip()[len(number) :].strip().lower().removesuffix("b")
+    try:
+        count = int(float(number) * _SIZES[unit])
+    except (ValueError, KeyError, OverflowError):
+        count = 0
+    if count <= 0:
+        raise UsageError(f"{text[:20]!r} is no size", where=where, hint="500MB, 4GiB or a number of bytes")
+    return count
+
+
+def parse_duration(text: str, where: str) -> int:
+    """Seconds: `7d`, `36h`, `2w`, `90min`, `1d12h`; not `m`, which is months to some. Raises UsageError, at `where`."""
+    spelt = text.strip().lower()
+    parts = re.findall(_PART, spelt) if re.fullmatch(f"(?:{_PART})+", spelt) else []
+    known = all(unit in _SECONDS for _, unit in parts)
+    seconds = int(sum(float(number) * _SECONDS[unit] for number, unit in parts)) if known else 0
+    if seconds <= 0:
+        raise UsageError(f"{text[:20]!r} is no duration", where=where, hint="7d, 36h, 2w or 90min")
+    return seconds
