@@ -18,7 +18,7 @@ from gsvckpt.model import DTYPES, DType, Path, Tensor
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.references import Reference, check_base, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
-from gsvckpt.salvaging import find_lost
+from gsvckpt.salvaging import find_lost, is_damaged
 from gsvckpt.sovits import kinds, small, upstream
 from gsvckpt.sovits.config import find_config, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
@@ -118,7 +118,7 @@ class Migration:
     def _salvage(self, plan: Plan, identity: Identity) -> Plan:
         sections = divide(plan.root)
         lost = find_lost(plan.root, self.jobs, self.progress)
-        if plan.checkpoint.container.records and not plan.checkpoint.records and plan.checkpoint.container.format == "torch-zip":
+        if is_damaged(plan.checkpoint):
             plan = replace(plan, changes=(*plan.changes, Change("salvage", "container", "damaged", "written anew")))
         if not lost:
             return plan

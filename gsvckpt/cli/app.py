@@ -20,8 +20,8 @@ INTERRUPTED = 130
 _EXIT_CODES = """
 **Exit codes**
 
-0 done, or all sound · 1 verify, --check or --diff found something · 2 usage · 3 an input is missing, damaged or could not be examined · 4 refused ·
-5 an output could not be written · 130 interrupted
+0 done, or all sound · 1 verify, --check or --diff found something, or --salvage lost something · 2 usage · 3 an input is missing, damaged or could
+not be examined · 4 refused · 5 an output could not be written · 130 interrupted
 """
 
 
