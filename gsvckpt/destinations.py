@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.publishing import folder_obstacle
-from gsvckpt.sovits.names import resumes
+from gsvckpt.sovits.names import resumes, shorten
 
 SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
 _EXTENSIONS = (".pth", ".ckpt", ".pt", ".bin", ".th", ".safetensors", ".json")  # what a name loses when its file becomes one of another form
@@ -64,7 +64,7 @@ class Destination:
             chosen = (stem if before.lower() in _EXTENSIONS else chosen) + extension
             if self.output is None and resumes(chosen):
                 chosen = f"{self.word}-{chosen}"
-        return os.path.join(folder, chosen)
+        return os.path.join(folder, shorten(chosen))
 
     def obstacle(self, source: str, output: str, others: Collection[str] = (), *, folder: bool = False) -> GsvError | None:
         """Why `output` must not or cannot be written, as far as that shows before any work is done. `others` are files that must stay as well;
@@ -138,4 +138,4 @@ def name_beside(source: str, word: str) -> str:
     folder, name = os.path.split(source)
     stem, extension = os.path.splitext(name)
     named = f"{stem}.{word}{extension}"
-    return os.path.join(folder, f"{word}-{name}" if resumes(name) or resumes(named) else named)
+    return os.path.join(folder, shorten(f"{word}-{name}" if resumes(name) or resumes(named) else named))
