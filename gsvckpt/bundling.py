@@ -37,7 +37,7 @@ from gsvckpt.manifest import NAME, Entry, record
 from gsvckpt.migration import Migrated, Migration, Steps
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Progress
-from gsvckpt.publishing import publish_bytes, publish_folder
+from gsvckpt.publishing import folder_obstacle, publish_bytes, publish_folder
 from gsvckpt.rewriting import Planned, Rewritten, rewrite
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.names import parse
@@ -79,8 +79,9 @@ def bundle(source: str, folder: str, wishes: Wishes, engine_for: EngineFor, prog
 def _obstacle(source: str, folder: str) -> GsvError | None:
     """Why nothing can be written to `folder`, as far as that shows before any work is done."""
     place = os.path.realpath(folder)
-    if os.path.lexists(place) and not (os.path.isdir(place) and not os.listdir(place)):
-        return RefusedError("exists already", path=folder, hint="name a folder that is not there yet")
+    taken = folder_obstacle(folder)
+    if taken is not None:
+        return taken
     if os.path.normcase(f"{place}{os.sep}").startswith(os.path.normcase(f"{os.path.realpath(source)}{os.sep}")):
         return RefusedError("lies inside the experiment, which stays as it is", path=folder, hint="name a folder elsewhere")
     if not os.path.isdir(os.path.dirname(place)):
@@ -279,14 +280,7 @@ def _write(planned: Bundle, extract: Callable[[str, str], object], progress: Pro
         for folder, recorded in entries.items():
             record(folder, recorded)
 
-    def fill_named(temp: str) -> None:
-        try:
-            fill(temp)
-        except GsvError as error:
-            error.path = error.path.replace(temp, planned.output)  # nobody will see the other folder
-            raise
-
-    publish_folder(planned.output, planned.size, fill_named, settle=lambda: _check_unchanged(planned.items))
+    publish_folder(planned.output, planned.size, fill, settle=lambda: _check_unchanged(planned.items))
 
 
 def _check_unchanged(items: Sequence[Item]) -> None:

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
-from gsvckpt.sovits.names import resumes
+from gsvckpt.publishing import folder_obstacle
+from gsvckpt.sovits.names import resumes, shorten
 
 SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
 _EXTENSIONS = (".pth", ".ckpt", ".pt", ".bin", ".th", ".safetensors", ".json")  # what a name loses when its file becomes one of another form
@@ -63,10 +64,12 @@ class Destination:
             chosen = (stem if before.lower() in _EXTENSIONS else chosen) + extension
             if self.output is None and resumes(chosen):
                 chosen = f"{self.word}-{chosen}"
-        return os.path.join(folder, chosen)
+        return os.path.join(folder, shorten(chosen))
 
-    def obstacle(self, source: str, output: str, others: Collection[str] = ()) -> GsvError | None:
-        """Why `output` must not or cannot be written, as far as that shows before any work is done. `others` are files that must stay as well."""
+    def obstacle(self, source: str, output: str, others: Collection[str] = (), *, folder: bool = False) -> GsvError | None:
+        """Why `output` must not or cannot be written, as far as that shows before any work is done. `others` are files that must stay as well;
+        `folder` says that it will be a folder, which replaces nothing.
+        """
         if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
             return RefusedError("is a file that this reads from", path=output, hint="write elsewhere with -o PATH")
         if self.in_place:
@@ -75,20 +78,24 @@ class Destination:
             return None
         if os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
             return RefusedError("is the source itself", path=output, hint="--in-place replaces it; -o PATH writes elsewhere")
-        if not self.force and os.path.exists(output):
+        if folder and (taken := folder_obstacle(output)) is not None:
+            return taken
+        if not folder and os.path.isdir(output):
+            return OutputError("is a folder", path=output, hint="name a file with -o PATH")
+        if not folder and not self.force and os.path.exists(output):
             return RefusedError("exists already", path=output, hint="--force overwrites it; -o PATH writes elsewhere")
-        folder = os.path.dirname(output)
-        if self.output == output and folder and not os.path.isdir(folder):
-            return OutputError(f"there is no folder {folder}", path=output, hint="make it first")
+        parent = os.path.dirname(output)
+        if self.output == output and parent and not os.path.isdir(parent):
+            return OutputError(f"there is no folder {parent}", path=output, hint="make it first")
         return None
 
     @contextmanager
-    def prepared(self, source: str, output: str, others: Collection[str] = ()) -> Iterator[None]:
+    def prepared(self, source: str, output: str, others: Collection[str] = (), *, folder: bool = False) -> Iterator[None]:
         """Refuse obstacles (see `obstacle`), and make the folder of an `-o FOLDER/`.
 
         When what is done inside fails, folders that were made for it go again.
         """
-        obstacle = self.obstacle(source, output, others)
+        obstacle = self.obstacle(source, output, others, folder=folder)
         if obstacle is not None:
             raise obstacle
         made = _missing_folders(self.output) if self.output is not None and self.output != output else []
@@ -97,9 +104,9 @@ class Destination:
                 _make_folder(made[0])
             yield
         except BaseException:
-            for folder in made:
+            for parent in made:
                 with suppress(OSError):  # not empty, or never made
-                    os.rmdir(folder)
+                    os.rmdir(parent)
             raise
 
 
@@ -131,4 +138,4 @@ def name_beside(source: str, word: str) -> str:
     folder, name = os.path.split(source)
     stem, extension = os.path.splitext(name)
     named = f"{stem}.{word}{extension}"
-    return os.path.join(folder, f"{word}-{name}" if resumes(name) or resumes(named) else named)
+    return os.path.join(folder, shorten(f"{word}-{name}" if resumes(name) or resumes(named) else named))

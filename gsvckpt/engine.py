@@ -19,12 +19,12 @@ from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish
 from gsvckpt.sovits.sections import find_state_path
+from gsvckpt.sovits.upstream import MAX_PADDING
 from gsvckpt.streams import CHUNK, Buffers, buffer, check_unchanged, chunks, for_each
 from gsvckpt.transforms.plan import Plan
 
 _BLOCK = 1 << 23  # values of a product at a time; GPT-SoVITS's matrices have 1 << 20, and a whole one gives what torch gives for a whole one
 _SMALL = 1 << 20  # bytes; nearly all tensors, and next to nothing of a file
-MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
 
 OnOverflow = Literal["keep", "clamp", "error"]
 Approve = Callable[[Layout], None]

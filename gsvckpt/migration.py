@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from gsvckpt.engine import MAX_PADDING
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.extraction import Extracted, Request, extract, merge_lora
@@ -18,7 +17,7 @@ from gsvckpt.model import DTYPES, DType, Path, Tensor
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.references import Reference, check_base, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
-from gsvckpt.salvaging import find_lost
+from gsvckpt.salvaging import find_lost, is_damaged
 from gsvckpt.sovits import kinds, small, upstream
 from gsvckpt.sovits.config import find_config, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
@@ -118,7 +117,7 @@ class Migration:
     def _salvage(self, plan: Plan, identity: Identity) -> Plan:
         sections = divide(plan.root)
         lost = find_lost(plan.root, self.jobs, self.progress)
-        if plan.checkpoint.container.records and not plan.checkpoint.records and plan.checkpoint.container.format == "torch-zip":
+        if is_damaged(plan.checkpoint):
             plan = replace(plan, changes=(*plan.changes, Change("salvage", "container", "damaged", "written anew")))
         if not lost:
             return plan
@@ -266,9 +265,9 @@ class Migration:
         if head != (before or "PK"):
             plan = replace(plan, changes=(*plan.changes, Change("head", "first two bytes", before or "none", head)))
         size = plan.checkpoint.source.size
-        window = upstream.size_window(identity.version, base=identity.kind == "sovits-generator-base")
-        if not plan.changes and head == "PK" and upstream.applies(identity.kind) and window is not None and 0 < window[0] - size <= MAX_PADDING:
-            plan = replace(plan, changes=(Change("size", "file", f"{size:,} bytes", f"{window[0]:,} bytes, as GPT-SoVITS expects"),))
+        wanted = upstream.padded_size(identity.version, size, base=identity.kind == "sovits-generator-base")
+        if not plan.changes and head == "PK" and upstream.applies(identity.kind) and wanted is not None:
+            plan = replace(plan, changes=(Change("size", "file", f"{size:,} bytes", f"{wanted:,} bytes, as GPT-SoVITS expects"),))
         return replace(plan, head=head)
 
 

@@ -64,6 +64,7 @@ DTYPES: Mapping[str, DType] = {
 }
 STORAGE_DTYPES: Mapping[str, DType] = {d.storage: d for d in (*DTYPES.values(), UNTYPED) if d.storage}
 SAFETENSORS_DTYPES: Mapping[str, DType] = {d.code: d for d in DTYPES.values() if d.code}
+LOST = -1  # the offset of a storage whose bytes are not all there
 
 
 class Source(Protocol):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from gsvckpt.errors import OutputError, RefusedError
+from gsvckpt.errors import GsvError, OutputError, RefusedError
 from gsvckpt.files import BINARY, CHUNK, reason
 
 TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
@@ -111,30 +111,53 @@ def publish(
 def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle: Callable[[], None] = lambda: None) -> None:
     """Create a folder in one step: `fill` publishes files in a temporary one beside it, which then takes the name.
 
-    A kill at any moment leaves nothing at `path`, or all of it. Raises RefusedError where something else than an empty folder is at `path`, and
-    OutputError; after any error no temporary folder is left.
+    A kill at any moment leaves nothing at `path`, or all of it. Raises RefusedError where something else than an empty folder is at `path`, also when
+    another process makes it meanwhile, and OutputError; after any error no temporary folder is left.
     """
     temp: Path | None = None
     try:
         destination = _resolve(path.rstrip(f"/{os.sep}") or path)
-        if os.path.lexists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
-            raise RefusedError("exists already", path=path, hint="name a folder that is not there yet")
+        taken = folder_obstacle(path)
+        if taken is not None:
+            raise taken
         _sweep(destination.parent)
         _require_space(destination, size)
         temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
         os.mkdir(temp)
-        fill(str(temp))
+        try:
+            fill(str(temp))
+        except GsvError as error:
+            error.path = error.path.replace(str(temp), path.rstrip(f"/{os.sep}") or path)  # nobody will see the other folder
+            raise
         _sync_folder(temp)
         settle()
-        if destination.is_dir():
-            os.rmdir(destination)  # empty, as was seen; a file that came meanwhile makes this fail
-        os.rename(temp, destination)
+        _take_folder(temp, destination, path)
         _sync_folder(destination.parent)
     except OSError as error:
         _fail(path, error)
     finally:
         if temp is not None and os.path.lexists(temp):
             _remove_folder(temp)
+
+
+def folder_obstacle(path: str) -> RefusedError | None:
+    """Why no folder can take this name: something is there already that is no empty folder. None where nothing is."""
+    place = os.path.realpath(path)
+    if os.path.lexists(place) and not (os.path.isdir(place) and not os.listdir(place)):
+        return RefusedError("exists already", path=path, hint="name a folder that is not there yet; a folder is never overwritten")
+    return None
+
+
+def _take_folder(temp: Path, destination: Path, path: str) -> None:
+    try:
+        if destination.is_dir():
+            os.rmdir(destination)  # empty, as was seen
+        os.rename(temp, destination)
+    except OSError:
+        taken = folder_obstacle(path)  # by another process, or by a file that came meanwhile
+        if taken is not None:
+            raise taken from None
+        raise
 
 
 def _remove_folder(folder: str | Path) -> None:

@@ -29,8 +29,8 @@ class Reference(NamedTuple):
 
 
 def open_examined(path: str, stack: ExitStack) -> Examination:
-    """Open a checkpoint until the stack closes it."""
-    checkpoint = stack.enter_context(open_checkpoint(path))
+    """Open a checkpoint, also one that another program compressed, until the stack closes it."""
+    checkpoint = stack.enter_context(open_checkpoint(path, inflate=True))
     with blame(path):
         if checkpoint.container.byteorder != "little":
             raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")

@@ -132,7 +132,7 @@ def rewrite(
         others = {path for path in (*planned.consulted, *(other.path for other in plan.sources), *taken) if not _is_same(path, source)}
         try:
             if destination.writes:
-                with destination.prepared(source, output, others):
+                with destination.prepared(source, output, others, folder=plan.shard_size is not None):
                     outcome = _write(engine, plan, output, destination, approve, accept_changes)
             elif plan.shard_size is not None:
                 outcome = sharding.rehearse(engine, plan, plan.shard_size, approve=approve, accept=accept_changes)
@@ -142,7 +142,7 @@ def rewrite(
             warnings = (*examination.warnings, *planned.warnings)
             rest = (before, before, examination.upstream, warnings, not destination.writes)
             return Rewritten(source, None, examination, nothing.outcome.plan, nothing.outcome, *rest, kept=planned.kept)
-        obstacle = destination.obstacle(source, output, others) if destination.dry_run else None
+        obstacle = destination.obstacle(source, output, others, folder=plan.shard_size is not None) if destination.dry_run else None
         warnings = (
             *warnings,
             *upstream.warnings(identity, verdicts[-1], kinds.symbol_rows(divide(plan.root).tensors)),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 
 from gsvckpt.engine import Accept, Approve, Engine, Outcome, difference
-from gsvckpt.errors import OutputError
+from gsvckpt.errors import OutputError, UsageError
+from gsvckpt.files import LocalSource
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.safetensors_layout import Shard, lay_out_shards
-from gsvckpt.opening import open_checkpoint
+from gsvckpt.formats.shards import MOST_SHARDS
+from gsvckpt.formats.shards import read as read_shards
+from gsvckpt.model import Checkpoint, Source
+from gsvckpt.opening import read
 from gsvckpt.publishing import publish_bytes, publish_folder
 from gsvckpt.sovits.sections import find_state_path
 from gsvckpt.streams import check_unchanged
@@ -35,7 +40,8 @@ def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Appro
         for shard in shards:
             engine.write_part(plan, shard.layout, os.path.join(temp, shard.name))
         publish_bytes(os.path.join(temp, INDEX), index, overwrite=False)
-        with open_checkpoint(temp) as written:
+        with ExitStack() as stack:
+            written = read_shards(os.path.join(temp, INDEX), _read_closing, stack)
             place = difference(plan, written.root, {})
             if place is not None:
                 raise OutputError(f"what was written does not read back: {place}", path=folder, hint="the disk may be failing")
@@ -44,8 +50,20 @@ def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Appro
     return outcome
 
 
+def _read_closing(source: Source) -> Checkpoint:
+    """A shard whose tree is compared. Its bytes were read back when it was written, so no file stays open, however many there are."""
+    try:
+        return read(source)
+    finally:
+        if isinstance(source, LocalSource):
+            source.close()
+
+
 def _lay_out(plan: Plan, limit: int) -> tuple[tuple[Shard, ...], bytes]:
-    return lay_out_shards(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root), limit)
+    shards, index = lay_out_shards(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root), limit)
+    if len(shards) > MOST_SHARDS:
+        raise UsageError(f"{limit:,} bytes a file would make {len(shards):,} files", where="--max-shard-size", hint="name a larger size")
+    return shards, index
 
 
 def _total(shards: tuple[Shard, ...], index: bytes) -> Layout:

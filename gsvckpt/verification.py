@@ -10,17 +10,18 @@ from fnmatch import fnmatchcase
 
 from gsvckpt import checksum_files, manifest
 from gsvckpt.checks import containers, layouts, officials, pickles, resume, tensors, versions
-from gsvckpt.errors import ChangedError, GsvError, MissingError, NotCheckpointError
+from gsvckpt.errors import ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding
 from gsvckpt.formats import pickle_search, shards, zip_audit, zip_directory
 from gsvckpt.formats.sniff import read_head
-from gsvckpt.formats.torch_remains import Remains, find_remains
+from gsvckpt.formats.torch_remains import Remains
 from gsvckpt.model import Checkpoint, Tensor, format_path, walk
 from gsvckpt.opening import open_checkpoint, read
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.progress import Progress, Silent
+from gsvckpt.salvaging import find_remains
 from gsvckpt.sovits import official
 from gsvckpt.sovits.config import config_of
 from gsvckpt.verdicts import Expected, Options, Verification, failed, judge
@@ -158,7 +159,7 @@ class _Run:
         if told is not None:
             self.findings += told
             return verdict
-        self.blockers += containers.failure(error, head, self.source.size, self._remains(head))
+        self.blockers += containers.failure(error, head, self.source.size, self._remains(error))
         self.findings += pickles.safety_of_unreadable(verdict)
         if known is not None and known.records and error.check != "record.crc":
             self._read(known, {})
@@ -185,8 +186,8 @@ class _Run:
         self.official, finding = officials.vouch(self.source.path, self.digests["sha256"])
         return [finding]
 
-    def _remains(self, head: bytes) -> Remains | None:
-        if head[2:4] != b"\x03\x04":
+    def _remains(self, error: GsvError) -> Remains | None:
+        if not isinstance(error, DamagedError):  # of what is no checkpoint, or of another form, nothing is salvaged
             return None
         with suppress(GsvError):
             return find_remains(self.source)

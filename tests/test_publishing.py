@@ -17,7 +17,7 @@ import pytest
 
 from gsvckpt import publishing
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
-from gsvckpt.publishing import Target, publish
+from gsvckpt.publishing import Target, publish, publish_folder
 
 OLD, NEW = b"old and whole", b"new and whole"
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX modes and links")
@@ -354,3 +354,24 @@ def test_the_slow_way_to_write_at_a_place(tmp_path: Path, monkeypatch: pytest.Mo
 
     elsewhere.publish(str(tmp_path / "x"), 8, fill, lambda _: None, overwrite=False)
     assert (tmp_path / "x").read_bytes() == b"abcdef"
+
+
+@pytest.mark.parametrize("comes", ["folder", "file", "nothing", "empty"])
+def test_a_folder_is_not_made_where_another_process_was_faster(tmp_path: Path, comes: str) -> None:
+    place = tmp_path / "out"
+
+    def fill(temp: str) -> None:
+        (Path(temp) / "mine").write_bytes(NEW)
+        if comes in ("folder", "empty"):
+            place.mkdir()
+        if comes in ("folder", "file"):
+            (place / "theirs" if comes == "folder" else place).write_bytes(OLD)
+
+    if comes in ("folder", "file"):
+        with pytest.raises(RefusedError, match="exists already"):
+            publish_folder(str(place), 9, fill)
+        assert (place / "theirs" if comes == "folder" else place).read_bytes() == OLD
+    else:
+        publish_folder(str(place), 9, fill)
+        assert left_in(place) == ["mine"]
+    assert left_in(tmp_path) == ["out"]

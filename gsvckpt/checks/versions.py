@@ -36,10 +36,11 @@ def detection(examination: Examination) -> list[Finding]:
 
 def _mend(examination: Examination) -> str:
     identity, container = examination.identity, examination.checkpoint.container
-    wanted = upstream.head_for(identity.version, examination.is_lora, base=identity.kind == "sovits-generator-base")
+    base = identity.kind == "sovits-generator-base"
+    wanted = upstream.head_for(identity.version, examination.is_lora, base=base)
     if container.format == "torch-zip" and container.head != wanted and identity.version is not None:
         return rewrite_head(examination.checkpoint.source.path, wanted)
-    return _RESIZE if identity.version in ("v1", "v2") else ""
+    return _RESIZE if upstream.padded_size(identity.version, examination.checkpoint.source.size, base=base) is not None else ""
 
 
 def rewrite_head(path: str, head: str) -> str:

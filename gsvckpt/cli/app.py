@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Annotated
 
@@ -20,9 +20,12 @@ INTERRUPTED = 130
 _EXIT_CODES = """
 **Exit codes**
 
-0 done, or all sound · 1 verify, --check or --diff found something · 2 usage · 3 an input is missing, damaged or could not be examined · 4 refused ·
-5 an output could not be written · 130 interrupted
+0 done, or all sound · 1 verify, --check or --diff found something, or --salvage lost something · 2 usage · 3 an input is missing, damaged or could
+not be examined · 4 refused · 5 an output could not be written · 130 interrupted
 """
+
+
+_ENDS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class _Interruption(GsvError):
@@ -75,20 +78,13 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, the process's own where `argv` is None, and return its exit code. Never a traceback for bad input."""
     _mend_streams()
-    try:
-        previous = signal.signal(signal.SIGTERM, _interrupt)
-    except ValueError:  # not in the main thread
-        previous = None
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = [word for word in arguments[:1] if word in COMMANDS]
     try:
-        with printing():  # help and version; what commands print and which files they fail on has guards of its own
+        with _ending_softly(), printing():  # help and version; what commands print and which files they fail on has guards of its own
             return _run(arguments, asked, expand=argv is None)
     except LostOutput as lost:
         return _stop_printing(lost)
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
@@ -151,5 +147,20 @@ def _message(error: Exception) -> str:
     return " ".join(str(text).split())
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
+@contextmanager
+def _ending_softly() -> Iterator[None]:
+    """A request to end, or a terminal that goes away, ends what is done inside as Ctrl-C does. What `nohup` and others ignore stays ignored."""
+    try:
+        previous = {number: signal.signal(number, _interrupt) for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN}
+    except ValueError:  # not in the main thread
+        previous = {}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a shell sends SIGHUP again, which must not end the tidying up
     raise KeyboardInterrupt

@@ -55,6 +55,8 @@ def rewrite_each(
     done = [result for result in results if isinstance(result, Rewritten)]
     if destination.check and any(result.changed for result in done):
         worst = max(worst, 1)
+    if not all(result.whole for result in done):
+        worst = max(worst, 1)
     with printing(worst):
         if settings.json:
             files = [

@@ -7,7 +7,7 @@ from math import prod
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.safetensors_tree import HEAD, TREE, is_head, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
-from gsvckpt.model import SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
+from gsvckpt.model import LOST, SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
 
 MAX_HEADER = 100_000_000  # the format's own limit
 METADATA = "__metadata__"
@@ -18,8 +18,8 @@ def looks_like(head: bytes, size: int) -> bool:
     return len(head) >= 10 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, MAX_HEADER)
 
 
-def read(source: Source) -> Checkpoint:
-    """Open a safetensors file without reading tensor bytes.
+def read(source: Source, *, partial: bool = False) -> Checkpoint:
+    """Open a safetensors file without reading tensor bytes. With `partial`, tensors that reach behind the end of a file that was cut off are at LOST.
 
     Every rule of the format is checked first: sizes without overflow, offsets without gap or overlap, ending at the end of the file. Raises
     DamagedError and UnsupportedError with the tensor in `where`.
@@ -50,16 +50,17 @@ def read(source: Source) -> Checkpoint:
         if begin != end:
             raise DamagedError(f"begins at {begin:,} where {end:,} was expected", where=name, check="tensor.bounds")
         end = stop
-        storage = Storage(name, dtype, prod(shape), "cpu", source, base + begin)
+        storage = Storage(name, dtype, prod(shape), "cpu", source, base + begin if base + stop <= source.size else LOST)
         tensors[name] = Tensor(storage, dtype, shape, contiguous_stride(shape))
-    if base + end != source.size:
+    if base + end != source.size and not partial:
         whole = sum(base + stop <= source.size for *_, stop in entries)
         word = f"ends early, {whole:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
         check = "container.truncated" if base + end > source.size else "container.trailing"
         raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", check=check)
     if not is_head(metadata.get(HEAD, "PK")):
         raise DamagedError(f"names {metadata[HEAD][:8]!r} as the first bytes of a zip", where=HEAD, check="container.header")
-    container = Container("safetensors", records=len(tensors), head=metadata.get(HEAD), storages=end, metadata=metadata)
+    behind = max(source.size - base - end, 0)
+    container = Container("safetensors", records=len(tensors), head=metadata.get(HEAD), storages=end, metadata=metadata, behind=behind)
     flat = {name: tensors[name] for name in header}
     if TREE not in metadata:
         return Checkpoint(source, container, flat)

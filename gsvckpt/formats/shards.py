@@ -15,7 +15,7 @@ from gsvckpt.model import Checkpoint, Source, Tensor, tensor_of
 
 INDEX = ".index.json"
 _LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB
-_MOST_SHARDS = 10_000
+MOST_SHARDS = 10_000
 
 
 class ShardedSource:
@@ -135,8 +135,8 @@ def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
         if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in {"", ".", ".."} or "\\" in shard:
             raise DamagedError("is to be in a file outside the folder", where=name[:80], path=path)
         names[name] = shard
-    if len(set(names.values())) > _MOST_SHARDS:
-        raise UnsupportedError(f"more than {_MOST_SHARDS:,} shards", path=path)
+    if len(set(names.values())) > MOST_SHARDS:
+        raise UnsupportedError(f"more than {MOST_SHARDS:,} shards", path=path)
     metadata = found.get("metadata") if isinstance(found, dict) else None
     known = metadata if isinstance(metadata, dict) else {}
     return names, {key: value for key, value in known.items() if isinstance(value, str)}

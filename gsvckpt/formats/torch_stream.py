@@ -6,14 +6,13 @@ import struct
 
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
-from gsvckpt.model import Checkpoint, Container, DType, Global, Source, Storage
+from gsvckpt.model import LOST, Checkpoint, Container, DType, Global, Source, Storage
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every protocol from 2 on spells it
 HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
-LOST = -1  # the offset of a storage whose bytes are not all there
 MAX_PICKLES = 1 << 27
 _FIRST_WINDOW = 1 << 18
 

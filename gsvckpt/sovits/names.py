@@ -26,6 +26,9 @@ _STRAY = r"[12][0-9]{9}\.[0-9]{1,12}\.pth"  # `{time()}.pth` and `{time()}{part}
 _RUN = r"logs_s[12](?:_(?P<version>v[0-9](?:ProPlus|Pro)?)(?:_lora_(?P<rank>[0-9]{1,6}))?)?"
 _WEIGHTS = r"(?:GPT|SoVITS)_weights(?:_(?P<version>v[0-9](?:ProPlus|Pro)?))?"
 
+_TOLD = r"[-_]e[0-9]{1,12}(?:_s[0-9]{1,12})?(?:_l[0-9]{1,6})?|-?epoch=[0-9]{1,12}e?-step=[0-9]{1,12}(?:-v[0-9]{1,6})?"  # what must not be cut off
+_LONGEST = 255  # bytes of a file's name on nearly all systems
+
 LATEST_STEP = 233333333333  # the name of "save only the latest" (s2_train.py), no step at all
 
 
@@ -121,3 +124,20 @@ def folder_rank(path: str) -> int | None:
         if match is not None and match["rank"]:
             return int(match["rank"])
     return None
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning of a text, of at most so many bytes, ending with a whole letter."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if len(raw) <= most:
+        return text
+    while raw[most] & 0xC0 == 0x80:
+        most -= 1
+    return raw[:most].decode("utf-8", "surrogatepass")
+
+
+def shorten(name: str) -> str:
+    """A file's name that is not too long for any file system: the end that tells epoch, step and form stays, what stands before it is cut."""
+    told = re.search(rf"(?:{_TOLD})?(?:\.[0-9A-Za-z]{{1,11}}){{0,2}}$", name)
+    begin = told.start() if told is not None else len(name)
+    return cut(name[:begin], _LONGEST - len(name[begin:].encode("utf-8", "surrogatepass"))) + name[begin:]

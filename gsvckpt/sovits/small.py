@@ -13,6 +13,7 @@ from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.requirements import missing_fields
 from gsvckpt.sovits.upstream import head_for
 
+_LONGEST = 200  # bytes of an experiment's name, which leave room for epoch, step, rank and extension in that of a file; a letter has up to four
 _ADDED = ("pretrain", "resume_step")  # what upstream's argument parser hangs on a config.json (utils.py:213-232)
 
 
@@ -115,7 +116,7 @@ def experiments_of(config: object, path: str) -> set[str]:
 def _experiment(told: object, path: str) -> str:
     """A name that is safe as part of a file's name."""
     name = told if isinstance(told, str) and told else names.experiment(path) or names.basename(path).rpartition(".")[0] or "voice"
-    return "".join("_" if letter in '/\\:*?"<>|' or ord(letter) < 32 else letter for letter in name)[:100]
+    return names.cut("".join("_" if letter in '/\\:*?"<>|' or ord(letter) < 32 else letter for letter in name)[:100], _LONGEST)
 
 
 def _rows(state: Mapping[str, Tensor], name: str) -> int | None:

@@ -12,6 +12,7 @@ V2_MIN_SIZE = 82_978 * 1024  # a PK file below it is v1
 V3_MIN_SIZE = 700 * 1024 * 1024  # a PK file from here on is v3
 V1_BASE_MIN_SIZE, V2_BASE_MIN_SIZE = 100 * 1024 * 1024, 103_520 * 1024  # where 3-get-semantic.py tells bases apart
 NO_LIMIT = 1 << 63
+MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
 
 # Head bytes -> (symbols, model, LoRA). Upstream writes 03 to 06 only; 00, 01 and 02 are in its reader since 2025-02-23 and were never written.
 HEADS: dict[bytes, tuple[str, str, bool]] = {
@@ -88,6 +89,12 @@ def size_window(version: str | None, *, base: bool = False) -> tuple[int, int] |
     if base:
         windows |= {"v1": (V1_BASE_MIN_SIZE, V2_BASE_MIN_SIZE), "v2": (V2_BASE_MIN_SIZE, V3_MIN_SIZE)}
     return windows.get(version or "")
+
+
+def padded_size(version: str | None, size: int, *, base: bool = False) -> int | None:
+    """The size up to which a PK file is to be padded, so that upstream says this version; None where nothing, or too much, is missing."""
+    window = size_window(version, base=base)
+    return window[0] if window is not None and 0 < window[0] - size <= MAX_PADDING else None
 
 
 def head_for(version: str | None, lora: bool, *, base: bool = False) -> str:

@@ -10,6 +10,8 @@ from cli.samples import generator, lora, small
 from verified import remarkable, verify
 
 from checks.test_layouts import voice
+from gsvckpt.cli.app import main
+from gsvckpt.sovits import upstream
 from gsvckpt.verdicts import Options
 
 QUICK = Options(quick=True, layout="none")
@@ -34,6 +36,19 @@ def test_a_pro_voice_under_pk_is_an_error_and_the_hint_has_the_head(tmp_path: Pa
 
 def test_v2_below_its_size_is_a_warning(tmp_path: Path) -> None:
     assert ("version.upstream", "warning") in found(tmp_path / "x_e8_s16.pth", torch_zip(small(generator("v2", "float16"), "v2")))
+
+
+@pytest.mark.parametrize(("missing", "mends"), [(1000, True), (upstream.MAX_PADDING - 10_000, True), (upstream.MAX_PADDING + 1, False)])
+def test_the_hint_at_migrate_is_given_where_that_mends_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, mends: bool) -> None:
+    """A file that misses its window by more has lost tensors, as after --salvage, and migrate has nothing to change."""
+    path, data = tmp_path / "x_e8_s16.pth", torch_zip(small(generator("v2", "float16"), "v2"))
+    monkeypatch.setattr(upstream, "V2_MIN_SIZE", len(data) + missing)
+    (finding,) = [finding for finding in remarkable(verify(path, data, QUICK)) if finding.check == "version.upstream"]
+    assert ("gsvckpt migrate" in finding.hint) is mends
+    assert main(["migrate", str(path), "-q"]) == 0
+    assert (tmp_path / "x_e8_s16.migrated.pth").exists() is mends
+    if mends:
+        assert found(tmp_path / "x_e8_s16.migrated.pth", (tmp_path / "x_e8_s16.migrated.pth").read_bytes()) == []
 
 
 def test_full_v4_is_read_as_v3(tmp_path: Path) -> None:

@@ -46,6 +46,27 @@ def test_the_output_stands_beside_and_is_nothing_that_gpt_sovits_resumes_from(gs
     assert sorted(os.listdir(tmp_path)) == sorted([source.name, output.name])
 
 
+@pytest.mark.parametrize(
+    ("argv", "end"),
+    [
+        (["convert-fp16"], "_e8_s16.fp16.pth"),
+        (["migrate", "--salvage", "--exclude", "w"], "_e8_s16.salvaged.pth"),
+        (["migrate", "--to", "safetensors"], ".safetensors"),
+    ],
+)
+def test_a_name_that_would_be_too_long_is_cut_between_two_letters(gsvckpt, tmp_path, argv, end):
+    """255 bytes are what file systems take, which is 85 Chinese letters."""
+    source = save(tmp_path / f"{'声' * 81}_e8_s16.pth", weights({"w": (4, 4), "v": (4, 4)}))
+    assert len(source.name.encode()) == 254
+    file = gsvckpt.json(*argv, source).file
+    name = os.path.basename(file["output"])
+    assert name.endswith(end)
+    assert "_e8_s16" in name
+    assert name.partition("_")[0].strip("声") == ""
+    assert 250 < len(name.encode()) <= 255
+    assert (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_to_a_file_a_folder_and_a_folder_to_be_made(gsvckpt, tmp_path, training, command):
     (tmp_path / "there").mkdir()

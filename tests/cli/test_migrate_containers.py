@@ -227,6 +227,15 @@ def deflated(data: bytes, *, only: str = "", method: int = zipfile.ZIP_DEFLATED,
     return out.getvalue()
 
 
+def test_a_compressed_reference_fills_as_a_plain_one_does(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", {"model": weights({"a": (2, 2)})})
+    reference = save(tmp_path / "plain.pth", {"model": weights({"a": (2, 2), "b": (300, 5), "c": (7,)})})
+    (tmp_path / "packed.pth").write_bytes(deflated(reference.read_bytes()))
+    for name in ("plain", "packed"):
+        gsvckpt.json("migrate", source, "--like", tmp_path / f"{name}.pth", "--fill", "-o", tmp_path / f"of-{name}.pth")
+    assert (tmp_path / "of-packed.pth").read_bytes() == (tmp_path / "of-plain.pth").read_bytes()
+
+
 @pytest.mark.parametrize("kind", TREES)
 @pytest.mark.parametrize("packed_head", ["PK", "own"])
 def test_a_compressed_zip_of_any_kind_is_stored_again(gsvckpt, tmp_path, kind, packed_head):

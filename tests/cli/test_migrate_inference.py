@@ -460,8 +460,9 @@ def test_a_step_that_is_named_is_taken(gsvckpt, tmp_path):
         ("../../../evil", ".._.._.._evil_e8_s16.pth"),
         ("a\\b:c\n", "a_b_c__e8_s16.pth"),
         ("x" * 300, f"{'x' * 100}_e8_s16.pth"),
+        ("声" * 100, f"{'声' * 66}_e8_s16.pth"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_the_name_is_that_of_the_experiment_and_stays_in_its_folder(gsvckpt, tmp_path, told, expected):
     source = g(tmp_path / "logs/bob/logs_s2_v2Pro/G_16.pth")

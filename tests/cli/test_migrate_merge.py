@@ -20,6 +20,7 @@ from gsvckpt.sovits.layouts import layout
 from tests.voices import Maker, sovits_config, sovits_weights, write
 
 from .samples import assert_one_error, discriminator, generator, gpt, leftovers, numbers, s1_training, s2_training, save, small
+from .test_migrate_containers import deflated
 from .test_migrate_states import FLOATS, load
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -282,6 +283,14 @@ def test_this_pair_fits(gsvckpt, tmp_path, base_state, lora_state):
     assert {weight[f"{name}.weight"].unique().item() for name in MATRICES[:4]} == {0.5 + 2 * 0.25}
     assert weight["linear_mel.bias"].unique().item() == 0.75
     assert weight["enc_p.ssl_proj.bias"].unique().item() == 0.25
+
+
+def test_a_base_that_was_compressed_is_one_all_the_same(gsvckpt, tmp_path, base_state, lora_state):
+    source, base = lora_file(tmp_path / "a_e8_s16_l2.pth", lora_state), base_file(tmp_path / "base.pth", base_state)
+    assert gsvckpt("migrate", source, "--merge-lora", base, "--force", "-o", tmp_path / "plain.pth").code == 0
+    base.write_bytes(deflated(base.read_bytes(), level=1))
+    assert gsvckpt("migrate", source, "--merge-lora", base, "--force", "-o", tmp_path / "out.pth").code == 0
+    assert (tmp_path / "out.pth").read_bytes() == (tmp_path / "plain.pth").read_bytes()
 
 
 @pytest.mark.parametrize("location", ["cpu", "cuda:0"])

@@ -32,7 +32,7 @@ def damaged(kind: str, keep: float = 1.0) -> bytes:
 @pytest.mark.parametrize("keep", [0.75, 0.85])
 def test_what_is_whole_of_a_cut_file_comes_out_with_its_bytes(gsvckpt, tmp_path, kind, keep):
     (tmp_path / "x.pth").write_bytes(damaged(kind, keep))
-    run = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage")
+    run = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", exit_code=1)
     after = torch.load(tmp_path / "x.salvaged.pth", weights_only=False)["weight"]
     lost = [change["where"] for change in run.file["changes"] if change["step"] == "salvage" and change["to"] == "lost"]
     assert 0 < len(after) < 6
@@ -49,7 +49,7 @@ def test_an_altered_tensor_is_lost_though_torch_would_load_it(gsvckpt, tmp_path)
     at = data.find(tensor("float32", (400,), range(3, 403)).store.data)
     data[at + 5] ^= 1
     (tmp_path / "x.pth").write_bytes(data)
-    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage").file
+    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", exit_code=1).file
     assert [change["where"] for change in file["changes"]] == ["layer.3"]
     assert list(torch.load(tmp_path / "x.salvaged.pth")["weight"]) == [f"layer.{n}" for n in (0, 1, 2, 4, 5)]
 
@@ -60,7 +60,7 @@ def test_another_file_completes_it_and_that_is_said(gsvckpt, tmp_path):
         tmp_path / "base.pth",
         {"weight": {f"layer.{n}": tensor("float32", (400,), [9.0] * 400) for n in range(6)} | {"enc_q.w": tensor("float32", (3,))}},
     )
-    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", "--like", base, "--fill").file
+    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", "--like", base, "--fill", exit_code=1).file
     after = torch.load(tmp_path / "x.salvaged.pth")["weight"]
     assert (after["layer.0"].tolist(), after["layer.5"].tolist()) == (list(range(400)), [9.0] * 400)
     assert file["whole"] is False
@@ -132,7 +132,7 @@ def test_the_model_does_not_go_with_what_is_lost_beside_it(gsvckpt, tmp_path):
 
 def test_a_folder_of_outputs_tells_what_was_salvaged(gsvckpt, tmp_path):
     (tmp_path / "G_16.pth").write_bytes(damaged("zip", 0.8))
-    file = gsvckpt.json("migrate", tmp_path / "G_16.pth", "--salvage", "-o", f"{tmp_path}/out/").file
+    file = gsvckpt.json("migrate", tmp_path / "G_16.pth", "--salvage", "-o", f"{tmp_path}/out/", exit_code=1).file
     assert file["output"] == f"{tmp_path}/out/salvaged-G_16.pth"
 
 
@@ -140,3 +140,56 @@ def test_numbers_of_another_byte_order_are_not_salvaged(gsvckpt, tmp_path):
     (tmp_path / "x.pth").write_bytes(torch_zip(TREE, extras={"byteorder": b"big"})[:-2500])
     run = gsvckpt("migrate", tmp_path / "x.pth", "--salvage")
     assert (run.code, "big-endian" in run.err) == (3, True)
+
+
+@pytest.mark.parametrize("options", [[], ["-n"], ["-q"]])
+def test_what_is_lost_shows_in_the_exit_code(gsvckpt, tmp_path, options):
+    sound = save(tmp_path / "sound.pth", TREE)
+    (tmp_path / "x.pth").write_bytes(damaged("zip", 0.8))
+    assert gsvckpt("migrate", sound, "--salvage", *options).code == 0
+    assert gsvckpt("migrate", sound, tmp_path / "x.pth", "--salvage", "-o", f"{tmp_path}/out/", *options).code == 1
+    assert gsvckpt("migrate", tmp_path / "x.pth", tmp_path / "none.pth", "--salvage", "-o", f"{tmp_path}/again/", *options).code == 3
+
+
+def test_a_damaged_first_header_costs_nothing(gsvckpt, tmp_path):
+    data = bytearray(damaged("headed"))
+    data[:40] = bytes(40)
+    (tmp_path / "x.pth").write_bytes(data)
+    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage").file
+    assert [(change["where"], change["to"]) for change in file["changes"]] == [("container", "written anew")]
+    assert file["whole"] is True
+    after = torch.load(tmp_path / "x.salvaged.pth", weights_only=True)["weight"]
+    assert {name: value.tolist() for name, value in after.items()} == {f"layer.{n}": list(range(n, n + 400)) for n in range(6)}
+
+
+@pytest.mark.parametrize("tree", [TREE, TREE["weight"]], ids=["voice", "state dict"])
+def test_a_cut_safetensors_file_is_salvaged_as_a_torch_file_is(gsvckpt, tmp_path, tree):
+    """Its tree, which the header holds, comes back without what is lost."""
+    gsvckpt.json("migrate", save(tmp_path / "source.pth", tree), "--to", "safetensors", "-o", tmp_path / "x.safetensors")
+    data = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(data[: -2 * 1600 - 1])
+    file = gsvckpt.json("migrate", tmp_path / "x.safetensors", "--salvage", exit_code=1).file
+    lost = [change["where"] for change in file["changes"] if change["to"] == "lost"]
+    assert (lost, file["whole"], file["written"]) == ([f"layer.{n}" for n in (3, 4, 5)], False, True)
+    assert any("3 of the model's 6 tensors are whole" in warning for warning in file["warnings"])
+    gsvckpt.json("migrate", tmp_path / "x.salvaged.safetensors", "--to", "torch", "-o", tmp_path / "back.pth")
+    after = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert {name: value.tolist() for name, value in after.get("weight", after).items()} == {f"layer.{n}": list(range(n, n + 400)) for n in range(3)}
+    assert after.get("info") == tree.get("info")
+
+
+def test_bytes_behind_a_safetensors_file_are_left_out(gsvckpt, tmp_path):
+    gsvckpt.json("migrate", save(tmp_path / "source.pth", TREE), "--to", "safetensors", "-o", tmp_path / "sound.safetensors")
+    data = (tmp_path / "sound.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(data + bytes(5))
+    assert gsvckpt.json("migrate", tmp_path / "x.safetensors", "--salvage").file["whole"] is True
+    assert (tmp_path / "x.salvaged.safetensors").read_bytes() == data
+
+
+def test_a_safetensors_file_without_its_whole_header_is_refused(gsvckpt, tmp_path):
+    gsvckpt.json("migrate", save(tmp_path / "source.pth", TREE), "--to", "safetensors", "-o", tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:100])
+    run = gsvckpt("migrate", tmp_path / "x.safetensors", "--salvage")
+    assert (run.code, run.out) == (3, "")
+    assert "nothing can be salvaged: the file ends early: 100 bytes" in run.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.pth", "x.safetensors"]

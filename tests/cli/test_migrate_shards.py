@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -10,11 +14,14 @@ import torch
 from builders import tensor, torch_zip
 from test_properties import same_bytes
 
+from gsvckpt import publishing, sharding
+from gsvckpt.engine import Engine
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.equality import first_difference
 
-from .samples import generator, save, small
+from .samples import environment, generator, leftovers, save, small
 
+POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
 TREE = {f"layer.{n}": tensor("float32", (100,), range(n, n + 100)) for n in range(10)}
 
 
@@ -109,13 +116,107 @@ def test_shards_of_torch_are_not_written(gsvckpt, tmp_path):
     assert gsvckpt("migrate", save(tmp_path / "x.pth", TREE), "--max-shard-size", "1k").code == 2
 
 
-def test_a_folder_that_is_there_is_never_touched(gsvckpt, tmp_path):
+SHARDED = ("--to", "safetensors", "--max-shard-size", "2kB")
+
+
+@pytest.mark.parametrize("options", [[], ["--force"]], ids=["", "force"])
+def test_a_folder_that_is_there_is_never_touched_and_a_dry_run_says_so(gsvckpt, tmp_path, options):
     source = save(tmp_path / "x.pth", TREE)
     (tmp_path / "x.migrated").mkdir()
     (tmp_path / "x.migrated" / "mine").write_text("x")
-    run = gsvckpt("migrate", source, "--to", "safetensors", "--max-shard-size", "2kB", "--force")
+    run = gsvckpt("migrate", source, *SHARDED, *options)
     assert run.code == 4
+    assert "--force" not in run.err  # it would not help
+    (warning,) = gsvckpt.json("migrate", source, *SHARDED, *options, "-n").file["warnings"]
+    assert "exists already, so a real run would stop here (name a folder that is not there yet" in warning
     assert [path.name for path in (tmp_path / "x.migrated").iterdir()] == ["mine"]
+
+
+def test_an_empty_folder_is_filled(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", TREE)
+    (tmp_path / "x.migrated").mkdir()
+    assert gsvckpt.json("migrate", source, *SHARDED, "-n").file["warnings"] == []
+    assert gsvckpt.json("migrate", source, *SHARDED).file["written"] is True
+    assert (tmp_path / "x.migrated" / "model.safetensors.index.json").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--force"], ["-n"], ["-n", "--force"]], ids=" ".join)
+def test_no_file_takes_the_place_of_a_folder(gsvckpt, tmp_path, options):
+    """As --force does not help either, nothing says that it would."""
+    source = save(tmp_path / "x.pth", TREE)
+    (tmp_path / "x.migrated.pth").mkdir()
+    run = gsvckpt("migrate", source, "--dtype", "float16", *options)
+    assert (run.code, "--force" in run.err) == (0 if "-n" in options else 5, False)
+    assert "is a folder" in run.err
+
+
+@POSIX
+def test_there_may_be_more_shards_than_files_that_can_be_open(tmp_path):
+    """Most systems allow 256 or 1,024."""
+    source = save(tmp_path / "x.pth", {f"layer.{n}": tensor("float32", (2,)) for n in range(150)})
+    code = (
+        "import resource, sys; from gsvckpt.cli.app import main; resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80)); sys.exit(main(sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-c", code, "migrate", str(source), "--to", "safetensors", "--max-shard-size", "8", "-o", str(tmp_path / "out")]
+    run = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert len(list((tmp_path / "out").iterdir())) == 151
+    with open_checkpoint(source) as one, open_checkpoint(tmp_path / "out") as two:
+        assert first_difference(one.root, two.root, same_bytes) is None
+
+
+def test_more_shards_than_are_read_are_not_written(gsvckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "MOST_SHARDS", 4)
+    source = save(tmp_path / "x.pth", TREE)
+    for options in ([], ["-n"]):
+        run = gsvckpt("migrate", source, "--to", "safetensors", "--max-shard-size", "900", *options)
+        assert (run.code, "5 files" in run.err) == (2, True)
+    assert gsvckpt("migrate", source, "--to", "safetensors", "--max-shard-size", "1200").code == 0
+
+
+@POSIX
+def test_of_two_runs_that_write_one_folder_the_loser_is_refused(tmp_path):
+    source = save(tmp_path / "x.pth", {f"layer.{n}": tensor("float32", (2000,)) for n in range(40)})
+    argv = [sys.executable, "-m", "gsvckpt", "migrate", str(source), "--to", "safetensors", "--max-shard-size", "8k"]
+    runs = [subprocess.Popen(argv, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(3)]
+    assert sorted(run.wait(60) for run in runs) == [0, 4, 4]
+    assert len(list((tmp_path / "x.migrated").iterdir())) == 41
+    assert leftovers(tmp_path) == []
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM] if hasattr(signal, "SIGHUP") else [])
+def test_a_terminal_that_goes_away_leaves_nothing(gsvckpt, tmp_path, monkeypatch, number):
+    """A shell sends SIGHUP again while its folder is tidied up."""
+    source = save(tmp_path / "x.pth", TREE)
+    remove, write, previous = publishing._remove_folder, Engine.write_part, signal.getsignal(number)
+
+    def stop(*args):
+        write(*args)
+        signal.raise_signal(number)
+
+    def stop_again(folder):
+        signal.raise_signal(number)
+        remove(folder)
+
+    monkeypatch.setattr(Engine, "write_part", stop)
+    monkeypatch.setattr(publishing, "_remove_folder", stop_again)
+    run = gsvckpt("migrate", source, *SHARDED)
+    assert (run.code, run.out, len(run.err.splitlines())) == (130, "", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+    assert signal.getsignal(number) is previous
+
+
+@POSIX
+def test_what_nohup_ignores_stays_ignored(gsvckpt, tmp_path, monkeypatch):
+    source = save(tmp_path / "x.pth", TREE)
+    write = Engine.write_part
+    monkeypatch.setattr(Engine, "write_part", lambda *args: (signal.raise_signal(signal.SIGHUP), write(*args)))
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert gsvckpt("migrate", source, *SHARDED).code == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 def test_an_index_is_not_replaced_by_a_file(gsvckpt, tmp_path):
@@ -144,6 +245,7 @@ def test_a_full_disk_leaves_nothing(gsvckpt, tmp_path, monkeypatch):
     monkeypatch.setattr(Target, "write_at", write_at)
     run = gsvckpt("migrate", source, "--to", "safetensors", "--max-shard-size", "2kB")
     assert run.code == 5
+    assert run.err.startswith(f"gsvckpt: {tmp_path}/x.migrated/model-00002-of-00002.safetensors: cannot be written")
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
 
 

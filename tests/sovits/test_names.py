@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gsvckpt.sovits.names import FileName, experiment, folder_rank, folder_version, is_stray, parse, resumes
+from gsvckpt.sovits.names import FileName, cut, experiment, folder_rank, folder_version, is_stray, parse, resumes, shorten
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,21 @@ def test_folders_name_versions_and_ranks() -> None:
     assert folder_version("logs_s2_v3") is None
     assert folder_rank("logs/x/logs_s2_v4_lora_64/G_1.pth") == 64
     assert folder_rank("logs/x/logs_s2_v4/G_1.pth") is None
+
+
+@pytest.mark.parametrize(("text", "most", "expected"), [("声音", 6, "声音"), ("声音", 5, "声"), ("声音", 3, "声"), ("声音", 2, ""), ("aé", 2, "a")])
+def test_no_letter_is_cut_in_two(text: str, most: int, expected: str) -> None:
+    assert cut(text, most) == expected
+
+
+ENDS = ["_e8_s16.pth", "_e8_s16_l32.migrated.pth", "-e15.ckpt", "-epoch=1-step=12.ckpt", ".salvaged.safetensors", ".pth", "_e8_s16", ""]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("letter", ["x", "声", "\U0001f3a4", "\udc80"])
+def test_a_name_is_cut_before_what_it_tells(end: str, letter: str) -> None:
+    assert shorten(f"{letter * 20}{end}") == f"{letter * 20}{end}"
+    name = shorten(f"{letter * 300}{end}")
+    assert name == letter * (len(name) - len(end)) + end
+    size = len(name.encode("utf-8", "surrogatepass"))
+    assert 255 - len(letter.encode("utf-8", "surrogatepass")) < size <= 255
