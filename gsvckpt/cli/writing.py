@@ -15,7 +15,7 @@ from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Progress
 from gsvckpt.report.console import print_document, print_warning, printing
 from gsvckpt.report.documents import failure_json
-from gsvckpt.report.writes import as_json, print_table
+from gsvckpt.report.writes import as_json, print_written
 from gsvckpt.rewriting import Make, Open, Rewritten, rewrite
 from gsvckpt.transforms.plan import Plan
 
@@ -65,7 +65,7 @@ def rewrite_each(
             ]
             print_document(command, worst, files)
         elif done and not settings.quiet:
-            print_table(done, details, verbose=settings.verbose)
+            print_written(done, details, verbose=settings.verbose)
     for result in done:
         for warning in result.warnings:
             print_warning(result.output or result.source, warning)
