@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from builders import tensor
 
 from .samples import generator, save, small
@@ -53,3 +54,23 @@ def test_one_value_is_no_plural(gsvckpt, tmp_path):
     run = gsvckpt("convert-fp16", save(tmp_path / "x.pth", tree), "-n")
     assert "; 1 value rounded to zero" in run.out
     assert "large (1 value)" in run.out
+
+
+@pytest.mark.parametrize(("columns", "lines"), [("80", 2), ("160", 1)])
+def test_statistics_fit_the_terminal(gsvckpt, tmp_path, monkeypatch, columns, lines):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", columns)
+    names = ["cfm.estimator.transformer_blocks.0.attn.to_q.weight", "w"]
+    path = save(tmp_path / "x.pth", {names[0]: tensor("float32", (1, 2, 3), [1.0, float("nan"), 1, 1, 1, 2]), names[1]: tensor("float32", (2,))})
+    shown = gsvckpt("inspect", path, "--stats").out.splitlines()
+    assert max(map(len, shown)) <= int(columns)
+    assert len(shown) == lines * 3
+    for name in names:
+        assert any(name in re.split(r"[ ,]", line) for line in shown)
+    assert sum("[1 NaN]" in line for line in shown) == 1
+
+
+def test_statistics_have_one_line_a_tensor_in_a_pipe(gsvckpt, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    run = gsvckpt("inspect", save(tmp_path / "x.pth", {"w" * 60: tensor("float32", (2,)), "v": tensor("float32", (2,))}), "--stats")
+    assert [line.split()[-1] for line in run.out.splitlines()] == ["name", "w" * 60, "v"]
