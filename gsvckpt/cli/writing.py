@@ -82,12 +82,12 @@ def rewrite_each(
 def _name_files(command: str, folder: str) -> str:
     """What to run instead of a command for files on a folder."""
     from gsvckpt.runs import find_runs  # only this mistake needs them
-    from gsvckpt.survey import find_files
+    from gsvckpt.survey import EXTENSIONS, find_files
 
     inside = os.path.join(shlex.quote(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
-    found = find_files([folder], recursive=False).checkpoints
-    if found:
-        globs = dict.fromkeys(f"{inside}*{os.path.splitext(path)[1]}" for path in found)
+    endings = dict.fromkeys(os.path.splitext(path)[1] for path in find_files([folder], recursive=False).checkpoints)
+    globs = [f"{inside}*{ending}" for ending in endings if ending.lower() in EXTENSIONS]
+    if globs:
         return f"name the files: gsvckpt {command} {' '.join(globs)}"
     with suppress(MissingError):
         if command == "migrate" and find_runs(folder):
