@@ -10,7 +10,7 @@ import typer
 
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
 from gsvckpt.errors import GsvError, MissingError
-from gsvckpt.findings import CHECKS, SEVERITIES, Severity, select_checks
+from gsvckpt.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.keep_options import Keep
 from gsvckpt.report.console import print_document, print_error, printing, warn_unsafe, write_out
 from gsvckpt.report.documents import failure_json
@@ -216,6 +216,7 @@ def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Setting
     with settings.watch("copying") as progress:
         outcome.copied, failures = back_up(outcome.results, folder, targets.roots, progress)
     outcome.failures += failures
+    outcome.results = [result._replace(findings=tuple(name_copies(finding, folder) for finding in result.findings)) for result in outcome.results]
 
 
 def _record(outcome: _Outcome, keep: Keep) -> None:

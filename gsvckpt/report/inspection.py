@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
@@ -228,9 +229,10 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
 
 
 def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
-    """What wastes space, and the command that gets it back."""
-    path = printable(examination.checkpoint.source.path)
-    quoted = path if path.replace("/", "").replace("\\", "").replace(".", "").replace("_", "").replace("-", "").isalnum() else f'"{path}"'
+    """What wastes space, and the command that gets it back; and what a training file is good for besides."""
+    quoted = printable(shlex.quote(examination.checkpoint.source.path))
+    if examination.identity.kind in ("gpt-training", "sovits-generator-training"):
+        yield Text.assemble("weights for inference: ", (f"gsvckpt migrate {quoted} --to-inference", "bold"))
     if counted.saves_strip:
         yield _saving("training state", counted.saves_strip, counted, f"gsvckpt strip-optimizer {quoted}")
     if counted.saves_fp16:
