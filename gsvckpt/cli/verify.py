@@ -80,7 +80,7 @@ class _Outcome:
 
 
 def verify(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Checkpoints, or folders of them.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.", show_default=False)],
     quick: Annotated[bool, typer.Option("--quick", help="Read no tensor bytes; believe size, time and structure.", rich_help_panel="Checks")] = False,
     checks: Annotated[
         str | None,
@@ -136,7 +136,7 @@ def verify(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing checksum file.", rich_help_panel="Manifest and copies")] = False,
     fail_on: Annotated[FailOn, typer.Option("--fail-on", help="Exit 1 from this severity on.")] = FailOn.error,
-    format: Annotated[Format, typer.Option("--format", help="How results are printed.")] = Format.table,  # noqa: A002 - the option's name
+    format: Annotated[Format, typer.Option("--format", metavar="FORM", help="table, json, junit or sarif.")] = Format.table,  # noqa: A002 - the option's name
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -21,7 +21,7 @@ from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.documents import examination_json
 from gsvckpt.report.kinds import KINDS
-from gsvckpt.report.terminal import make_console
+from gsvckpt.report.terminal import make_console, shorten
 from gsvckpt.report.units import count, plural, printable, similar_names, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import Identity
@@ -41,6 +41,7 @@ _USES: Mapping[str, str] = {
     "sovits-discriminator-base": "to start training from, together with its G",
 }
 _BAR = 14
+_FRAME = 6  # columns of a panel's upper edge that its title cannot take
 _DEEPEST = 6  # name parts, where a single group is opened up
 
 
@@ -125,7 +126,8 @@ def _print_overview(console: Console, examination: Examination, counted: Account
     facts.add_column(overflow="fold")
     for label, text in _facts(examination, counted, view):
         facts.add_row(label, text)
-    title = Text(printable(os.path.basename(examination.checkpoint.source.path)), style="bold", overflow="ellipsis")
+    name = printable(os.path.basename(examination.checkpoint.source.path))
+    title = Text(shorten(name, console.width - _FRAME), style="bold")
     console.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED))
     for warning in examination.warnings:
         console.print(Text(f"! {printable(warning)}", style="yellow"))

@@ -86,6 +86,7 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
         modified = [ago(entry.modified)] if roomy else []
         safety = Text(entry.verdict, style=VERDICTS[entry.verdict])
         table.add_row(Folded(name), entry.kind, entry.version, entry.epoch, size(entry.size), *modified, safety)
+    table.add_section()
     for error in failures:
         table.add_row(Folded(Text(printable(names[error.path]), style="red")), Text(error.kind, style="red"), "", "", _size_of(error.path))
     print_table(console, table)

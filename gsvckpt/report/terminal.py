@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -81,6 +81,14 @@ def _parts(plain: str, width: int, breaks: Sequence[re.Pattern[str]] = _BREAKS, 
             yield start + part.start(), part[0]
         else:
             yield from _parts(part[0], width, breaks[1:], start + part.start())
+
+
+def shorten(name: str, width: int) -> str:
+    """The name in `width` columns: what is too much goes from its middle, as its end tells the epoch and the kind of file."""
+    if cell_len(name) <= width:
+        return name
+    end = (width - 1) // 2
+    return f"{set_cell_size(name, width - 1 - end).rstrip()}…{set_cell_size(name[::-1], end)[::-1].lstrip()}"
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -32,6 +32,13 @@ def test_every_command_has_help_with_an_example_and_the_shared_options(gsvckpt, 
     assert command not in WRITING or all(option in run.out for option in ("--output", "-o", "--in-place", "--force", "--dry-run", "-n", "--check"))
 
 
+@pytest.mark.parametrize(
+    ("command", "word"), [("inspect", "PATH..."), ("verify", "PATH..."), ("migrate", "SOURCE..."), ("convert-fp16", "SOURCE...")]
+)
+def test_help_says_that_several_files_are_taken(gsvckpt, command, word):
+    assert word in gsvckpt(command, "--help").out.splitlines()[1]
+
+
 def test_help_lists_all_commands_and_exit_codes(gsvckpt):
     run = gsvckpt("--help")
     assert run.code == 0
@@ -214,6 +221,7 @@ def test_a_pipe_gets_no_escape_codes_and_80_columns(gsvckpt, monkeypatch, tmp_pa
     assert "\x1b" not in run.out + run.err
     tables = [line for line in run.out.splitlines() if "can go: gsvckpt" not in line]  # a command is pasted, so it is never broken
     assert max(map(len, tables)) <= 80
+    assert argv != ("inspect",) or re.match("╭─ voice-.*….*-somebody-.pth ─╮\n", run.out)
 
 
 @pytest.mark.parametrize("argv", [("convert-fp16", "-n"), ("migrate", "-n", "--dtype", "float32"), ("inspect", "-r")], ids=" ".join)

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.report.terminal import Folded, fold, make_console, print_table
+from gsvckpt.report.terminal import Folded, fold, make_console, print_table, shorten
 
 LONG = "/home/somebody/GPT-SoVITS/SoVITS_weights_v2ProPlus/a-rather-long-experiment-name_e8_s200.pth"
 
@@ -39,6 +39,19 @@ def test_a_fold_keeps_its_styles() -> None:
     folded = fold(Text.assemble(("logs/alice/", "red"), ("G_16.pth", "bold")), 8)
     assert folded.plain == "logs/\nalice/\nG_16.pth"
     assert [(folded.plain[span.start : span.end], span.style) for span in folded.spans] == [("logs/", "red"), ("alice/", "red"), ("G_16.pth", "bold")]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "shown"),
+    [
+        ("alice_e8_s16.pth", 16, "alice_e8_s16.pth"),
+        ("alice_e8_s16.pth", 15, "alice_e…s16.pth"),
+        ("声音声音声音声音.pth", 12, "声音声….pth"),
+    ],
+)
+def test_a_name_loses_its_middle(name: str, width: int, shown: str) -> None:
+    assert shorten(name, width) == shown
+    assert cell_len(shown) <= width
 
 
 def table() -> Table:
