@@ -21,7 +21,7 @@ from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.documents import examination_json
 from gsvckpt.report.kinds import KINDS
-from gsvckpt.report.terminal import make_console, shorten
+from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
 from gsvckpt.report.units import count, plural, printable, similar_names, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import Identity
@@ -132,7 +132,7 @@ def _print_overview(console: Console, examination: Examination, counted: Account
     for warning in examination.warnings:
         console.print(Text(f"! {printable(warning)}", style="yellow"))
     if examination.state:
-        console.print(_modules(console, examination, counted, view))
+        print_table(console, _modules(console, examination, counted, view))
     for line in _advice(examination, counted):
         console.print(line, soft_wrap=True)  # a command broken into two lines cannot be pasted
 
@@ -214,8 +214,8 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
     if counted.unused:
         rows.append(("(unused)", "", "", counted.unused, ""))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("module", no_wrap=True, overflow="ellipsis")
-    table.add_column("tensors", justify="right")
+    table.add_column("module")  # alone gives way where all is too wide
+    table.add_column("tensors", justify="right", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, width=_BAR)
@@ -226,7 +226,7 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
     block = "█" if console.encoding.startswith("utf") else "#"
     for name, tensors, parameters, amount, dtypes in rows:
         bar = Text(block * max(round(_BAR * amount / largest), 1 if amount else 0), style="magenta" if name.startswith("(") else "cyan")
-        table.add_row(printable(name), tensors, parameters, size(amount), bar, *([dtypes] if mixed else []))
+        table.add_row(Folded(Text(printable(name))), tensors, parameters, size(amount), bar, *([dtypes] if mixed else []))
     return table
 
 

@@ -76,7 +76,10 @@ def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict
         )
     print_table(console, table)
     for written in done:
-        for line in _lines(details(written), verbose=verbose):
+        lines = _lines(details(written), verbose=verbose)
+        if not lines and written.output is not None and not written.changed:
+            lines = ["nothing to change, so it stays as it is"]
+        for line in lines:
             text = Text(f"{printable(os.path.basename(written.source))}: {line}" if len(done) > 1 else line)
             console.print(text, soft_wrap=not console.is_terminal)
     freed = sum(written.bytes_before - written.bytes_after for written in done if written.output)

@@ -40,6 +40,7 @@ def test_what_stays_is_neither(gsvckpt, tmp_path):
     assert run.code == 0
     assert cells(run, "0.pth")[3] == "-"
     assert "saved\n" not in run.out
+    assert run.out.count("nothing to change, so it stays as it is") == 2
     assert "larger" not in run.out
 
 
@@ -74,3 +75,15 @@ def test_statistics_have_one_line_a_tensor_in_a_pipe(gsvckpt, tmp_path, monkeypa
     monkeypatch.setenv("COLUMNS", "80")
     run = gsvckpt("inspect", save(tmp_path / "x.pth", {"w" * 60: tensor("float32", (2,)), "v": tensor("float32", (2,))}), "--stats")
     assert [line.split()[-1] for line in run.out.splitlines()] == ["name", "w" * 60, "v"]
+
+
+def test_modules_fit_the_terminal_and_lose_no_number(gsvckpt, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    tree = {f"model.{'rather_long_name.' * 3}layers.{n}.w": tensor("float32", (500,)) for n in range(3)} | {"model.h.l.w": tensor("float32", (500,))}
+    lines = gsvckpt("inspect", save(tmp_path / "x.pth", tree), "--depth", "6").out.splitlines()
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+    assert max(len(line) for line in lines if "can go: gsvckpt" not in line) <= 80
+    assert ["module", "tensors", "parameters", "size"] in [line.split() for line in lines]
+    assert ["model.h.l.w", "1", "500", "2.0", "kB", "█" * 5] in [line.split() for line in lines]
+    assert sum("█" * 14 in line for line in lines) == 1
