@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gsvckpt.examination import Examination
-from gsvckpt.findings import Finding, Severity
+from gsvckpt.findings import Finding, Severity, worst
 from gsvckpt.model import DType, Tensor
 from gsvckpt.progress import Progress
 from gsvckpt.streams import Buffers, Stopped, check_unchanged, for_each
@@ -25,6 +25,7 @@ class _Pair(NamedTuple):
 
 def compare(one: Examination, other: Examination, jobs: int, progress: Progress) -> list[Finding]:
     """Compare the models. Names, shapes and values must be the same; a change of type is told of, and values are then compared after rounding.
+    Where nothing differs, a finding for information says so.
 
     Weights for inference lack enc_q, which is no difference. Raises DamagedError and ChangedError as reading does.
     """
@@ -61,7 +62,15 @@ def compare(one: Examination, other: Examination, jobs: int, progress: Progress)
     ]
     if len(counted) > _LISTED:
         found.append(Finding("against.values", "error", "tensors", f"and {len(counted) - _LISTED:,} more tensors with other values"))
+    if both and worst(found) != "error":
+        found.append(Finding("against.values", "info", "tensors", _say_equal(len(both), where, found)))
     return found
+
+
+def _say_equal(count: int, where: str, found: list[Finding]) -> str:
+    tensors = "its one tensor" if count == 1 else f"all of its {count:,} tensors"
+    is_cast = any(finding.check == "against.dtype" for finding in found)
+    return f"the same as {where}: {tensors}, by name, shape{' and value, up to the change of type' if is_cast else ', type and value'}"
 
 
 def _names(names: list[str]) -> str:

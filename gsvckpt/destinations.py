@@ -13,7 +13,8 @@ from gsvckpt.publishing import folder_obstacle
 from gsvckpt.sovits.names import resumes, shorten
 
 SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
-_EXTENSIONS = (".pth", ".ckpt", ".pt", ".bin", ".th", ".safetensors", ".json")  # what a name loses when its file becomes one of another form
+_TORCH = (".pth", ".ckpt", ".pt", ".bin", ".th")
+_EXTENSIONS = (*_TORCH, ".safetensors", ".json")  # what a name loses when its file becomes one of another form
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,26 @@ class Destination:
                 raise UsageError(f"{other} and {source} would both be written to {output}", hint="give each its own run with -o PATH")
         return outputs
 
-    def named(self, output: str, name: str | None, extension: str | None) -> str:
-        """The output under the name and the extension that suit what it will hold, where only its folder was chosen; a name that was chosen stays."""
+    def named(self, source: str, output: str, name: str | None, extension: str | None) -> str:
+        """The output under the name and the extension that suit what it will hold, where only its folder was chosen; a name that was chosen stays.
+
+        A torch file that becomes a safetensors file needs no word in its name: the extension tells them apart.
+        """
         if self.in_place or self.output == output:
             return output
         folder, chosen = os.path.split(output)
+        needs_word = self.output is None
         if name is not None and not resumes(name) and self.word != SALVAGED:
-            chosen = name
-        if extension is not None and os.path.splitext(chosen)[1].lower() != extension:
-            stem, before = os.path.splitext(chosen)
-            chosen = (stem if before.lower() in _EXTENSIONS else chosen) + extension
-            if self.output is None and resumes(chosen):
-                chosen = f"{self.word}-{chosen}"
+            chosen, needs_word = name, False
+        if extension is None or os.path.splitext(chosen)[1].lower() == extension:
+            return os.path.join(folder, shorten(chosen))
+        if needs_word:
+            chosen = os.path.basename(_without_slash(source))
+        stem, before = os.path.splitext(chosen)
+        chosen = (stem if before.lower() in _EXTENSIONS else chosen) + extension
+        tells = self.word != SALVAGED and before.lower() in _TORCH and extension == ".safetensors"
+        if self.output is None and (resumes(chosen) or (needs_word and not tells)):
+            chosen = name_beside(chosen, self.word)
         return os.path.join(folder, shorten(chosen))
 
     def obstacle(self, source: str, output: str, others: Collection[str] = (), *, folder: bool = False) -> GsvError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -82,6 +83,16 @@ class Finding(NamedTuple):
     hint: str = ""
     found: str = ""
     expected: str = ""
+
+
+def name_file(finding: Finding, path: str) -> Finding:
+    """The finding with a hint that can be pasted: `FILE` in it is this file."""
+    return finding._replace(hint=finding.hint.replace(" FILE", f" {shlex.quote(path)}"))
+
+
+def name_copies(finding: Finding, folder: str) -> Finding:
+    """The finding with a hint that says where copies are."""
+    return finding._replace(hint=finding.hint.replace("--restore-from DIR", f"--restore-from {shlex.quote(folder)}"))
 
 
 def select_checks(text: str | None) -> frozenset[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -36,13 +38,18 @@ def index_of(path: str) -> str | None:
     return path if shards.is_index(path) else None
 
 
+_OWN = re.compile(r"(gsvckpt migrate|\.truncate\(\d+\)\") FILE")  # in hints of readers, the file itself
+
+
 @contextmanager
 def blame(path: str) -> Iterator[None]:
-    """Errors raised inside learn which file they are about."""
+    """Errors raised inside learn which file they are about, and so do their hints."""
     try:
         yield
     except GsvError as error:
-        error.path = error.path or path
+        if not error.path:
+            error.path = path
+            error.hint = _OWN.sub(lambda found: f"{found[1]} {shlex.quote(path)}", error.hint)
         raise
 
 

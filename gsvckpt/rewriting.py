@@ -106,7 +106,7 @@ def rewrite(
         if planned.plan.root is not checkpoint.root and not destination.force:  # a config or a base may have brought names along
             _refuse_code(judge_all(globals_of(planned.plan.root)))
         plan = replace(planned.plan, window=_window(identity, planned.plan) if planned.whole else None)
-        output = destination.named(output, planned.name, _extension(identity, plan))
+        output = destination.named(source, output, planned.name, _extension(identity, plan))
         _refuse_name(plan, source, output)
         _refuse_incomplete(examination, planned, destination)
         _refuse_head(identity, plan, destination)

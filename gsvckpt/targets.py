@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -11,6 +12,7 @@ from gsvckpt.asides import is_kept_aside
 from gsvckpt.checks import resume
 from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
+from gsvckpt.findings import name_file
 from gsvckpt.formats import shards
 from gsvckpt.manifest import NAME, Entry, Manifest, read_manifest
 from gsvckpt.pickles.safety import Safety
@@ -86,7 +88,8 @@ class _Manifests:
             raise UsageError("is for the files of one folder, so name files of one folder only", where="--manifest")
         manifest = read_manifest(path)
         if manifest is None:
-            raise MissingError("there is no such manifest", path=path, hint="record one: gsvckpt verify FOLDER --record")
+            folder = targets[0] if os.path.isdir(targets[0]) else os.path.dirname(targets[0]) or os.curdir
+            raise MissingError("there is no such manifest", path=path, hint=f"record one: gsvckpt verify {shlex.quote(folder)} --record")
         self._by_folder[folders.pop()] = manifest
 
     def of(self, folder: str) -> Manifest | None:
@@ -203,7 +206,7 @@ def absent(targets: Targets, options: Options) -> list[Verification]:
 def _missing(path: str, entry: Entry, *, named: bool) -> Verification:
     """A recorded file that is gone: damage to a folder, and a missing input where the file itself was named."""
     error = MissingError("there is no such file", path=path).as_json() if named else None
-    return Verification(path, "unchecked" if named else "damaged", (manifest.missing(entry),), error=error)
+    return Verification(path, "unchecked" if named else "damaged", (name_file(manifest.missing(entry), path),), error=error)
 
 
 def is_forgotten(result: Verification) -> bool:
@@ -219,7 +222,7 @@ def with_verdicts(targets: Targets, results: Sequence[Verification]) -> list[Ver
         state = result.resume
         if result.path in targets.asked and state is not None:
             found = resume.assess_file(os.path.basename(result.path), state, runs.get(os.path.normpath(result.path)))
-            findings = (*result.findings, *found)
+            findings = (*result.findings, *(name_file(finding, result.path) for finding in found))
             done.append(result._replace(findings=findings, status=judge(findings, result.safety)))
         else:
             done.append(result)
@@ -232,7 +235,7 @@ def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verif
     found = []
     for run in targets.runs:
         states |= {path: peek(path) for path in run.rivals if path not in states}
-        findings = tuple(resume.assess(run, states))
+        findings = tuple(name_file(finding, run.place(finding.where)) for finding in resume.assess(run, states))
         found.append(Verification(run.folder, judge(findings, Safety("safe")), findings))
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -13,7 +12,7 @@ from gsvckpt.checks import containers, layouts, officials, pickles, resume, tens
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.files import LocalSource, open_source
-from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding
+from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding, name_file
 from gsvckpt.formats import pickle_search, shards, zip_audit, zip_directory
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_remains import Remains
@@ -98,8 +97,7 @@ class _Run:
         except ChangedError as error:
             self.blockers.append(Finding(error.check, "error", "file", error.why, error.hint))
         findings = [*self.blockers, *(found for found in self.findings if found.check in self.options.checks)]
-        quoted = shlex.quote(self.source.path)
-        findings = [found._replace(hint=found.hint.replace(" FILE", f" {quoted}")) for found in findings]  # so that it can be pasted
+        findings = [name_file(found, self.source.path) for found in findings]
         findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
         result = Verification(
             self.source.path, judge(tuple(findings), safety), tuple(findings), self.source.size, self.source.mtime_ns, safety=safety

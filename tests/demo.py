@@ -15,7 +15,7 @@ GPT = Path("GPT_weights_v2", f"{VOICE}-e15.ckpt")
 TRAINING = Path("logs", VOICE, "logs_s2_v2", "G_200.pth")
 STRIPPED = TRAINING.with_name("weights-G_200.pth")
 SMALL = TRAINING.with_name(SOVITS.name)
-SAFE = SOVITS.with_name(f"{SOVITS.stem}.migrated.safetensors")
+SAFE = SOVITS.with_name(f"{SOVITS.stem}.safetensors")
 HALVED = STRIPPED.with_name("weights-G_200.fp16.pth")
 
 

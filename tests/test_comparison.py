@@ -38,7 +38,11 @@ def test_a_converted_file_is_the_same(source: Path, dtype: torch.dtype | None) -
     for path in (source.with_name("x.pth"), source.with_name("x.safetensors")):
         result = against(path, source)
         assert ids(result) == set()
-        assert [finding.found for finding in result.findings] == ([] if dtype is None else [str(dtype).removeprefix("torch.")])
+        assert [finding.found for finding in result.findings if finding.check == "against.dtype"] == (
+            [] if dtype is None else [str(dtype).removeprefix("torch.")]
+        )
+        said = "type and value" if dtype is None else "up to the change of type"
+        assert [(finding.severity, said in finding.why) for finding in result.findings if finding.check == "against.values"] == [("info", True)]
 
 
 def test_a_view_and_a_plain_tensor_are_the_same(source: Path) -> None:
@@ -61,6 +65,7 @@ def test_what_differs_is_named(source: Path, change: dict, check: str) -> None:
     torch.save({"weight": {**STATE, **change}}, source.with_name("x.pth"))
     result = against(source.with_name("x.pth"), source)
     assert check in ids(result)
+    assert not any("the same as" in finding.why for finding in result.findings)
     assert {finding.where for finding in result.findings if finding.check == check} == set(change)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -133,7 +134,7 @@ def _assess_sovits(run: Run, states: Mapping[str, State | GsvError]) -> list[Fin
         return found
     if discriminator is not None and discriminator.epoch != generator.epoch:
         why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}; training goes on with both"
-        hint = "put the file of the same epoch back: gsvckpt verify FOLDER --restore-from DIR brings it from a backup"
+        hint = f"put the file of the same epoch back: gsvckpt verify {shlex.quote(run.folder)} --restore-from DIR brings it from a backup"
         found.append(Finding("resume.pair", "warning", run.generator, why, hint, str(discriminator.epoch), str(generator.epoch)))
     found += _stale(run, generator, states)
     blocked = any(finding.severity == "error" for finding in found)
@@ -148,7 +149,7 @@ def _loadable(name: str, state: State) -> list[Finding]:
         return [Finding("resume.keys", "error", name, f"lacks {', '.join(missing)}: {_OVER}", hint, ", ".join(missing))]
     if state.groups is not None and state.wanted_groups is not None and state.groups != state.wanted_groups:
         why = f"its optimizer has groups of {_groups(state.groups)} parameters, this model's has {_groups(state.wanted_groups)}: {_OVER}"
-        hint = f"gsvckpt strip-optimizer {name} --in-place removes it, and training goes on with fresh moments"
+        hint = "gsvckpt strip-optimizer FILE --in-place removes it, and training goes on with fresh moments"
         return [Finding("resume.optimizer", "error", name, why, hint, _groups(state.groups), _groups(state.wanted_groups))]
     if state.groups is None:
         return [Finding("resume.optimizer", "info", name, "has no optimizer state: training goes on with fresh moments")]
@@ -200,5 +201,7 @@ def _instead(run: Run, name: str) -> str:
         gone = {name, *(other for other in run.names if other[1:] == name[1:])}
         rest = next((other for other in sorted(run.names) if other not in gone and other.startswith("G_")), None)
     if rest is None:
-        return f"nothing else is there to go on from: gsvckpt verify {run.folder} --resume --restore-from DIR brings it back from a backup"
+        return (
+            f"nothing else is there to go on from: gsvckpt verify {shlex.quote(run.folder)} --resume --restore-from DIR brings it back from a backup"
+        )
     return f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again"

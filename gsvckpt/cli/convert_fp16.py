@@ -58,7 +58,7 @@ class OnOverflowChoice(str, Enum):
 
 
 def convert_fp16(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Checkpoints: .pth, .ckpt, .pt, .safetensors.", show_default=False)],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints: .pth, .ckpt, .pt, .safetensors.", show_default=False)],
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave matching tensors as they are (repeatable).")] = None,
     on_overflow: Annotated[
         OnOverflowChoice,

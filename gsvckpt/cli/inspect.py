@@ -53,7 +53,7 @@ class FormatChoice(str, Enum):
 
 
 def inspect(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Checkpoints, or folders of them.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.", rich_help_panel="Show")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Read the values: range, mean, NaN, zeros, histogram.", rich_help_panel="Show")] = False,
     config: Annotated[bool, typer.Option("--config", help="Print the embedded config.", rich_help_panel="Show")] = False,
@@ -64,7 +64,7 @@ def inspect(
         str | None, typer.Option("--diff", metavar="OTHER", help="Compare with another checkpoint; exit 1 when they differ.", rich_help_panel="Show")
     ] = None,
     include: Annotated[list[str] | None, typer.Option("--include", metavar="GLOB", help="Only matching tensors (repeatable).")] = None,
-    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not matching tensors (repeatable).")] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching tensors (repeatable).")] = None,
     depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Group modules by this many name parts.")] = 1,
     sort: Annotated[
         SortChoice | None, typer.Option("--sort", help="Order of modules and tensors [default: as in the file].", show_default=False)

@@ -10,7 +10,7 @@ import typer
 
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
 from gsvckpt.errors import GsvError, MissingError
-from gsvckpt.findings import CHECKS, SEVERITIES, Severity, select_checks
+from gsvckpt.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.formats.shards import is_index
 from gsvckpt.keep_options import Keep
 from gsvckpt.opening import index_of
@@ -82,7 +82,7 @@ class _Outcome:
 
 
 def verify(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Checkpoints, or folders of them.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.", show_default=False)],
     quick: Annotated[bool, typer.Option("--quick", help="Read no tensor bytes; believe size, time and structure.", rich_help_panel="Checks")] = False,
     checks: Annotated[
         str | None,
@@ -138,7 +138,7 @@ def verify(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing checksum file.", rich_help_panel="Manifest and copies")] = False,
     fail_on: Annotated[FailOn, typer.Option("--fail-on", help="Exit 1 from this severity on.")] = FailOn.error,
-    format: Annotated[Format, typer.Option("--format", help="How results are printed.")] = Format.table,  # noqa: A002 - the option's name
+    format: Annotated[Format, typer.Option("--format", metavar="FORM", help="table, json, junit or sarif.")] = Format.table,  # noqa: A002 - the option's name
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -221,6 +221,7 @@ def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Setting
     with settings.watch("copying") as progress:
         outcome.copied, failures = back_up(outcome.results, folder, targets.roots, progress)
     outcome.failures += failures
+    outcome.results = [result._replace(findings=tuple(name_copies(finding, folder) for finding in result.findings)) for result in outcome.results]
 
 
 def _record(outcome: _Outcome, keep: Keep) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from gsvckpt.cli.options import Settings, try_each
 from gsvckpt.destinations import Destination
 from gsvckpt.devices.choice import choose
 from gsvckpt.engine import Engine, OnOverflow, Outcome
-from gsvckpt.errors import OutputError, UsageError
+from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Progress
 from gsvckpt.report.console import print_document, print_warning, printing
 from gsvckpt.report.documents import failure_json
-from gsvckpt.report.writes import as_json, print_table
+from gsvckpt.report.writes import as_json, print_written
 from gsvckpt.rewriting import Make, Open, Rewritten, rewrite
 from gsvckpt.transforms.plan import Plan
 
@@ -47,7 +49,12 @@ def rewrite_each(
     def work(source: str) -> Rewritten:
         with settings.watch(os.path.basename(source)) as progress:
             taken = {*sources, *published} - {source}
-            done = rewrite(source, outputs[source], destination, partial(_engine, settings, progress, on_overflow), make, accept, opened, taken)
+            try:
+                done = rewrite(source, outputs[source], destination, partial(_engine, settings, progress, on_overflow), make, accept, opened, taken)
+            except MissingError as error:
+                if os.path.isdir(source) and error.path == source:
+                    error.hint = error.hint or _name_files(command, source)
+                raise
             published.extend([done.output] if done.output is not None and not done.rehearsed else [])
             return done
 
@@ -67,11 +74,27 @@ def rewrite_each(
             ]
             print_document(command, worst, files)
         elif done and not settings.quiet:
-            print_table(done, details, verbose=settings.verbose)
+            print_written(done, details, verbose=settings.verbose)
     for result in done:
         for warning in result.warnings:
             print_warning(result.output or result.source, warning)
     return worst
+
+
+def _name_files(command: str, folder: str) -> str:
+    """What to run instead of a command for files on a folder."""
+    from gsvckpt.runs import find_runs  # only this mistake needs them
+    from gsvckpt.survey import EXTENSIONS, find_files
+
+    inside = os.path.join(shlex.quote(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
+    endings = dict.fromkeys(os.path.splitext(path)[1] for path in find_files([folder], recursive=False).checkpoints)
+    globs = [f"{inside}*{ending}" for ending in endings if ending.lower() in EXTENSIONS]
+    if globs:
+        return f"name the files: gsvckpt {command} {' '.join(globs)}"
+    with suppress(MissingError):
+        if command == "migrate" and find_runs(folder):
+            return f"gsvckpt migrate {shlex.quote(folder)} --bundle DIR copies all of this voice into DIR, ready for another machine"
+    return f"name the files; gsvckpt inspect {shlex.quote(folder)} -r lists those below"
 
 
 def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: int | None, settings: Settings, *, dry_run: bool) -> int:

@@ -16,9 +16,10 @@ HEAD = 8_192  # what GPT-SoVITS itself hashes; enough to recognise anything
 _ZIP = b"PK\x03\x04"
 _FURTHEST = 1 << 28  # bytes from the end in which the end of a zip is looked for, once it is not where it should be
 _AGAIN = "download it again; the file came incomplete or is a web page"
+_CHOOSE = "choose a .pth, .ckpt or .safetensors file"
 # (signature, at, what it is, what to do)
 _OTHERS: tuple[tuple[bytes, int, str, str], ...] = (
-    (b"version https://git-lfs", 0, "a Git LFS pointer: a note about the file, not the file", "fetch the real one with: git lfs pull"),
+    (b"version https://git-lfs", 0, "a Git LFS pointer, which only names the file", "fetch the real one with: git lfs pull"),
     (b"GGUF", 0, "a GGUF model", ""),
     (b"\x89HDF\r\n", 0, "an HDF5 file (Keras)", ""),
     (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "unpack it first"),
@@ -27,8 +28,20 @@ _OTHERS: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", 0, "a zstd archive", "unpack it first"),
     (b"\xfd7zXZ", 0, "an xz archive", "unpack it first"),
     (b"\x93NUMPY", 0, "a NumPy array", ""),
-    (b"RIFF", 0, "a sound file", "choose a .pth, .ckpt or .safetensors file"),
-    (b"%PDF", 0, "a PDF document", ""),
+    (b"WAVE", 8, "a sound file (WAV)", _CHOOSE),
+    (b"WEBP", 8, "a picture (WebP)", _CHOOSE),
+    (b"RIFF", 0, "a sound file, picture or film (RIFF)", _CHOOSE),
+    (b"fLaC", 0, "a sound file (FLAC)", _CHOOSE),
+    (b"OggS", 0, "a sound file (Ogg)", _CHOOSE),
+    (b"ID3", 0, "a sound file (MP3)", _CHOOSE),
+    (b"\xff\xfb", 0, "a sound file (MP3)", _CHOOSE),
+    (b"ftyp", 4, "a film, sound or picture (MP4)", _CHOOSE),
+    (b"\x1aE\xdf\xa3", 0, "a film (Matroska, WebM)", _CHOOSE),
+    (b"\x89PNG\r\n\x1a\n", 0, "a picture (PNG)", _CHOOSE),
+    (b"\xff\xd8\xff", 0, "a picture (JPEG)", _CHOOSE),
+    (b"GIF8", 0, "a picture (GIF)", _CHOOSE),
+    (b"SQLite format 3\0", 0, "an SQLite database", _CHOOSE),
+    (b"%PDF", 0, "a PDF document", _CHOOSE),
     (b"\x7fELF", 0, "a program", ""),
     (b"MZ", 0, "a Windows program", "do not run it"),
 )
@@ -148,7 +161,7 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
             "the file begins with nothing but zeros", hint="the download or copy was cut off after space was reserved; get it again"
         )
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:512].lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<script", b"<!--")):
         return NotCheckpointError("this is a web page, not a checkpoint", hint=_AGAIN)
     if (
         head[:2] in _ONNX
@@ -166,7 +179,7 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
             check="container.head",
         )
     if _is_text(head):
-        first = head.split(b"\n", 1)[0][:60].decode("utf-8", "replace")
+        first = head.lstrip().split(b"\n", 1)[0][:60].decode("utf-8", "replace")
         return NotCheckpointError(f"this is a text file, not a checkpoint; it begins {first!r}", hint=_AGAIN)
     return NotCheckpointError(
         f"no checkpoint format begins with the bytes {head[:8].hex(' ')}", hint="download it again, or verify where it came from"

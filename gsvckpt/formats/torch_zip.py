@@ -74,9 +74,12 @@ def _find_prefix(records: Sequence[Record]) -> str:
 
 
 def _name_zip(names: Sequence[str]) -> str:
-    inside = f"{len(names):,} entries, first {names[0][:60]!r}" if names else "no entries"
+    count = "1 entry" if len(names) == 1 else f"{len(names):,} entries, first"
+    inside = f"{count} {names[0][:60]!r}" if names else "no entries"
     if names and all(name.endswith(".npy") for name in names):
         return f"this is a NumPy .npz archive, not a checkpoint ({inside})"
+    if "[Content_Types].xml" in names:
+        return f"this is an Office document, not a checkpoint ({inside})"
     if any(name.endswith((".pth", ".ckpt", ".pt", ".safetensors", ".bin")) for name in names):
         return f"this is a zip of files, not a checkpoint; a checkpoint is inside ({inside})"
     return f"this is a zip of something else, not a checkpoint ({inside})"

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gsvckpt.bundles import Bundle, Item
-from gsvckpt.report.terminal import make_console
+from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import plural, printable, size
 
 _WIDEST = 36  # columns that names in the bundle may take before they are folded
@@ -33,12 +33,12 @@ def print_bundle(bundle: Bundle) -> None:
     console = make_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     widest = max(len(item.path) for item in bundle.items)
-    table.add_column("file", overflow="fold", min_width=min(widest, _WIDEST))
-    table.add_column("from", overflow="fold")
+    table.add_column("file", min_width=min(widest, _WIDEST))
+    table.add_column("from")
     table.add_column("size", justify="right", no_wrap=True, min_width=8)
     for item in bundle.items:
-        table.add_row(printable(item.path), _origin(bundle, item), size(item.size))
-    console.print(table)
+        table.add_row(Folded(Text(printable(item.path))), Folded(_origin(bundle, item)), size(item.size))
+    print_table(console, table)
     where = f"{printable(bundle.output)}{' (not written: dry run)' if bundle.rehearsed else ''}"
     console.print(f"{plural(len(bundle.items), 'file')}, {size(bundle.size)}: {where}", soft_wrap=not console.is_terminal)
 

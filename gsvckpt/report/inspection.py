@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.documents import examination_json
 from gsvckpt.report.kinds import KINDS
-from gsvckpt.report.terminal import make_console
+from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
 from gsvckpt.report.units import count, plural, printable, similar_names, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import Identity
@@ -40,6 +41,7 @@ _USES: Mapping[str, str] = {
     "sovits-discriminator-base": "to start training from, together with its G",
 }
 _BAR = 14
+_FRAME = 6  # columns of a panel's upper edge that its title cannot take
 _DEEPEST = 6  # name parts, where a single group is opened up
 
 
@@ -124,12 +126,13 @@ def _print_overview(console: Console, examination: Examination, counted: Account
     facts.add_column(overflow="fold")
     for label, text in _facts(examination, counted, view):
         facts.add_row(label, text)
-    title = Text(printable(os.path.basename(examination.checkpoint.source.path)), style="bold", overflow="ellipsis")
+    name = printable(os.path.basename(examination.checkpoint.source.path))
+    title = Text(shorten(name, console.width - _FRAME), style="bold")
     console.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED))
     for warning in examination.warnings:
         console.print(Text(f"! {printable(warning)}", style="yellow"))
     if examination.state:
-        console.print(_modules(console, examination, counted, view))
+        print_table(console, _modules(console, examination, counted, view))
     for line in _advice(examination, counted):
         console.print(line, soft_wrap=True)  # a command broken into two lines cannot be pasted
 
@@ -212,8 +215,8 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
     if counted.unused:
         rows.append(("(unused)", "", "", counted.unused, ""))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("module", no_wrap=True, overflow="ellipsis")
-    table.add_column("tensors", justify="right")
+    table.add_column("module")  # alone gives way where all is too wide
+    table.add_column("tensors", justify="right", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, width=_BAR)
@@ -224,14 +227,15 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
     block = "█" if console.encoding.startswith("utf") else "#"
     for name, tensors, parameters, amount, dtypes in rows:
         bar = Text(block * max(round(_BAR * amount / largest), 1 if amount else 0), style="magenta" if name.startswith("(") else "cyan")
-        table.add_row(printable(name), tensors, parameters, size(amount), bar, *([dtypes] if mixed else []))
+        table.add_row(Folded(Text(printable(name))), tensors, parameters, size(amount), bar, *([dtypes] if mixed else []))
     return table
 
 
 def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
-    """What wastes space, and the command that gets it back."""
-    path = printable(examination.checkpoint.source.path)
-    quoted = path if path.replace("/", "").replace("\\", "").replace(".", "").replace("_", "").replace("-", "").isalnum() else f'"{path}"'
+    """What wastes space, and the command that gets it back; and what a training file is good for besides."""
+    quoted = printable(shlex.quote(examination.checkpoint.source.path))
+    if examination.identity.kind in ("gpt-training", "sovits-generator-training"):
+        yield Text.assemble("weights for inference: ", (f"gsvckpt migrate {quoted} --to-inference", "bold"))
     if counted.saves_strip:
         yield _saving("training state", counted.saves_strip, counted, f"gsvckpt strip-optimizer {quoted}")
     if counted.saves_fp16:

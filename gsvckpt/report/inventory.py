@@ -17,7 +17,7 @@ from gsvckpt.errors import GsvError
 from gsvckpt.examination import Examination
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.kinds import KINDS
-from gsvckpt.report.terminal import make_console
+from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import ago, plural, printable, shape, size
 from gsvckpt.sovits.names import experiment
 
@@ -66,7 +66,7 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
     console = make_console()
     roomy = console.width >= _ROOMY
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("checkpoint", overflow="fold")
+    table.add_column("checkpoint")
     table.add_column("kind", overflow="fold")
     table.add_column("version", overflow="fold")
     table.add_column("epoch", justify="right")
@@ -81,21 +81,24 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
             current = entry.experiment
             table.add_section()
             if current:
-                table.add_row(Text(printable(current), style="bold"))
+                table.add_row(Folded(Text(printable(current), style="bold")))
         name = Text.assemble(printable(names[entry.path]), (" !" if entry.warnings else "", "yellow"))
         modified = [ago(entry.modified)] if roomy else []
-        table.add_row(name, entry.kind, entry.version, entry.epoch, size(entry.size), *modified, Text(entry.verdict, style=VERDICTS[entry.verdict]))
+        safety = Text(entry.verdict, style=VERDICTS[entry.verdict])
+        table.add_row(Folded(name), entry.kind, entry.version, entry.epoch, size(entry.size), *modified, safety)
+    table.add_section()
     for error in failures:
-        table.add_row(Text(printable(names[error.path]), style="red"), Text(error.kind, style="red"), "", "", _size_of(error.path))
-    console.print(table)
+        table.add_row(Folded(Text(printable(names[error.path]), style="red")), Text(error.kind, style="red"), "", "", _size_of(error.path))
+    print_table(console, table)
     total = sum(entry.size for entry in entries)
     strippable = sum(entry.strippable for entry in entries)
     parts = [f"{plural(len(entries), 'checkpoint')}, {size(total)}"]
     parts += [f"{len(failures)} could not be read"] if failures else []
     parts += [f"{plural(others, 'other file')}"] if others else []
-    console.print("; ".join(parts))
-    if strippable:
-        console.print(f"{size(strippable)} are training state that strip-optimizer removes; training then goes on with fresh moments")
+    lines = ["; ".join(parts)]
+    lines += [f"{size(strippable)} are training state that strip-optimizer removes; training then goes on with fresh moments"] if strippable else []
+    for line in lines:
+        console.print(line, soft_wrap=not console.is_terminal)
     if any(entry.warnings for entry in entries):
         console.print(Text("! has warnings: inspect the file alone", style="yellow"))
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = " .:-=+*#%@"
+_STATISTICS = f" {'min':>9} {'max':>9} {'mean':>9} {'std':>8} {'histogram':<16}"
 
 
 def tensor_json(name: str, tensor: Tensor, stats: Stats | None, wanted: bool) -> dict[str, object]:
@@ -53,19 +54,21 @@ def stats_json(stats: Stats) -> dict[str, object]:
 def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | None], *, stats: bool) -> None:
     """One line a tensor in fixed columns, which grep and awk understand and which prints thousands at once, as a rich table does not.
 
-    The name stands last, so that a long one breaks nothing.
+    The name stands last, so that a long one breaks nothing. On a terminal that is too narrow for statistics, they have a line of their own.
     """
-    levels = _LEVELS if make_console().encoding.startswith("utf") else _ASCII_LEVELS
+    console = make_console()
+    levels = _LEVELS if console.encoding.startswith("utf") else _ASCII_LEVELS
     shapes = [shape(tensor.shape) for tensor in state.values()]
     width = max([len(text) for text in shapes] + [5])
-    out = [
-        f"{'dtype':<9} {'shape':<{width}} {'size':>9}"
-        + (f" {'min':>9} {'max':>9} {'mean':>9} {'std':>8} {'histogram':<16}" if stats else "")
-        + " name"
-    ]
+    out = [f"{'dtype':<9} {'shape':<{width}} {'size':>9}{_STATISTICS if stats else ''} name"]
     for (name, tensor), text in zip(state.items(), shapes, strict=True):
         columns = f"{tensor.dtype.name:<9} {text:<{width}} {size(tensor.nbytes):>9}"
         out.append(f"{columns}{_statistics(measured.get(name), levels) if stats else ''} {printable(name)}")
+    if stats and console.is_terminal and max(map(len, out)) > console.width:
+        out = ["name, dtype, size", f"  {'shape':<{width}}{_STATISTICS}"]
+        for (name, tensor), text in zip(state.items(), shapes, strict=True):
+            out.append(f"{printable(name)}, {tensor.dtype.name}, {size(tensor.nbytes)}")
+            out.append(f"  {text:<{width}}{_statistics(measured.get(name), levels)}")
     write_out("\n".join(out) + "\n")
 
 

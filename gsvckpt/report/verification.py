@@ -22,7 +22,7 @@ _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _ASKED = frozenset({"resume", "against"})  # families that answer a question: what they say for information is the answer
 _ROWS = 200  # sound files named one by one without --verbose
 _SHORT = 120  # characters of two values that stand beside each other
-_STATUS_WIDTH, _SIZE_WIDTH, _WHAT_WIDTH = 9, 9, 30
+_STATUS_WIDTH, _SIZE_WIDTH, _WHAT_WIDTH, _DIGEST_WIDTH = 9, 9, 30, 8
 
 
 class Kept(NamedTuple):
@@ -126,7 +126,7 @@ def _fate_lines(result: Verification, kept: Kept, *, verbose: bool) -> Iterator[
         yield line(f"not {' and not '.join(left_out)}, as it has errors", "magenta", 2)
     if verbose:
         for digest, value in sorted(result.digests.items()):
-            yield line(f"{digest} {value}", "dim", 2)
+            yield line(f"{digest:<{_DIGEST_WIDTH}} {value}", "dim", 2)
 
 
 def _summary_lines(results: Sequence[Verification], kept: Kept, others: int) -> Iterator[Line]:

@@ -11,13 +11,14 @@ from rich.text import Text
 
 from gsvckpt.report.audits import audit
 from gsvckpt.report.documents import upstream_json
-from gsvckpt.report.terminal import make_console
+from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import plural, printable, size
 from gsvckpt.rewriting import Rewritten
 from gsvckpt.sovits.sections import divide
 from gsvckpt.transforms.selection import Selection
 
 _OTHERS = (("kept", "kept"), ("unchanged", "needed no cast:"))
+_LEAST_SHARE = 0.005  # below it is no whole percent
 _LISTED = 5  # overflowed tensors named without --verbose
 
 
@@ -56,33 +57,43 @@ def migrated(written: Rewritten) -> dict[str, object]:
     return {**facts, **audit(written, Selection(chosen, kept, others), tensors)}
 
 
-def print_table(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[str, object]], *, verbose: bool) -> None:
+def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[str, object]], *, verbose: bool) -> None:
     """One line a file: what it was, what it is, where it went; then what was cast or removed."""
     console = make_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    table.add_column("file", overflow="fold", ratio=1)
+    table.add_column("file")
     table.add_column("before", justify="right", no_wrap=True)
     table.add_column("after", justify="right", no_wrap=True)
     table.add_column("saved", justify="right", no_wrap=True)
-    table.add_column("output", overflow="fold", ratio=1)
+    table.add_column("output")
     for written in done:
-        saved = written.bytes_before - written.bytes_after
-        share = f"{saved / written.bytes_before:.0%}" if written.bytes_before and saved else "-"
         table.add_row(
-            printable(os.path.basename(written.source)),
+            Folded(Text(printable(os.path.basename(written.source)))),
             size(written.bytes_before),
             size(written.bytes_after) if written.output else "-",
-            Text(share, style="green" if saved > 0 else ""),
-            _place(written),
+            _share(written),
+            Folded(_place(written)),
         )
-    console.print(table)
+    print_table(console, table)
     for written in done:
-        for line in _lines(details(written), verbose=verbose):
+        lines = _lines(details(written), verbose=verbose)
+        if not lines and written.output is not None and not written.changed:
+            lines = ["nothing to change, so it stays as it is"]
+        for line in lines:
             text = Text(f"{printable(os.path.basename(written.source))}: {line}" if len(done) > 1 else line)
             console.print(text, soft_wrap=not console.is_terminal)
     freed = sum(written.bytes_before - written.bytes_after for written in done if written.output)
     if len(done) > 1 and freed:
-        console.print(f"{plural(len(done), 'file')}, {size(freed)} saved")
+        console.print(f"{plural(len(done), 'file')}, {size(abs(freed))} {'saved' if freed > 0 else 'larger'}")
+
+
+def _share(written: Rewritten) -> Text:
+    """What part of its size a file has lost; how much more it has is for the columns beside it to say."""
+    saved = written.bytes_before - written.bytes_after
+    if saved <= 0:
+        return Text("larger" if saved else "-")
+    share = saved / written.bytes_before
+    return Text(f"{share:.0%}" if share >= _LEAST_SHARE else "< 1%", style="green")
 
 
 def _place(written: Rewritten) -> Text:
@@ -107,6 +118,13 @@ def _changes(changes: object, *, verbose: bool) -> list[str]:
     return lines
 
 
+def _errors(facts: dict[str, object]) -> str:
+    error, zeros = float(str(facts["max_rel_error"])), int(str(facts["underflowed"]))
+    if not error and not zeros:
+        return "no value changed"
+    return f"largest error {error:.1g} of a tensor's largest value; {plural(zeros, 'value')} rounded to zero"
+
+
 def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
     """What there is to say of one file, from the same facts as the JSON."""
     lines: list[str] = _changes(facts["changes"], verbose=verbose) if isinstance(facts.get("changes"), list) else []
@@ -116,14 +134,11 @@ def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
     if "cast" in facts and isinstance(facts["worst"], list) and isinstance(facts["overflowed"], list):
         if facts["cast"]:
             parts = [f"cast {plural(int(str(facts['cast'])), 'tensor')}", *(f"{word} {facts[key]:,}" for key, word in _OTHERS if facts[key])]
-            lines.append(
-                f"{', '.join(parts)}; "
-                f"largest error {facts['max_rel_error']:.1g} of a tensor's largest value; {facts['underflowed']:,} values rounded to zero"
-            )
+            lines.append(f"{', '.join(parts)}; {_errors(facts)}")
         shown = facts["overflowed"] if verbose else facts["overflowed"][:_LISTED]
-        lines += [f"beyond its new range: {printable(item['name'])} ({item['count']:,} values)" for item in shown]
+        lines += [f"beyond its new range: {printable(item['name'])} ({plural(item['count'], 'value')})" for item in shown]
         if len(facts["overflowed"]) > len(shown):
-            lines.append(f"and {len(facts['overflowed']) - len(shown)} more; -v lists them")
+            lines.append(f"and {len(facts['overflowed']) - len(shown):,} more; -v lists them")
         if verbose:
             lines += [
                 f"worst: {printable(item['name'])}, error {item['max_abs_error']:.2g} = {item['max_rel_error']:.2g} of its largest value"

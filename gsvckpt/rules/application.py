@@ -30,7 +30,7 @@ class Rule(NamedTuple):
     others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        patterns = ", ".join(repr(pattern) for pattern in (self.pattern, *self.others))
+        patterns = ", ".join(f"'{pattern}'" for pattern in (self.pattern, *self.others))  # as it was written: repr would double its backslashes
         return f"{self.action} {_shorten(patterns)}{f' (line {self.line})' if self.line else ''}"
 
 

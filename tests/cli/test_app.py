@@ -32,6 +32,13 @@ def test_every_command_has_help_with_an_example_and_the_shared_options(gsvckpt, 
     assert command not in WRITING or all(option in run.out for option in ("--output", "-o", "--in-place", "--force", "--dry-run", "-n", "--check"))
 
 
+@pytest.mark.parametrize(
+    ("command", "word"), [("inspect", "PATH..."), ("verify", "PATH..."), ("migrate", "SOURCE..."), ("convert-fp16", "SOURCE...")]
+)
+def test_help_says_that_several_files_are_taken(gsvckpt, command, word):
+    assert word in gsvckpt(command, "--help").out.splitlines()[1]
+
+
 def test_help_lists_all_commands_and_exit_codes(gsvckpt):
     run = gsvckpt("--help")
     assert run.code == 0
@@ -202,10 +209,10 @@ def test_a_full_disk_behind_standard_output_is_an_error(voice, argv):
 
 @pytest.mark.parametrize(
     "argv",
-    [("--help",), ("inspect", "--help"), ("inspect",), ("inspect", "--memory"), ("inspect", "--globals"), ("convert-fp16", "-n")],
+    [("--help",), ("inspect", "--help"), ("inspect",), ("inspect", "--memory"), ("inspect", "--globals")],
     ids=" ".join,
 )
-def test_a_pipe_gets_no_escape_codes_and_tables_of_80_columns(gsvckpt, monkeypatch, tmp_path, argv):
+def test_a_pipe_gets_no_escape_codes_and_80_columns(gsvckpt, monkeypatch, tmp_path, argv):
     monkeypatch.delenv("COLUMNS", raising=False)
     tree = small({f"enc_p.{'long.' * 30}{n}": value for n, value in enumerate(generator("v2").values())} | generator("v2"), "v2")
     path = save(tmp_path / f"{'voice-of-somebody-' * 8}.pth", tree)
@@ -213,18 +220,34 @@ def test_a_pipe_gets_no_escape_codes_and_tables_of_80_columns(gsvckpt, monkeypat
     assert run.code == 0
     assert "\x1b" not in run.out + run.err
     tables = [line for line in run.out.splitlines() if "can go: gsvckpt" not in line]  # a command is pasted, so it is never broken
-    assert max(map(len, tables)) <= 80 or argv == ("convert-fp16", "-n")
-    assert all(len(line) <= 80 for line in run.out.splitlines() if "│" in line or "─" in line)
+    assert max(map(len, tables)) <= 80
+    assert argv != ("inspect",) or re.match("╭─ voice-.*….*-somebody-.pth ─╮\n", run.out)
 
 
-def test_an_inventory_fits_80_columns(gsvckpt, monkeypatch, tmp_path):
-    monkeypatch.delenv("COLUMNS", raising=False)
+@pytest.mark.parametrize("argv", [("convert-fp16", "-n"), ("migrate", "-n", "--dtype", "float32"), ("inspect", "-r")], ids=" ".join)
+def test_in_a_pipe_names_stay_whole(gsvckpt, monkeypatch, tmp_path, argv):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"{'voice-of-somebody-' * 8}{number}.pth" for number in range(2)]
+    for name in names:
+        save(tmp_path / name, small(generator("v2", "float16" if argv[0] == "migrate" else "float32"), "v2"))
+    run = gsvckpt(*argv, *([tmp_path] if argv[0] == "inspect" else [tmp_path / name for name in names]))
+    assert run.code == 0, run.err
+    assert "\x1b" not in run.out
+    for name in names:
+        assert any(line.startswith(f" {name} ") for line in run.out.splitlines())
+    if argv[0] != "inspect":
+        assert run.out.count("(not written: dry run)") == 2
+
+
+def test_an_inventory_fits_a_terminal_of_80_columns(gsvckpt, monkeypatch, tmp_path):
+    for variable, value in (("COLUMNS", "80"), ("FORCE_COLOR", "1"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(variable, value)
     for version in ("v1", "v2ProPlus"):
         save(tmp_path / "logs" / ("experiment" * 12) / "logs_s2_v2" / f"{'声音' * 30}{version}_e8_s16.pth", small(generator(version), version))
     (tmp_path / "broken.pth").write_bytes(b"PK\3\4")
     run = gsvckpt("inspect", tmp_path, "-r")
     assert run.code == 3
-    assert max(map(len, run.out.splitlines())) <= 80
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in run.out.splitlines()) <= 80
 
 
 @pytest.mark.parametrize(("variables", "coloured"), [({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False), ({}, False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -206,15 +207,18 @@ def test_logs_stand_in_the_order_of_time_under_their_runs(gsvckpt, trained, tmp_
     )
 
 
-def test_the_table_fits_80_columns(gsvckpt, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_table_fits_a_terminal_and_names_stay_whole_in_a_pipe(gsvckpt, trained, tmp_path, monkeypatch, terminal):
     monkeypatch.setenv("COLUMNS", "80")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
     run = gsvckpt("migrate", trained.path, "--bundle", tmp_path / "out")
     assert run.code == 0
-    lines = run.out.splitlines()
-    table = [line for line in lines if line and str(tmp_path) not in line]
-    assert max(map(len, table)) <= 80
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", run.out).splitlines()
+    assert (max(map(len, lines)) <= 80) == terminal
     assert any("checkpoints/sovits_epoch_008_G.pth" in line and "logs_s2_v2Pro/G_16.pth" in line for line in lines)
-    assert lines[-1].startswith("14 files, ")
+    assert any("logs_s1_v2Pro/ckpt/epoch=1-step=12.ckpt" in line for line in lines) != terminal
+    assert any(line.startswith("14 files, ") for line in lines)
     assert gsvckpt("migrate", trained.path, "--bundle", tmp_path / "more", "-q").out == ""
 
 

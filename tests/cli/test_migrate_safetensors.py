@@ -13,6 +13,7 @@ from test_properties import same_bytes
 
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.equality import first_difference
+from gsvckpt.sovits.names import resumes
 
 from .samples import discriminator, generator, gpt, hparams, s1_training, s2_training, save, small
 
@@ -48,10 +49,10 @@ def test_every_kind_comes_back_as_it_was(gsvckpt, tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "there", "back"),
     [
-        ("alice_e8_s16.pth", "alice_e8_s16.migrated.safetensors", "alice_e8_s16.migrated.migrated.pth"),
-        ("alice-e2.ckpt", "alice-e2.migrated.safetensors", "alice-e2.migrated.migrated.ckpt"),
-        ("G_16.pth", "migrated-G_16.safetensors", "migrated-G_16.migrated.pth"),
-        ("epoch=1-step=12.ckpt", "migrated-epoch=1-step=12.safetensors", "migrated-epoch=1-step=12.migrated.ckpt"),
+        ("alice_e8_s16.pth", "alice_e8_s16.safetensors", "alice_e8_s16.migrated.pth"),
+        ("alice-e2.ckpt", "alice-e2.safetensors", "alice-e2.migrated.ckpt"),
+        ("G_16.pth", "G_16.safetensors", "migrated-G_16.pth"),
+        ("epoch=1-step=12.ckpt", "epoch=1-step=12.safetensors", "migrated-epoch=1-step=12.ckpt"),
     ],
 )
 def test_names_follow_the_container_and_are_none_that_training_picks_up(gsvckpt, tmp_path, name, there, back):
@@ -59,6 +60,28 @@ def test_names_follow_the_container_and_are_none_that_training_picks_up(gsvckpt,
     output = gsvckpt.json("migrate", save(tmp_path / name, make(), head=head), "--to", "safetensors").file["output"]
     assert output == str(tmp_path / there)
     assert gsvckpt.json("migrate", output, "--to", "torch").file["output"] == str(tmp_path / back)
+    assert not any(resumes(path) for path in (there, back))
+
+
+def test_a_safetensors_file_that_is_there_stays(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", {"w": tensor("float32", (2,))})
+    (tmp_path / "x.safetensors").write_bytes(b"mine")
+    assert gsvckpt("migrate", source, "--to", "safetensors").code == 4
+    assert (tmp_path / "x.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "output"),
+    [
+        ("x", (), "x.migrated.safetensors"),
+        ("x.data", (), "x.data.migrated.safetensors"),
+        ("x.bin", ("--include", "*"), "x.safetensors"),
+        ("x.pth", ("--salvage",), "x.salvaged.safetensors"),
+    ],
+)
+def test_only_an_extension_that_changes_stands_for_the_word(gsvckpt, tmp_path, name, options, output):
+    source = save(tmp_path / name, {"w": tensor("float32", (2,))})
+    assert gsvckpt.json("migrate", source, "--to", "safetensors", "-n", *options).file["output"] == str(tmp_path / output)
 
 
 @pytest.mark.parametrize("output", ["x.pth", "x.ckpt", "x"])

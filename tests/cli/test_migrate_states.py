@@ -184,6 +184,13 @@ def test_names_inside_a_nested_state_dict_are_refused(gsvckpt, tmp_path):
     assert not source.with_name("x.migrated.pth").exists()
 
 
+def test_a_rule_is_told_as_it_was_written(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", {"a": numbers((2,))})
+    path = rules(tmp_path, r"rename = '^it\.(.*)\d$'" + "\n" + r"to = 'b.\1'")
+    run = gsvckpt("migrate", source, "--rules", path, "-n")
+    assert r"no tensor for the rule rename '^it\.(.*)\d$' (line 2)" in run.err
+
+
 def test_a_rule_without_effect_is_a_warning(gsvckpt, tmp_path):
     source = save(tmp_path / "x.pth", {"a": numbers((2,)), "b": numbers((2,))})
     path = rules(tmp_path, "drop = 'nothing.*'", "drop = 'b'")

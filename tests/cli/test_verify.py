@@ -119,9 +119,13 @@ def test_against(gsvckpt, tmp_path):
     checks = ("--checks", "against")
     run = gsvckpt.json("verify", half, "--against", source, *checks)
     assert [(finding["check"], finding["found"], finding["expected"]) for finding in run.file["findings"]] == [
-        ("against.dtype", "float16", "float32")
+        ("against.dtype", "float16", "float32"),
+        ("against.values", "", ""),
     ]
-    assert gsvckpt.json("verify", stripped, "--against", source, *checks).file["findings"] == []
+    (said,) = gsvckpt.json("verify", stripped, "--against", source, *checks).file["findings"]
+    assert (said["check"], said["severity"]) == ("against.values", "info")
+    assert said["why"] == f"the same as {source}: all of its 4 tensors, by name, shape, type and value"
+    assert said["why"] in gsvckpt("verify", stripped, "--against", source).out
     other = save(tmp_path / "other.pth", s2_training(generator("v1", enc_q=True)))
     assert gsvckpt("verify", half, "--against", other, *checks).code == 1
 

@@ -35,6 +35,12 @@ def tar() -> bytes:
     return out.getvalue()
 
 
+# A picture of one pixel, as any program writes it.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
+)
+
+
 def torchscript() -> bytes:
     return zipped([Entry("m/data.pkl", pickled(1)), Entry("m/code/__torch__.py", b""), Entry("m/constants.pkl", pickled(()))])
 
@@ -60,23 +66,35 @@ def test_checkpoints(data: bytes, container: str) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "Git LFS pointer", "git lfs pull"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "web page", "download it again"),
         (b"\xef\xbb\xbf \r\n<html>", "web page", "download it again"),
+        (b"<!-- saved from a site -->\n<html>", "web page", "download it again"),
+        (b"\n<script>location = '/login'</script>", "web page", "download it again"),
+        (b"\n\nEntry not found", "it begins 'Entry not found'", "download it again"),
         (b"Not Found\n", "text file", "download it again"),
         (b'{"error": "not found"}', "text file", "download it again"),
         (b"GGUF\x03\0\0\0" + bytes(99), "GGUF", ""),
         (b"\x08\x07\x12\x07pytorch\x1a\x05" + bytes(range(100)), "ONNX", "onnxruntime"),
         (gzip.compress(b"x" * 100, mtime=0), "gzip", "unpack"),
         (tar(), "tar archive", "unpack"),
-        (b"RIFF\x24\0\0\0WAVEfmt ", "sound file", "choose"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", r"sound file \(WAV\)", "choose"),
+        (b"ID3\x04\0\0\0\0\0\x23TSSE", r"sound file \(MP3\)", "choose"),
+        (b"fLaC\0\0\0\x22" + bytes(34), r"sound file \(FLAC\)", "choose"),
+        (b"OggS\0\x02" + bytes(30), r"sound file \(Ogg\)", "choose"),
+        (b"\0\0\0\x20ftypisom\0\0\x02\0", r"\(MP4\)", "choose"),
+        (PNG, r"picture \(PNG\)", "choose"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(30), r"picture \(JPEG\)", "choose"),
+        (b"GIF89a\x01\0\x01\0\x80\0\0", r"picture \(GIF\)", "choose"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", r"picture \(WebP\)", "choose"),
         (b"\x93NUMPY\x01\0", "NumPy array", ""),
         (b"\x7fELF" + bytes(99), "a program", ""),
         (npz(), "NumPy .npz", "unzip"),
         (zip_of(model__pth=b"x"), "a checkpoint is inside", "unzip"),
-        (zip_of(readme__txt=b"x"), "zip of something else", "unzip"),
+        (zip_of(readme__txt=b"x"), r"zip of something else.*\(1 entry 'readme.txt'\)", "unzip"),
+        (zip_of(**{"[Content_Types]__xml": b"x", "word/document__xml": b"x"}), r"Office document.*\(2 entries, first ", "unzip"),
         (zip_of(), "no entries", "unzip"),
         (torchscript(), "TorchScript", "torch.jit.load"),
         (b"\xfe\xed\xfa\xce" + bytes(range(256)), "fe ed fa ce", "download it again"),
     ],
-    ids=range(20),  # the bytes would make names, and gzip's hold the time
+    ids=range(32),  # the bytes would make names, and gzip's hold the time
 )
 def test_what_is_no_checkpoint_is_named(data: bytes, says: str, hint: str) -> None:
     with pytest.raises(NotCheckpointError, match=says) as caught:
