@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+TRY_SALVAGE = "get the file again, or what is whole of this one: gsvckpt migrate FILE --salvage"  # the hint at a file that ends early
+
 
 class GsvError(Exception):
     """A failure with a sentence for the user.

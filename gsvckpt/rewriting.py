@@ -15,6 +15,7 @@ from gsvckpt.engine import Accept, Approve, Engine, Outcome
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
+from gsvckpt.formats.sniff import read_head
 from gsvckpt.model import Checkpoint, Tensor, globals_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import Safety, judge_all
@@ -112,7 +113,7 @@ def rewrite(
         _refuse_head(identity, plan, destination)
         before = checkpoint.source.size
         needless = destination.output is None  # with -o, an output is always written
-        warnings = (*examination.identity.notes, *planned.warnings)
+        warnings = (*_lasting_notes(examination, plan.head), *planned.warnings)
         if not plan.changes and needless:
             warnings = (*examination.warnings, *planned.warnings)
             return Rewritten(source, None, examination, plan, None, before, before, examination.upstream, warnings, not destination.writes)
@@ -151,6 +152,16 @@ def rewrite(
         after = outcome.layout.size
         done = (outcome.plan, outcome, before, after, verdicts[-1], warnings)
         return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole, kept=planned.kept)
+
+
+def _lasting_notes(examination: Examination, head: str) -> tuple[str, ...]:
+    """What the source contradicts itself in, without what was said of a head that the output does not have."""
+    checkpoint, notes = examination.checkpoint, examination.identity.notes
+    if not notes or head == checkpoint.container.head:
+        return notes
+    mended = replace(checkpoint, container=replace(checkpoint.container, head=head))
+    after = kinds.identify(mended, checkpoint.source.path, read_head(checkpoint.source)).notes
+    return tuple(note for note in notes if note in after)
 
 
 def _write(engine: Engine, plan: Plan, output: str, destination: Destination, approve: Approve, accept: Accept) -> Outcome:

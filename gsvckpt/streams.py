@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable
@@ -78,7 +79,8 @@ def chunks(
         raise DamagedError(
             f"the stored bytes have checksum {crc:08x}, their record states {expected:08x}",
             where=f"storage {storage.key}",
-            hint="bytes were altered on disk or in transfer, which torch.load does not notice; get the file again",
+            hint="bytes were altered on disk or in transfer, which torch.load does not notice; get the file again, "
+            f"or what is whole of this one: gsvckpt migrate {shlex.quote(storage.source.path)} --salvage",
             path=storage.source.path,
         )
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gsvckpt.checks.versions import rewrite_head
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import TRY_SALVAGE, GsvError
 from gsvckpt.examination import Examination
 from gsvckpt.findings import UNCHECKED, Finding
+from gsvckpt.formats.pickle_search import is_storage
 from gsvckpt.formats.torch_remains import Remains
 from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import Verdict
 
 _OPCODES = frozenset(b"(.0123456789BCEFGIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b")  # to protocol 2
-_AGAIN = "get the file again; to know which copies are good, record them: gsvckpt verify FILE --record"
+_AGAIN = "get the file again"
 _SEEKS_TOO_FAR = (4_096, 70_000)  # bytes of a cut zip between which torch's reader asks the system for a place before the file
 _LISTED = 20  # records named one by one
 _BY_INFERENCE = ("sovits-weights", "sovits-lora")  # kinds that GPT-SoVITS opens whatever their head (process_ckpt.py:129-138)
@@ -26,7 +27,8 @@ def failure(error: GsvError, head: bytes, size: int, remains: Remains | None) ->
     why = error.why.replace(" (torch: failed finding central directory)", "")
     if said:
         why += f"; torch.load says `{said}`" + (")" if " (" in said else "")
-    found = [Finding(error.check, "error", error.where, why, error.hint)]
+    hint = error.hint if error.hint != TRY_SALVAGE else _AGAIN  # what is told below says whether anything is whole
+    found = [Finding(error.check, "error", error.where, why, hint)]
     if remains is not None and remains.tensors:
         share = f"{remains.whole:,} of {remains.tensors:,}"
         hint = "gsvckpt migrate FILE --salvage writes what is whole" if remains.whole else ""
@@ -109,14 +111,16 @@ def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Findin
             owners.setdefault((leaf.storage if isinstance(leaf, Tensor) else leaf).offset, format_path(path))
     wrong = [(record, crc) for record, crc in crcs.items() if record.crc != crc and not (record.crc == 0 and record.size)]
     unknown = [record for record, crc in crcs.items() if record.crc == 0 and crc]
+    lost = {record for record, _ in wrong}
+    is_left = checkpoint.root is not None and any(is_storage(record.name) and record not in lost for record in crcs)
     found = [
         Finding(
             "record.crc",
             "error",
             owners.get(record.offset, record.name),
             f"record {record.name} was altered on disk or in transfer"
-            + (", which torch.load does not notice" if "data/" in record.name else "; torch.load stops, or takes it for something else"),
-            _AGAIN,
+            + (", which torch.load does not notice" if is_storage(record.name) else "; torch.load stops, or takes it for something else"),
+            TRY_SALVAGE if is_left and is_storage(record.name) else _AGAIN,
             f"{crc:08x}",
             f"{record.crc:08x}",
         )

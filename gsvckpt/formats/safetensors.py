@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.safetensors_tree import HEAD, TREE, is_head, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import LOST, SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
@@ -56,7 +56,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
         whole = sum(base + stop <= source.size for *_, stop in entries)
         word = f"ends early, {whole:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
         check = "container.truncated" if base + end > source.size else "container.trailing"
-        raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", check=check)
+        raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", hint=TRY_SALVAGE, check=check)
     if not is_head(metadata.get(HEAD, "PK")):
         raise DamagedError(f"names {metadata[HEAD][:8]!r} as the first bytes of a zip", where=HEAD, check="container.header")
     behind = max(source.size - base - end, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gsvckpt.errors import DamagedError, NotCheckpointError, UnsupportedError
+from gsvckpt.errors import TRY_SALVAGE, DamagedError, NotCheckpointError, UnsupportedError
 from gsvckpt.formats import safetensors, torch_stream, torch_zip, zip_directory
 from gsvckpt.model import Checkpoint, Container, Global, Source
 from gsvckpt.pickles.machine import Machine
@@ -126,7 +126,7 @@ def _cut_zip(source: Source, head: bytes) -> DamagedError:
     error = DamagedError(
         "the file ends early: the zip directory at its end is missing (torch: failed finding central directory)",
         where="zip directory",
-        hint="download or copy it again; training interrupted while saving leaves such files",
+        hint=TRY_SALVAGE,
         check="container.truncated",
     )
     # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.

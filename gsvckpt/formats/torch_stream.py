@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.model import LOST, Checkpoint, Container, DType, Global, Source, Storage
 from gsvckpt.pickles.machine import Machine
@@ -93,7 +93,10 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
             if partial:
                 return places | dict.fromkeys(keys[index:], LOST)
             raise DamagedError(
-                f"the file ends early: {index:,} of {len(keys):,} storages are whole", where=f"storage {key}", check="container.truncated"
+                f"the file ends early: {index:,} of {len(keys):,} storages are whole",
+                where=f"storage {key}",
+                hint=TRY_SALVAGE,
+                check="container.truncated",
             )
         source.read_into(position, memoryview(count))
         if struct.unpack("<q", count)[0] != numel:

@@ -112,8 +112,11 @@ def _claims(source: Source, entry: Entry, limit: int) -> Iterator[Claim]:
     if header is not None:
         end = header[1] + entry.size
         fits, crc = read_checksum(source, entry.header, end)
-        begins = [header[1]] if fits and (end == limit or crc is not None) and header[1] in begins else [header[1], *begins]
-    for begin in begins if entry.crc or len(begins) == 1 or not entry.size else ():
+        if fits and (end == limit or crc is not None) and header[1] in begins:
+            yield Claim(entry.name, header[1], entry.size, entry.crc or None)
+            return
+        begins.insert(0, header[1])
+    for begin in begins if entry.crc or not entry.size else ():  # else nothing could tell them apart
         yield Claim(entry.name, begin, entry.size, entry.crc or None)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from builders import tensor, torch_stream, torch_zip
 
-from .samples import save
+from .samples import generator, save, small
 
 TREE = {
     "weight": OrderedDict((f"layer.{n}", tensor("float32", (400,), range(n, n + 400))) for n in range(6)),
@@ -193,3 +193,48 @@ def test_a_safetensors_file_without_its_whole_header_is_refused(gsvckpt, tmp_pat
     assert (run.code, run.out) == (3, "")
     assert "nothing can be salvaged: the file ends early: 100 bytes" in run.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source.pth", "x.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "stream", "safetensors"])
+def test_a_file_that_ends_early_is_told_of_with_what_helps(gsvckpt, tmp_path, kind):
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+    if kind == "safetensors":
+        gsvckpt.json("migrate", save(tmp_path / "source.pth", TREE), "--to", kind, "-o", path)
+        path.write_bytes(path.read_bytes()[:-2000])
+    else:
+        path.write_bytes(damaged(kind, 0.8))
+    for command in ("inspect", "migrate", "strip-optimizer"):
+        assert "--salvage" in gsvckpt(command, path).err
+    findings = gsvckpt.json("verify", path, exit_code=1).file["findings"]
+    assert ["--salvage" in finding["hint"] for finding in findings if finding["check"] == "container.truncated"] == [False, True]  # said once
+    assert "--salvage" not in gsvckpt("migrate", path, "--salvage", "--exclude", "layer.*").err
+
+
+def test_what_salvage_cannot_help_is_not_told_so(gsvckpt, tmp_path):
+    """Nothing is left of a file that was cut within its pickle."""
+    (tmp_path / "x.pth").write_bytes(damaged("zip", 0.02))
+    assert all("--salvage" not in finding["hint"] for finding in gsvckpt.json("verify", tmp_path / "x.pth", exit_code=1).file["findings"])
+    run = gsvckpt("migrate", tmp_path / "x.pth", "--salvage")
+    assert (run.code, "hint: get the file again\n" in run.err) == (3, True)
+
+
+@pytest.mark.parametrize(("altered", "helps"), [([3], True), (range(6), False)], ids=["one", "all"])
+def test_verify_names_salvage_where_an_altered_file_has_something_whole(gsvckpt, tmp_path, altered, helps):
+    data = bytearray(damaged("zip"))
+    for n in altered:
+        data[data.find(tensor("float32", (400,), range(n, n + 400)).store.data) + 5] ^= 1
+    (tmp_path / "x.pth").write_bytes(data)
+    found = [finding for finding in gsvckpt.json("verify", tmp_path / "x.pth", exit_code=1).file["findings"] if finding["check"] == "record.crc"]
+    assert len(found) == len(altered)
+    assert all(("--salvage" in finding["hint"], "--record" in finding["hint"]) == (helps, False) for finding in found)
+    assert gsvckpt("migrate", tmp_path / "x.pth", "--salvage").code == (1 if helps else 4)
+    assert "--salvage" in gsvckpt("migrate", tmp_path / "x.pth", "-o", tmp_path / "out.pth").err
+
+
+def test_a_head_that_was_mended_is_not_told_of_the_output(gsvckpt, tmp_path):
+    source = save(tmp_path / "x_e8_s16.pth", small(generator("v2Pro"), "v2Pro"), head=b"06")
+    file = gsvckpt.json("migrate", source, "--force").file
+    assert [change["where"] for change in file["changes"]] == ["first two bytes"]
+    assert not [warning for warning in file["warnings"] if "head" in warning]
+    kept = gsvckpt.json("migrate", source, "--head", "06", "--dtype", "float16", "--force", "-o", tmp_path / "kept.pth").file
+    assert [warning for warning in kept["warnings"] if "head" in warning]
