@@ -193,7 +193,7 @@ def migrate(
     if in_place and (to_inference or merge_lora or to or max_shard_size):
         raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
     if fill and like is None:
-        raise UsageError("--fill takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
+        raise UsageError("takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
     if over_base and (merge_lora is None or any((rules, include, exclude, like, plain, scrub_paths, dtype, to, max_shard_size)) or head != "auto"):
         raise UsageError("changes nothing but tensor data, so it goes with --merge-lora alone", where="--over-base")
     for option, value in (("--config", config), ("--step", step)):

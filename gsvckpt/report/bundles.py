@@ -33,7 +33,7 @@ def print_bundle(bundle: Bundle) -> None:
     console = make_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     widest = max(len(item.path) for item in bundle.items)
-    table.add_column("file", min_width=min(widest, _WIDEST))
+    table.add_column("file", no_wrap=widest <= _WIDEST)
     table.add_column("from")
     table.add_column("size", justify="right", no_wrap=True, min_width=8)
     for item in bundle.items:

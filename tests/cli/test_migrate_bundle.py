@@ -216,6 +216,7 @@ def test_the_table_fits_a_terminal_and_names_stay_whole_in_a_pipe(gsvckpt, train
     assert run.code == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", run.out).splitlines()
     assert (max(map(len, lines)) <= 80) == terminal
+    assert ["file", "from", "size"] in [line.split() for line in lines]
     assert any("checkpoints/sovits_epoch_008_G.pth" in line and "logs_s2_v2Pro/G_16.pth" in line for line in lines)
     assert any("logs_s1_v2Pro/ckpt/epoch=1-step=12.ckpt" in line for line in lines) != terminal
     assert any(line.startswith("14 files, ") for line in lines)
