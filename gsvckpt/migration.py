@@ -59,6 +59,7 @@ class Steps:
     to: Literal["torch", "safetensors"] | None = None
     head: str = "auto"
     shard_size: int | None = None
+    force: bool = False
 
 
 class Migrated(NamedTuple):
@@ -205,6 +206,8 @@ class Migration:
             return plan
         if missing and not reference.tensors:
             raise UsageError(f"{reference.name} is a layout, which holds no numbers", where="--fill", hint="name a checkpoint with --like FILE")
+        if missing and not self.steps.force:
+            _refuse_mixing(reference, identity, len(missing))
         entries = {name: reference.tensors[name] for name in missing}
         return put_tensors(plan, path, entries, *(Change("fill", name, "missing", reference.name, -entries[name].nbytes) for name in missing))
 
@@ -315,4 +318,16 @@ def _check_family(reference: Reference, identity: Identity, tensors: Mapping[str
         raise RefusedError(
             f"{reference.name} is of another family: {len(matching):,} of {len(tensors):,} tensors match, the first that does not is {first}",
             where="--like",
+        )
+
+
+def _refuse_mixing(reference: Reference, identity: Identity, count: int) -> None:
+    """Refuse to complete a model with tensors of another version: each would load, and together they are no voice."""
+    other = reference.identity.versions if reference.identity is not None else ()
+    if other and identity.versions and not set(other) & set(identity.versions):
+        ours, theirs = (" or ".join(versions) for versions in (identity.versions, other))
+        raise RefusedError(
+            f"is {ours}, but {reference.name} is {theirs}: {count:,} tensors of that would stand among those of this",
+            where="--fill",
+            hint=f"--like FILE of {ours}; --force mixes them",
         )

@@ -218,6 +218,7 @@ def migrate(
         container,
         head,
         parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
+        force,
     )
     with ExitStack() as stack:
 
