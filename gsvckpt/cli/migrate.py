@@ -97,7 +97,11 @@ def migrate(
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", metavar="FILE", help="The run's config.json, or small weights of that run.", show_default=False, rich_help_panel=_STEPS
+            "--config",
+            metavar="FILE",
+            help="The run's config.json, a TOML that inspect --config printed, or small weights of that run.",
+            show_default=False,
+            rich_help_panel=_STEPS,
         ),
     ] = None,
     step: Annotated[

@@ -104,7 +104,7 @@ def version_of(config: Mapping[str, object]) -> str | None:
     return told if isinstance(told, str) else None
 
 
-def experiments_of(config: object, path: str) -> set[str]:
+def experiments_of(config: object, path: str = "") -> set[str]:
     """The names of the experiment that a config and a path tell."""
     told = {lookup(config, "name"), lookup(config, "train", "exp_name"), names.experiment(path)}
     folders = {lookup(config, "data", "exp_dir"), lookup(config, "s2_ckpt_dir")}
