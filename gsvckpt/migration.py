@@ -15,12 +15,13 @@ from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.extraction import Extracted, Request, extract, merge_lora
 from gsvckpt.model import DTYPES, DType, Path, Tensor
+from gsvckpt.pickles.weights_only import tell_refused
 from gsvckpt.progress import Progress, Silent
-from gsvckpt.references import Reference, check_base, open_examined, open_reference
+from gsvckpt.references import check_base, check_family, check_version, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
 from gsvckpt.salvaging import find_lost
 from gsvckpt.sovits import kinds, small, upstream
-from gsvckpt.sovits.config import find_config, plain, simple_form
+from gsvckpt.sovits.config import find_config, path_text, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.resume import training_state
 from gsvckpt.sovits.sections import divide
@@ -111,6 +112,8 @@ class Migration:
         if self.lost and self.steps.to_inference and any(name not in divide(plan.root).tensors for name in self.lost if "enc_q" not in name):
             raise RefusedError(losses[0], where="--to-inference", hint="--like FILE --fill completes it, before small weights are made of it")
         self.warnings += losses
+        if self.steps.plain and plan.container == "torch-zip":
+            self.warnings += tell_refused(plan.root)
         named = (self.steps.merge_lora, self.steps.like, self.steps.config)
         consulted = (*(path for path in named if path is not None), *self.consulted)
         name = self.name if not self.lost else None  # what is not the model that was saved gets no name of upstream's
@@ -192,7 +195,7 @@ class Migration:
         assert self.steps.like is not None  # noqa: S101 - only then is this step taken; for the type checker
         path, tensors = _state(plan)
         reference = open_reference(self.steps.like, identity, self.stack)
-        _check_family(reference, identity, tensors)
+        check_family(reference, identity, tensors)
         matching = match(tensors, reference.shapes)
         for name, why in conflicts(tensors, reference.shapes):
             self.warnings.append(f"{name}: {why}")
@@ -207,13 +210,13 @@ class Migration:
         if missing and not reference.tensors:
             raise UsageError(f"{reference.name} is a layout, which holds no numbers", where="--fill", hint="name a checkpoint with --like FILE")
         if missing and not self.steps.force:
-            _refuse_mixing(reference, identity, len(missing))
+            check_version(reference, identity, len(missing))
         entries = {name: reference.tensors[name] for name in missing}
         return put_tensors(plan, path, entries, *(Change("fill", name, "missing", reference.name, -entries[name].nbytes) for name in missing))
 
     def _scrub(self, plan: Plan, _: Identity) -> Plan:
         path = plan.checkpoint.source.path
-        plan = simplify(plan, lambda value: text if isinstance(text := simple_form(value), str) else value)
+        plan = simplify(plan, lambda value: text if (text := path_text(value)) is not None else value)
         return scrub(plan, small.experiments_of(find_config(plan.root), path), frozenset(divide(plan.root).tensors))
 
     def _cast(self, plan: Plan, _: Identity) -> Plan:
@@ -306,28 +309,3 @@ def _require_some(plan: Plan, where: str) -> Plan:
     if not divide(plan.root).tensors:
         raise RefusedError("not one tensor of the model would be left", where=where)
     return plan
-
-
-def _check_family(reference: Reference, identity: Identity, tensors: Mapping[str, Tensor]) -> None:
-    other = reference.identity.family if reference.identity is not None else identity.family
-    matching = match(tensors, reference.shapes)
-    if matching and None in (other, identity.family):
-        return
-    if not matching or other != identity.family:
-        first = next((name for name in tensors if name not in matching), "")
-        raise RefusedError(
-            f"{reference.name} is of another family: {len(matching):,} of {len(tensors):,} tensors match, the first that does not is {first}",
-            where="--like",
-        )
-
-
-def _refuse_mixing(reference: Reference, identity: Identity, count: int) -> None:
-    """Refuse to complete a model with tensors of another version: each would load, and together they are no voice."""
-    other = reference.identity.versions if reference.identity is not None else ()
-    if other and identity.versions and not set(other) & set(identity.versions):
-        ours, theirs = (" or ".join(versions) for versions in (identity.versions, other))
-        raise RefusedError(
-            f"is {ours}, but {reference.name} is {theirs}: {count:,} tensors of that would stand among those of this",
-            where="--fill",
-            hint=f"--like FILE of {ours}; --force mixes them",
-        )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import shutil
+import types
 from collections import OrderedDict
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 import torch
 from builders import Make, Name, Raw, Store, View, hparams, packed, tensor
@@ -225,10 +228,38 @@ def test_objects_of_other_classes_stay_as_they_are(gsvckpt, tmp_path):
     assert type(unaided(output)["size"]) is torch.Size
     output.unlink()
     source = save(tmp_path / "x.pth", {"w": numbers((2, 2)), "thing": unknown})
-    _, output = migrate(gsvckpt, source, "--plain")
+    file, output = migrate(gsvckpt, source, "--plain")
     with pytest.raises(Exception, match="somebody"):
         unaided(output)
     assert b"HParams" not in output.read_bytes()
+    assert file["warnings"] == ["torch.load(weights_only=True) refuses what is left of classes: somebody.Thing (1)"]
+    assert not gsvckpt.json("migrate", source, "--scrub-paths", "-n").file["warnings"]  # nobody was promised anything
+    assert not gsvckpt.json("migrate", source, "--plain", "--to", "safetensors", "-n").file["warnings"]  # which torch does not open
+
+
+def test_what_other_trainers_leave_in_a_file_becomes_plain(gsvckpt, tmp_path):
+    """Settings as namespaces, devices, and NumPy's numbers, in values and in keys."""
+    best = {np.int64(3): np.float32(0.1), "flag": np.bool_(True), torch.device("cuda:1"): [np.float64(2.5), np.uint8(7)]}
+    args = argparse.Namespace(lr=np.float64(1e-4), out=PurePosixPath("/home/me"), inner=types.SimpleNamespace(device=torch.device("cpu"), n=None))
+    source = tmp_path / "x.pth"
+    torch.save({"w": torch.ones(2), "args": args, "best": best}, source)
+    with pytest.raises(Exception, match="Weights only"):
+        unaided(source)
+    file, output = migrate(gsvckpt, source, "--plain")
+    found = unaided(output)
+    assert found["args"] == {"lr": 1e-4, "out": "/home/me", "inner": {"device": "cpu", "n": None}}
+    assert found["best"] == {3: float(np.float32(0.1)), "flag": True, "cuda:1": [2.5, 7]}
+    assert [type(value) for value in (*found["best"], found["best"]["flag"])] == [int, str, str, bool]
+    assert file["warnings"] == []
+    assert {"step": "plain", "where": "keys of dicts", "from": "1 objects", "to": "number"} in file["changes"]
+
+
+def test_an_object_that_is_a_key_cannot_become_a_dict(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", {"w": numbers((2, 2)), "k": {(hparams({"a": 1}), 1): 2}})
+    run = gsvckpt("migrate", source, "--plain")
+    assert_one_error(run, source, 3)
+    assert "<utils.HParams>" in run.err
+    assert os.listdir(tmp_path) == ["x.pth"]
 
 
 def test_a_malicious_file_does_not_become_innocent(gsvckpt, tmp_path):
