@@ -20,7 +20,7 @@ from gsvckpt.progress import Progress, Silent
 from gsvckpt.references import check_base, check_family, check_version, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
 from gsvckpt.salvaging import find_lost
-from gsvckpt.sovits import kinds, small, upstream
+from gsvckpt.sovits import kinds, names, small, upstream
 from gsvckpt.sovits.config import find_config, path_text, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.resume import training_state
@@ -30,7 +30,7 @@ from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.plain import simplify
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.salvage import leave_out
-from gsvckpt.transforms.scrub import scrub, shorten
+from gsvckpt.transforms.scrub import Scrubber, scrub
 from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.states import keep_tensors, put_tensors, rename_tensors
 
@@ -216,8 +216,13 @@ class Migration:
 
     def _scrub(self, plan: Plan, _: Identity) -> Plan:
         path = plan.checkpoint.source.path
+        told = small.experiments_of(find_config(plan.root), path) | small.experiments_of_header(plan.metadata, path)
+        scrubber = Scrubber(told)
+        called = self.name or names.basename(path)
+        if scrubber.file_name(called) != called:
+            self.name = scrubber.file_name(called)
         plan = simplify(plan, lambda value: text if (text := path_text(value)) is not None else value)
-        return scrub(plan, small.experiments_of(find_config(plan.root), path), frozenset(divide(plan.root).tensors))
+        return scrub(plan, scrubber, frozenset(divide(plan.root).tensors), lambda key: not key.startswith(_OWN))
 
     def _cast(self, plan: Plan, _: Identity) -> Plan:
         assert self.steps.dtype is not None  # noqa: S101 - only then is this step taken; for the type checker
@@ -251,8 +256,6 @@ class Migration:
     def _readable(self, plan: Plan) -> dict[str, str]:
         """What a header tells other programs: where the tensors come from (`pt`, as they expect), and the config and `info` of the model."""
         others = {key: value for key, value in plan.metadata.items() if not key.startswith(_OWN)}
-        if self.steps.scrub_paths:
-            others = {key: shorten(value, ()) for key, value in others.items()}
         if plan.checkpoint.container.format == "safetensors" and not any(key.startswith(_OWN) for key in plan.metadata):
             return others
         import json
