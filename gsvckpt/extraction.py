@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,10 +11,9 @@ from gsvckpt import training_configs
 from gsvckpt.errors import RefusedError
 from gsvckpt.examination import Examination
 from gsvckpt.model import tensor_of
-from gsvckpt.sovits import small, upstream
+from gsvckpt.sovits import names, small, upstream
 from gsvckpt.sovits.config import fields, find_config, make_hparams
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.names import basename
 from gsvckpt.sovits.sections import divide
 from gsvckpt.sovits.upstream import Verdict
 from gsvckpt.transforms.inference import SmallWeights, to_inference
@@ -88,7 +88,7 @@ def merge_lora(plan: Plan, identity: Identity, base: Examination, request: Reque
         consulted = (where,)
         info, version, state, name = found.info, found.version, dict(found.tensors), found.name
     merged = merge(state, base.state)
-    called, suffix = name or basename(plan.checkpoint.source.path), f"_l{identity.lora_rank}.pth"
+    called, suffix = name or names.basename(plan.checkpoint.source.path), f"_l{identity.lora_rank}.pth"
     name = called.replace(suffix, ".pth") if called.endswith(suffix) else name
     told = f"{len(merged.products):,} matrices merged, {merged.from_base:,} from the base"
     change = Change("merge-lora", "model", f"rank {identity.lora_rank}", told)
@@ -121,7 +121,17 @@ def _of_generator(plan: Plan, identity: Identity, request: Request) -> tuple[sma
     settings, where = training_configs.find(path, request.config)
     small.check_config(settings, identity, state, where)
     step, warnings = _step_of(plan.root, identity, request)
+    if request.config is not None:
+        warnings += _doubt(settings, where, path)
     return small.extract_sovits(identity, state, settings, path, step), make_hparams(small.completed(settings)), where, warnings
+
+
+def _doubt(settings: dict[str, object], where: str, path: str) -> tuple[str, ...]:
+    """A warning where a config that was named is of another experiment than the folder of the checkpoint."""
+    told, experiment = small.experiments_of(settings), names.experiment(os.path.abspath(path))
+    if experiment is None or not told or experiment in told:
+        return ()
+    return (f"{where} is the config of {' or '.join(sorted(told))}, but this checkpoint is of {experiment} by its path",)
 
 
 def _step_of(root: object, identity: Identity, request: Request) -> tuple[int, tuple[str, ...]]:

@@ -14,12 +14,13 @@ from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.extraction import Extracted, Request, extract, merge_lora
 from gsvckpt.model import DTYPES, DType, Path, Tensor
+from gsvckpt.pickles.weights_only import tell_refused
 from gsvckpt.progress import Progress, Silent
-from gsvckpt.references import Reference, check_base, open_examined, open_reference
+from gsvckpt.references import check_base, check_family, check_version, open_examined, open_reference
 from gsvckpt.rules import Rule, apply_rules
 from gsvckpt.salvaging import find_lost, is_damaged
-from gsvckpt.sovits import kinds, small, upstream
-from gsvckpt.sovits.config import find_config, plain, simple_form
+from gsvckpt.sovits import kinds, names, small, upstream
+from gsvckpt.sovits.config import find_config, path_text, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.resume import training_state
 from gsvckpt.sovits.sections import divide
@@ -28,7 +29,7 @@ from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.plain import simplify
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.salvage import leave_out
-from gsvckpt.transforms.scrub import scrub, shorten
+from gsvckpt.transforms.scrub import Scrubber, scrub
 from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.states import keep_tensors, put_tensors, rename_tensors
 
@@ -58,6 +59,7 @@ class Steps:
     to: Literal["torch", "safetensors"] | None = None
     head: str = "auto"
     shard_size: int | None = None
+    force: bool = False
 
 
 class Migrated(NamedTuple):
@@ -109,6 +111,8 @@ class Migration:
         if self.lost and self.steps.to_inference and any(name not in divide(plan.root).tensors for name in self.lost if "enc_q" not in name):
             raise RefusedError(losses[0], where="--to-inference", hint="--like FILE --fill completes it, before small weights are made of it")
         self.warnings += losses
+        if self.steps.plain and plan.container == "torch-zip":
+            self.warnings += tell_refused(plan.root)
         named = (self.steps.merge_lora, self.steps.like, self.steps.config)
         consulted = (*(path for path in named if path is not None), *self.consulted)
         name = self.name if not self.lost else None  # what is not the model that was saved gets no name of upstream's
@@ -190,7 +194,7 @@ class Migration:
         assert self.steps.like is not None  # noqa: S101 - only then is this step taken; for the type checker
         path, tensors = _state(plan)
         reference = open_reference(self.steps.like, identity, self.stack)
-        _check_family(reference, identity, tensors)
+        check_family(reference, identity, tensors)
         matching = match(tensors, reference.shapes)
         for name, why in conflicts(tensors, reference.shapes):
             self.warnings.append(f"{name}: {why}")
@@ -204,13 +208,20 @@ class Migration:
             return plan
         if missing and not reference.tensors:
             raise UsageError(f"{reference.name} is a layout, which holds no numbers", where="--fill", hint="name a checkpoint with --like FILE")
+        if missing and not self.steps.force:
+            check_version(reference, identity, len(missing))
         entries = {name: reference.tensors[name] for name in missing}
         return put_tensors(plan, path, entries, *(Change("fill", name, "missing", reference.name, -entries[name].nbytes) for name in missing))
 
     def _scrub(self, plan: Plan, _: Identity) -> Plan:
         path = plan.checkpoint.source.path
-        plan = simplify(plan, lambda value: text if isinstance(text := simple_form(value), str) else value)
-        return scrub(plan, small.experiments_of(find_config(plan.root), path), frozenset(divide(plan.root).tensors))
+        told = small.experiments_of(find_config(plan.root), path) | small.experiments_of_header(plan.metadata, path)
+        scrubber = Scrubber(told)
+        called = self.name or names.basename(path)
+        if scrubber.file_name(called) != called:
+            self.name = scrubber.file_name(called)
+        plan = simplify(plan, lambda value: text if (text := path_text(value)) is not None else value)
+        return scrub(plan, scrubber, frozenset(divide(plan.root).tensors), lambda key: not key.startswith(_OWN))
 
     def _cast(self, plan: Plan, _: Identity) -> Plan:
         assert self.steps.dtype is not None  # noqa: S101 - only then is this step taken; for the type checker
@@ -244,8 +255,6 @@ class Migration:
     def _readable(self, plan: Plan) -> dict[str, str]:
         """What a header tells other programs: where the tensors come from (`pt`, as they expect), and the config and `info` of the model."""
         others = {key: value for key, value in plan.metadata.items() if not key.startswith(_OWN)}
-        if self.steps.scrub_paths:
-            others = {key: shorten(value, ()) for key, value in others.items()}
         if plan.checkpoint.container.format == "safetensors" and not any(key.startswith(_OWN) for key in plan.metadata):
             return others
         import json
@@ -302,16 +311,3 @@ def _require_some(plan: Plan, where: str) -> Plan:
     if not divide(plan.root).tensors:
         raise RefusedError("not one tensor of the model would be left", where=where)
     return plan
-
-
-def _check_family(reference: Reference, identity: Identity, tensors: Mapping[str, Tensor]) -> None:
-    other = reference.identity.family if reference.identity is not None else identity.family
-    matching = match(tensors, reference.shapes)
-    if matching and None in (other, identity.family):
-        return
-    if not matching or other != identity.family:
-        first = next((name for name in tensors if name not in matching), "")
-        raise RefusedError(
-            f"{reference.name} is of another family: {len(matching):,} of {len(tensors):,} tensors match, the first that does not is {first}",
-            where="--like",
-        )

@@ -14,6 +14,7 @@ from gsvckpt.model import Tensor
 from gsvckpt.opening import blame, open_checkpoint
 from gsvckpt.sovits import layouts, official
 from gsvckpt.sovits.kinds import Identity
+from gsvckpt.transforms.like import match
 
 Shapes = Mapping[str, tuple[int, ...]]
 _LISTED = ("v1", "v2", "v2Pro", "v2ProPlus", "v3", "v4")
@@ -76,3 +77,29 @@ def check_base(base: Examination, lora: Identity) -> tuple[str, ...]:
     if base.identity.version is None:
         return (f"{path} does not tell whether it is a base of v3 or v4, which have the same tensors",)
     return ()
+
+
+def check_family(reference: Reference, identity: Identity, tensors: Mapping[str, Tensor]) -> None:
+    """Raise RefusedError where a state dict and what it is to be like are of different families."""
+    other = reference.identity.family if reference.identity is not None else identity.family
+    matching = match(tensors, reference.shapes)
+    if matching and None in (other, identity.family):
+        return
+    if not matching or other != identity.family:
+        first = next((name for name in tensors if name not in matching), "")
+        raise RefusedError(
+            f"{reference.name} is of another family: {len(matching):,} of {len(tensors):,} tensors match, the first that does not is {first}",
+            where="--like",
+        )
+
+
+def check_version(reference: Reference, identity: Identity, count: int) -> None:
+    """Raise RefusedError where a model would be completed with `count` tensors of another version: each loads, and together they are no voice."""
+    other = reference.identity.versions if reference.identity is not None else ()
+    if other and identity.versions and not set(other) & set(identity.versions):
+        ours, theirs = (" or ".join(versions) for versions in (identity.versions, other))
+        raise RefusedError(
+            f"is {ours}, but {reference.name} is {theirs}: {count:,} tensors of that would stand among those of this",
+            where="--fill",
+            hint=f"--like FILE of {ours}; --force mixes them",
+        )

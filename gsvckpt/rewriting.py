@@ -123,6 +123,7 @@ def rewrite(
             verdicts.append(_foresee(identity, plan, layout))
             if not destination.force:
                 _refuse_misreading(examination, identity, verdicts[-1], is_merge=bool(plan.products))
+                _refuse_base(examination, identity, plan, layout.size)
 
         def accept_changes(outcome: Outcome) -> None:
             accept(outcome)
@@ -150,6 +151,8 @@ def rewrite(
             *([f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"] if obstacle else []),
         )
         after = outcome.layout.size
+        misread = _misread_base(identity, plan.container, plan.head, after)
+        warnings += (misread,) if misread else ()
         done = (outcome.plan, outcome, before, after, verdicts[-1], warnings)
         return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole, kept=planned.kept)
 
@@ -270,3 +273,16 @@ def _refuse_misreading(examination: Examination, identity: Identity, after: Verd
         raise RefusedError(
             f"{reason}{': ' + consequence[-1] if consequence else ''}", hint=f"{_OVER_BASE if is_merge and identity.version == 'v4' else ''}{_INSIST}"
         )
+
+
+def _refuse_base(examination: Examination, identity: Identity, plan: Plan, size: int) -> None:
+    """Refuse a base that the preparation of the data would take for another version, where it did not take the source for one."""
+    reason, checkpoint = _misread_base(identity, plan.container, plan.head, size), examination.checkpoint
+    before = _misread_base(examination.identity, checkpoint.container.format, checkpoint.container.head, checkpoint.source.size)
+    if reason is not None and before is None:
+        raise RefusedError(reason, hint=_INSIST)
+
+
+def _misread_base(identity: Identity, container: str, head: str | None, size: int) -> str | None:
+    is_read = identity.kind == "sovits-generator-base" and container == "torch-zip" and head == "PK"
+    return upstream.misread_base(identity.version, size) if is_read else None

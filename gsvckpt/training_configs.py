@@ -9,9 +9,11 @@ from typing import NamedTuple
 from gsvckpt.errors import GsvError, MissingError, UsageError
 from gsvckpt.model import Opaque
 from gsvckpt.opening import open_checkpoint
+from gsvckpt.rules import toml_lines
 from gsvckpt.sovits.config import find_config, simple_form
 from gsvckpt.sovits.resuming import parse_run
 
+NULLS = "# null, which TOML cannot say: "  # before the places of nulls, in what `gsvckpt inspect --config` prints
 _LARGEST = 1 << 20  # bytes; upstream's config.json has 2 KB
 _MOST_VALUES = 20_000  # a config has about 100
 _DEEPEST = 32
@@ -52,22 +54,49 @@ def find(path: str, explicit: str | None) -> Found:
 
 
 def _read(path: str) -> dict[str, object]:
-    """A JSON object, or the config of a checkpoint, as nested dicts."""
+    """A JSON object, a TOML document, or the config of a checkpoint, as nested dicts."""
     try:
         with open(path, "rb") as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
         raise MissingError(f"cannot be read: {error.strerror}", path=path, where="--config") from error
-    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{":  # editors on Windows put that mark in front
+    is_json = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"  # editors on Windows put that mark in front
+    found = _parse_json(path, data) if is_json else None if path.lower().endswith(".json") else _parse_toml(path, data)
+    if found is None:
         return _of_checkpoint(path)
-    try:
-        found = json.loads(data[:_LARGEST].decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"is no valid JSON ({str(error)[:80]})", where="config", path=path) from error
     config = _Plain(path).convert(found, 0)
     if not isinstance(config, dict):
         raise UsageError("is no JSON object", where="config", path=path)
     return config
+
+
+def _parse_json(path: str, data: bytes) -> object:
+    try:
+        return json.loads(data[:_LARGEST].decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"is no valid JSON ({str(error)[:80]})", where="config", path=path) from error
+
+
+def _parse_toml(path: str, data: bytes) -> dict[str, object] | None:
+    """What `gsvckpt inspect --config` prints, with its nulls; None for what is no TOML. A file of that name has its mistakes told."""
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+        found = toml_lines.parse(path, text) if len(data) <= _LARGEST else {}
+    except ValueError:
+        return None
+    except UsageError:
+        if path.lower().endswith(".toml"):
+            raise
+        return None
+    for line in text.splitlines():
+        for place in line.removeprefix(NULLS).split(", ") if line.startswith(NULLS) else ():
+            *sections, key = place.split(".")
+            section: object = found
+            for name in sections:
+                section = section.get(name) if isinstance(section, dict) else None
+            if isinstance(section, dict):
+                section.setdefault(key, None)
+    return found or None
 
 
 def _of_checkpoint(path: str) -> dict[str, object]:
@@ -77,8 +106,8 @@ def _of_checkpoint(path: str) -> dict[str, object]:
     except UsageError:
         raise
     except GsvError as error:
-        hint = "gsvckpt inspect FILE --config --format json writes the config of small weights"
-        raise UsageError(f"is neither JSON nor a checkpoint: {error.why}", where="--config", path=path, hint=hint) from error
+        hint = "gsvckpt inspect FILE --config writes the config of small weights"
+        raise UsageError(f"is neither JSON nor TOML nor a checkpoint: {error.why}", where="--config", path=path, hint=hint) from error
     if not isinstance(config, dict):
         raise UsageError("holds no config", where="--config", path=path)
     return {str(key): value for key, value in config.items()}

@@ -110,6 +110,40 @@ def test_the_config_of_small_weights_of_the_same_run(tmp_path: Path) -> None:
     assert training_configs.find("G_16.pth", headed).config == {"a": CONFIG}
 
 
+TOML = """name = "声音"
+[train]
+epochs = 8
+[data]
+exp_dir = "logs/声音"
+[model]
+version = "v2"
+rates = [10, 8]
+"""
+
+
+@pytest.mark.parametrize("name", ["c.toml", "config", "c.txt"])
+@pytest.mark.parametrize("form", ["{}", "\ufeff{}", "\n# nothing\n{}"])
+def test_as_toml(tmp_path: Path, name: str, form: str) -> None:
+    path = put(tmp_path / name, form.format(TOML).replace("\n", "\r\n").encode())
+    assert training_configs.find("G_16.pth", path) == (CONFIG, path)
+
+
+def test_nulls_that_toml_cannot_say_are_read_where_they_are_told(tmp_path: Path) -> None:
+    path = put(tmp_path / "c.toml", f"{TOML}\n{training_configs.NULLS}pretrain, data.mel_fmax, model.version, name.x, no.such\n".encode())
+    assert training_configs.find("G_16.pth", path).config == {**CONFIG, "data": {**CONFIG["data"], "mel_fmax": None}, "pretrain": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [("c.toml", "a = 1\nb = \n", "no valid TOML"), ("c", "a = 1\nb = \n", "neither JSON nor TOML"), ("c", "a = 1979-05-27", "holds a date")],
+)
+def test_toml_that_is_no_config(tmp_path: Path, name: str, text: str, why: str) -> None:
+    path = put(tmp_path / name, text.encode())
+    with pytest.raises(UsageError, match=why) as caught:
+        training_configs.find("G_16.pth", path)
+    assert path in (caught.value.path, caught.value.where.removesuffix(":2"))
+
+
 @pytest.mark.parametrize("tree", [{"weight": {"w": tensor("int8", (1,), [1])}}, {"config": [1]}, {"config": "text"}, [1]])
 def test_a_checkpoint_without_a_config(tmp_path: Path, tree: object) -> None:
     path = put(tmp_path / "x.pth", torch_zip(tree))
@@ -121,7 +155,7 @@ def test_a_checkpoint_without_a_config(tmp_path: Path, tree: object) -> None:
 def test_a_damaged_checkpoint(tmp_path: Path, keep: float) -> None:
     data = torch_zip({"config": hparams({"a": 1})})
     path = put(tmp_path / "x.pth", data[: int(keep if keep > 1 else len(data) * keep)])
-    with pytest.raises(UsageError, match="neither JSON nor a checkpoint") as caught:
+    with pytest.raises(UsageError, match="neither JSON nor TOML nor a checkpoint") as caught:
         training_configs.find("G_16.pth", path)
     assert caught.value.path == path
 

@@ -98,7 +98,11 @@ def migrate(
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", metavar="FILE", help="The run's config.json, or small weights of that run.", show_default=False, rich_help_panel=_STEPS
+            "--config",
+            metavar="FILE",
+            help="The run's config.json, a TOML that inspect --config printed, or small weights of that run.",
+            show_default=False,
+            rich_help_panel=_STEPS,
         ),
     ] = None,
     step: Annotated[
@@ -125,9 +129,14 @@ def migrate(
         str | None,
         typer.Option("--like", metavar="REF", help="Keep what has its name and shape in a checkpoint, or in a layout (v2).", rich_help_panel=_STEPS),
     ] = None,
-    fill: Annotated[bool, typer.Option("--fill", help="Take what is missing from the checkpoint of --like.", rich_help_panel=_STEPS)] = False,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Take what is missing from the checkpoint of --like, of the same version.", rich_help_panel=_STEPS)
+    ] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="No classes: HParams to dicts, paths to text, cuda tags to cpu.", rich_help_panel=_STEPS)
+        bool,
+        typer.Option(
+            "--plain", help="No classes: HParams to dicts, paths to text, cuda tags to cpu; a warning names what stays.", rich_help_panel=_STEPS
+        ),
     ] = False,
     scrub_paths: Annotated[
         bool, typer.Option("--scrub-paths", help="Take out private folders and the experiment's name.", rich_help_panel=_STEPS)
@@ -219,6 +228,7 @@ def migrate(
         container,
         head,
         parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
+        force,
     )
     with ExitStack() as stack:
 

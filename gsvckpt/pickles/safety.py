@@ -112,9 +112,14 @@ class Safety(NamedTuple):
     globals: tuple[tuple[str, Verdict], ...] = ()
 
 
+def modern_module(name: Global) -> str:
+    """The module of a name, as Python 3 calls it."""
+    return _BUILTINS.get(name.module, name.module)
+
+
 def judge(name: Global) -> Verdict:
     """safe: known data; unsafe: can run code on any machine; unknown: neither."""
-    module = _BUILTINS.get(name.module, name.module)
+    module = modern_module(name)
     if name.name in _DATA.get(module, ()):
         return "safe"
     parts = f"{module}.{name.name}".split(".")

@@ -107,11 +107,13 @@ def print_config(config: object, form: str, path: str) -> None:
     else:
         import tomli_w
 
+        from gsvckpt.training_configs import NULLS
+
         unset: list[str] = []
         table = _without_none(config if isinstance(config, dict) else {"value": config}, "", unset)
         write_out(_harmless(tomli_w.dumps(table)))  # type: ignore[arg-type]  # a dict by construction
         if unset:
-            write_out(f"\n# null, which TOML cannot say: {printable(', '.join(unset))}\n")
+            write_out(f"\n{NULLS}{printable(', '.join(unset))}\n")
 
 
 def _harmless(toml: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gsvckpt.model import Checkpoint, Global, Opaque, Storage, Tensor, tensor_of
+from gsvckpt.pickles.numpy_scalars import scalar_value
 
 # Small weights keep `config`; Lightning keeps `hyper_parameters`, in GPT training files with the YAML under `config` (s1_train.py and
 # AR/models/t2s_lightning_module.py:38); the rest is what other projects write.
@@ -20,6 +21,8 @@ _MAX_PARTS = 1_000  # of a path
 _MAX_BITS = 1024
 
 HPARAMS = Global("utils", "HParams")
+_RECORDS = {HPARAMS: "newobj", Global("argparse", "Namespace"): "newobj", Global("types", "SimpleNamespace"): "reduce"}  # nothing but attributes
+_DEVICE = Global("torch", "device")
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
@@ -84,17 +87,31 @@ def path_text(value: object) -> str | None:
 
 
 def simple_form(value: Opaque) -> object:
-    """What stands for an object where no class is wanted: the dict of a `utils.HParams`, the text of a path; the object itself for any other.
+    """What stands for an object where no class is wanted; the object itself where nothing evidently does.
 
-    GPT-SoVITS reads a dict as it reads HParams (process_ckpt.py, TTS.py:506-531).
+    The dict of a `utils.HParams` or a namespace, the text of a path or a device, the number of a NumPy scalar. GPT-SoVITS reads a dict as it reads
+    HParams (process_ckpt.py, TTS.py:506-531).
     """
-    text = path_text(value)
-    if text is not None:
-        return text
-    if value.name != HPARAMS or value.how != "newobj" or value.args != () or len(value.steps) != 1:
+    for plainer in (path_text, _device_text, scalar_value):
+        found = plainer(value)
+        if found is not None:
+            return found
+    if _RECORDS.get(value.name) != value.how or value.args != () or len(value.steps) != 1:
         return value
     step, state = value.steps[0]
     return state if step == "build" and isinstance(state, dict) else value
+
+
+def _device_text(value: Opaque) -> str | None:
+    """`cuda:0` for a pickled torch.device."""
+    if value.name != _DEVICE or value.how != "reduce" or value.steps or not isinstance(value.args, tuple):
+        return None
+    match value.args:
+        case (str(kind),):
+            return kind
+        case (str(kind), int(index)):
+            return f"{kind}:{index}"
+    return None
 
 
 def make_hparams(values: Mapping[str, object]) -> Opaque:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from gsvckpt.errors import RefusedError, UsageError
@@ -105,12 +108,21 @@ def version_of(config: Mapping[str, object]) -> str | None:
     return told if isinstance(told, str) else None
 
 
-def experiments_of(config: object, path: str) -> set[str]:
+def experiments_of(config: object, path: str = "") -> set[str]:
     """The names of the experiment that a config and a path tell."""
     told = {lookup(config, "name"), lookup(config, "train", "exp_name"), names.experiment(path)}
     folders = {lookup(config, "data", "exp_dir"), lookup(config, "s2_ckpt_dir")}
     told |= {names.basename(folder) for folder in folders if isinstance(folder, str)}
     return {name for name in told if isinstance(name, str) and name}
+
+
+def experiments_of_header(metadata: Mapping[str, str], path: str) -> set[str]:
+    """The names of the experiment that the header of a safetensors file tells, and its name where that is of upstream's form but for the end."""
+    told = experiments_of(dict(metadata))
+    with suppress(ValueError, RecursionError):
+        told |= experiments_of(json.loads(metadata.get("config", "")))
+    stem = os.path.splitext(path)[0]
+    return told | {name for end in (".pth", ".ckpt") if (name := names.experiment(stem + end))}
 
 
 def _experiment(told: object, path: str) -> str:

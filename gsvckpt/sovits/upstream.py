@@ -97,6 +97,20 @@ def padded_size(version: str | None, size: int, *, base: bool = False) -> int | 
     return window[0] if window is not None and 0 < window[0] - size <= MAX_PADDING else None
 
 
+def misread_base(version: str | None, size: int) -> str | None:
+    """What goes wrong where a base of v1 or v2 has the size of the other in 3-get-semantic.py:18-28; None where nothing does.
+
+    For later versions it builds the same quantizer whatever it takes them for.
+    """
+    if version not in ("v1", "v2"):
+        return None
+    is_v1 = size < V2_MIN_SIZE or V1_BASE_MIN_SIZE <= size < V2_BASE_MIN_SIZE
+    said = "v1" if is_v1 else "v2" if size < V3_MIN_SIZE else "v3"
+    if said == version:
+        return None
+    return f"3-get-semantic.py would take this {version} base for {said} by its size ({size:,} bytes), and training would stop with a size mismatch"
+
+
 def head_for(version: str | None, lora: bool, *, base: bool = False) -> str:
     """The head upstream writes. A base keeps PK whatever its version: the trainers open it with a plain torch.load (s2_train.py:238)."""
     return "PK" if base else _WRITTEN.get((version or "", lora), "PK")
@@ -114,7 +128,8 @@ def judge(version: str | None, lora: bool, before: Verdict | UpstreamError | Non
     """Why an output must not be published, or None when it may.
 
     Refused: an output that upstream misreads where it read the source rightly, or whose misreading gives wrong sound without an error (full v4 as
-    v3, Pro as non-Pro, a LoRA as full weights). Not refused: a confusion of v1 and v2 that the source had too, which upstream corrects itself.
+    v3, Pro as non-Pro, a LoRA as full weights). Not refused: a confusion of v1 and v2, which upstream corrects from the tensors, where the source had
+    it too or nothing avoids it, as v1 in float32 is larger than any v1 that upstream knows.
     """
     if after is None:
         return None
@@ -123,7 +138,7 @@ def judge(version: str | None, lora: bool, before: Verdict | UpstreamError | Non
         return f"GPT-SoVITS could not open the output: {after.error}" if isinstance(before, Verdict) else None
     if version is None and isinstance(before, Verdict) and (before.model, before.lora) != (after.model, after.lora):
         return f"GPT-SoVITS reads the source as {_said(before)} and would read the output as {_said(after)}"
-    if not misread(version, lora, after):
+    if not misread(version, lora, after) or (version == "v1" and not lora and after == Verdict("v2", "v2", False, "size")):
         return None
     silent = (
         (version == "v4" and not lora and after.model == "v3")

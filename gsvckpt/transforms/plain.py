@@ -22,7 +22,7 @@ def simplify(plan: Plan, simple: Callable[[Opaque], object]) -> Plan:
         if isinstance(leaf, Opaque):
             value = simple(leaf)
             if value is not leaf:
-                found.setdefault((str(leaf.name), "text" if isinstance(value, str) else "dict"), []).append(format_path(path))
+                found.setdefault((str(leaf.name), _form(value)), []).append(format_path(path))
     found_in_keys = _count_keys(plan.root, simple)
     storages = _Storages()
 
@@ -36,7 +36,7 @@ def simplify(plan: Plan, simple: Callable[[Opaque], object]) -> Plan:
 
     root = rebuild(plan.root, change)
     changes = [Change("plain", _places(places), name, form) for (name, form), places in found.items()]
-    changes += [Change("plain", "keys of dicts", f"{found_in_keys} objects", "text")] if found_in_keys else []
+    changes += [Change("plain", "keys of dicts", f"{count} objects", form) for form, count in found_in_keys.items()]
     changes += [Change("plain", f"{count:,} storages", location, HOST) for location, count in storages.moved.items()]
     if not changes:
         return plan
@@ -61,10 +61,10 @@ class _Storages:
         return self._made[storage]
 
 
-def _count_keys(root: object, simple: Callable[[Opaque], object]) -> int:
-    """Objects that are keys of dicts, which `walk` passes over."""
+def _count_keys(root: object, simple: Callable[[Opaque], object]) -> dict[str, int]:
+    """Objects that are keys of dicts, which `walk` passes over, by what they become."""
     seen: set[int] = set()
-    count = 0
+    found: dict[str, int] = {}
     pending = [root]
     while pending:
         value = pending.pop()
@@ -72,13 +72,20 @@ def _count_keys(root: object, simple: Callable[[Opaque], object]) -> int:
             continue
         seen.add(id(value))
         if isinstance(value, dict):
-            count += sum(isinstance(key, Opaque) and simple(key) is not key for key in value)
+            for key in value:
+                form = _form(simple(key)) if isinstance(key, Opaque) and simple(key) is not key else None
+                if form is not None:
+                    found[form] = found.get(form, 0) + 1
             pending += value.values()
         elif isinstance(value, (list, tuple)):
             pending += value
         elif isinstance(value, Opaque):
             pending += [value.args, *(payload for _, payload in value.steps)]
-    return count
+    return found
+
+
+def _form(value: object) -> str:
+    return "text" if isinstance(value, str) else "dict" if isinstance(value, dict) else "number"
 
 
 def _places(places: list[str]) -> str:

@@ -57,7 +57,11 @@ class _Rebuilder:
     def _fill(self, new: object, made: object, depth: int) -> None:
         if isinstance(new, dict) and isinstance(made, dict):
             for key, part in new.items():
-                made[self._make(key, depth)] = self._make(part, depth)
+                made_key, made_part = self._make(key, depth), self._make(part, depth)
+                try:
+                    made[made_key] = made_part
+                except TypeError as error:
+                    raise UnsupportedError(f"the key {format_path((key,))} would become something that no key can be", where="a dict") from error
             if len(made) != len(new):
                 raise UnsupportedError(f"two of its {len(new):,} keys would become one", where="a dict")
             metadata = state_dict_metadata(new)

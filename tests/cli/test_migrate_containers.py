@@ -605,7 +605,7 @@ def test_everything_at_once(gsvckpt, tmp_path):
     argv = ("--plain", "--scrub-paths", "--dtype", "float16")
     _, output = migrate(gsvckpt, source, *argv)
     root = torch.load(io.BytesIO(b"PK" + output.read_bytes()[2:]), weights_only=True)
-    assert (head(output), root["config"]) == ("05", {"name": "", "model": {"version": "v2Pro"}, "dir": "x"})
+    assert (head(output), root["config"]) == ("05", {"name": "voice", "model": {"version": "v2Pro"}, "dir": "x"})
     assert root["weight"]["dec.a"].untyped_storage().data_ptr() == root["weight"]["dec.b"].untyped_storage().data_ptr()
     assert torch.equal(root["weight"]["dec.b"], torch.arange(8, 16).half())
     assert zip_is_clean(output)

@@ -189,3 +189,23 @@ def test_an_output_that_grows_out_of_its_window_is_refused(gsvckpt, tmp_path, mo
     assert "v3" in run.err
     assert os.listdir(tmp_path) == ["v.pth"]
     assert gsvckpt("migrate", source, "--dtype", "float32", "--force").code == 0
+
+
+def test_v1_in_float32_is_larger_than_any_that_gpt_sovits_knows(gsvckpt, tmp_path):
+    """Weights are told by their tensors in the end; a base is not: the preparation of the data looks at its size alone."""
+    voice = write(sovits_weights(Maker(), "alice", "v1", 8, 16), tmp_path / "alice_e8_s16.pth")
+    file = gsvckpt.json("migrate", voice, "--dtype", "float32", "-n").file
+    assert (file["upstream_before"]["model"], file["upstream_after"]["model"]) == ("v1", "v2")
+    assert any("corrected from its tensors" in warning for warning in file["warnings"])
+    voice.unlink()
+    state = Maker().state("sovits-v1", "float16")
+    base = write({"weight": state, "config": {"model": {"version": "v1"}}, "info": "pretrained"}, tmp_path / "s2G.pth")
+    assert gsvckpt("migrate", base, "--plain", "-o", tmp_path / "plain.pth", "-n").code == 0
+    for more in ([], ["-n"]):
+        run = gsvckpt("migrate", base, "--dtype", "float32", *more)
+        assert_one_error(run, base, 4)
+        assert "3-get-semantic.py would take this v1 base for v2" in run.err
+        assert os.listdir(tmp_path) == ["s2G.pth"]
+    forced = gsvckpt.json("migrate", base, "--dtype", "float32", "--force", "-n").file
+    assert any("3-get-semantic.py" in warning for warning in forced["warnings"])
+    base.unlink()

@@ -205,7 +205,9 @@ def test_the_nearest_config_beside_or_above_is_taken(gsvckpt, tmp_path, place):
     assert told == str(tmp_path / place / "config.json")
 
 
-@pytest.mark.parametrize("form", ["json", "json with a mark", "weights with HParams", "weights with a dict", "weights in safetensors"])
+@pytest.mark.parametrize(
+    "form", ["json", "json with a mark", "toml that inspect prints", "weights with HParams", "weights with a dict", "weights in safetensors"]
+)
 def test_a_config_that_is_named_is_taken_instead(gsvckpt, tmp_path, form):
     source = g(tmp_path / "alice/logs_s2_v2Pro/G_16.pth")
     config_at(tmp_path / "alice/config.json", "v1")
@@ -218,10 +220,37 @@ def test_a_config_that_is_named_is_taken_instead(gsvckpt, tmp_path, form):
     else:
         config = settings if form.endswith("dict") else hparams(nested)
         save(named, {"weight": generator("v2Pro", "float16"), "config": config, "info": "4epoch_8iteration"}, head=b"05")
+        if form.startswith("toml"):
+            named.with_name("printed").write_text(gsvckpt("inspect", "--config", named).out, encoding="utf-8")
+            named = named.with_name("printed")
         if form.endswith("safetensors"):
             named = Path(gsvckpt.json("migrate", named, "--to", "safetensors").file["output"])
     _, output = extract(gsvckpt, source, "--config", named)
     assert settings_of(output) == {**settings, "pretrain": None, "resume_step": None}
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "doubted"),
+    [
+        ("logs/alice/logs_s2_v2Pro/G_16.pth", {"name": "bob", "s2_ckpt_dir": "logs/bob", "exp_dir": "logs/bob"}, True),
+        ("logs/alice/logs_s2_v2Pro/G_16.pth", {"name": "alice", "s2_ckpt_dir": "logs/alice", "exp_dir": "logs/alice"}, False),
+        ("logs/alice/logs_s2_v2Pro/G_16.pth", {"name": "bob", "s2_ckpt_dir": "logs/alice", "exp_dir": "logs/bob"}, False),  # copied from bob's
+        ("logs/alice/logs_s2_v2Pro/G_16.pth", {"name": "", "s2_ckpt_dir": "", "exp_dir": None}, False),
+        ("downloads/G_16.pth", {"name": "bob", "s2_ckpt_dir": "logs/bob", "exp_dir": "logs/bob"}, False),
+    ],
+)
+def test_a_config_of_another_experiment_is_doubted(gsvckpt, tmp_path, place, settings, doubted):
+    source = g(tmp_path / place)
+    named = config_at(tmp_path / "named.json", "v2Pro")
+    changed = json.loads(named.read_text()) | {key: settings[key] for key in ("name", "s2_ckpt_dir")}
+    changed["data"]["exp_dir"] = settings["exp_dir"]
+    named.write_text(json.dumps(changed))
+    file, _ = extract(gsvckpt, source, "--config", named)
+    told = [warning for warning in file["warnings"] if "is the config of" in warning]
+    assert told == ([f"{named} is the config of bob, but this checkpoint is of alice by its path"] if doubted else [])
+    (tmp_path / "logs/alice").mkdir(parents=True, exist_ok=True)
+    named.rename(source.parent / "config.json")  # one that was found is the run's, whatever its folder is called now
+    assert not any("is the config of" in warning for warning in extract(gsvckpt, source, "-o", tmp_path / "again.pth")[0]["warnings"])
 
 
 def test_what_the_run_had_beyond_its_config_stays(gsvckpt, tmp_path):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import shutil
+import types
 from collections import OrderedDict
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import pytest
 import torch
 from builders import Make, Name, Raw, Store, View, hparams, packed, tensor
 from oracle import assert_same, hparams_class
 from readers import detect, load_gpt, load_sovits, load_three_ways, resume_s1, resume_s2, zip_is_clean
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from gsvckpt.model import Tensor
 from gsvckpt.sovits.layouts import layout
@@ -101,7 +106,7 @@ def test_a_voice_opens_unaided_and_stays_what_it_is_to_gpt_sovits(gsvckpt, folde
     before, known = load_sovits(source)
     assert list(weight) == list(before)
     assert all(torch.equal(weight[name].view(torch.int16), before[name].view(torch.int16)) for name in before)
-    scrubbed = {"name": "", "s2_ckpt_dir": "", "data": {**known.config["data"], "exp_dir": ""}} if len(options) > 1 else {}
+    scrubbed = {"name": "voice", "s2_ckpt_dir": "logs/voice", "data": {**known.config["data"], "exp_dir": "logs/voice"}} if len(options) > 1 else {}
     assert info == known._replace(config={**known.config, **scrubbed})
     assert type(load_three_ways(output, weights_only=True)["config"]["model"]) is dict
     assert all(value.device.type == "cpu" for value in unaided(output)["weight"].values())
@@ -115,8 +120,9 @@ def test_gpt_weights_that_were_saved_on_a_gpu(gsvckpt, folder):
     file, output = migrate(gsvckpt, source, "--plain", "--scrub-paths")
     assert {"step": "plain", "where": "295 storages", "from": "cuda:0", "to": "cpu"} in file["changes"]
     root = load_gpt(output)
-    assert root["config"]["output_dir"] == "logs_s1_v2"  # tells the version
-    assert (root["config"]["train"]["exp_name"], root["config"]["train"]["half_weights_save_dir"]) == ("", "GPT_weights_v2")
+    assert root["config"]["output_dir"] == "logs/voice/logs_s1_v2"  # tells the version
+    assert (root["config"]["train"]["exp_name"], root["config"]["train"]["half_weights_save_dir"]) == ("voice", "GPT_weights_v2")
+    assert output.name == "voice-e8.ckpt"
     assert b"alice" not in output.read_bytes()
     assert type(root["weight"]) is OrderedDict
     assert_same_state(root["weight"], torch.load(source, map_location="cpu", weights_only=False)["weight"])
@@ -225,10 +231,38 @@ def test_objects_of_other_classes_stay_as_they_are(gsvckpt, tmp_path):
     assert type(unaided(output)["size"]) is torch.Size
     output.unlink()
     source = save(tmp_path / "x.pth", {"w": numbers((2, 2)), "thing": unknown})
-    _, output = migrate(gsvckpt, source, "--plain")
+    file, output = migrate(gsvckpt, source, "--plain")
     with pytest.raises(Exception, match="somebody"):
         unaided(output)
     assert b"HParams" not in output.read_bytes()
+    assert file["warnings"] == ["torch.load(weights_only=True) refuses what is left of classes: somebody.Thing (1)"]
+    assert not gsvckpt.json("migrate", source, "--scrub-paths", "-n").file["warnings"]  # nobody was promised anything
+    assert not gsvckpt.json("migrate", source, "--plain", "--to", "safetensors", "-n").file["warnings"]  # which torch does not open
+
+
+def test_what_other_trainers_leave_in_a_file_becomes_plain(gsvckpt, tmp_path):
+    """Settings as namespaces, devices, and NumPy's numbers, in values and in keys."""
+    best = {np.int64(3): np.float32(0.1), "flag": np.bool_(True), torch.device("cuda:1"): [np.float64(2.5), np.uint8(7)]}
+    args = argparse.Namespace(lr=np.float64(1e-4), out=PurePosixPath("/home/me"), inner=types.SimpleNamespace(device=torch.device("cpu"), n=None))
+    source = tmp_path / "x.pth"
+    torch.save({"w": torch.ones(2), "args": args, "best": best}, source)
+    with pytest.raises(Exception, match="Weights only"):
+        unaided(source)
+    file, output = migrate(gsvckpt, source, "--plain")
+    found = unaided(output)
+    assert found["args"] == {"lr": 1e-4, "out": "/home/me", "inner": {"device": "cpu", "n": None}}
+    assert found["best"] == {3: float(np.float32(0.1)), "flag": True, "cuda:1": [2.5, 7]}
+    assert [type(value) for value in (*found["best"], found["best"]["flag"])] == [int, str, str, bool]
+    assert file["warnings"] == []
+    assert {"step": "plain", "where": "keys of dicts", "from": "1 objects", "to": "number"} in file["changes"]
+
+
+def test_an_object_that_is_a_key_cannot_become_a_dict(gsvckpt, tmp_path):
+    source = save(tmp_path / "x.pth", {"w": numbers((2, 2)), "k": {(hparams({"a": 1}), 1): 2}})
+    run = gsvckpt("migrate", source, "--plain")
+    assert_one_error(run, source, 3)
+    assert "<utils.HParams>" in run.err
+    assert os.listdir(tmp_path) == ["x.pth"]
 
 
 def test_a_malicious_file_does_not_become_innocent(gsvckpt, tmp_path):
@@ -300,8 +334,8 @@ def test_what_is_extracted_from_a_run_is_made_plain_too(gsvckpt, tmp_path):
     tree["hyper_parameters"]["config"]["output_dir"] = "logs/alice/logs_s1_v2"
     source = save(tmp_path / "epoch=1-step=12.ckpt", tree)
     assert gsvckpt("migrate", source, "--to-inference", "--plain", "--scrub-paths").code == 0
-    found = unaided(tmp_path / "alice-e2.ckpt")
-    assert (found["config"]["train"]["exp_name"], found["config"]["output_dir"], found["info"]) == ("", "logs_s1_v2", "GPT-e2")
+    found = unaided(tmp_path / "voice-e2.ckpt")
+    assert (found["config"]["train"]["exp_name"], found["config"]["output_dir"], found["info"]) == ("voice", "logs/voice/logs_s1_v2", "GPT-e2")
     assert {value.dtype for value in found["weight"].values()} == {torch.float16}
 
 
@@ -322,7 +356,7 @@ def gpt_run(name: str, folder: str = HOME, form: Name = POSIX) -> dict[str, obje
         "train_phoneme_path": f"{folder}logs{join}{name}{join}2-name2text.txt",
         "output_dir": run,
     }
-    tree = lightning(Make(form, tuple(run.split(join)) if form == WINDOWS else ("/", *run[1:].split("/"))), location="cuda:0")
+    tree = lightning(Make(form, (PureWindowsPath if form == WINDOWS else PurePosixPath)(run).parts), location="cuda:0")
     tree["hyper_parameters"]["config"] = config
     files = [f"{run}{join}ckpt{join}epoch={n}-step={6 * n + 6}.ckpt" for n in range(2)]
     tree["callbacks"] = {
@@ -352,9 +386,12 @@ def test_no_folder_and_no_experiment_stays_in_a_gpt_run(gsvckpt, tmp_path, name,
     root = resume_s1(output, strict_pickle=True)
     before = gpt_run(name, home, form)
     assert list(root) == list(before)
-    settings = root["hyper_parameters"]["config"]
-    assert settings["train"] == {"exp_name": "", "half_weights_save_dir": "GPT_weights_v2", "epochs": 2}
-    assert (settings["pretrained_s1"], settings["train_semantic_path"]) == ("s1v3.ckpt", "6-name2semantic.tsv")
+    settings, join = root["hyper_parameters"]["config"], "\\" if form == WINDOWS else "/"
+    assert settings["train"] == {"exp_name": "voice", "half_weights_save_dir": "GPT_weights_v2", "epochs": 2}
+    assert (settings["pretrained_s1"], settings["train_semantic_path"]) == (
+        "s1v3.ckpt",
+        join.join(("logs", "voice", "6-name2semantic.tsv")),
+    )
     assert settings["train_phoneme_path"] == "2-name2text.txt"
     assert (settings["output_dir"], root["hyper_parameters"]["output_dir"]) == ("logs_s1_v2", "logs_s1_v2")  # they tell the version
     ((key, callback),) = root["callbacks"].items()
@@ -386,10 +423,10 @@ def test_no_folder_and_no_experiment_stays_in_a_voice(gsvckpt, tmp_path):
     assert type(found["config"]).__name__ == "HParams"  # --plain was not asked for
     found = dicts(found["config"])
     assert found["train"] == {"pretrained_s2G": "s2Gv3.pth", "lora_rank": "32", "gpu": "0"}
-    assert (found["data"], found["model"]) == ({"exp_dir": "", "training_files": "list.txt"}, {"version": "v1"})
-    assert (found["name"], found["s2_ckpt_dir"], found["save_weight_dir"], found["version"]) == ("", "", "SoVITS_weights_v2", "v1")
+    assert (found["data"], found["model"]) == ({"exp_dir": "logs/voice", "training_files": "list.txt"}, {"version": "v1"})
+    assert (found["name"], found["s2_ckpt_dir"], found["save_weight_dir"], found["version"]) == ("voice", "logs/voice", "SoVITS_weights_v2", "v1")
     assert (found["pretrain"], found["url"]) == ("x.pth", "https://example.org/me/")
-    assert found["paths"] == ["x", "y", ("z",), {"k": {"deep": ""}}]
+    assert found["paths"] == ["x", "y", ("z",), {"k": {"deep": "logs/voice/voice_e8_s16.pth"}}]
     assert_same(load(output)["weight"], load(source)["weight"])
 
 
@@ -410,10 +447,38 @@ def test_a_voice_with_the_name_of_a_key_loses_nothing_but_its_name(gsvckpt, tmp_
     _, output = migrate(gsvckpt, source, "--scrub-paths")
     before, after = load(source), load(output)
     assert_same(after["weight"], before["weight"])
-    expected = dicts(before["config"]) | {"name": "", "s2_ckpt_dir": "", "run": "logs_s2_v1"}
-    expected["data"]["exp_dir"] = ""
+    expected = dicts(before["config"]) | {"name": "voice", "s2_ckpt_dir": "logs/voice", "run": "logs/voice/logs_s2_v1"}
+    expected["data"]["exp_dir"] = "logs/voice"
     assert dicts(after["config"]) == expected
     assert (list(after), after["info"]) == (["weight", "config", "info"], "8epoch_16iteration")
+
+
+def test_the_outputs_name_does_not_tell_the_experiment_either(gsvckpt, tmp_path):
+    tree = small(generator("v1"), "v1")
+    source = save(tmp_path / "alice_e8_s16.pth", tree)
+    assert Path(gsvckpt.json("migrate", source, "--scrub-paths", "-n").file["output"]).name == "voice_e8_s16.pth"
+    assert gsvckpt("migrate", source, "--scrub-paths", "-o", f"{tmp_path / 'out'}{os.sep}").code == 0
+    assert os.listdir(tmp_path / "out") == ["voice_e8_s16.pth"]
+    assert gsvckpt("migrate", source, "--scrub-paths", "-o", tmp_path / "alice.pth").code == 0  # what was chosen stays
+    assert gsvckpt("migrate", source, "--scrub-paths", "--in-place").code == 0
+    assert sorted(os.listdir(tmp_path)) == ["alice.pth", "alice_e8_s16.pth", "out"]
+    other = save(tmp_path / "logs/alice/G_16.pth", s2_training(generator("v1")) | {"note": "/home/me/x"})
+    assert Path(gsvckpt.json("migrate", other, "--scrub-paths", "-n").file["output"]).name == "migrated-G_16.pth"
+
+
+@pytest.mark.parametrize("said", [{"name": "bob"}, {"config": '{"train": {"exp_name": "bob"}, "at": "C:\\\\me\\\\x"}'}, {}], ids=range(3))
+def test_the_header_of_a_foreign_safetensors_file(gsvckpt, tmp_path, said):
+    source = tmp_path / "bob_e8_s16.safetensors"
+    header = {**said, "source": "bob, converted from /home/me/logs/bob/bob.pth", "url": "https://example.org/a/b"}
+    save_file({"w": torch.ones(2)}, source, header)
+    file = gsvckpt.json("migrate", source, "--scrub-paths").file
+    output = Path(file["output"])
+    assert output.name == "voice_e8_s16.safetensors"
+    with safe_open(output, "pt") as opened:
+        found = opened.metadata()
+    assert (found["source"], found["url"]) == ("voice, converted from voice.pth", "https://example.org/a/b")
+    assert told("\n".join(found.values()).encode(), "bob") == []
+    assert gsvckpt.json("migrate", output, "--scrub-paths").file["changed"] is False
 
 
 @pytest.mark.parametrize("name", ["model", "v2", "callbacks", "epoch", "logs_s1_v2", "GPT_weights", "ckpt"])
@@ -437,7 +502,11 @@ def test_the_experiment_is_known_from_where_the_file_lies(gsvckpt, tmp_path):
     config = {"train": {"epochs": 2}, "train_semantic_path": "logs/bob/6-name2semantic.tsv", "out": "logs/bob"}
     tree = {"weight": gpt(), "config": config, "info": "GPT-e8"}
     _, output = migrate(gsvckpt, save(tmp_path / "bob-e8.ckpt", tree), "--scrub-paths")
-    assert unaided(output)["config"] == {"train": {"epochs": 2}, "train_semantic_path": "6-name2semantic.tsv", "out": ""}
+    assert unaided(output)["config"] == {
+        "train": {"epochs": 2},
+        "train_semantic_path": "logs/voice/6-name2semantic.tsv",
+        "out": "logs/voice",
+    }
 
 
 def test_folders_that_would_become_one_key_are_refused(gsvckpt, tmp_path):
@@ -459,7 +528,7 @@ def test_tensors_that_are_named_like_paths_keep_their_names(gsvckpt, tmp_path, p
 
 def test_where_there_is_nothing_private_there_is_nothing_to_change(gsvckpt, tmp_path):
     base = numbers((4, 4))
-    tree = {"w": base, "tied": shared("float32", (4,), base.store), "config": {"epochs": 2, "version": "v2", "ratio": "16/9", "lines": "a\n/home/me"}}
+    tree = {"w": base, "tied": shared("float32", (4,), base.store), "config": {"epochs": 2, "version": "v2", "ratio": "16/9", "lines": "a\n/home"}}
     for option in ("--plain", "--scrub-paths"):
         file = gsvckpt.json("migrate", save(tmp_path / "x.pth", tree), option).file
         assert (file["changed"], file["output"]) == (False, None)
@@ -471,12 +540,12 @@ def test_a_pickle_that_repeats_and_contains_itself(gsvckpt, tmp_path):
     source = save(tmp_path / "x.pth", {"w": numbers((2, 2)), "loop": loop})
     _, output = migrate(gsvckpt, source, "--plain", "--scrub-paths")
     found = unaided(output)["loop"]
-    assert found[:2] == ["x", "a"]
+    assert found[:2] == ["x", "/a"]  # a folder at the root is in no folder
     assert found[2] is found
 
 
 def test_a_run_that_is_not_of_gpt_sovits(gsvckpt, tmp_path):
     tree = {**s2_training({"w": numbers((2, 2))}), "args": {"name": "run7", "out": "/data/me/run7", "exp_name": "x"}}
     _, output = migrate(gsvckpt, save(tmp_path / "epoch_001.pth", tree), "--scrub-paths")
-    assert unaided(output)["args"]["out"] in ("", "run7")
+    assert unaided(output)["args"]["out"] == "voice"
     assert b"/data/me" not in output.read_bytes()

@@ -139,7 +139,13 @@ def test_the_recipe_of_a_v1_file_for_the_symbols_of_v2(gsvckpt, tmp_path, narrow
     old, new = generator("v1"), {**generator("v2"), "enc_p.ssl_proj.weight": numbers((8, 4), seed=9)}
     tree = small(old, "v1") if kind == "voice" else s2_training(old)
     source, reference = save(tmp_path / "v1.pth", tree), save(tmp_path / "v2.pth", small(new, "v2"))
-    file, after = migrate(gsvckpt, source, "--like", reference, "--fill")
+    for more in ([], ["-n"], ["--in-place"]):
+        run = gsvckpt("migrate", source, "--like", reference, "--fill", *more)
+        assert_one_error(run, source, 4)
+        assert f"is v1, but {reference} is v2: 1 tensors of that" in run.err
+        assert sorted(os.listdir(tmp_path)) == ["v1.pth", "v2.pth"]
+    assert gsvckpt("migrate", source, "--like", reference, "-n", "--force").code == 0  # what is there may be kept: nothing is mixed
+    file, after = migrate(gsvckpt, source, "--like", reference, "--fill", "--force")
     key = "weight" if kind == "voice" else "model"
     merged, ours, theirs = after[key], load(source)[key], load(reference)["weight"]
     assert list(merged) == ["enc_p.ssl_proj.weight", "dec.conv_pre.weight", "enc_p.text_embedding.weight"]
@@ -148,6 +154,17 @@ def test_the_recipe_of_a_v1_file_for_the_symbols_of_v2(gsvckpt, tmp_path, narrow
     assert any("has shape [322, 2], where the reference has [732, 2]" in warning for warning in file["warnings"])
     assert kind == "training" or file["upstream_after"]["model"] == "v2"
     assert gsvckpt.json("inspect", file["output"]).file["version"] == "v2"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "code"), [("v2", "v1", 4), ("v2", "v2Pro", 4), ("v2Pro", "v2ProPlus", 4), ("v3", "v4", 4), ("v2", "v2", 0), ("v3", "v3", 0)]
+)
+def test_a_voice_is_completed_by_its_own_version_alone(gsvckpt, tmp_path, ours, theirs, code):
+    source = save(tmp_path / "a.pth", small(generator(ours), ours))
+    reference = save(tmp_path / "b.pth", small({**generator(theirs), "more": numbers((2,))}, theirs))
+    run = gsvckpt("migrate", source, "--like", reference, "--fill", "-n")
+    assert run.code == code
+    assert code == 0 or f"is {ours}, but {reference} is {theirs}: " in run.err
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------------------------------------

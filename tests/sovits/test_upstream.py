@@ -113,6 +113,15 @@ def test_the_windows_of_bases_suit_the_semantics_too() -> None:
         assert {semantic_version(low), semantic_version(min(high, 1 << 40) - 1)} == {version}
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("kib", [1, 82_977, 82_978, 100 * 1024 - 1, 100 * 1024, 103_519, 103_520, 206_000, 700 * 1024 - 1, 700 * 1024])
+def test_a_base_by_its_size(version: str, kib: int) -> None:
+    said = upstream.misread_base(version, kib * 1024)
+    assert (said is None) == (semantic_version(kib * 1024) == version)
+    assert said is None or f"{version} base for {semantic_version(kib * 1024)}" in said
+    assert upstream.misread_base("v2Pro", kib * 1024) is upstream.misread_base(None, kib * 1024) is None
+
+
 def test_heads_that_upstream_writes() -> None:
     cases = [("v1", False), ("v2", False), ("v2Pro", False), ("v2ProPlus", False), ("v3", False), ("v4", False), ("v3", True), ("v4", True)]
     assert [head_for(*case) for case in cases] == ["PK", "PK", "05", "06", "PK", "PK", "03", "04"]
@@ -123,7 +132,7 @@ def test_heads_that_upstream_writes() -> None:
     ("version", "lora", "before", "after"),
     [
         ("v2", False, V2, V1),  # shrunk below the line
-        ("v1", False, V1, V2),
+        ("v1", False, V1, Verdict("v2", "v2", False, "head")),  # a head that upstream would not write
         ("v4", False, V4_BASE, V3),
         ("v4", False, V3, V3),  # wrong sound without an error, whoever began it
         ("v4", False, None, V3),
@@ -145,7 +154,8 @@ def test_refused(version: str | None, lora: bool, before: Verdict | None, after:
     ("version", "lora", "before", "after"),
     [
         ("v2", False, V2, V2),
-        ("v1", False, V2, V2),  # fp32 v1 was taken for v2 before, and its tensors correct that
+        ("v1", False, V1, V2),  # fp32 v1 is taken for v2, and its tensors correct that
+        ("v1", False, V2, V2),
         ("v2", False, V1, V2),
         ("v2", False, V1, V1),
         ("v2Pro", False, V2, PRO),
