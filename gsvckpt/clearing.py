@@ -60,13 +60,16 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: P
     clear = _Clearing(plan, paths, orders, progress, done)
     work = [group for group in plan.groups if group.of("remove") or group.of("demote")]
     with_steps = [(group, root, steps) for group in work for root, steps in [clear.steps(group)]]
+    manifests = clear.manifest_steps(work)
+    steps_below: dict[str, list[Step]] = {}
+    for root, steps in [*((root, steps) for _, root, steps in with_steps), *((root, [step]) for root, step in manifests)]:
+        steps_below.setdefault(root, []).extend(steps)
     stamp = new_stamp()
-    runs = {
-        root: begin(root, [step for _, place, steps in with_steps if place == root for step in steps], stamp)
-        for root in dict.fromkeys(root for _, root, _ in with_steps)
-    }
+    runs = {root: begin(root, steps, stamp) for root, steps in steps_below.items()}
     for group, root, steps in with_steps:
         clear.clear(group, runs[root], steps)
+    for root, step in manifests:
+        clear.forget(runs[root], step)
     went = [member for unit in (*done.gone, *done.smaller) for member in unit.members]
     done.freed = freed_by(went) - sum(one.size for unit in done.smaller for one in plan.shrunk[unit])
     for run in runs.values():
@@ -113,20 +116,21 @@ class _Clearing:
         for unit in _doomed(group):
             places = {one.path: below(one.place) for one in self.plan.shrunk.get(unit, ())}
             found += [Step(below(member.path), member.size, member.mtime_ns, places.get(member.path, "")) for member in unit.members]
-        recorded = os.path.join(group.group.folder, manifest.NAME)
-        if os.path.isfile(recorded) and self._recorded(recorded, group):
-            facts = os.stat(recorded)
-            found.append(Step(below(recorded), facts.st_size, facts.st_mtime_ns, below(recorded)))
         return root, found
 
-    def _recorded(self, path: str, group: GroupPlan) -> frozenset[str]:
-        """Names in the folder's manifest of files that go."""
-        try:
-            found = manifest.read_manifest(path)
-        except GsvError:  # it is not ours to judge here; verify tells of it
-            return frozenset()
-        names = {os.path.basename(member.path) for unit in _doomed(group) for member in unit.members}
-        return frozenset(names & set(found.entries)) if found is not None else frozenset()
+    def manifest_steps(self, groups: Sequence[GroupPlan]) -> list[tuple[str, Step]]:
+        """The trash's parent and the step for each manifest that names files which go: one for a folder, however many groups are in it."""
+        going: dict[str, set[str]] = {}
+        for group in groups:
+            going.setdefault(group.group.folder, set()).update(os.path.basename(path) for unit in _doomed(group) for path in unit.paths)
+        found = []
+        for folder, names in going.items():
+            path = os.path.join(folder, manifest.NAME)
+            if os.path.isfile(path) and _recorded(path) & names:
+                root, facts = self.root_of(folder), os.stat(path)
+                place = os.path.relpath(os.path.abspath(path), root)
+                found.append((root, Step(place, facts.st_size, facts.st_mtime_ns, place)))
+        return found
 
     def clear(self, group: GroupPlan, run: Run, steps: Sequence[Step]) -> None:
         """Carry out one group, oldest units first."""
@@ -136,20 +140,11 @@ class _Clearing:
         except GsvError as error:
             self.done.failures.append(error)
             return
-        gone: set[str] = set()
         for unit in reversed(_doomed(group)):
             try:
                 self._clear_unit(unit, run, by_path)
             except (GsvError, OSError) as caught:  # noqa: PERF203 - one unit that fails must not stop the others
                 self.done.failures.append(_named(caught, unit.paths[0]))
-            else:
-                gone.update(os.path.basename(path) for path in unit.paths)
-        recorded = os.path.abspath(os.path.join(group.group.folder, manifest.NAME))
-        if recorded in by_path and gone:
-            try:
-                self._forget(run, by_path[recorded], gone)
-            except (GsvError, OSError) as caught:
-                self.done.failures.append(_named(caught, recorded))
 
     def _require_same(self, group: GroupPlan) -> None:
         """Raise ChangedError where the folder is not what the plan was made for."""
@@ -194,16 +189,33 @@ class _Clearing:
         root = next((root for root in self.roots if _is_below(member.path, root)), None)
         archive.store(member.path, place_for(member.path, root), entry, None, self.progress)
 
-    def _forget(self, run: Run, step: Step, names: set[str]) -> None:
+    def forget(self, run: Run, step: Step) -> None:
         """Take the entries of files that went out of the folder's manifest, where they would count as lost."""
+        original = run.original(step)
+        folder = os.path.dirname(original)
+        paths = (os.path.abspath(path) for unit in (*self.done.gone, *self.done.smaller) for path in unit.paths)
+        gone = {os.path.basename(path) for path in paths if os.path.dirname(path) == folder}
 
         def make(path: str) -> None:
-            with open(run.original(step), "rb") as file:
+            with open(original, "rb") as file:
                 publish_bytes(path, file.read(), overwrite=False)
-            manifest.record(os.path.dirname(path), [], forget=lambda name: name in names)
+            manifest.record(os.path.dirname(path), [], forget=lambda name: name in gone)
 
-        with locked(os.path.dirname(run.original(step))):
-            run.replace(step, make)
+        try:
+            if gone:
+                with locked(folder):
+                    run.replace(step, make)
+        except (GsvError, OSError) as caught:
+            self.done.failures.append(_named(caught, original))
+
+
+def _recorded(path: str) -> frozenset[str]:
+    """The names of files in a manifest."""
+    try:
+        found = manifest.read_manifest(path)
+    except GsvError:  # it is not ours to judge here; verify tells of it
+        return frozenset()
+    return frozenset(found.entries) if found is not None else frozenset()
 
 
 def _doomed(group: GroupPlan) -> list[Unit]:

@@ -1,0 +1,52 @@
+"""prune where something is in its way: it says so, with the right exit code, and nothing is lost or left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+import tomli
+
+from gsvckpt.manifest import NAME
+
+from .prune_trees import NOW, record, snapshot, whole
+from .samples import assert_one_error
+
+TRASH = ".gsvckpt-trash"
+
+
+def voices(folder, *, name="alice", epochs=(1, 2, 3)):
+    """SoVITS weights of an experiment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for epoch in epochs:
+        path = folder / f"{name}_e{epoch}_s{epoch * 16}.pth"
+        path.write_bytes(whole("sovits", "v2", epoch, epoch * 16))
+        os.utime(path, (NOW + epoch, NOW + epoch))
+    return folder
+
+
+def pairs(folder, *epochs):
+    """A SoVITS run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for epoch in epochs:
+        for letter in "GD":
+            path = folder / f"{letter}_{epoch * 16}.pth"
+            path.write_bytes(whole(letter, "v2", epoch, 0))
+            os.utime(path, (NOW + epoch, NOW + epoch))
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_manifest_of_two_experiments_loses_the_entries_of_both(gsvckpt, tmp_path):
+    folder = voices(voices(tmp_path / "SoVITS_weights_v2"), name="bob")
+    record(folder, names(folder))
+    before = snapshot(tmp_path)
+    gsvckpt.json("prune", folder, "--keep-last", 1, "--yes")
+    assert set(tomli.loads((folder / NAME).read_text())["files"]) == {"alice_e3_s48.pth", "bob_e3_s48.pth"}
+    gsvckpt.json("prune", folder, "--undo")
+    assert snapshot(tmp_path) == before
