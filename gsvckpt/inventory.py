@@ -19,7 +19,7 @@ from gsvckpt.guards import Guards
 from gsvckpt.likeness import Likeness, learn, recognise
 from gsvckpt.model import Tensor
 from gsvckpt.opening import open_checkpoint
-from gsvckpt.sovits.names import folder_version, is_stray, parse, split
+from gsvckpt.sovits.names import folder_rank, folder_version, is_stray, parse, split
 from gsvckpt.survey import find_files
 from gsvckpt.units import Group, Member, Unit
 
@@ -188,7 +188,8 @@ def _has_state(root: object, roles: Mapping[object, str]) -> bool:
 def _by_name(member: Member, parts: tuple[Member, ...], error: GsvError) -> Facts:
     said = parse(member.path)
     kind = _FORMS.get(said.form or "", "unknown")
-    return Facts(member, parts, kind, epoch=said.epoch, step=said.step, why=error.why, damaged=True)
+    lora = folder_rank(member.path) is not None or said.rank is not None
+    return Facts(member, parts, kind, epoch=said.epoch, step=said.step, lora=lora, why=error.why, damaged=True)
 
 
 def measure(path: str) -> Member:

@@ -143,8 +143,8 @@ class _Deciding:
     def _glob(self, unit: Unit) -> str:
         for glob in self.policy.keep:
             for path in unit.paths:
-                slashed = path.replace("\\", "/")
-                if fnmatchcase(slashed.rpartition("/")[2], glob) or fnmatchcase(slashed, glob):
+                slashed = path.replace("\\", "/")  # folders count where the glob names some, not by where the tree happens to lie
+                if fnmatchcase(slashed if "/" in glob else slashed.rpartition("/")[2], glob):
                     return glob
         return ""
 

@@ -50,3 +50,21 @@ def test_a_manifest_of_two_experiments_loses_the_entries_of_both(gsvckpt, tmp_pa
     assert set(tomli.loads((folder / NAME).read_text())["files"]) == {"alice_e3_s48.pth", "bob_e3_s48.pth"}
     gsvckpt.json("prune", folder, "--undo")
     assert snapshot(tmp_path) == before
+
+
+def test_a_glob_is_about_names_wherever_the_folder_lies(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "e1 models")
+    plan = gsvckpt.json("prune", folder, "--keep", "*e1*", "--dry-run").document
+    assert [[path.rpartition("/")[2] for path in entry["paths"]] for entry in plan["groups"][0]["remove"]] == [["alice_e2_s32.pth"]]
+    plan = gsvckpt.json("prune", folder, "--keep", "*/e1 models/*", "--dry-run").document
+    assert plan["groups"][0]["remove"] == []
+
+
+def test_a_damaged_lora_is_of_the_group_of_its_run(gsvckpt, tmp_path):
+    folder = tmp_path / "logs" / "alice" / "logs_s2_v3_lora_4"
+    folder.mkdir(parents=True)
+    for epoch in (1, 2, 3):
+        (folder / f"G_{epoch}.pth").write_bytes(whole("G", "lora", epoch, 0))
+    (folder / "G_4.pth").write_bytes(b"")  # the disk was full
+    (group,) = gsvckpt.json("prune", folder, "--keep-every", 5, "--dry-run").document["groups"]
+    assert [[path.rpartition("/")[2] for path in entry["paths"]] for entry in group["keep"]] == [["G_3.pth"], ["G_4.pth"]]
