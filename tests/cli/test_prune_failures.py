@@ -46,7 +46,7 @@ def test_a_manifest_of_two_experiments_loses_the_entries_of_both(gsvckpt, tmp_pa
     folder = voices(voices(tmp_path / "SoVITS_weights_v2"), name="bob")
     record(folder, names(folder))
     before = snapshot(tmp_path)
-    gsvckpt.json("prune", folder, "--keep-last", 1, "--yes")
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
     assert set(tomli.loads((folder / NAME).read_text())["files"]) == {"alice_e3_s48.pth", "bob_e3_s48.pth"}
     gsvckpt.json("prune", folder, "--undo")
     assert snapshot(tmp_path) == before
@@ -66,5 +66,5 @@ def test_a_damaged_lora_is_of_the_group_of_its_run(gsvckpt, tmp_path):
     for epoch in (1, 2, 3):
         (folder / f"G_{epoch}.pth").write_bytes(whole("G", "lora", epoch, 0))
     (folder / "G_4.pth").write_bytes(b"")  # the disk was full
-    (group,) = gsvckpt.json("prune", folder, "--keep-every", 5, "--dry-run").document["groups"]
+    (group,) = gsvckpt.json("prune", folder, "--keep-every", "5", "--dry-run").document["groups"]
     assert [[path.rpartition("/")[2] for path in entry["paths"]] for entry in group["keep"]] == [["G_3.pth"], ["G_4.pth"]]
