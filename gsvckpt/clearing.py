@@ -65,16 +65,25 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: P
     for root, steps in [*((root, steps) for _, root, steps in with_steps), *((root, [step]) for root, step in manifests)]:
         steps_below.setdefault(root, []).extend(steps)
     stamp = new_stamp()
-    runs = {root: begin(root, steps, stamp) for root, steps in steps_below.items()}
-    for group, root, steps in with_steps:
-        clear.clear(group, runs[root], steps)
-    for root, step in manifests:
-        clear.forget(runs[root], step)
+    runs: dict[str, Run] = {}
+    try:
+        for root, steps in steps_below.items():
+            runs[root] = begin(root, steps, stamp)
+        for group, root, steps in with_steps:
+            clear.clear(group, runs[root], steps)
+        for root, step in manifests:
+            clear.forget(runs[root], step)
+    except BaseException:  # Ctrl-C, or a journal that cannot be written: all is taken back
+        for run in runs.values():
+            run.restore()
+        raise
     went = [member for unit in (*done.gone, *done.smaller) for member in unit.members]
     done.freed = freed_by(went) - sum(one.size for unit in done.smaller for one in plan.shrunk[unit])
     for run in runs.values():
         run.finish()
-        if orders.purge:
+        if not run.holds_files:
+            run.remove()
+        elif orders.purge:
             try:
                 run.empty()
             except GsvError as error:

@@ -42,6 +42,13 @@ def locked(folder: str, patience: float = _PATIENCE) -> Iterator[None]:
                 os.unlink(path)
 
 
+def sweep_lock(folder: str) -> None:
+    """Remove the lock file that a killed process left in `folder`; one that somebody holds stays."""
+    if os.path.lexists(os.path.join(folder, _NAME)):
+        with suppress(OutputError), locked(folder, patience=0):
+            pass
+
+
 def _try(path: str) -> int | None:
     """A descriptor that holds the lock; None where another holds it, or removed the file meanwhile."""
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
-from gsvckpt.locking import locked
+from gsvckpt.locking import locked, sweep_lock
 from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, remove_file, remove_folder
 
 _JOURNAL = "journal.jsonl"
@@ -62,6 +62,11 @@ class Run:
         """The bytes that emptying it frees."""
         return sum(step.size for step in self.steps if os.path.lexists(self.kept(step)))
 
+    @property
+    def holds_files(self) -> bool:
+        """Whether any file is in it."""
+        return any(os.path.lexists(self.kept(step)) for step in self.steps)
+
     def kept(self, step: Step) -> str:
         return os.path.join(self.folder, _FILES, step.path)
 
@@ -102,8 +107,10 @@ class Run:
         self.remove()
 
     def remove(self) -> None:
-        """Remove what is left of the run, and the trash with the last one."""
+        """Remove what is left of the run, and the trash with the last one; also the locks that it held if it was killed."""
         remove_folder(self.folder)
+        for folder in {os.path.dirname(self.original(step)) for step in self.steps if step.place}:
+            sweep_lock(folder)
         with suppress(OSError):
             os.rmdir(os.path.dirname(self.folder))
 
@@ -141,9 +148,14 @@ def begin(root: str, steps: Sequence[Step], stamp: str) -> Run:
         os.makedirs(folder)
     except OSError as error:
         raise OutputError(f"cannot be made: {error.strerror}", path=folder) from error
+    run = Run(folder, tuple(steps), {})
     lines = [json.dumps({"schema": "gsvckpt.trash/1", "steps": len(steps)}), *(json.dumps(step._asdict()) for step in steps)]
-    publish_bytes(os.path.join(folder, _JOURNAL), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"), overwrite=False)
-    return Run(folder, tuple(steps), {})
+    try:
+        publish_bytes(os.path.join(folder, _JOURNAL), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"), overwrite=False)
+    except BaseException:
+        run.remove()
+        raise
+    return run
 
 
 def new_stamp() -> str:
@@ -161,6 +173,11 @@ def find_runs(folder: str) -> list[Run]:
             trash = os.path.join(place, TRASH)
             found += [_read(os.path.join(trash, name)) for name in os.listdir(trash) if os.path.isdir(os.path.join(trash, name))]
     return sorted((run for run in found if run is not None), key=lambda run: run.stamp)
+
+
+def has_trash(folders: Sequence[str]) -> bool:
+    """Whether there is a trash at or below the folders, be it an empty one of a run that was killed."""
+    return any(TRASH in names for folder in folders for _, names, _ in os.walk(folder))
 
 
 def _read(folder: str) -> Run | None:

@@ -29,7 +29,7 @@ from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import plural, size
 from gsvckpt.retention import Policy, Scores
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.trash import Run, alone, find_runs, settle_interrupted, undo_last
+from gsvckpt.trash import Run, alone, find_runs, has_trash, settle_interrupted, undo_last
 from gsvckpt.units import Group, Unit
 from gsvckpt.workers import look_files
 
@@ -153,6 +153,8 @@ def prune(
         return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
 
     engine_for = partial(_engine, settings)
+    if not dry_run and (yes or _can_ask()) and has_trash(folders):
+        _settle(folders)
     wishes = Wishes(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
     with settings.watch("reading what stays") as bar:
         plan = plan_prune(folders, wishes, bar)
@@ -216,7 +218,7 @@ def _confirm(question: str, *, yes: bool) -> None:
     """Ask on the terminal. Raises RefusedError where nobody can be asked, and for anything but a yes."""
     if yes:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _can_ask():
         raise RefusedError("nobody is there to confirm it", where="prune", hint="look at --dry-run, then use --yes")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
@@ -224,9 +226,15 @@ def _confirm(question: str, *, yes: bool) -> None:
         raise RefusedError("not confirmed, so nothing was changed", where="prune")
 
 
+def _can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def _carry_out(plan: PrunePlan, folders: Sequence[str], orders: Orders, settings: Settings) -> Cleared:
     with alone([folder for folder in folders if os.path.isdir(folder)]):
-        _settle(folders)
+        if any(run.state != "done" for folder in folders for run in find_runs(folder)):
+            why = "another prune was interrupted here while the plan was made"
+            raise RefusedError(why, path=folders[0], hint="run the same command again")
         with settings.watch("archiving") as bar:
             cleared = carry_out(plan, folders, orders, bar)
     for failure in cleared.failures:
@@ -235,15 +243,12 @@ def _carry_out(plan: PrunePlan, folders: Sequence[str], orders: Orders, settings
 
 
 def _settle(folders: Sequence[str]) -> None:
-    """Bring the trash into order after a run that was interrupted. Raises RefusedError where that changed something: the plan is void then."""
-    undone = settle_interrupted(folders)
+    """Bring the trash into order after a run that was interrupted, before a plan is made. Raises RefusedError where a file cannot be brought back."""
+    with alone([folder for folder in folders if os.path.isdir(folder)]):
+        undone = settle_interrupted(folders)
     for _, conflicts in undone:
         for conflict in conflicts:
-            print_error(conflict)
-    if undone:
-        raise RefusedError(
-            "an earlier prune was interrupted; what it had moved is back in its place", path=folders[0], hint="run the same command again"
-        )
+            raise conflict
 
 
 def _undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
@@ -263,13 +268,15 @@ def _undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
 
 def _empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run: bool, yes: bool) -> int:
     def chosen() -> list[Run]:
-        return [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
+        found = [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
+        return [run for run in found if run.state != "begun"]  # what an interrupted one took is not to go
 
     runs = chosen()
     freed = sum(run.size for run in runs)
     failures: list[GsvError] = []
     if runs and not dry_run:
         _confirm(f"Delete {plural(sum(len(run.steps) for run in runs), 'file')} in the trash for good, {size(freed)}?", yes=yes)
+        _settle(folders)
         with alone([folder for folder in folders if os.path.isdir(folder)]):
             for run in chosen():
                 try:

@@ -53,6 +53,7 @@ class Tree:
     saves: list[Save] = field(default_factory=list)
     untouchable: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
+    pretrained: int = 0  # bytes
 
     def write(self, name: str, data: bytes, mtime: float = NOW) -> Path:
         path = self.root / name
@@ -312,6 +313,7 @@ def _pretrained(tree: Tree) -> None:
     for name, data in names.items():
         tree.write(name, data, NOW - 80 * DAY)
     tree.untouchable |= names.keys()
+    tree.pretrained = sum(map(len, names.values()))
 
 
 def _links(tree: Tree) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 
 import pytest
 import tomli
 
+from gsvckpt import trash
 from gsvckpt.manifest import NAME
 
 from .prune_trees import NOW, record, snapshot, whole
@@ -68,3 +70,38 @@ def test_a_damaged_lora_is_of_the_group_of_its_run(gsvckpt, tmp_path):
     (folder / "G_4.pth").write_bytes(b"")  # the disk was full
     (group,) = gsvckpt.json("prune", folder, "--keep-every", "5", "--dry-run").document["groups"]
     assert [[path.rpartition("/")[2] for path in entry["paths"]] for entry in group["keep"]] == [["G_3.pth"], ["G_4.pth"]]
+
+
+def test_an_interruption_takes_all_back(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    before, real = snapshot(tmp_path), trash.Run.take
+
+    def interrupt(run, step):
+        if step.path.endswith("e2_s32.pth"):
+            signal.raise_signal(signal.SIGINT)
+        real(run, step)
+
+    monkeypatch.setattr(trash.Run, "take", interrupt)
+    assert gsvckpt("prune", folder, "--keep-last", "1", "--yes").code == 130
+    assert snapshot(tmp_path) == before
+
+
+def test_what_an_interrupted_run_took_is_not_deleted_with_the_trash(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    before = snapshot(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(trash.Run, "finish", lambda run: None)  # killed when all was moved, but for saying so
+        gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    gsvckpt.json("prune", folder, "--empty-trash", "--yes")
+    assert names(folder) == [TRASH, "alice_e3_s48.pth"]
+    gsvckpt.json("prune", folder, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_the_next_run_begins_with_what_an_interrupted_one_took(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    with monkeypatch.context() as patch:
+        patch.setattr(trash.Run, "finish", lambda run: None)
+        gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    gsvckpt.json("prune", folder, "--keep-last", "2", "--yes")
+    assert names(folder) == [TRASH, "alice_e2_s32.pth", "alice_e3_s48.pth"]

@@ -1,0 +1,166 @@
+"""prune killed at a hundred moments: nothing is lost, and `--undo` or a second run ends in one of the two states that there may be."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .prune_trees import NOW, record, snapshot, whole
+from .samples import environment
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
+SEED = 20261125
+
+# Forks a run for each line of its input, so that what takes long, the imports, is done once. A run is sent the signal at the n-th time that it
+# touches a file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how the process ended].
+PROGRAM = """
+import json, os, signal, sys
+from gsvckpt.cli.app import main
+import gsvckpt.cli.prune, gsvckpt.contents, gsvckpt.manifest, gsvckpt.devices.host, numpy, tomli_w
+gsvckpt.manifest._parse("", "")
+os.fsync = lambda fd: None  # a killed process loses nothing that it wrote
+def run(at, number, after, folder, argv, answer):
+    count = 0
+    def hook(event, arguments):
+        nonlocal count
+        if event in ("open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "os.chmod") and folder in str(arguments[0]):
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), number)
+    sys.addaudithook(hook)
+    if after:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+        signal.setitimer(signal.ITIMER_REAL, after)
+    code = main([*argv, "-q", "-j", "1"])
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.write(answer, json.dumps([count, code]).encode())
+    os._exit(0)
+for line in sys.stdin:
+    at, number, after, folder, argv = json.loads(line)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        run(at, number, after, folder, argv, writer)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps([*json.loads(os.read(reader, 100) or "[0, null]"), status]), flush=True)
+    os.close(reader)
+"""
+
+
+class Runs:
+    """A process that forks runs of prune."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+
+    def __call__(self, *argv: object, at: int = -1, number: int = signal.SIGKILL, after: float = 0) -> tuple[int, int | None, int]:
+        self.process.stdin.write(json.dumps([at, number, after, str(self.folder), ["prune", *map(str, argv)]]) + "\n")
+        self.process.stdin.flush()
+        count, code, status = json.loads(self.process.stdout.readline())
+        return count, code, status
+
+
+@pytest.fixture
+def run(tmp_path):
+    runs = Runs(tmp_path)
+    yield runs
+    runs.process.stdin.close()
+    runs.process.stdout.close()
+    assert runs.process.wait(30) == 0
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Some sixty files of several kinds, two manifests among them."""
+    template = tmp_path / "template"
+    files = {f"logs/alice/logs_s2_v2/{letter}_{epoch * 16}.pth": whole(letter, "v2", epoch, 0) for epoch in range(1, 6) for letter in "GD"}
+    files |= {f"SoVITS_weights_v2/{who}_e{e}_s{e}.pth": whole("sovits", "v2", e, e) for who in ("alice", "bob") for e in range(1, 9)}
+    files |= {f"GPT_weights_v2/alice-e{e}.ckpt": whole("gpt", "v2", e, e) for e in range(1, 9)}
+    files |= {f"runs/model_{e}.pth": whole("training", "", e, e) for e in range(1, 13)}
+    files |= {f"runs/other/net_{e}.pt": whole("state", "", e, e) for e in range(1, 9)} | {f"runs/notes {n}.txt": b"x" * n for n in range(4)}
+    for age, (name, data) in enumerate(files.items()):
+        path = template / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (NOW + age, NOW + age))
+    for folder in ("SoVITS_weights_v2", "logs/alice/logs_s2_v2"):
+        record(template / folder, os.listdir(template / folder))
+    return template
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """What files are, without the trash and without their times."""
+    return {name: entry[4] for name, entry in snapshot(folder).items() if entry[0] == "file" and ".gsvckpt-trash" not in name}
+
+
+def moments(rng: random.Random, total: int, count: int):
+    """(the operation, the signal, the delay) of each interruption: most at a file operation, some between them, some by Ctrl-C."""
+    for index in range(count):
+        number = signal.SIGINT if index % 5 == 4 else signal.SIGKILL
+        yield (-1, number, rng.uniform(0.01, 0.5)) if index % 5 == 3 else (rng.randrange(total // 2, total + 1), number, 0)
+
+
+WAYS = {
+    "plain": ["--keep-last", "2"],
+    "demoting": ["--keep-last", "2", "--demote-after", "1"],
+    "archiving": ["--keep-last", "2", "--archive", "ARCHIVE"],
+    "purging": ["--keep-last", "2", "--purge"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_is_killed(run, tree, tmp_path, way):
+    place, archive = tmp_path / "here", tmp_path / "archive"
+    words = [place, *(str(archive) if word == "ARCHIVE" else word for word in WAYS[way]), "--yes"]
+
+    def prepare() -> None:
+        for path in (place, archive):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(tree, place)
+
+    prepare()
+    before = snapshot(place)
+    total, code, _ = run(*words)
+    assert code == 0
+    after = contents(place)
+    gone = {entry[4] for entry in before.values() if entry[0] == "file"} - set(after.values())
+    killed = undone = 0
+    for turn, (at, number, delay) in enumerate(moments(random.Random(f"{SEED} {way}"), total, 25)):
+        prepare()
+        _, code, status = run(*words, at=at, number=number, after=delay)
+        told = (way, at, number, delay, code)
+        killed += os.WIFSIGNALED(status) or code == 130
+        there = {entry[4] for entry in snapshot(place).values() if entry[0] == "file"}
+        lost = {entry[4] for entry in before.values() if entry[0] == "file"} - there
+        assert not lost or (way == "purging" and lost <= gone), (told, "lost")
+        if code == 130:
+            assert snapshot(place) == before or contents(place) == after, (told, "Ctrl-C leaves something behind")
+        if turn % 2 and not lost:
+            code = run(place, "--undo")[1]
+            undone += code == 0
+            assert code in (0, 3), told
+            assert snapshot(place) == before, told
+        else:
+            codes = [run(*words)[1]]
+            if codes == [4]:  # it was taken back: the plan had been made for what was there before
+                assert snapshot(place) == before, told
+                codes.append(run(*words)[1])
+            assert codes[-1] == 0, (told, codes)
+            assert contents(place) == after or ("demote" in way and contents(place).keys() == after.keys()), told
+            if way == "purging":
+                assert not list(place.rglob(".gsvckpt*")), told
+    assert killed >= 20, "nearly all runs must really have been interrupted"
+    assert undone >= 3
