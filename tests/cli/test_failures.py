@@ -167,9 +167,11 @@ def test_a_bar_whose_terminal_went_away_keeps_still(monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_name_too_long_is_that_files_own_error(gsvckpt, tmp_path, training, command):
+def test_a_name_that_is_taken_by_a_folder_is_that_files_own_error(gsvckpt, tmp_path, training, command):
     long = save(tmp_path / f"{'x' * 248}.pth", s2_training(generator("v2", enc_q=True)))
-    run = gsvckpt.json(command, long, training, exit_code=5)
+    os.mkdir(tmp_path / "out")
+    os.mkdir(tmp_path / "out" / long.name)
+    run = gsvckpt.json(command, long, training, "-o", tmp_path / "out", exit_code=5)
     failed, done = run.document["files"]
     assert (failed["error"]["kind"], failed["written"], done["written"]) == ("output", False, True)
     assert str(tmp_path) in run.err.splitlines()[0]

@@ -23,7 +23,7 @@ STEPS = {
     "all": ["--rules", "ddp", "--like", "base.pth", "--fill", "--plain", "--dtype", "bfloat16"],
     "container": ["--to", "safetensors"],
 }
-OUTPUTS = {name: "x.migrated.safetensors" if name == "container" else "x.migrated.pth" for name in STEPS}
+OUTPUTS = {name: "x.safetensors" if name == "container" else "x.migrated.pth" for name in STEPS}
 
 
 def tree():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .samples import assert_one_error, generator, s2_training, save, small
+from .samples import generator, s2_training, save, small
 
 COMMANDS = ("convert-fp16", "strip-optimizer")
 
@@ -31,7 +31,9 @@ def test_a_name_of_250_bytes(gsvckpt, tmp_path, command):
     source = save(tmp_path / f"{'n' * 247}.pth", s2_training(generator("v2")))
     data = source.read_bytes()
     assert gsvckpt("inspect", source).code == 0
-    assert_one_error(gsvckpt(command, source), "n" * 247, 5)  # x.fp16.pth would be longer than a name may be
+    output = gsvckpt.json(command, source).file["output"]  # x.fp16.pth would be longer than a name may be, so it is cut
+    assert os.path.isfile(output)
+    assert "n" * 200 in output
     assert gsvckpt(command, source, "-o", tmp_path / "out.pth").code == 0
     assert gsvckpt(command, source, "-o", tmp_path / "folder").code == 0
     assert gsvckpt(command, source, "--in-place").code == 0

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import time
 
-import pytest
 import tomli
 
 from gsvckpt import trash
 from gsvckpt.manifest import NAME
 
 from .prune_trees import NOW, record, snapshot, whole
-from .samples import assert_one_error
 
 TRASH = ".gsvckpt-trash"
 

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 SEED = 20261125
 
 # Forks a run for each line of its input, so that what takes long, the imports, is done once. A run is sent the signal at the n-th time that it
-# touches a file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how the process ended].
+# touches a file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how the process
+# ended].
 PROGRAM = """
 import json, os, signal, sys
 from gsvckpt.cli.app import main
