@@ -192,6 +192,8 @@ def _read(folder: str) -> Run | None:
             lines = [line for line in file.read().split("\n") if line]
         head = json.loads(lines[0])
         steps = tuple(Step(**json.loads(line)) for line in lines[1 : head["steps"] + 1])
+        if len(steps) != head["steps"]:
+            raise ValueError("it ends early")
         made: dict[str, tuple[int, int]] = {}
         state: Literal["begun", "done", "purging"] = "begun"
         for line in lines[head["steps"] + 1 :]:
@@ -202,13 +204,30 @@ def _read(folder: str) -> Run | None:
             if "made" in told:
                 made[told["made"]] = (told["size"], told["mtime_ns"])
             state = told.get("state", state)
-        if any(os.path.isabs(step.path) or ".." in step.path.replace("\\", "/").split("/") for step in steps):
-            raise ValueError("a path that leads elsewhere")
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        run = Run(folder, steps, made, state)
+        _require_sane(run)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedError(
             f"cannot be understood: {error}", path=path, hint="the files are beside it, under files/: move them back by hand"
         ) from error
-    return Run(folder, steps, made, state)
+    return run
+
+
+def _require_sane(run: Run) -> None:
+    """Raise ValueError or TypeError for a journal that no run of this program wrote: a folder may come from strangers."""
+    if run.seconds < 0 or run.state not in ("begun", "done", "purging"):
+        raise ValueError(f"no run is called {run.stamp}, or is {run.state}")
+    within = {run.root: os.path.realpath(run.root), run.folder: os.path.realpath(run.folder)}
+    if within[run.folder] != os.path.join(within[run.root], TRASH, run.stamp):
+        raise ValueError("its folder is a link")
+    for step in run.steps:
+        if step.size < 0 or step.mtime_ns < 0:
+            raise ValueError("a size below zero")
+        paths = (run.original(step), run.kept(step), *((os.path.join(run.root, step.place),) if step.place else ()))
+        for path, top in zip(paths, (run.root, run.folder, run.root), strict=False):
+            folder = os.path.realpath(os.path.dirname(path))
+            if os.path.isabs(step.path) or os.path.basename(path) in {"", ".", ".."} or os.path.commonpath([folder, within[top]]) != within[top]:
+                raise ValueError("a path that leads elsewhere")
 
 
 @contextmanager

@@ -101,3 +101,80 @@ def test_the_next_run_begins_with_what_an_interrupted_one_took(gsvckpt, tmp_path
         gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
     gsvckpt.json("prune", folder, "--keep-last", "2", "--yes")
     assert names(folder) == [TRASH, "alice_e2_s32.pth", "alice_e3_s48.pth"]
+
+
+@pytest.fixture
+def pruned(gsvckpt, tmp_path):
+    """A folder with two files in its trash, and their journal."""
+    folder = voices(tmp_path / "voices")
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    return folder, next(folder.rglob("journal.jsonl"))
+
+
+STEP = {"path": "x.pth", "size": 1, "mtime_ns": 1, "place": ""}
+HEAD = {"schema": "gsvckpt.trash/1", "steps": 1}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b'{"steps": "many"}\n',
+        b'{"steps": 3}\n' + json.dumps(STEP).encode() + b"\n",
+        *(
+            "\n".join(map(json.dumps, (HEAD, {**STEP, **more}))).encode()
+            for more in (
+                {"path": 5},
+                {"size": "x"},
+                {"mtime_ns": None},
+                {"more": 1},
+                {"path": "../../outside.pth"},
+                {"path": "/etc/passwd"},
+                {"path": "link/outside.pth"},
+                {"path": ""},
+                {"path": ".."},
+                {"place": "../outside.pth"},
+                {"place": "/etc/passwd"},
+                {"place": "link/outside.pth"},
+            )
+        ),
+        "\n".join(map(json.dumps, (HEAD, STEP, {"made": 1, "size": 1}))).encode(),
+        "\n".join(map(json.dumps, (HEAD, STEP, 5))).encode(),
+        "\n".join(map(json.dumps, (HEAD, STEP, {"state": "lost"}))).encode(),
+    ],
+)
+def test_a_journal_that_no_run_wrote_moves_and_deletes_nothing(gsvckpt, tmp_path, pruned, lines):
+    folder, journal = pruned
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "outside.pth").write_bytes(b"x")
+    (tmp_path / "outside.pth").write_bytes(b"x")
+    os.symlink(tmp_path / "outside", folder / "link")
+    journal.write_bytes(lines)
+    before = snapshot(tmp_path)
+    for words in (["--undo"], ["--empty-trash", "--yes"], ["--keep-last", "1", "--yes"]):
+        assert_one_error(gsvckpt("prune", folder, *words), journal, 3)
+        assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", [TRASH, f"{TRASH}/20261125T000000.000000000", f"{TRASH}/20261125T000000.000000000/files"])
+def test_a_trash_that_leads_elsewhere_deletes_nothing(gsvckpt, tmp_path, place):
+    folder, outside = voices(tmp_path / "voices"), tmp_path / "outside"
+    inner = outside / f"{TRASH}/20261125T000000.000000000/files"[len(place) :].lstrip("/")
+    inner.mkdir(parents=True)
+    (inner / "x.pth").write_bytes(b"precious")
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(outside, folder / place)
+    journal = folder / TRASH / "20261125T000000.000000000" / "journal.jsonl"
+    journal.write_text("\n".join(map(json.dumps, (HEAD, STEP, {"state": "purging"}))))
+    before = snapshot(tmp_path)
+    for words in (["--undo"], ["--empty-trash", "--yes"], ["--keep-last", "1", "--yes"]):
+        assert gsvckpt("prune", folder, *words).code == 3
+        assert snapshot(tmp_path) == before
+
+
+def test_a_folder_that_no_run_is_called_after(gsvckpt, pruned):
+    folder, journal = pruned
+    os.rename(journal.parent, journal.parent.with_name("mine"))
+    assert_one_error(gsvckpt("prune", folder, "--empty-trash", "--yes"), "journal.jsonl", 3)
