@@ -226,6 +226,7 @@ def _fill(groups: Sequence[_Deciding]) -> None:
             continue
         if not counted and used + unit.size > limit:
             full.add(number)  # older ones than one that does not fit are not kept in its place
+            used += 0 if rank else unit.size  # the newest stays all the same
             continue
         used += 0 if counted else unit.size
         chosen[number].append(unit)

@@ -178,3 +178,15 @@ def test_a_folder_that_no_run_is_called_after(gsvckpt, pruned):
     folder, journal = pruned
     os.rename(journal.parent, journal.parent.with_name("mine"))
     assert_one_error(gsvckpt("prune", folder, "--empty-trash", "--yes"), "journal.jsonl", 3)
+
+
+def test_no_room_is_given_twice(gsvckpt, tmp_path):
+    """The newest sound one stays even where it does not fit, and then there is no room for older ones of other groups."""
+    run = pairs(tmp_path / "logs" / "zoe" / "logs_s2_v2", 1, 2, 3)
+    (run / "G_48.pth").write_bytes(b"")  # GPT-SoVITS would resume from it
+    voices(tmp_path / "SoVITS_weights_v2", name="carol", epochs=(1, 2))
+    damaged = sum(path.stat().st_size for path in run.glob("?_48.pth"))
+    room = damaged + sum(path.stat().st_size for path in run.glob("?_32.pth")) - 1
+    plan = gsvckpt.json("prune", tmp_path, "--max-size", f"{room}", "--dry-run").document
+    kept = {path.rpartition("/")[2] for group in plan["groups"] for entry in group["keep"] for path in entry["paths"]}
+    assert kept == {"G_48.pth", "D_48.pth", "G_32.pth", "D_32.pth", "carol_e2_s32.pth"}
