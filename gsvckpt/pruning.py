@@ -92,7 +92,8 @@ def _nothing(paths: Sequence[str], inventory: Inventory) -> GsvError:
     for failure in inventory.failures:
         return failure
     for left in inventory.ignored:
-        return MissingError(f"holds no checkpoint to decide about: {os.path.basename(left.path)}: {left.why}", path=paths[0])
+        why = f"holds no checkpoint to decide about: {os.path.basename(left.path)}: {left.why}"
+        return MissingError(why, path=paths[0], hint=f"gsvckpt verify {paths[0]} -r tells what is wrong with the files")
     return MissingError("holds no checkpoint", path=paths[0], hint="name a folder with checkpoints, like logs/alice or SoVITS_weights_v2")
 
 

@@ -53,7 +53,6 @@ class Tree:
     saves: list[Save] = field(default_factory=list)
     untouchable: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
-    pretrained: int = 0  # bytes
 
     def write(self, name: str, data: bytes, mtime: float = NOW) -> Path:
         path = self.root / name
@@ -181,6 +180,8 @@ def _sovits_run(tree: Tree, experiment: str, count: int) -> None:
     rng, version = tree.rng, tree.rng.choice(("v1", "v2", "v2Pro", "v2ProPlus"))
     old = rng.random() < 0.2
     folder = f"logs/{experiment}/logs_s2" if old else f"logs/{experiment}/logs_s2_{version}"
+    if (tree.root / folder).exists():
+        return
     points = _points(tree, count)
     numbers_ = [step for _, step, _ in points]
     if rng.random() < 0.25:
@@ -228,6 +229,8 @@ def _sovits_weights(tree: Tree, experiment: str, count: int) -> None:
         (("SoVITS_weights", ("v1", "v2")), ("SoVITS_weights_v2", ("v2",)), ("SoVITS_weights_v2Pro", ("v2Pro",)), ("SoVITS_weights_v3", ("lora",)))
     )
     for name in (experiment, "carol") if rng.random() < 0.5 else (experiment,):
+        if any(name == one.group[1] and one.group[0] == folder for one in tree.saves):
+            continue
         for point in _points(tree, count):
             version = rng.choice(versions)
             end = "_l4" if version == "lora" else ""
@@ -313,7 +316,6 @@ def _pretrained(tree: Tree) -> None:
     for name, data in names.items():
         tree.write(name, data, NOW - 80 * DAY)
     tree.untouchable |= names.keys()
-    tree.pretrained = sum(map(len, names.values()))
 
 
 def _links(tree: Tree) -> None:
