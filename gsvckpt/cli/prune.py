@@ -276,6 +276,7 @@ def _empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run:
     failures: list[GsvError] = []
     if runs and not dry_run:
         _confirm(f"Delete {plural(sum(len(run.steps) for run in runs), 'file')} in the trash for good, {size(freed)}?", yes=yes)
+    if not dry_run and (yes or _can_ask()) and has_trash(folders):
         _settle(folders)
         with alone([folder for folder in folders if os.path.isdir(folder)]):
             for run in chosen():
