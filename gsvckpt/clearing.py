@@ -161,7 +161,7 @@ class _Clearing:
         now = {os.path.normpath(path) for path in find_files([folder or "."], recursive=False).checkpoints} - self.expected
         then = self.known.get(folder, {})
         come = sorted(now - set(then))
-        if come:
+        if come and any(_is_below(folder, root) for root in self.roots):  # of files that were named, others are nobody's concern
             raise ChangedError("came while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
         for path, member in then.items():
             if path not in self.expected:
@@ -254,5 +254,5 @@ def _named(caught: GsvError | OSError, path: str) -> GsvError:
 
 def check_archive(archive: str | None, roots: Sequence[str]) -> None:
     """Raise UsageError for an archive inside what is pruned."""
-    if archive is not None and any(_is_below(archive, root) for root in roots):
+    if archive is not None and any(_is_below(os.path.realpath(archive), os.path.realpath(root)) for root in roots):
         raise UsageError("lies inside what is pruned", where="--archive", path=archive, hint="name a folder elsewhere")

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ BEST = "best_model.ckpt"  # of a bundle
 STRAYS = "strays"
 _PAIR = re.compile(r"(?P<begin>(?:.*_)?)(?P<letter>[GD])(?P<end>(?:_[0-9]+|_latest)?\.pth)")
 _REMEMBERED = 3  # files of a folder that others are compared with: G and D of a run stand in turns
+_WORKPLACE = ("webui.py", "GPT_SoVITS", "logs", "weight.json")
 _STRAY_SECONDS = 3_600  # GPT-SoVITS saves under such a name first, and a save takes minutes at most
 _TRAINING = {
     "sovits-generator-training": "sovits-training",
@@ -92,12 +94,29 @@ def take_inventory(paths: Sequence[str], look_all: LookAll, now: float | None = 
     guards = Guards(paths)
     ignored: list[Ignored] = []
     links: dict[str, list[str]] = {}
-    real = [path for path in dict.fromkeys(map(os.path.normpath, files)) if _is_real(path, paths, links, ignored)]
-    strays = [path for path in real if is_stray(path)]
-    facts = [one for one in look_all([path for path in real if path not in set(strays)]) if one is not None]
+    real = [path for path in _once(files) if _is_real(path, paths, links, ignored)]
+    strays = {path for path in real if is_stray(path) and _is_workplace(os.path.dirname(path))}
+    facts = [one for one in look_all([path for path in real if path not in strays]) if one is not None]
     units, damaged = _sort(facts, guards, links, ignored)
-    units += _strays(strays, ignored, time.time() if now is None else now)
+    units += _strays(sorted(strays), guards, ignored, time.time() if now is None else now)
     return Inventory(tuple(units), damaged, tuple(ignored), found.failures, tuple(folders))
+
+
+def _once(paths: Sequence[str]) -> list[str]:
+    """Each file under one name, though its folder may have been named twice, or by a link."""
+    places: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for path in map(os.path.normpath, paths):
+        folder, name = os.path.split(path)
+        if folder not in places:
+            places[folder] = os.path.realpath(folder)
+        found.setdefault(os.path.join(places[folder], name), path)
+    return list(found.values())
+
+
+def _is_workplace(folder: str) -> bool:
+    """Whether GPT-SoVITS works in a folder, where it saves under a name for the time first; elsewhere such names are somebody's choice."""
+    return any(os.path.lexists(os.path.join(folder, name)) for name in _WORKPLACE)
 
 
 def _is_real(path: str, roots: Sequence[str], links: dict[str, list[str]], ignored: list[Ignored]) -> bool:
@@ -211,7 +230,8 @@ def _sort(facts: Sequence[Facts], guards: Guards, links: Mapping[str, list[str]]
         else:
             saves.setdefault(_save(one), []).append(one)
     versions = _versions(saves.values())
-    made = [_unit(members, versions, guards, links) for members in saves.values()]
+    shared = Counter(part.path for one in facts for part in one.parts)
+    made = [_unit(members, versions, guards, links, shared) for members in saves.values()]
     units = _with_places([unit for unit, _ in made])
     return units, {unit: why for unit, (_, why) in zip(units, made, strict=True) if why}
 
@@ -233,7 +253,9 @@ def _versions(saves: Collection[list[Facts]]) -> dict[str, str]:
     return {folder: next(iter(told)) for folder, told in found.items() if len(told) == 1}
 
 
-def _unit(members: list[Facts], versions: Mapping[str, str], guards: Guards, links: Mapping[str, list[str]]) -> tuple[Unit, str]:
+def _unit(
+    members: list[Facts], versions: Mapping[str, str], guards: Guards, links: Mapping[str, list[str]], shared: Mapping[str, int]
+) -> tuple[Unit, str]:
     members = sorted(members, key=lambda one: one.kind != "sovits-generator-training")
     first = members[0]
     folder, name = os.path.split(first.member.path)
@@ -248,6 +270,7 @@ def _unit(members: list[Facts], versions: Mapping[str, str], guards: Guards, lin
     reasons: list[str] = ["the best model of a bundle"] if name == BEST else []
     for one in members:
         reasons += guards.of(one.member.path, base=first.kind not in _KINDS, known=one.official)
+        reasons += [f"{os.path.basename(part.path)} is of another index, too" for part in one.parts if shared[part.path] > 1][:1]
         reasons += [f"{link} links to it" for link in (links.get(os.path.realpath(one.member.path), ()) if links else ())]
     why = next((f"{os.path.basename(one.member.path)} {one.why}" if len(members) > 1 else one.why for one in members if one.why), "")
     if not why and known_kinds == {"sovits-discriminator-training"}:
@@ -286,7 +309,7 @@ def _with_places(units: Sequence[Unit]) -> list[Unit]:
     ]
 
 
-def _strays(paths: Sequence[str], ignored: list[Ignored], now: float) -> list[Unit]:
+def _strays(paths: Sequence[str], guards: Guards, ignored: list[Ignored], now: float) -> list[Unit]:
     """What interrupted saves of GPT-SoVITS left behind (utils.py:67-72); nothing ever reads them."""
     found = []
     for path in paths:
@@ -294,7 +317,10 @@ def _strays(paths: Sequence[str], ignored: list[Ignored], now: float) -> list[Un
             member = measure(path)
         except OSError:
             continue
-        if now - member.mtime_ns / 1e9 < _STRAY_SECONDS:
+        guarded = guards.of(path, base=False, known=None)
+        if guarded:
+            ignored.append(Ignored(path, guarded[0]))
+        elif now - member.mtime_ns / 1e9 < _STRAY_SECONDS:
             ignored.append(Ignored(path, "may be being saved just now"))
         else:
             found.append(Unit(Group(os.path.dirname(path), STRAYS, STRAYS), (member,)))

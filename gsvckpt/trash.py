@@ -11,12 +11,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.locking import locked, sweep_lock
 from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, remove_file, remove_folder
+from gsvckpt.units import Member, freed_by
 
 _JOURNAL = "journal.jsonl"
 _FILES, _NEW = "files", "new"
@@ -60,12 +61,18 @@ class Run:
     @property
     def size(self) -> int:
         """The bytes that emptying it frees."""
-        return sum(step.size for step in self.steps if os.path.lexists(self.kept(step)))
+        kept = [os.lstat(self.kept(step)) for step in self.steps if os.path.lexists(self.kept(step))]
+        return freed_by(Member("", facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink) for facts in kept)
 
     @property
     def holds_files(self) -> bool:
         """Whether any file is in it."""
-        return any(os.path.lexists(self.kept(step)) for step in self.steps)
+        return bool(self.filled.steps)
+
+    @property
+    def filled(self) -> Run:
+        """The run with the steps alone whose files are in it now: a unit that failed, or that was undone already, is not."""
+        return replace(self, steps=tuple(step for step in self.steps if os.path.lexists(self.kept(step))))
 
     def kept(self, step: Step) -> str:
         return os.path.join(self.folder, _FILES, step.path)
@@ -276,8 +283,14 @@ def settle_interrupted(folders: Sequence[str]) -> list[tuple[Run, list[RefusedEr
 
 
 def undo_last(folders: Sequence[str]) -> tuple[list[Run], list[GsvError]]:
-    """Undo the last run that is in the trash below the folders. Returns it (in each trash that it used), and what could not be undone."""
+    """Undo the last run that is in the trash below the folders. Returns it as it was (in each trash that it used), and what could not be undone."""
+    chosen = find_last(folders)
+    before = [run.filled for run in chosen]
+    return before, [conflict for run in chosen for conflict in run.restore()]
+
+
+def find_last(folders: Sequence[str]) -> list[Run]:
+    """The last run below the folders, in each trash that it used; empty where there is none to undo."""
     runs = [run for folder in folders for run in find_runs(folder) if run.state != "purging"]
     last = max((run.stamp for run in runs), default=None)
-    chosen = [run for run in runs if run.stamp == last]
-    return chosen, [conflict for run in chosen for conflict in run.restore()]
+    return [run for run in runs if run.stamp == last]

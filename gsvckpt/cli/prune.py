@@ -29,7 +29,7 @@ from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import plural, size
 from gsvckpt.retention import Policy, Scores
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.trash import Run, alone, find_runs, has_trash, settle_interrupted, undo_last
+from gsvckpt.trash import Run, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
 from gsvckpt.units import Group, Unit
 from gsvckpt.workers import look_files
 
@@ -125,6 +125,7 @@ def prune(
     """
     settings = Settings(json, quiet, verbose, progress, device, jobs)
     _require_folders(folders)
+    places = _places(folders)
     rules = Policy(
         keep_last,
         keep_best,
@@ -138,11 +139,11 @@ def prune(
         mode.value if mode is not None else None,
     )
     if undo or empty_trash:
-        if not rules.empty or (undo and empty_trash) or policy or archive or purge:
+        if rules != Policy() or (undo and (empty_trash or older_than)) or policy or archive or purge or metrics:
             raise UsageError("goes with no other rule", where="--undo" if undo else "--empty-trash")
         if undo:
-            return _undo(folders, settings, dry_run=dry_run)
-        return _empty(folders, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
+            return _undo(places, settings, dry_run=dry_run)
+        return _empty(places, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
     if older_than is not None:
         raise UsageError("goes with --empty-trash", where="--older-than")
     check_archive(archive, folders)
@@ -153,8 +154,8 @@ def prune(
         return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
 
     engine_for = partial(_engine, settings)
-    if not dry_run and (yes or _can_ask()) and has_trash(folders):
-        _settle(folders)
+    if not dry_run and (yes or _can_ask()) and has_trash(places):
+        _settle(places)
     wishes = Wishes(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
     with settings.watch("reading what stays") as bar:
         plan = plan_prune(folders, wishes, bar)
@@ -168,13 +169,13 @@ def prune(
     if not dry_run and not plan.empty:
         _confirm(report.question(plan, purge=purge), yes=yes)
         orders = Orders(archive, purge, lambda group: policy_of(group).demote_to or "stripped", engine_for, settings.workers)
-        cleared = _carry_out(plan, folders, orders, settings)
+        cleared = _carry_out(plan, folders, places, orders, settings)
         worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
     with printing(worst):
         if settings.json:
             print_document("prune", worst, report.failures_json(plan, cleared), report.as_json(plan, cleared))
         elif cleared is not None and not settings.quiet:
-            report.print_cleared(cleared, folders, purged=purge)
+            report.print_cleared(cleared, places, purged=purge)
     return worst
 
 
@@ -182,6 +183,15 @@ def _require_folders(folders: Sequence[str]) -> None:
     for folder in folders:
         if not os.path.exists(folder):
             raise MissingError("there is no such folder", path=folder, hint="name a folder with checkpoints, like logs/alice")
+
+
+def _places(paths: Sequence[str]) -> list[str]:
+    """The folders whose trash is concerned: those that were named and those of files that were, each once, and none inside another."""
+    found: dict[str, str] = {}
+    for path in paths:
+        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        found.setdefault(os.path.realpath(folder), folder)
+    return [folder for real, folder in found.items() if not any(real.startswith(other.rstrip(os.sep) + os.sep) for other in found)]
 
 
 def _engine(settings: Settings, plan: Plan) -> Engine:
@@ -230,9 +240,9 @@ def _can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _carry_out(plan: PrunePlan, folders: Sequence[str], orders: Orders, settings: Settings) -> Cleared:
-    with alone([folder for folder in folders if os.path.isdir(folder)]):
-        if any(run.state != "done" for folder in folders for run in find_runs(folder)):
+def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], orders: Orders, settings: Settings) -> Cleared:
+    with alone(places):
+        if any(run.state != "done" for place in places for run in find_runs(place)):
             why = "another prune was interrupted here while the plan was made"
             raise RefusedError(why, path=folders[0], hint="run the same command again")
         with settings.watch("archiving") as bar:
@@ -244,7 +254,7 @@ def _carry_out(plan: PrunePlan, folders: Sequence[str], orders: Orders, settings
 
 def _settle(folders: Sequence[str]) -> None:
     """Bring the trash into order after a run that was interrupted, before a plan is made. Raises RefusedError where a file cannot be brought back."""
-    with alone([folder for folder in folders if os.path.isdir(folder)]):
+    with alone(folders):
         undone = settle_interrupted(folders)
     for _, conflicts in undone:
         for conflict in conflicts:
@@ -254,10 +264,8 @@ def _settle(folders: Sequence[str]) -> None:
 def _undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
     def work() -> tuple[list[Run], list[GsvError]]:
         if dry_run:
-            runs = [run for folder in folders for run in find_runs(folder) if run.state != "purging"]
-            last = max((run.stamp for run in runs), default=None)
-            return [run for run in runs if run.stamp == last], []
-        with alone([folder for folder in folders if os.path.isdir(folder)]):
+            return [run.filled for run in find_last(folders)], []
+        with alone(folders):
             return undo_last(folders)
 
     runs, failures = work()
@@ -271,14 +279,14 @@ def _empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run:
         found = [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
         return [run for run in found if run.state != "begun"]  # what an interrupted one took is not to go
 
-    runs = chosen()
+    runs = [run.filled for run in chosen()]
     freed = sum(run.size for run in runs)
     failures: list[GsvError] = []
     if runs and not dry_run:
         _confirm(f"Delete {plural(sum(len(run.steps) for run in runs), 'file')} in the trash for good, {size(freed)}?", yes=yes)
     if not dry_run and (yes or _can_ask()) and has_trash(folders):
         _settle(folders)
-        with alone([folder for folder in folders if os.path.isdir(folder)]):
+        with alone(folders):
             for run in chosen():
                 try:
                     run.empty()
@@ -291,7 +299,7 @@ def _tell(runs: Sequence[Run], failures: Sequence[GsvError], settings: Settings,
     for failure in failures:
         print_error(failure)
     worst = max((failure.exit_code for failure in failures), default=0)
-    files = sum(len(run.steps) for run in runs)
+    files = sum(len(run.steps) for run in runs) - len(failures)
     with printing(worst):
         if settings.json:
             extra = {"runs": [report.run_json(run) for run in runs], "freed_bytes": freed, "groups": [], "ignored": []}

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
+import tempfile
+import time
+from pathlib import Path
 
 import tomli
+from builders import safetensors
 
 from gsvckpt import trash
+from gsvckpt.cli import prune as command
 from gsvckpt.manifest import NAME
 
 from .prune_trees import NOW, record, snapshot, whole
@@ -188,3 +195,351 @@ def test_no_room_is_given_twice(gsvckpt, tmp_path):
     plan = gsvckpt.json("prune", tmp_path, "--max-size", f"{room}", "--dry-run").document
     kept = {path.rpartition("/")[2] for group in plan["groups"] for entry in group["keep"] for path in entry["paths"]}
     assert kept == {"G_48.pth", "D_48.pth", "G_32.pth", "D_32.pth", "carol_e2_s32.pth"}
+
+
+# --- others at work -------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held", ["logs", "logs/alice", "logs/alice/logs_s2_v2"])
+@pytest.mark.parametrize("asked", ["logs", "logs/alice", "logs/alice/logs_s2_v2", "logs/alice/logs_s2_v2/G_16.pth"])
+def test_two_at_once(gsvckpt, tmp_path, held, asked):
+    pairs(tmp_path / "logs" / "alice" / "logs_s2_v2", 1, 2, 3)
+    before = snapshot(tmp_path)
+    with trash.alone([str(tmp_path / held)]):
+        locked = snapshot(tmp_path)
+        for words in (["--keep-last", "1", "--yes"], ["--undo"]):
+            paths = [tmp_path / asked] + ([tmp_path / asked.replace("16", "32")] if asked.endswith(".pth") else [])
+            run = gsvckpt("prune", *paths, *words)
+            assert run.code == 4, run
+            assert "another prune" in run.err
+        assert snapshot(tmp_path) == locked
+    assert snapshot(tmp_path) == before
+
+
+def meanwhile(monkeypatch, change):
+    """Do something between the plan and the act."""
+    real = command.carry_out
+
+    def carry_out(*args):
+        change()
+        return real(*args)
+
+    monkeypatch.setattr(command, "carry_out", carry_out)
+
+
+CHANGES = {
+    "appears": lambda folder: (folder / "G_64.pth").write_bytes(whole("G", "v2", 4, 0)),
+    "grows": lambda folder: (folder / "D_48.pth").write_bytes(whole("D", "v2", 4, 0) + b"more"),
+    "touched": lambda folder: os.utime(folder / "G_16.pth"),
+    "replaced": lambda folder: os.replace(folder / "G_32.pth", folder / "G_16.pth"),
+    "vanishes": lambda folder: (folder / "G_32.pth").unlink(),
+    "kept vanishes": lambda folder: (folder / "G_48.pth").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("more", [[], ["--purge"], ["--demote-after", "1"]], ids=str)
+def test_a_folder_that_changes_meanwhile_is_left_alone_and_others_are_not(gsvckpt, tmp_path, monkeypatch, change, more):
+    folder, other = pairs(tmp_path / "logs" / "alice" / "logs_s2_v2", 1, 2, 3), voices(tmp_path / "SoVITS_weights_v2")
+    later = []
+
+    def act():
+        CHANGES[change](folder)
+        later.append(snapshot(folder))
+
+    meanwhile(monkeypatch, act)
+    run = gsvckpt.json("prune", tmp_path, "--keep-last", "1", *more, "--yes", exit_code=3)
+    assert snapshot(folder) == later[0]
+    assert names(other) == ["alice_e3_s48.pth"]
+    (error,) = [file["error"] for file in run.document["files"]]
+    assert error["kind"] == "changed"
+    assert error["hint"]
+    sizes = sum(len(whole("sovits", "v2", epoch, epoch * 16)) for epoch in (1, 2))
+    assert run.document["freed_bytes"] == sizes
+    assert bool(run.document["trash"]) == (more != ["--purge"])
+
+
+def test_nothing_is_left_where_nothing_went(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    meanwhile(monkeypatch, lambda: os.utime(folder / "alice_e1_s16.pth", (NOW, NOW)))
+    assert gsvckpt("prune", folder, "--keep-last", "1", "--yes").code == 3
+    assert names(folder) == [f"alice_e{epoch}_s{epoch * 16}.pth" for epoch in (1, 2, 3)]
+
+
+# --- disks ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices")
+    folder.chmod(0o500)
+    before = snapshot(tmp_path)
+    run = gsvckpt("prune", folder, "--keep-last", "1", "--yes")
+    folder.chmod(0o700)
+    assert_one_error(run, folder, 5)
+    folder.chmod(0o500)
+    assert snapshot(tmp_path) == before
+    folder.chmod(0o700)
+
+
+def fails(monkeypatch, name, when, number):
+    """A system call that fails for some paths."""
+    real = getattr(os, name)
+
+    def call(*args, **more):
+        if when(*map(str, args)):
+            raise OSError(number, os.strerror(number), args[0])
+        return real(*args, **more)
+
+    monkeypatch.setattr(os, name, call)
+
+
+def test_a_file_that_cannot_be_moved_stays_with_its_pair(gsvckpt, tmp_path, monkeypatch):
+    folder = pairs(tmp_path / "run", 1, 2, 3)
+    for name in ("link", "rename"):
+        fails(monkeypatch, name, lambda source, *_: source.endswith("D_16.pth"), errno.EPERM)
+    run = gsvckpt.json("prune", folder, "--keep-last", "1", "--yes", exit_code=5)
+    assert names(folder) == [TRASH, "D_16.pth", "D_48.pth", "G_16.pth", "G_48.pth"]
+    assert run.document["freed_bytes"] == sum(len(whole(letter, "v2", 2, 0)) for letter in "GD")
+    monkeypatch.undo()
+    assert gsvckpt("prune", folder, "--undo").code == 0
+    assert len(names(folder)) == 6
+
+
+def test_a_disk_without_hard_links(gsvckpt, tmp_path, monkeypatch):
+    folder = pairs(tmp_path / "run", 1, 2, 3)
+    before = snapshot(tmp_path)
+    fails(monkeypatch, "link", lambda *_: True, errno.EPERM)
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    assert names(folder) == [TRASH, "D_48.pth", "G_48.pth"]
+    gsvckpt.json("prune", folder, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_journal_that_cannot_be_written(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    before = snapshot(tmp_path)
+    for name in ("link", "rename"):
+        fails(monkeypatch, name, lambda _, target, *more: target.endswith("journal.jsonl"), errno.ENOSPC)
+    assert gsvckpt("prune", folder, "--keep-last", "1", "--yes").code == 5
+    assert snapshot(tmp_path) == before
+
+
+def test_a_full_disk_while_saves_shrink(gsvckpt, tmp_path, monkeypatch):
+    folder = pairs(tmp_path / "run", 1, 2, 3)
+    before = snapshot(tmp_path)
+    fails(monkeypatch, "pwrite", lambda *_: any(folder.rglob("journal.jsonl")), errno.ENOSPC)
+    run = gsvckpt.json("prune", folder, "--keep-last", "1", "--demote-after", "1", "--yes", exit_code=5)
+    assert snapshot(tmp_path) == before
+    assert run.document["freed_bytes"] == 0
+
+
+def test_an_archive_on_a_full_disk(gsvckpt, tmp_path, monkeypatch):
+    folder, archive = pairs(tmp_path / "run", 1, 2, 3), tmp_path / "archive"
+    before = snapshot(folder)
+    fails(monkeypatch, "pwrite", lambda *_: any(folder.rglob("journal.jsonl")), errno.ENOSPC)
+    run = gsvckpt.json("prune", folder, "--keep-last", "1", "--archive", archive, "--yes", exit_code=5)
+    assert snapshot(folder) == before
+    assert {file["error"]["kind"] for file in run.document["files"]} == {"output"}
+    assert not [path for path in archive.rglob("*") if path.is_file()]
+
+
+def test_an_archive_of_another_disk(gsvckpt, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as elsewhere:
+        if os.stat(elsewhere).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is one file system only")
+        folder = pairs(tmp_path / "run", 1, 2, 3)
+        gone = {path.name: path.read_bytes() for path in folder.iterdir() if "48" not in path.name}
+        gsvckpt.json("prune", folder, "--keep-last", "1", "--archive", elsewhere, "--purge", "--yes")
+        assert names(folder) == ["D_48.pth", "G_48.pth"]
+        assert {path.name: path.read_bytes() for path in Path(elsewhere).rglob("*.pth")} == gone
+
+
+def test_an_archive_inside_what_is_pruned(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices")
+    os.symlink(folder, tmp_path / "other name")
+    before = snapshot(tmp_path)
+    for archive in (folder / "old", folder, tmp_path / "other name" / "old"):
+        assert_one_error(gsvckpt("prune", folder, "--keep-last", "1", "--archive", archive, "--yes"), "--archive", 2)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_manifest_that_cannot_be_understood_stays_as_it_is(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices" / "alice")
+    (folder / NAME).write_text("files = no toml")
+    gsvckpt.json("prune", tmp_path / "voices", "--keep-last", "1", "--yes")
+    assert names(folder) == ["alice_e3_s48.pth", NAME]
+    assert (folder / NAME).read_text() == "files = no toml"
+
+
+def test_rules_that_cannot_be_understood(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices")
+    (folder / NAME).write_text("[prune]\nkeep-lots = 1\n")
+    before = snapshot(tmp_path)
+    assert_one_error(gsvckpt("prune", folder, "--keep-last", "1", "--yes"), f"{folder / NAME}:2", 2)
+    assert snapshot(tmp_path) == before
+
+
+# --- the command line -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_checkpoints(gsvckpt, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("no model")
+    (tmp_path / "empty").mkdir()
+    for folder in ("notes", "empty", "missing"):
+        run = gsvckpt("prune", tmp_path / folder, "--keep-last", "1", "--yes")
+        assert_one_error(run, tmp_path / folder, 3)
+        assert "hint: " in run.err
+
+
+def test_nobody_confirms(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices")
+    before = snapshot(tmp_path)
+    for words in (["--keep-last", "1"], ["--keep-last", "1", "--purge"], ["--keep-last", "1", "--json"]):
+        run = gsvckpt("prune", folder, *words)
+        assert run.code == 4
+        assert "--yes" in run.err
+        assert snapshot(tmp_path) == before
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    before = snapshot(tmp_path)
+    assert gsvckpt("prune", folder, "--empty-trash").code == 4
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--keep-last", "0"],
+        ["--keep-last", "-1"],
+        ["--keep-every", "0"],
+        ["--keep-within", "soon"],
+        ["--max-size", "much"],
+        ["--mode", "best"],
+        ["--demote-to", "nothing"],
+        ["--purge"],
+        ["--archive", "old"],
+        ["--undo", "--empty-trash"],
+        ["--undo", "--keep-last", "1"],
+        ["--undo", "--purge"],
+        ["--undo", "--archive", "old"],
+        ["--undo", "--older-than", "7d"],
+        ["--undo", "--metrics", "missing.csv"],
+        ["--undo", "--demote-to", "stripped"],
+        ["--empty-trash", "--metric", "loss"],
+        ["--empty-trash", "--keep", "*"],
+        ["--empty-trash", "--policy", "x.toml"],
+        ["--keep-last", "1", "--older-than", "7d"],
+        ["--empty-trash", "--older-than", "soon"],
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together(gsvckpt, tmp_path, words):
+    folder = voices(tmp_path / "voices")
+    before = snapshot(tmp_path)
+    run = gsvckpt("prune", folder, *words, "--yes")
+    assert run.code == 2, run
+    assert snapshot(tmp_path) == before
+
+
+# --- the trash ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_undo_where_another_file_has_the_name(gsvckpt, pruned):
+    folder, journal = pruned
+    (folder / "alice_e1_s16.pth").write_bytes(b"mine")
+    kept = journal.parent / "files" / "alice_e1_s16.pth"
+    old = kept.read_bytes()
+    run = gsvckpt("prune", folder, "--undo")
+    assert run.code == 4
+    assert str(folder / "alice_e1_s16.pth") in run.err.splitlines()[0]
+    assert run.err.splitlines()[2] == "1 file brought back"
+    assert (folder / "alice_e1_s16.pth").read_bytes() == b"mine"
+    assert kept.read_bytes() == old
+    assert (folder / "alice_e2_s32.pth").exists()
+    os.rename(folder / "alice_e1_s16.pth", folder / "mine")
+    assert gsvckpt("prune", folder, "--undo").err == "1 file brought back\n"
+    assert (folder / "alice_e1_s16.pth").read_bytes() == old
+    assert TRASH not in names(folder)
+
+
+def test_undo_of_what_is_gone_for_good(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices")
+    gsvckpt.json("prune", folder, "--keep-last", "2", "--yes", "--purge")
+    assert_one_error(gsvckpt("prune", folder, "--undo"), folder, 3)
+    assert names(folder) == ["alice_e2_s32.pth", "alice_e3_s48.pth"]
+
+
+def test_undo_goes_back_run_by_run(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices")
+    states = [snapshot(tmp_path)]
+    for count in ("2", "1"):
+        gsvckpt.json("prune", folder, "--keep-last", count, "--yes")
+        states.append(snapshot(tmp_path))
+    assert gsvckpt.json("prune", folder, "--undo", "--dry-run").document["runs"][0]["paths"] == [str(folder / "alice_e2_s32.pth")]
+    assert snapshot(tmp_path) == states[2]
+    for state in (states[1], states[0]):
+        gsvckpt.json("prune", folder, "--undo")
+        assert snapshot(tmp_path) == state
+    assert gsvckpt("prune", folder, "--undo").code == 3
+
+
+def test_only_old_runs_are_emptied(gsvckpt, pruned):
+    folder, journal = pruned
+    day = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() - 8 * 86_400))
+    old = journal.parent.with_name(f"{day}.000000000")
+    os.rename(journal.parent, old)
+    voices(folder, epochs=(4,))
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    assert gsvckpt.json("prune", folder, "--empty-trash", "--older-than", "9d", "--yes").document["freed_bytes"] == 0
+    assert len(names(folder / TRASH)) == 2
+    freed = gsvckpt.json("prune", folder, "--empty-trash", "--older-than", "7d", "--yes").document["freed_bytes"]
+    assert freed == sum(len(whole("sovits", "v2", epoch, epoch * 16)) for epoch in (1, 2))
+    assert len(names(folder / TRASH)) == 1
+    gsvckpt.json("prune", folder, "--empty-trash", "--yes")
+    assert names(folder) == ["alice_e4_s64.pth"]
+
+
+def test_emptying_frees_nothing_of_what_has_another_name(gsvckpt, tmp_path):
+    folder = voices(tmp_path / "voices")
+    os.link(folder / "alice_e1_s16.pth", tmp_path / "other name")
+    run = gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    assert run.document["freed_bytes"] == len(whole("sovits", "v2", 2, 32))
+    assert gsvckpt.json("prune", folder, "--empty-trash", "--yes").document["freed_bytes"] == run.document["freed_bytes"]
+
+
+# --- who a file belongs to ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_shards_that_another_index_needs_stay(gsvckpt, tmp_path):
+    values = {f"layer.{part}": ("F32", (8,), bytes(32)) for part in range(2)}
+    for name, value in values.items():
+        (tmp_path / f"{name}.safetensors").write_bytes(safetensors({name: value}))
+    for index in (1, 2):
+        text = json.dumps({"metadata": {"total_size": 64}, "weight_map": {name: f"{name}.safetensors" for name in values}})
+        (tmp_path / f"model-{index}.safetensors.index.json").write_text(text)
+    gsvckpt("prune", tmp_path, "--keep-last", "1", "--yes")
+    assert {"layer.0.safetensors", "layer.1.safetensors"} <= set(names(tmp_path))
+
+
+def test_a_folder_that_is_named_twice(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    os.symlink(folder, tmp_path / "link")
+    monkeypatch.chdir(tmp_path)
+    plan = gsvckpt.json("prune", "voices", folder, "link", "voices/../voices", "--keep-last", "1", "--dry-run").document
+    assert [len(group["remove"]) for group in plan["groups"]] == [2]
+    assert gsvckpt("prune", "voices", folder, "link", "--keep-last", "1", "--yes").code == 0
+    assert names(folder) == [TRASH, "alice_e3_s48.pth"]
+    assert gsvckpt("prune", folder, "link", "--undo").code == 0
+    assert names(folder) == [f"alice_e{epoch}_s{epoch * 16}.pth" for epoch in (1, 2, 3)]
+
+
+def test_a_models_folder_whose_files_are_called_after_the_time(gsvckpt, tmp_path):
+    """Only where GPT-SoVITS works are such files what interrupted saves left."""
+    for number in (1, 2, 3):
+        path = tmp_path / f"17450000{number:02}.5.pth"
+        path.write_bytes(whole("training", "", number, number))
+        os.utime(path, (NOW - 10**7, NOW - 10**7))
+    gsvckpt.json("prune", tmp_path, "--keep-last", "2", "--yes")
+    assert len([name for name in names(tmp_path) if name.endswith(".pth")]) == 2
