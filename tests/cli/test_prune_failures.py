@@ -10,14 +10,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 import tomli
 from builders import safetensors
+from voices import sovits_config
 
 from gsvckpt import trash
 from gsvckpt.cli import prune as command
 from gsvckpt.manifest import NAME
 
-from .prune_trees import NOW, record, snapshot, whole
+from .prune_trees import NOW, disk_use, record, snapshot, whole
+from .samples import assert_one_error
 
 TRASH = ".gsvckpt-trash"
 
@@ -345,7 +348,8 @@ def test_an_archive_on_a_full_disk(gsvckpt, tmp_path, monkeypatch):
 
 
 def test_an_archive_of_another_disk(gsvckpt, tmp_path):
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as elsewhere:
+    shared_memory = "/dev/shm"  # noqa: S108 - a file system of its own on Linux, in which a folder with a random name is made
+    with tempfile.TemporaryDirectory(dir=shared_memory if os.path.isdir(shared_memory) else None) as elsewhere:
         if os.stat(elsewhere).st_dev == tmp_path.stat().st_dev:
             pytest.skip("there is one file system only")
         folder = pairs(tmp_path / "run", 1, 2, 3)
@@ -543,3 +547,83 @@ def test_a_models_folder_whose_files_are_called_after_the_time(gsvckpt, tmp_path
         os.utime(path, (NOW - 10**7, NOW - 10**7))
     gsvckpt.json("prune", tmp_path, "--keep-last", "2", "--yes")
     assert len([name for name in names(tmp_path) if name.endswith(".pth")]) == 2
+
+
+# --- what shrinks ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def experiment(tmp_path, version):
+    folder = tmp_path / "logs" / "alice" / f"logs_s2_{version}"
+    folder.mkdir(parents=True)
+    for epoch in (1, 2, 3):
+        for letter in "GD":
+            path = folder / f"{letter}_{epoch * 16}.pth"
+            path.write_bytes(whole(letter, version, epoch, 0))
+            os.utime(path, (NOW + epoch, NOW + epoch))
+    (folder.parent / "config.json").write_text(json.dumps(sovits_config("alice", version, 3)))
+    return folder
+
+
+def test_older_saves_become_small_weights(gsvckpt, tmp_path):
+    folder = experiment(tmp_path, "v1")
+    before = snapshot(tmp_path)
+    used = disk_use(tmp_path)
+    words = ["prune", folder, "--keep-last", "1", "--demote-after", "1", "--demote-to", "inference"]
+    plan = gsvckpt.json(*words, "--dry-run").document
+    real = gsvckpt.json(*words, "--yes").document
+    assert plan["groups"] == real["groups"]
+    assert plan["freed_bytes"] == real["freed_bytes"]
+    assert names(folder) == [TRASH, "D_48.pth", "G_48.pth", "alice_e1_s16.pth", "alice_e2_s32.pth"]
+    file = gsvckpt.json("inspect", folder / "alice_e2_s32.pth").file
+    assert (file["kind"], file["version"], file["progress"]["epoch"]) == ("sovits-weights", "v1", 2)
+    gsvckpt.json("prune", folder, "--undo")
+    assert snapshot(tmp_path) == before
+    gsvckpt.json(*words, "--purge", "--yes")
+    assert used - disk_use(tmp_path) == plan["freed_bytes"]
+
+
+def test_a_name_that_is_taken_leaves_the_pair_as_it_was(gsvckpt, tmp_path):
+    folder = experiment(tmp_path, "v1")
+    (folder / "alice_e1_s16.pth").write_bytes(b"mine")
+    gsvckpt("prune", folder, "--keep-last", "1", "--demote-after", "1", "--demote-to", "inference", "--yes")
+    assert names(folder) == [TRASH, "D_16.pth", "D_48.pth", "G_16.pth", "G_48.pth", "alice_e1_s16.pth", "alice_e2_s32.pth"]
+    assert (folder / "alice_e1_s16.pth").read_bytes() == b"mine"
+    assert (folder / "G_16.pth").read_bytes() == whole("G", "v1", 1, 0)
+
+
+def test_what_would_be_refused_is_not_planned(gsvckpt, tmp_path):
+    """Files this small would be read as v1 by GPT-SoVITS."""
+    folder = experiment(tmp_path, "v2")
+    plan = gsvckpt.json("prune", folder, "--keep-last", "1", "--demote-after", "1", "--demote-to", "inference", "--yes").document
+    assert plan["groups"][0]["demote"] == []
+    assert "cannot be made smaller" in plan["groups"][0]["keep"][1]["reasons"][0]
+
+
+# --- what GPT-SoVITS is set to use ----------------------------------------------------------------------------------------------------------------
+
+LONG = "GPT_weights_v2/a voice with a long name that has many blanks in it so that PyYAML folds the line here-e1.ckpt"
+SETTINGS = {
+    "marked": ("weight.json", b'\xef\xbb\xbf{"GPT": {"v2": "GPT_weights_v2/alice-e1.ckpt"}}'),
+    "cut off": ("weight.json", b'{\n  "GPT": {\n    "v2": "GPT_weights_v2/alice-e1.ckpt",\n    "v4": "GPT_w'),
+    "of Windows": ("weight.json", rb'{"GPT": {"v2": "C:\\GPT-SoVITS\\GPT_weights_v2\\alice-e1.ckpt"}}'),
+    "plain": ("GPT_SoVITS/configs/tts_infer.yaml", b"custom:\n  t2s_weights_path: GPT_weights_v2/alice-e1.ckpt\n  version: v2\n"),
+    "quoted": ("tts_infer.yaml", b"custom:\n  t2s_weights_path: 'GPT_weights_v2/alice-e1.ckpt'  # mine\n"),
+    "folded": (
+        "tts_infer.yaml",
+        f"custom:\n  t2s_weights_path: {LONG.replace(' many blanks', chr(10) + '    many blanks')}\n  version: v2\n".encode(),
+    ),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("asked", [".", "GPT_weights_v2"])
+def test_what_is_in_use_stays(gsvckpt, tmp_path, settings, asked):
+    name, data = SETTINGS[settings]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(data)
+    used = LONG if settings == "folded" else "GPT_weights_v2/alice-e1.ckpt"
+    (tmp_path / "GPT_weights_v2").mkdir()
+    for epoch in (1, 2, 3):
+        (tmp_path / used.replace("-e1", f"-e{epoch}")).write_bytes(whole("gpt", "v2", epoch, epoch))
+    gsvckpt.json("prune", tmp_path / asked, "--keep-last", "1", "--yes")
+    assert sorted(path.name.rpartition("-")[2] for path in (tmp_path / "GPT_weights_v2").glob("*.ckpt")) == ["e1.ckpt", "e3.ckpt"]

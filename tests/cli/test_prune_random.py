@@ -246,7 +246,7 @@ def run_case(gsvckpt, base, rng: random.Random) -> None:
     if not purge:
         assert gsvckpt("prune", case.tree.root, "--empty-trash", "--yes").code == 0
     assert used - disk_use(base) == plan["freed_bytes"], "freed bytes are others than planned"
-    assert not [path for path in base.rglob(".gsvckpt*")], "something of the program's own is left"
+    assert not list(base.rglob(".gsvckpt*")), "something of the program's own is left"
     again = gsvckpt(*words, "--dry-run", "--json")
     if again.code == 0 and case.size is None and not any(rules.within or rules.best for rules in case.rules.values()):
         assert again.document["freed_bytes"] == 0 or not all(one.sound for one in case.tree.saves), "a second run finds more"
