@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.examination import Examination
-from gsvckpt.model import DTYPES, DType, Storage, Tensor, contiguous_stride, storages_of, walk
+from gsvckpt.model import Storage, Tensor, contiguous_stride, storages_of, walk
 from gsvckpt.sovits.resume import training_state
 from gsvckpt.transforms.selection import select
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from gsvckpt.dtypes import DType
 from gsvckpt.examination import Examination
 from gsvckpt.findings import Finding, Severity, worst
-from gsvckpt.model import DType, Tensor
+from gsvckpt.model import Tensor
 from gsvckpt.progress import Progress
 from gsvckpt.streams import Buffers, Stopped, check_unchanged, for_each
 from gsvckpt.strides import logical_bytes

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 import xxhash
 
 from gsvckpt.devices.measures import Device, Extremes
-from gsvckpt.model import DTYPES, Checkpoint, DType, Record, Source, Tensor, contiguous_stride
+from gsvckpt.dtypes import DTYPES, DType
+from gsvckpt.model import Checkpoint, Record, Source, Tensor, contiguous_stride
 from gsvckpt.progress import Progress
 from gsvckpt.streams import CHUNK, Buffers, Stopped, for_each
 from gsvckpt.strides import logical_bytes

@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import LARGEST, Audit, Device, Matrix
+from gsvckpt.dtypes import UNTYPED
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.formats import overlay_layout, torch_layout
 from gsvckpt.formats.layout import Layout
-from gsvckpt.model import UNTYPED, Checkpoint, Storage, Tensor, walk
+from gsvckpt.model import Checkpoint, Storage, Tensor, walk
 from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent

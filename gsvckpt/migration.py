@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.extraction import Extracted, Request, extract, merge_lora
-from gsvckpt.model import DTYPES, DType, Path, Tensor
+from gsvckpt.model import Path, Tensor
 from gsvckpt.pickles.weights_only import tell_refused
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.references import check_base, check_family, check_version, open_examined, open_reference

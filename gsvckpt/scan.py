@@ -8,8 +8,9 @@ from math import nan, prod
 from typing import TYPE_CHECKING
 
 from gsvckpt.devices.measures import Device, Moments
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.model import DType, Storage, Tensor
+from gsvckpt.model import Storage, Tensor
 from gsvckpt.progress import Progress
 from gsvckpt.streams import CHUNK, Buffers, Stopped, check_unchanged, chunks, for_each
 from gsvckpt.strides import gather

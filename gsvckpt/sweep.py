@@ -17,7 +17,8 @@ import xxhash
 
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import Device, Extremes
-from gsvckpt.model import DType, Source
+from gsvckpt.dtypes import DType
+from gsvckpt.model import Source
 from gsvckpt.progress import Progress
 from gsvckpt.streams import BATCH, CHUNK, Buffers, Stopped, for_each
 

@@ -15,10 +15,11 @@ from builders import Store, View, packed, row_major, tensor, torch_stream, torch
 
 from gsvckpt import engine, opening, streams
 from gsvckpt.devices.host import Host
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine import Engine, Outcome, lay_out
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.formats import zip_layout
-from gsvckpt.model import DTYPES, Checkpoint
+from gsvckpt.model import Checkpoint
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Silent
 from gsvckpt.publishing import Target

@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
-    {"texts", "quantities"},
+    {"dtypes", "texts", "quantities"},
     {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
     {"files", "streams", "pickles"},
     {"locking", "publishing", "retention"},

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from gsvckpt import loading, scan, strides
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
+from gsvckpt.dtypes import DTYPES, UNTYPED
 from gsvckpt.errors import ChangedError, DamagedError
-from gsvckpt.model import DTYPES, UNTYPED, Storage, Tensor
+from gsvckpt.model import Storage, Tensor
 from gsvckpt.progress import Silent
 from gsvckpt.scan import differences, measure_tensors
 

@@ -12,8 +12,9 @@ import pytest
 from builders import Bytes
 
 from gsvckpt import checksums, streams
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import DamagedError
-from gsvckpt.model import DTYPES, Storage
+from gsvckpt.model import Storage
 from gsvckpt.progress import Silent
 from gsvckpt.streams import Buffers, Stopped, chunks, for_each
 

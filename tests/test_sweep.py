@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gsvckpt import sweep as module
 from gsvckpt.devices.choice import choose
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import DamagedError
-from gsvckpt.model import DTYPES
 from gsvckpt.progress import Silent
 from gsvckpt.sweep import Span, sweep
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine import Engine
-from gsvckpt.model import DTYPES, Checkpoint, Container, Global, Opaque, Storage, Tensor, contiguous_stride
+from gsvckpt.model import Checkpoint, Container, Global, Opaque, Storage, Tensor, contiguous_stride
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.layouts import layout
 from gsvckpt.transforms.plan import Plan

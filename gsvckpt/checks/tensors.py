@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from gsvckpt.devices.measures import Extremes
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.findings import Finding, Severity
-from gsvckpt.model import DTYPES, Storage, Tensor
+from gsvckpt.model import Storage, Tensor
 
 _LISTED = 20  # tensors named one by one
 _NAMED = 3  # in one line

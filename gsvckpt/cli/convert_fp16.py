@@ -25,10 +25,10 @@ from gsvckpt.cli.options import (
 )
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.destinations import Destination
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine import Outcome
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination
-from gsvckpt.model import DTYPES
 from gsvckpt.report.audits import audit, first_name
 from gsvckpt.report.units import similar_names
 from gsvckpt.rewriting import Planned, Rewritten

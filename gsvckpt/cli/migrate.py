@@ -26,10 +26,10 @@ from gsvckpt.cli.options import (
 )
 from gsvckpt.cli.writing import bundle_one, rewrite_each
 from gsvckpt.destinations import SALVAGED, Destination
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UsageError
 from gsvckpt.examination import Examination
 from gsvckpt.migration import Migration, Steps
-from gsvckpt.model import DTYPES
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.report.writes import migrated
 from gsvckpt.rewriting import Planned

@@ -14,8 +14,8 @@ import torch
 from gsvckpt.devices.host import Host
 from gsvckpt.devices.measures import LARGEST, Audit, Extremes, Matrix, Moments, bin_steps
 from gsvckpt.devices.products import add_product
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import UsageError
-from gsvckpt.model import DType
 
 BLOCK = 1 << 20  # values at a time: they take up to 60 MB on the device, a thread
 _SMALLEST_BLOCK = 1 << 14

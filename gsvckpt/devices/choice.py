@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gsvckpt.devices.measures import Audit, Device, Extremes, Matrix, Moments
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import UsageError
-from gsvckpt.model import DType
 
 if TYPE_CHECKING:
     import torch

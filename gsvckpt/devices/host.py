@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsvckpt.devices.measures import LARGEST, Audit, Extremes, Matrix, Moments, bin_steps
+from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.model import DTYPES, DType
 
 BLOCK = 1 << 17  # values at a time: smaller ones make threads wait for the interpreter lock at every step, larger ones leave the cache
 MAX_HALF = 65_504.0

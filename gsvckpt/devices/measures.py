@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf, isinf, isnan, nan, sqrt
 from typing import NamedTuple, Protocol
 
-from gsvckpt.model import DType
+from gsvckpt.dtypes import DType
 
 LARGEST = {"float16": 65_504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}  # the largest finite value of each target
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.model import DType, Storage, Tensor
+from gsvckpt.model import Storage, Tensor
 from gsvckpt.progress import Silent
 from gsvckpt.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.formats.layout import Layout, Piece
 from gsvckpt.formats.zip_directory import CENTRAL, LOCAL, find_tail, read_entries
-from gsvckpt.model import Checkpoint, DType, Record, Storage
+from gsvckpt.model import Checkpoint, Record, Storage
 
 _DESCRIPTOR = b"PK\x07\x08"
 _LARGEST_FRAME = 1 << 26  # bytes that are no tensor data: the pickle, headers, the directory; a base has under 1 MB

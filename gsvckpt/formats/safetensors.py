@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+from gsvckpt.dtypes import SAFETENSORS_DTYPES, DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.safetensors_tree import HEAD, TREE, is_head, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
-from gsvckpt.model import LOST, SAFETENSORS_DTYPES, Checkpoint, Container, DType, Source, Storage, Tensor, contiguous_stride
+from gsvckpt.model import LOST, Checkpoint, Container, Source, Storage, Tensor, contiguous_stride
 
 MAX_HEADER = 100_000_000  # the format's own limit
 METADATA = "__metadata__"

@@ -7,11 +7,12 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.safetensors import MAX_HEADER, METADATA
 from gsvckpt.formats.safetensors_tree import OWN, Named, describe_tree, name_storages, require_code
-from gsvckpt.model import DType, Path, Storage
+from gsvckpt.model import Path, Storage
 
 ALIGNMENT = 8  # the header is padded with spaces so that the data begin at a multiple of this
 

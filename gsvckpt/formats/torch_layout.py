@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from zlib import crc32
 
+from gsvckpt.dtypes import UNTYPED, DType
 from gsvckpt.formats import zip_layout
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3
-from gsvckpt.model import UNTYPED, DType, Global, Record, Storage, Tensor
+from gsvckpt.model import Global, Record, Storage, Tensor
 from gsvckpt.pickles.emitter import Call, Persistent, emit
 
 PREFIX = "archive"  # torch's name for a file without one; GPT-SoVITS's own folder is the time of saving, different each time

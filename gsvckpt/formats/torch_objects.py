@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError
-from gsvckpt.model import DTYPES, STORAGE_DTYPES, UNTYPED, DType, Global, Storage, Tensor
+from gsvckpt.model import Global, Storage, Tensor
 
 MAX_DIMS = 64  # torch's own limit
 MAX_ELEMENTS = 1 << 62  # beyond this torch's int64 arithmetic overflows

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gsvckpt.checksums import crc32
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import torch_stream
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_remains import Claim, find_records, has_checksum, read_bytes, read_checksum, read_directory, read_header
-from gsvckpt.model import LOST, Checkpoint, Container, DType, Global, Source, Storage, Tensor, walk
+from gsvckpt.model import LOST, Checkpoint, Container, Global, Source, Storage, Tensor, walk
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 

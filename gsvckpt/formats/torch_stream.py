@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
-from gsvckpt.model import LOST, Checkpoint, Container, DType, Global, Source, Storage
+from gsvckpt.model import LOST, Checkpoint, Container, Global, Source, Storage
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from zlib import crc32
 
+from gsvckpt.dtypes import DType
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
 from gsvckpt.formats.inflated import DEFLATED, Inflated
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_directory import ENCRYPTED, Tail, read_records, require_plain
-from gsvckpt.model import Checkpoint, Container, DType, Record, Source, Storage
+from gsvckpt.model import Checkpoint, Container, Record, Source, Storage
 from gsvckpt.pickles.machine import Machine
 
 MAX_INFLATED_PICKLE = 1 << 22  # 20,000 tensors; a few kilobytes could become any size

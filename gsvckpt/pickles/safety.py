@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from gsvckpt.model import DTYPES, STORAGE_DTYPES, Global
+from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES
+from gsvckpt.model import Global
 
 Verdict = Literal["safe", "unsafe", "unknown"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from gsvckpt.model import DTYPES, STORAGE_DTYPES, Global, Opaque, children
+from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES
+from gsvckpt.model import Global, Opaque, children
 from gsvckpt.pickles.safety import modern_module
 
 _REBUILD = "parameter parameter_with_state qtensor tensor tensor_v2 tensor_v3 sparse_tensor meta_tensor_no_storage nested_tensor wrapper_subclass"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gsvckpt.model import DType, Storage, Tensor
+from gsvckpt.dtypes import DType
+from gsvckpt.model import Storage, Tensor
 from gsvckpt.transforms.plan import Change, Plan
 
 

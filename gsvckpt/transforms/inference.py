@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gsvckpt.model import DTYPES, Tensor
+from gsvckpt.dtypes import DTYPES
+from gsvckpt.model import Tensor
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import Change, Plan
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.errors import RefusedError, UnsupportedError
-from gsvckpt.model import DTYPES, DType, Storage, Tensor
+from gsvckpt.model import Storage, Tensor
 from gsvckpt.transforms.plan import Product
 from gsvckpt.transforms.tree import rebuild
 

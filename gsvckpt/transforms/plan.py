@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from gsvckpt.model import Checkpoint, DType, Source, Storage, Tensor, storages_of
+from gsvckpt.dtypes import DType
+from gsvckpt.model import Checkpoint, Source, Storage, Tensor, storages_of
 
 ContainerFormat = Literal["torch-zip", "safetensors"]
 

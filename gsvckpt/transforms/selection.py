@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gsvckpt.model import DType, Storage, Tensor, walk
+from gsvckpt.dtypes import DType
+from gsvckpt.model import Storage, Tensor, walk
 
 
 class Selection(NamedTuple):

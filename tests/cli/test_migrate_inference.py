@@ -19,7 +19,8 @@ from builders import Make, Name, hparams, tensor, torch_stream
 from oracle import assert_same, hparams_class
 from readers import Detection, HParams, detect, load_gpt, load_sovits, load_three_ways, zip_is_clean
 
-from gsvckpt.model import DTYPES, Global, Opaque, Tensor
+from gsvckpt.dtypes import DTYPES
+from gsvckpt.model import Global, Opaque, Tensor
 from gsvckpt.sovits.layouts import layout
 from tests.voices import Maker, generator_training, gpt_weights, sovits_config, write
 

@@ -12,7 +12,7 @@ from gsvckpt.devices import accelerator
 from gsvckpt.devices.accelerator import Accelerator
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
-from gsvckpt.model import DTYPES
+from gsvckpt.dtypes import DTYPES
 
 HOST = Host()
 FLOATS = ["float64", "float32", "float16", "bfloat16"]

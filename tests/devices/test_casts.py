@@ -17,7 +17,7 @@ from gsvckpt.devices.accelerator import Accelerator
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
 from gsvckpt.devices.measures import LARGEST, Audit, Matrix
-from gsvckpt.model import DTYPES
+from gsvckpt.dtypes import DTYPES
 
 FLOATS = ["float64", "float32", "float16", "bfloat16"]
 PAIRS = [(one, two) for one in FLOATS for two in ("float32", "float16", "bfloat16") if one != two]

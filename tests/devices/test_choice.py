@@ -21,7 +21,7 @@ def test_cpu_and_auto_import_neither_numpy_nor_torch():
 def test_host_computes_at_the_first_number():
     import struct
 
-    from gsvckpt.model import DTYPES
+    from gsvckpt.dtypes import DTYPES
 
     raw = memoryview(bytearray(struct.pack("<3f", 1, -2, 70_000)))
     device, out, float32 = choose("cpu"), bytearray(6), DTYPES["float32"]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gsvckpt.devices.host import BLOCK, Host, as_array
 from gsvckpt.devices.measures import Audit
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.model import DTYPES
 
 HOST = Host()
 FLOATS = ["float64", "float32", "float16", "bfloat16"]

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from gsvckpt.model import DTYPES, Global
+from gsvckpt.dtypes import DTYPES
+from gsvckpt.model import Global
 from gsvckpt.pickles import safety
 from gsvckpt.pickles.safety import judge, judge_all
 

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gsvckpt.model import DTYPES, Checkpoint, Container, Global, Opaque, Storage, Tensor, contiguous_stride
+from gsvckpt.dtypes import DTYPES
+from gsvckpt.model import Checkpoint, Container, Global, Opaque, Storage, Tensor, contiguous_stride
 from gsvckpt.sovits.kinds import Identity, identify
 from gsvckpt.sovits.layouts import layout
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from builders import Store, View, packed, read, tensor, torch_zip
 
-from gsvckpt.model import DTYPES, UNTYPED, Storage, Tensor
+from gsvckpt.dtypes import DTYPES, UNTYPED
+from gsvckpt.model import Storage, Tensor
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import begin
 from gsvckpt.transforms.selection import Selection, select

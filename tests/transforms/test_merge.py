@@ -7,8 +7,9 @@ from builders import View, read, tensor, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import RefusedError
-from gsvckpt.model import DTYPES, Tensor
+from gsvckpt.model import Tensor
 from gsvckpt.transforms.merge import base_name, merge
 
 PEFT = "cfm.base_model.model."

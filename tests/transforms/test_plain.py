@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_properties import TREES, same_bytes
 
-from gsvckpt.model import DTYPES, Opaque, Tensor, walk
+from gsvckpt.dtypes import DTYPES
+from gsvckpt.model import Opaque, Tensor, walk
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.sovits.config import simple_form
 from gsvckpt.transforms.cast import cast

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from builders import read, safetensors, tensor, torch_stream, torch_zip
 
-from gsvckpt.model import DTYPES
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.transforms.plan import begin
 
 TREE = {"w": tensor("float32", (2,))}

@@ -9,8 +9,9 @@ from builders import Make, Name, read, tensor, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import RefusedError, UnsupportedError
-from gsvckpt.model import DTYPES, REMOVED, storages_of, tensor_of
+from gsvckpt.model import REMOVED, storages_of, tensor_of
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.plan import Change, begin
