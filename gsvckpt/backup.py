@@ -16,7 +16,8 @@ from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.manifest import NAME, Entry, read_manifest, record
 from gsvckpt.progress import Progress, Silent
-from gsvckpt.publishing import TEMP_PREFIX, Target, publish, publish_bytes
+from gsvckpt.publishing import Target, publish, publish_bytes
+from gsvckpt.removal import TEMP_PREFIX
 from gsvckpt.streams import buffer
 
 _CHUNK = 1 << 21

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import NoReturn
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError
 from gsvckpt.files import BINARY, CHUNK, reason
+from gsvckpt.removal import TEMP_PREFIX, TEMP_SUFFIX, remove_folder, sweep, unlink
 
-TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
-_STALE_SECONDS = 86_400  # no run is silent for a day, and a day's leftovers harm nobody
 _SYNC_SECONDS = 0.25
 
 
@@ -84,7 +82,7 @@ def publish(
     try:
         destination = _resolve(path)
         _require_free(destination, path, overwrite=overwrite)
-        _sweep(destination.parent)
+        sweep(destination.parent)
         _require_space(destination, size)
         # Its name is known before it is there, as Ctrl-C can come anywhere.
         temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
@@ -105,7 +103,7 @@ def publish(
     finally:
         if temp is not None:
             with suppress(OSError):
-                _remove(temp)
+                unlink(temp)
 
 
 def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle: Callable[[], None] = lambda: None) -> None:
@@ -120,7 +118,7 @@ def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle:
         taken = folder_obstacle(path)
         if taken is not None:
             raise taken
-        _sweep(destination.parent)
+        sweep(destination.parent)
         _require_space(destination, size)
         temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
         os.mkdir(temp)
@@ -137,7 +135,7 @@ def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle:
         _fail(path, error)
     finally:
         if temp is not None and os.path.lexists(temp):
-            _remove_folder(temp)
+            remove_folder(temp)
 
 
 def folder_obstacle(path: str) -> RefusedError | None:
@@ -158,15 +156,6 @@ def _take_folder(temp: Path, destination: Path, path: str) -> None:
         if taken is not None:
             raise taken from None
         raise
-
-
-def _remove_folder(folder: str | Path) -> None:
-    """A temporary folder with all that is in it."""
-    for entry in os.scandir(folder):
-        with suppress(OSError):
-            (_remove_folder if entry.is_dir(follow_symlinks=False) else _remove)(entry.path)
-    with suppress(OSError):
-        os.rmdir(folder)
 
 
 def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
@@ -210,22 +199,6 @@ def append_line(path: str, line: str) -> None:
         _fail(path, error)
 
 
-def remove_file(path: str) -> None:
-    """Remove a file for good, read-only or not. Raises OutputError."""
-    try:
-        _remove(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise OutputError(f"cannot be removed: {reason(error)}", path=path) from error
-
-
-def remove_folder(path: str) -> None:
-    """Remove a folder of gsvckpt's own with all that is in it, as far as the system lets."""
-    if os.path.isdir(path):
-        _remove_folder(path)
-
-
 def _resolve(path: str) -> Path:
     try:
         return Path(os.path.realpath(path))
@@ -242,16 +215,6 @@ def _require_free(destination: Path, path: str, *, overwrite: bool) -> None:
         raise OutputError("is a folder", path=path, hint="name a file in it")
     if not overwrite:
         raise _exists(path)
-
-
-def _remove(temp: str | Path) -> None:
-    try:
-        os.unlink(temp)
-    except FileNotFoundError:
-        raise
-    except OSError:  # read-only on Windows
-        os.chmod(temp, stat.S_IREAD | stat.S_IWRITE)
-        os.unlink(temp)
 
 
 @contextmanager
@@ -281,29 +244,6 @@ def _syncing(target: Target) -> Iterator[threading.Event]:
             thread.join()
     for failure in failures:
         raise failure
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left: temporary files without a process, untouched for a while, as theirs may run on another machine."""
-    with suppress(OSError):
-        for entry in os.scandir(folder):
-            if entry.name.startswith(TEMP_PREFIX) and entry.name.endswith(TEMP_SUFFIX):
-                pid = entry.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
-                with suppress(OSError):
-                    if pid.isdigit() and not _alive(int(pid)) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-                        (_remove_folder if entry.is_dir(follow_symlinks=False) else _remove)(entry.path)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":
-        return False  # no signal 0 there; but a file in use cannot be removed
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def _require_space(destination: Path, size: int) -> None:

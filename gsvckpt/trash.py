@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.locking import locked, sweep_lock
-from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, remove_file, remove_folder
+from gsvckpt.publishing import TRASH, append_line, move, publish_bytes
+from gsvckpt.removal import remove_file, remove_folder
 from gsvckpt.units import Member, freed_by
 
 _JOURNAL = "journal.jsonl"

@@ -17,6 +17,7 @@ LAYERS = [
     {"dtypes", "texts", "quantities"},
     {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
     {"files", "streams", "pickles"},
+    {"removal"},
     {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},
     {"opening", "callbacks", "tables", "event_files"},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt import publishing
+from gsvckpt import publishing, removal
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.publishing import Target, publish, publish_folder
 
@@ -217,17 +217,17 @@ def test_only_what_dead_runs_left_long_ago_is_swept(
     (tmp_path / name).write_bytes(b"")
     stamp = (tmp_path / name).stat().st_mtime - age
     os.utime(tmp_path / name, (stamp, stamp))
-    monkeypatch.setattr(publishing, "_alive", lambda pid: alive)
+    monkeypatch.setattr(removal, "_alive", lambda pid: alive)
     write(tmp_path / "x")
     assert (tmp_path / name).exists() is not swept
 
 
 def test_alive() -> None:
-    assert publishing._alive(os.getpid())
-    assert publishing._alive(1 << 80)  # no process id at all: left alone
+    assert removal._alive(os.getpid())
+    assert removal._alive(1 << 80)  # no process id at all: left alone
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    assert not publishing._alive(done.pid)
+    assert not removal._alive(done.pid)
 
 
 @pytest.mark.parametrize("windows", [False, True])
