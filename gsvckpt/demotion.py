@@ -39,7 +39,8 @@ def plan_demotion(unit: Unit, to: DemoteTo, engine_for: EngineFor, jobs: int) ->
     files = _files(unit, to)
     found = []
     for path in files:
-        done = _rewrite(path, path, to, engine_for, jobs, Destination("weights", dry_run=True))
+        rehearsal = Destination("weights", path if _strips(unit, to) else None, dry_run=True)  # refuses what the real run would
+        done = _rewrite(path, path, to, engine_for, jobs, rehearsal)
         place = path if _strips(unit, to) else os.path.join(os.path.dirname(path), os.path.basename(done.output or path))
         found.append(Shrunk(path, place, done.bytes_after))
     return tuple(found)

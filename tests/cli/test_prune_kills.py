@@ -20,8 +20,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 SEED = 20261125
 
 # Forks a run for each line of its input, so that what takes long, the imports, is done once. A run is sent the signal at the n-th time that it
-# touches a file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how the process
-# ended].
+# touches a file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how it ended].
 PROGRAM = """
 import json, os, signal, sys
 from gsvckpt.cli.app import main
@@ -114,7 +113,7 @@ def moments(rng: random.Random, total: int, count: int):
         yield (-1, number, rng.uniform(0.01, 0.5)) if index % 5 == 3 else (rng.randrange(total // 2, total + 1), number, 0)
 
 
-WAYS = {  # and what else is said
+WAYS = {
     "plain": ["--keep-last", "2"],
     "demoting": ["--keep-last", "2", "--demote-after", "1"],
     "archiving": ["--keep-last", "2", "--archive", "ARCHIVE"],
