@@ -89,7 +89,7 @@ def _pointers(paths: Iterable[str]) -> Iterator[Pointer]:
 
 def _read(path: str, name: str) -> Iterator[Pointer]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:  # Windows' own editor puts a mark in front
             text = file.read(_LARGEST)
     except OSError:
         return
@@ -99,12 +99,12 @@ def _read(path: str, name: str) -> Iterator[Pointer]:
 
 
 def _strings(text: str) -> Iterator[str]:
-    """All texts of a JSON document; of anything else, what stands behind the colons of its lines, as in YAML that a program wrote."""
+    """All texts of a JSON document; of anything else, as YAML or a JSON that was cut off, what stands behind the colons of its lines."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        for line in text.splitlines():
-            value = line.partition(":")[2].split(" #")[0].strip()
+        for line in re.sub(r"\n +(?=[^:\n]+$)", " ", text, flags=re.MULTILINE).splitlines():  # PyYAML folds long texts at their blanks
+            value = line.partition(":")[2].split(" #")[0].strip().rstrip(",")
             if value.startswith('"'):  # PyYAML escapes what is not ASCII as JSON does
                 try:
                     value = str(json.loads(value))

@@ -597,3 +597,33 @@ def test_what_would_be_refused_is_not_planned(gsvckpt, tmp_path):
     plan = gsvckpt.json("prune", folder, "--keep-last", "1", "--demote-after", "1", "--demote-to", "inference", "--yes").document
     assert plan["groups"][0]["demote"] == []
     assert "cannot be made smaller" in plan["groups"][0]["keep"][1]["reasons"][0]
+
+
+# --- what GPT-SoVITS is set to use ----------------------------------------------------------------------------------------------------------------
+
+LONG = "GPT_weights_v2/a voice with a long name that has many blanks in it so that PyYAML folds the line here-e1.ckpt"
+SETTINGS = {
+    "marked": ("weight.json", b'\xef\xbb\xbf{"GPT": {"v2": "GPT_weights_v2/alice-e1.ckpt"}}'),
+    "cut off": ("weight.json", b'{\n  "GPT": {\n    "v2": "GPT_weights_v2/alice-e1.ckpt",\n    "v4": "GPT_w'),
+    "of Windows": ("weight.json", rb'{"GPT": {"v2": "C:\\GPT-SoVITS\\GPT_weights_v2\\alice-e1.ckpt"}}'),
+    "plain": ("GPT_SoVITS/configs/tts_infer.yaml", b"custom:\n  t2s_weights_path: GPT_weights_v2/alice-e1.ckpt\n  version: v2\n"),
+    "quoted": ("tts_infer.yaml", b"custom:\n  t2s_weights_path: 'GPT_weights_v2/alice-e1.ckpt'  # mine\n"),
+    "folded": (
+        "tts_infer.yaml",
+        f"custom:\n  t2s_weights_path: {LONG.replace(' many blanks', chr(10) + '    many blanks')}\n  version: v2\n".encode(),
+    ),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("asked", [".", "GPT_weights_v2"])
+def test_what_is_in_use_stays(gsvckpt, tmp_path, settings, asked):
+    name, data = SETTINGS[settings]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(data)
+    used = LONG if settings == "folded" else "GPT_weights_v2/alice-e1.ckpt"
+    (tmp_path / "GPT_weights_v2").mkdir()
+    for epoch in (1, 2, 3):
+        (tmp_path / used.replace("-e1", f"-e{epoch}")).write_bytes(whole("gpt", "v2", epoch, epoch))
+    gsvckpt.json("prune", tmp_path / asked, "--keep-last", "1", "--yes")
+    assert sorted(path.name.rpartition("-")[2] for path in (tmp_path / "GPT_weights_v2").glob("*.ckpt")) == ["e1.ckpt", "e3.ckpt"]
