@@ -207,7 +207,9 @@ def _has_state(root: object, roles: Mapping[object, str]) -> bool:
 def _by_name(member: Member, parts: tuple[Member, ...], error: GsvError) -> Facts:
     said = parse(member.path)
     kind = _FORMS.get(said.form or "", "unknown")
-    lora = folder_rank(member.path) is not None or said.rank is not None
+    if kind == "sovits-weights" and said.rank is not None:
+        kind = "sovits-lora"
+    lora = folder_rank(member.path) is not None
     return Facts(member, parts, kind, epoch=said.epoch, step=said.step, lora=lora, why=error.why, damaged=True)
 
 

@@ -77,7 +77,7 @@ def plan_prune(paths: Sequence[str], wishes: Wishes, progress: Progress) -> Prun
 
     while True:
         groups = decide(units, wishes.policy_of, scores_of, damaged)
-        doubtful = [unit for unit in _survivors(groups) if unit not in known]
+        doubtful = [unit for unit in _needed(groups) if unit not in known]
         if not doubtful:
             break
         known.update(doubtful)
@@ -97,14 +97,14 @@ def _nothing(paths: Sequence[str], inventory: Inventory) -> GsvError:
     return MissingError("holds no checkpoint", path=paths[0], hint="name a folder with checkpoints, like logs/alice or SoVITS_weights_v2")
 
 
-def _survivors(groups: Sequence[GroupPlan]) -> list[Unit]:
-    """The units whose staying justifies that others go."""
+def _needed(groups: Sequence[GroupPlan]) -> list[Unit]:
+    """The units whose staying justifies that others go, and those that are to shrink, which a damaged one cannot."""
     return [
         decision.unit
         for group in groups
         if group.of("remove") or group.of("demote")
-        for decision in group.of("keep")
-        if decision.reasons != decision.unit.guards
+        for decision in (*group.of("keep"), *group.of("demote"))
+        if decision.fate == "demote" or decision.reasons != decision.unit.guards
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,9 +64,10 @@ class Unit:
         return max(member.mtime_ns for member in self.members)
 
     @property
-    def age(self) -> tuple[int, int, int]:
-        """What makes one newer than another: the epoch and step that its content tells, then time."""
-        return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step, self.mtime_ns)
+    def age(self) -> tuple[int, int, tuple[int, ...], int]:
+        """What makes one newer than another: the epoch and step that its content tells, then the numbers in its name, then time."""
+        numbers = tuple(int(digits) for digits in re.findall("[0-9]{1,18}", os.path.basename(self.paths[0])))
+        return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step, numbers, self.mtime_ns)
 
 
 def freed_by(members: Iterable[Member]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import signal
 import tempfile
 import time
@@ -19,7 +20,7 @@ from gsvckpt import trash
 from gsvckpt.cli import prune as command
 from gsvckpt.manifest import NAME
 
-from .prune_trees import NOW, disk_use, record, snapshot, whole
+from .prune_trees import NOW, damaged, disk_use, record, snapshot, whole
 from .samples import assert_one_error
 
 TRASH = ".gsvckpt-trash"
@@ -627,3 +628,21 @@ def test_what_is_in_use_stays(gsvckpt, tmp_path, settings, asked):
         (tmp_path / used.replace("-e1", f"-e{epoch}")).write_bytes(whole("gpt", "v2", epoch, epoch))
     gsvckpt.json("prune", tmp_path / asked, "--keep-last", "1", "--yes")
     assert sorted(path.name.rpartition("-")[2] for path in (tmp_path / "GPT_weights_v2").glob("*.ckpt")) == ["e1.ckpt", "e3.ckpt"]
+
+
+def test_state_dicts_of_one_time_are_ordered_by_the_numbers_in_their_names(gsvckpt, tmp_path):
+    for number in (8, 9, 10, 11):
+        path = tmp_path / f"net_{number}.pt"
+        path.write_bytes(whole("state", "", number, number))
+        os.utime(path, (NOW - number, NOW - number))  # as unpacking or copying leaves them
+    gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
+    assert names(tmp_path) == [TRASH, "net_11.pt"]
+
+
+def test_a_damaged_save_does_not_shrink(gsvckpt, tmp_path):
+    folder = pairs(tmp_path / "run", 1, 2, 3)
+    (folder / "D_16.pth").write_bytes(damaged(random.Random(1), "flipped", "D", "v2", 1, 0))
+    plan = gsvckpt.json("prune", folder, "--keep-last", "1", "--demote-after", "1", "--yes").document
+    (group,) = plan["groups"]
+    assert [[path.rpartition("/")[2] for path in entry["paths"]] for entry in group["demote"]] == [["G_32.pth", "D_32.pth"]]
+    assert "damaged" in group["keep"][1]["reasons"][0]
