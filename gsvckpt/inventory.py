@@ -181,22 +181,12 @@ def look(path: str) -> Facts | None:
     trained = any(role == "optimizer" for role in found.roles.values()) and _has_state(checkpoint.root, found.roles)
     known = found.official.file.name if found.official is not None else None
     lora = identity.lora_rank is not None
-    epoch, step = identity.progress.epoch, identity.progress.step
-    layout = ""
-    if identity.kind in _ANYBODYS:
-        layout = _layout(found.state)
-        step = _last_number(path) if epoch is None and step is None else step
-    return Facts(member, parts, identity.kind, identity.version, epoch, step, trained, lora, known, layout)
+    layout = _layout(found.state) if identity.kind in _ANYBODYS else ""
+    return Facts(member, parts, identity.kind, identity.version, identity.progress.epoch, identity.progress.step, trained, lora, known, layout)
 
 
 def _layout(state: Mapping[str, Tensor]) -> str:
     return xxhash.xxh3_64_hexdigest("\n".join(f"{name}{tensor.shape}" for name, tensor in sorted(state.items())).encode("utf-8", "surrogatepass"))
-
-
-def _last_number(path: str) -> int | None:
-    """The last number in a name, for files that tell nothing themselves: `model_10.pth` comes behind `model_9.pth`."""
-    found = re.findall("[0-9]{1,12}", os.path.splitext(os.path.basename(path))[0])
-    return int(found[-1]) if found else None
 
 
 def _has_state(root: object, roles: Mapping[object, str]) -> bool:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.locking import locked, sweep_lock
 from gsvckpt.publishing import TRASH, append_line, move, publish_bytes
-from gsvckpt.removal import remove_file, remove_folder
+from gsvckpt.removal import TEMP_PREFIX, TEMP_SUFFIX, remove_file, remove_folder
 from gsvckpt.units import Member, freed_by
 
 _JOURNAL = "journal.jsonl"
@@ -192,8 +192,6 @@ def _read(folder: str) -> Run | None:
     """A run; None for a folder that was made by one that got no further."""
     path = os.path.join(folder, _JOURNAL)
     if not os.path.isfile(path):
-        with suppress(OSError):
-            os.rmdir(folder)  # where nothing is in it
         return None
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -275,12 +273,27 @@ def settle_interrupted(folders: Sequence[str]) -> list[tuple[Run, list[RefusedEr
     """Undo runs that were interrupted, and finish purges. Returns the runs that were undone, with what could not be. Nobody else may be at work."""
     undone = []
     for folder in folders:
+        _sweep(folder)
         for run in find_runs(folder):
             if run.state == "purging":
                 run.empty()
             elif run.state == "begun":
                 undone.append((run, run.restore()))
     return undone
+
+
+def _sweep(folder: str) -> None:
+    """Remove what runs left that were killed before their journal was there: folders with nothing in them but a temporary file."""
+    for place, names, _ in os.walk(folder):
+        if TRASH in names:
+            names.remove(TRASH)
+            for run in os.scandir(os.path.join(place, TRASH)):
+                if run.is_dir(follow_symlinks=False) and all(_is_temporary(name) for name in os.listdir(run.path)):
+                    remove_folder(run.path)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(TEMP_PREFIX) and name.endswith(TEMP_SUFFIX)
 
 
 def undo_last(folders: Sequence[str]) -> tuple[list[Run], list[GsvError]]:

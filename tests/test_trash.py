@@ -126,6 +126,12 @@ def test_a_move_that_was_killed_between_two_names_is_understood(tmp_path):
     assert tree(tmp_path) == {"a.pth": b"a.pth!"}
 
 
+def test_a_run_that_got_no_journal_is_swept(tmp_path):
+    fill(tmp_path, "a.pth", f"{TRASH}/20261125T000000.000000001/.gsvckpt-1-ab.part", f"{TRASH}/20261125T000000.000000002/files/mine.pth")
+    assert settle_interrupted([str(tmp_path)]) == []
+    assert set(tree(tmp_path)) == {"a.pth", f"{TRASH}/20261125T000000.000000002/files/mine.pth"}
+
+
 def test_a_torn_last_line_is_no_damage(tmp_path):
     fill(tmp_path, "a.pth")
     run = started(tmp_path, step("a.pth"))

@@ -74,7 +74,7 @@ class Tree:
 
 def training(epoch: int, step: int) -> dict[str, object]:
     """A file of another project."""
-    state = {"layer.weight": numbers((4, 4 + epoch))}
+    state = {"layer.weight": numbers((4, 4))}
     moments = {0: {"step": epoch, "exp_avg": numbers((4, 4 + epoch))}}
     return {"epoch": epoch, "global_step": step, "state_dict": state, "optimizer": {"state": moments, "param_groups": [{"lr": 0.1, "params": [0]}]}}
 
@@ -89,7 +89,7 @@ def lora_training(epoch: int) -> dict[str, object]:
 @cache
 def whole(kind: str, version: str, epoch: int, step: int, nan: bool = False) -> bytes:
     """The bytes of a sound file, or of one with a weight that is no number."""
-    more = {"enc_p.more.weight": numbers((1 + epoch % 5 * 37,))}
+    more = {"enc_p.more.weight": numbers(_shape(kind, epoch))}
     if nan:
         more["enc_p.more.weight"] = tensor("float32", (4,), [0.5, math.nan, 0.25, 1.0])
     head = b"PK"
@@ -116,6 +116,11 @@ def whole(kind: str, version: str, epoch: int, step: int, nan: bool = False) -> 
     return torch_zip(tree, head=head)
 
 
+def _shape(kind: str, epoch: int) -> tuple[int, ...]:
+    """Of the tensor by which files differ in size; files of others are of one model only where their shapes are the same."""
+    return (4,) if kind in ("training", "state") else (1 + epoch % 5 * 37,)
+
+
 def damaged(rng: random.Random, how: str, kind: str, version: str, epoch: int, step: int) -> bytes:
     data = whole(kind, version, epoch, step, how == "nan")
     if how == "truncated":
@@ -123,7 +128,7 @@ def damaged(rng: random.Random, how: str, kind: str, version: str, epoch: int, s
     if how == "empty":
         return b""
     if how == "flipped":
-        weight = numbers((1 + epoch % 5 * 37,)).store.data
+        weight = numbers(_shape(kind, epoch)).store.data
         at = data.index(weight) + rng.randrange(len(weight))
         return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
     return data

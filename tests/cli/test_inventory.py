@@ -159,6 +159,7 @@ def test_what_cannot_be_identified_is_left_alone(tmp_path):
 
 
 def test_strays_are_offered_once_nobody_can_be_saving_them(tmp_path):
+    (tmp_path / "logs").mkdir()
     old = dated(save(tmp_path / "1745000000.1234567.pth", {"a": 1}), 0)
     new = dated(save(tmp_path / "1745000009.1.pth", {"a": 1}), 9.9)
     found = take([str(tmp_path)], now=NOW + 36_000)
