@@ -197,7 +197,7 @@ def may_refuse(case: Case) -> bool:
     """Whether there is a group that would be empty without the program's own care."""
     for group, members in case.tree.groups().items():
         applied, kept = kept_by_rules(members, case.rules[group])
-        if applied and not kept and not shrinks(members, case.rules[group]) and not any(one.guarded for one in members):
+        if applied and not kept and not shrinks(members, case.rules[group]) and not any(one.guarded and one.sound for one in members):
             return True
     return False
 
@@ -216,6 +216,7 @@ def run_case(gsvckpt, base, rng: random.Random) -> None:
         assert gsvckpt(*words, "--yes").code == 4
         assert snapshot(base) == before
         return
+    assert case.size is not None or not all(one.sound for one in case.tree.saves) or not may_refuse(case), "a group is emptied of all that rules keep"
     if dry.code == 3:
         assert not any(one.sound for one in case.tree.saves), dry.err
         assert "hint: " in dry.err
