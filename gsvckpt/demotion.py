@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gsvckpt.destinations import Destination
 from gsvckpt.engine import Engine
+from gsvckpt.errors import RefusedError
 from gsvckpt.examination import Examination
 from gsvckpt.migration import Migration, Steps
 from gsvckpt.retention import DemoteTo
@@ -36,20 +37,28 @@ def plan_demotion(unit: Unit, to: DemoteTo, engine_for: EngineFor, jobs: int) ->
 
     Sizes are exact: they are laid out as they will be written.
     """
+    if any(member.links > 1 for member in unit.members):
+        raise RefusedError("has another name (a hard link), so that shrinking it would free nothing")
     files = _files(unit, to)
     found = []
     for path in files:
         rehearsal = Destination("weights", path if _strips(unit, to) else None, dry_run=True)  # refuses what the real run would
         done = _rewrite(path, path, to, engine_for, jobs, rehearsal)
         place = path if _strips(unit, to) else os.path.join(os.path.dirname(path), os.path.basename(done.output or path))
+        if place != path and os.path.lexists(place):
+            raise RefusedError(f"{os.path.basename(place)} is there already")
+        if done.bytes_after >= os.path.getsize(path):
+            raise RefusedError("holds nothing that could go")
         found.append(Shrunk(path, place, done.bytes_after))
     return tuple(found)
 
 
 def write_demotion(unit: Unit, shrunk: Shrunk, output: str, to: DemoteTo, engine_for: EngineFor, jobs: int) -> None:
-    """Write the smaller file to `output`. Raises GsvError or OSError; then nothing is there."""
+    """Write the smaller file to `output`, as old as the other. Raises GsvError or OSError; then nothing is there."""
+    facts = os.stat(shrunk.path)
     strips = _strips(unit, to)
     _rewrite(shrunk.path, output, "stripped" if strips else to, engine_for, jobs, Destination("weights", output))
+    os.utime(output, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
 def _strips(unit: Unit, to: DemoteTo) -> bool:

@@ -160,8 +160,8 @@ class _Deciding:
 
     @property
     def shrinks(self) -> bool:
-        """Whether what would go is to shrink instead: a rule for groups whose files hold optimizer state."""
-        return self.policy.demote_after is not None and any(unit.trained for unit in self.units)
+        """Whether what would go is to shrink instead, or to stay where nothing in it can: then no file of the group is removed."""
+        return self.policy.demote_after is not None
 
     def require_some(self) -> None:
         """Raise RefusedError where everything would go but for the newest one, which no rule of the user keeps."""

@@ -136,10 +136,18 @@ def test_demotion_takes_the_place_of_removal():
     assert fates[3] == "keep"
 
 
-def test_demotion_is_no_rule_for_what_holds_no_optimizer_state():
-    (plan,) = decide([unit(1), unit(2)], lambda _: Policy(demote_after=1), lambda _: Scores(), {})
+@pytest.mark.parametrize("last", [None, 1])
+def test_where_things_shrink_nothing_is_removed(last):
+    """Also what shrank already, and what never held optimizer state."""
+    (plan,) = decide([unit(1), unit(2)], lambda _: Policy(last=last, demote_after=1), lambda _: Scores(), {})
     assert not plan.of("remove")
     assert not plan.of("demote")
+
+
+def test_what_always_stays_takes_room_too():
+    base = unit(None, group=GROUP._replace(kind="sovits-generator-base"), size=150, guards=("a pretrained model",))
+    fates, _ = run([base, *(unit(epoch) for epoch in (1, 2, 3))], Policy(max_size=300))
+    assert [epoch for epoch, fate in fates.items() if fate == "keep" and epoch] == [3]
 
 
 def test_the_command_line_stands_over_a_file():

@@ -24,7 +24,7 @@ from gsvckpt.progress import Silent
 from gsvckpt.pruning import PrunePlan, Wishes, plan_prune
 from gsvckpt.quantities import parse_duration
 from gsvckpt.report import pruning as report
-from gsvckpt.report.console import print_document, print_error, print_line, printing
+from gsvckpt.report.console import print_document, print_error, print_line, print_warning, printing
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import plural, size
 from gsvckpt.retention import Policy, Scores
@@ -156,6 +156,8 @@ def prune(
     engine_for = partial(_engine, settings)
     if not dry_run and (yes or _can_ask()) and has_trash(places):
         _settle(places)
+    elif any(run.state == "begun" for place in places for run in find_runs(place)):
+        print_warning(places[0], "an earlier prune is at work or was interrupted; a real run takes back first what that one moved")
     wishes = Wishes(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
     with settings.watch("reading what stays") as bar:
         plan = plan_prune(folders, wishes, bar)

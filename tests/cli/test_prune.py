@@ -9,7 +9,9 @@ import pytest
 import torch
 from voices import sovits_config
 
-from .samples import generator, s2_training, save
+from gsvckpt.trash import Step, begin
+
+from .samples import adamw, generator, s2_training, save
 from .trees import dated, gpt_sovits, s1_run, s2_run, settings, small_weights, snapshot
 
 
@@ -186,6 +188,47 @@ def test_what_cannot_shrink_stays(gsvckpt, tmp_path, run):
     assert names(document["groups"], "demote") == []
     assert "cannot be made smaller" in reasons(document["groups"], "keep")["G_2.pth"][0]
     assert len(files(run)) == 10
+
+
+def test_what_shrank_keeps_its_time(gsvckpt, tmp_path, run):
+    before = (run / "G_2.pth").stat().st_mtime_ns
+    gsvckpt.json("prune", tmp_path, "--demote-after", "2", "--yes")
+    assert (run / "G_2.pth").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["sovits", "other"])
+def test_what_shrank_is_not_removed_by_the_same_rules(gsvckpt, tmp_path, kind):
+    if kind == "sovits":
+        s2_run(tmp_path / "logs_s2_v2", range(1, 4))
+    else:
+        for number in (1, 2, 3):
+            save(tmp_path / f"model_{number}.pth", {"state_dict": generator("v2"), "epoch": number, "optimizer": adamw(generator("v2"))})
+    count = len(list(tmp_path.rglob("*.pth")))
+    for _ in range(2):
+        gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--demote-after", "1", "--yes", "--purge")
+    assert len(list(tmp_path.rglob("*.pth"))) == count
+
+
+def test_a_second_name_is_no_reason_to_shrink(gsvckpt, tmp_path, run):
+    os.link(run / "G_2.pth", tmp_path / "mine.bak")
+    document = gsvckpt.json("prune", run, "--demote-after", "2", "--yes").document
+    assert "hard link" in reasons(document["groups"], "keep")["G_2.pth"][0]
+    assert document["freed_bytes"] > 0
+
+
+def test_a_name_that_is_taken_is_seen_in_the_plan(gsvckpt, tmp_path):
+    s2_run(tmp_path / "logs" / "alice" / "logs_s2_v2Pro", range(1, 4), "v2Pro")
+    (tmp_path / "logs" / "alice" / "config.json").write_text(json.dumps(sovits_config("alice", "v2Pro", 5)))
+    (tmp_path / "logs" / "alice" / "logs_s2_v2Pro" / "alice_e1_s2.pth").write_text("mine")
+    document = gsvckpt.json("prune", tmp_path, "--demote-after", "1", "--demote-to", "inference", "-n").document
+    assert "is there already" in reasons(document["groups"], "keep")["G_2.pth"][0]
+
+
+def test_a_dry_run_says_that_another_was_interrupted(gsvckpt, tmp_path, run):
+    begin(str(tmp_path), [Step("logs/alice/logs_s2_v2/G_2.pth", 1, 1)], "20261125T000000.000000001")
+    assert "interrupted" in gsvckpt("prune", tmp_path, "--keep-last", "2", "-n").err
+    gsvckpt.json("prune", tmp_path, "--keep-last", "2", "--yes")
+    assert "interrupted" not in gsvckpt("prune", tmp_path, "--keep-last", "2", "-n").err
 
 
 def test_what_is_stripped_already_is_not_stripped_again(gsvckpt, tmp_path, run):

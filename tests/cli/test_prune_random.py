@@ -132,7 +132,7 @@ def kept_by_rules(saves: list[Save], rules: Rules) -> tuple[bool, list[Save]]:
 
 
 def shrinks(saves: list[Save], rules: Rules) -> bool:
-    return rules.demote is not None and any(one.trained for one in saves)
+    return rules.demote is not None
 
 
 def paths_of(plan, fate: str) -> dict[str, dict]:
