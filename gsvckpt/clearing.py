@@ -14,12 +14,12 @@ from gsvckpt.contents import digest_file
 from gsvckpt.demotion import EngineFor, Shrunk, write_demotion
 from gsvckpt.errors import ChangedError, GsvError, OutputError, UsageError
 from gsvckpt.files import open_source
-from gsvckpt.inventory import measure
 from gsvckpt.locking import locked
 from gsvckpt.manifest import Entry
 from gsvckpt.progress import Progress
 from gsvckpt.pruning import PrunePlan
 from gsvckpt.publishing import publish_bytes
+from gsvckpt.recognition import measure
 from gsvckpt.retention import DemoteTo, GroupPlan
 from gsvckpt.survey import find_files
 from gsvckpt.trash import Run, Step, begin, new_stamp

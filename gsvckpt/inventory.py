@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import xxhash
-
 from gsvckpt.asides import is_kept_aside
 from gsvckpt.errors import GsvError
-from gsvckpt.examination import examine
-from gsvckpt.formats import shards
 from gsvckpt.guards import Guards
-from gsvckpt.likeness import Likeness, learn, recognise
-from gsvckpt.model import Tensor
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.sovits.names import folder_rank, folder_version, is_stray, parse, split
+from gsvckpt.recognition import ANYBODYS, Facts, measure
+from gsvckpt.sovits.names import folder_version, is_stray, parse, split
 from gsvckpt.survey import find_files
-from gsvckpt.units import Group, Member, Unit
+from gsvckpt.units import Group, Unit
 
-_ANYBODYS = ("state-dict", "training")  # kinds that are not GPT-SoVITS's own
 BEST = "best_model.ckpt"  # of a bundle
 STRAYS = "strays"
 _PAIR = re.compile(r"(?P<begin>(?:.*_)?)(?P<letter>[GD])(?P<end>(?:_[0-9]+|_latest)?\.pth)")
-_REMEMBERED = 3  # files of a folder that others are compared with: G and D of a run stand in turns
 _WORKPLACE = ("webui.py", "GPT_SoVITS", "logs", "weight.json")
 _STRAY_SECONDS = 3_600  # GPT-SoVITS saves under such a name first, and a save takes minutes at most
 _TRAINING = {
@@ -38,30 +29,6 @@ _TRAINING = {
     "training": "training",
 }
 _KINDS = {**_TRAINING, "gpt-weights": "gpt-weights", "sovits-weights": "sovits-weights", "sovits-lora": "sovits-lora", "state-dict": "state-dict"}
-_FORMS = {
-    "gpt-training": "gpt-training",
-    "generator": "sovits-generator-training",
-    "discriminator": "sovits-discriminator-training",
-    "gpt-weights": "gpt-weights",
-    "sovits-weights": "sovits-weights",
-}
-
-
-class Facts(NamedTuple):
-    """What one file is, by its content, or by its name where it cannot be read (`why` says so then). A plain value, for any process."""
-
-    member: Member
-    parts: tuple[Member, ...] = ()
-    kind: str = "unknown"
-    version: str | None = None
-    epoch: int | None = None
-    step: int | None = None
-    trained: bool = False
-    lora: bool = False
-    official: str | None = None
-    layout: str = ""
-    why: str = ""
-    damaged: bool = False
 
 
 class Ignored(NamedTuple):
@@ -128,87 +95,9 @@ def _is_real(path: str, roots: Sequence[str], links: dict[str, list[str]], ignor
         return True
     target = os.path.realpath(path)
     links.setdefault(target, []).append(os.path.basename(path))
-    inside = any(os.path.commonpath([os.path.realpath(root), target]) == os.path.realpath(root) for root in roots if os.path.isdir(root))
+    inside = any(target.startswith(os.path.join(os.path.realpath(root), "")) for root in roots if os.path.isdir(root))
     ignored.append(Ignored(path, f"a link to {target}" + ("" if inside else ", outside the folder")))
     return False
-
-
-def look_through(paths: Sequence[str]) -> list[Facts | None]:
-    """What files are, in the order of their paths. One that is like another of its folder in all but its numbers is not read as a pickle again."""
-    found: list[Facts | None] = []
-    known: dict[str, list[tuple[Likeness, Facts]]] = {}
-    for path in paths:
-        alike = known.setdefault(os.path.dirname(path), [])
-        facts = _like_another(path, alike)
-        if facts is None:
-            facts = look(path)
-            learnt = learn(path) if facts is not None and not facts.damaged and not facts.parts else None
-            if facts is not None and learnt is not None and recognise(learnt, path) is not None:
-                alike.insert(0, (learnt, facts))
-                del alike[_REMEMBERED:]
-        found.append(facts)
-    return found
-
-
-def _like_another(path: str, alike: Sequence[tuple[Likeness, Facts]]) -> Facts | None:
-    for likeness, facts in alike:
-        progress = recognise(likeness, path)
-        if progress is not None and (progress.epoch, progress.step) != (None, None):
-            try:
-                return facts._replace(member=measure(path), epoch=progress.epoch, step=progress.step)
-            except OSError:
-                return None
-    return None
-
-
-def look(path: str) -> Facts | None:
-    """What one file is. None for one that is gone meanwhile."""
-    try:
-        member = measure(path)
-        parts = tuple(measure(shard) for shard in shards.members(path)) if shards.is_index(path) else ()
-    except OSError:
-        return None
-    except GsvError as error:
-        return Facts(member, why=error.why, damaged=True)
-    try:
-        with open_checkpoint(path) as checkpoint:
-            found = examine(checkpoint)
-    except GsvError as error:
-        return _by_name(member, parts, error)
-    identity = found.identity
-    if found.safety.verdict == "unsafe":
-        return _by_name(member, parts, GsvError("holds code that would run when it is loaded"))
-    trained = any(role == "optimizer" for role in found.roles.values()) and _has_state(checkpoint.root, found.roles)
-    known = found.official.file.name if found.official is not None else None
-    lora = identity.lora_rank is not None
-    layout = _layout(found.state) if identity.kind in _ANYBODYS else ""
-    return Facts(member, parts, identity.kind, identity.version, identity.progress.epoch, identity.progress.step, trained, lora, known, layout)
-
-
-def _layout(state: Mapping[str, Tensor]) -> str:
-    return xxhash.xxh3_64_hexdigest("\n".join(f"{name}{tensor.shape}" for name, tensor in sorted(state.items())).encode("utf-8", "surrogatepass"))
-
-
-def _has_state(root: object, roles: Mapping[object, str]) -> bool:
-    """Whether there is optimizer state in it, and not only the place for it that stripping leaves."""
-    return isinstance(root, dict) and any(root.get(key) for key, role in roles.items() if role == "optimizer")
-
-
-def _by_name(member: Member, parts: tuple[Member, ...], error: GsvError) -> Facts:
-    said = parse(member.path)
-    kind = _FORMS.get(said.form or "", "unknown")
-    if kind == "sovits-weights" and said.rank is not None:
-        kind = "sovits-lora"
-    lora = folder_rank(member.path) is not None
-    return Facts(member, parts, kind, epoch=said.epoch, step=said.step, lora=lora, why=error.why, damaged=True)
-
-
-def measure(path: str) -> Member:
-    """A file as it is now. Raises OSError."""
-    facts = os.stat(path)
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError("no regular file")
-    return Member(path, facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink)
 
 
 def _sort(facts: Sequence[Facts], guards: Guards, links: Mapping[str, list[str]], ignored: list[Ignored]) -> tuple[list[Unit], dict[Unit, str]]:
@@ -281,11 +170,11 @@ def _unit(
 def _group_name(path: str, kind: str) -> str:
     """The experiment; for files of others what their names have in common, so that different models in one folder are different groups."""
     said = parse(path)
-    if kind not in _ANYBODYS and said.experiment:
+    if kind not in ANYBODYS and said.experiment:
         return said.experiment
     folder, name = os.path.split(path)
     parent = (split(folder) or ("",))[-1]
-    if kind in _ANYBODYS:
+    if kind in ANYBODYS:
         return f"{parent}/{re.sub('[0-9]+(?:[.][0-9]+(?=[^0-9]))?', '#', name)}"
     return (split(os.path.dirname(folder)) or ("",))[-1] if parent in ("ckpt", "checkpoints") else parent
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gsvckpt.inventory import Facts, look_through
 from gsvckpt.progress import Progress
+from gsvckpt.recognition import Facts, look_through
 from gsvckpt.verdicts import Expected, Options, Verification
 from gsvckpt.verification import verify_file
 

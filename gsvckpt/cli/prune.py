@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
@@ -13,10 +11,11 @@ from typing import Annotated
 import typer
 
 from gsvckpt.clearing import Cleared, Orders, carry_out, check_archive
+from gsvckpt.cli import trash
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
 from gsvckpt.devices.choice import choose
 from gsvckpt.engine import Engine
-from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
+from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.manifest import NAME
 from gsvckpt.metrics import Wanted, find_scores, read_table
 from gsvckpt.policies import Policies, read_policies
@@ -24,12 +23,10 @@ from gsvckpt.progress import Silent
 from gsvckpt.pruning import PrunePlan, Wishes, plan_prune
 from gsvckpt.quantities import parse_duration
 from gsvckpt.report import pruning as report
-from gsvckpt.report.console import print_document, print_error, print_line, print_warning, printing
-from gsvckpt.report.documents import failure_json
-from gsvckpt.report.units import plural, size
+from gsvckpt.report.console import print_document, print_error, print_warning, printing
 from gsvckpt.retention import Policy, Scores
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.trash import Run, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
+from gsvckpt.trash import alone, find_runs, has_trash
 from gsvckpt.units import Group, Unit
 from gsvckpt.workers import look_files
 
@@ -142,8 +139,8 @@ def prune(
         if rules != Policy() or (undo and (empty_trash or older_than)) or policy or archive or purge or metrics:
             raise UsageError("goes with no other rule", where="--undo" if undo else "--empty-trash")
         if undo:
-            return _undo(places, settings, dry_run=dry_run)
-        return _empty(places, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
+            return trash.undo(places, settings, dry_run=dry_run)
+        return trash.empty(places, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
     if older_than is not None:
         raise UsageError("goes with --empty-trash", where="--older-than")
     check_archive(archive, folders)
@@ -154,8 +151,8 @@ def prune(
         return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
 
     engine_for = partial(_engine, settings)
-    if not dry_run and (yes or _can_ask()) and has_trash(places):
-        _settle(places)
+    if not dry_run and (yes or trash.can_ask()) and has_trash(places):
+        trash.settle(places)
     elif any(run.state == "begun" for place in places for run in find_runs(place)):
         print_warning(places[0], "an earlier prune is at work or was interrupted; a real run takes back first what that one moved")
     wishes = Wishes(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
@@ -169,7 +166,7 @@ def prune(
             report.print_plan(plan, verbose=verbose)
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
-        _confirm(report.question(plan, purge=purge), yes=yes)
+        trash.confirm(report.question(plan, purge=purge), yes=yes)
         orders = Orders(archive, purge, lambda group: policy_of(group).demote_to or "stripped", engine_for, settings.workers)
         cleared = _carry_out(plan, folders, places, orders, settings)
         worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
@@ -226,22 +223,6 @@ def _own_policies(folder: str) -> Policies:
     return read_policies(path) if os.path.isfile(path) else Policies()
 
 
-def _confirm(question: str, *, yes: bool) -> None:
-    """Ask on the terminal. Raises RefusedError where nobody can be asked, and for anything but a yes."""
-    if yes:
-        return
-    if not _can_ask():
-        raise RefusedError("nobody is there to confirm it", where="prune", hint="look at --dry-run, then use --yes")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise RefusedError("not confirmed, so nothing was changed", where="prune")
-
-
-def _can_ask() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
 def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], orders: Orders, settings: Settings) -> Cleared:
     with alone(places):
         if any(run.state != "done" for place in places for run in find_runs(place)):
@@ -252,60 +233,3 @@ def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], o
     for failure in cleared.failures:
         print_error(failure)
     return cleared
-
-
-def _settle(folders: Sequence[str]) -> None:
-    """Bring the trash into order after a run that was interrupted, before a plan is made. Raises RefusedError where a file cannot be brought back."""
-    with alone(folders):
-        undone = settle_interrupted(folders)
-    for _, conflicts in undone:
-        for conflict in conflicts:
-            raise conflict
-
-
-def _undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
-    def work() -> tuple[list[Run], list[GsvError]]:
-        if dry_run:
-            return [run.filled for run in find_last(folders)], []
-        with alone(folders):
-            return undo_last(folders)
-
-    runs, failures = work()
-    if not runs:
-        raise MissingError("there is nothing in its trash to bring back", path=folders[0])
-    return _tell(runs, failures, settings, "would be brought back" if dry_run else "brought back")
-
-
-def _empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run: bool, yes: bool) -> int:
-    def chosen() -> list[Run]:
-        found = [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
-        return [run for run in found if run.state != "begun"]  # what an interrupted one took is not to go
-
-    runs = [run.filled for run in chosen()]
-    freed = sum(run.size for run in runs)
-    failures: list[GsvError] = []
-    if runs and not dry_run:
-        _confirm(f"Delete {plural(sum(len(run.steps) for run in runs), 'file')} in the trash for good, {size(freed)}?", yes=yes)
-    if not dry_run and (yes or _can_ask()) and has_trash(folders):
-        _settle(folders)
-        with alone(folders):
-            for run in chosen():
-                try:
-                    run.empty()
-                except GsvError as error:  # noqa: PERF203 - one file that cannot be removed must not stop the others
-                    failures.append(error)
-    return _tell(runs, failures, settings, "would be deleted" if dry_run else "deleted", freed)
-
-
-def _tell(runs: Sequence[Run], failures: Sequence[GsvError], settings: Settings, word: str, freed: int = 0) -> int:
-    for failure in failures:
-        print_error(failure)
-    worst = max((failure.exit_code for failure in failures), default=0)
-    files = sum(len(run.steps) for run in runs) - len(failures)
-    with printing(worst):
-        if settings.json:
-            extra = {"runs": [report.run_json(run) for run in runs], "freed_bytes": freed, "groups": [], "ignored": []}
-            print_document("prune", worst, [failure_json(failure) for failure in failures], extra)
-        elif not settings.quiet:
-            print_line(f"{plural(files, 'file')} {word}" + (f", {size(freed)}" if freed else ""))
-    return worst

@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 from builders import tensor
 
-from gsvckpt.inventory import STRAYS, look, look_through, take_inventory
+from gsvckpt.inventory import STRAYS, take_inventory
 from gsvckpt.likeness import learn, recognise
+from gsvckpt.recognition import look, look_through
 from gsvckpt.survey import find_files
 from gsvckpt.workers import look_files
 
