@@ -15,7 +15,7 @@ from gsvckpt.errors import GsvError
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.sovits.progress import Progress, read_progress
 
-_FURTHEST = 1 << 18  # bytes of a file in which its progress must stand
+_FURTHEST = 160 << 10  # bytes of a file in which its progress must stand
 _ALIKE = 1 << 16  # by so many bytes saves of one run may differ in size: Lightning's callbacks and texts grow
 _LOCAL, _END = struct.Struct("<2s2x22xHH"), struct.Struct("<4s4xHHIIH")
 _ZIP64 = 76  # bytes of the two records that torch writes before the last one
@@ -28,16 +28,20 @@ _FORMS: tuple[tuple[str, tuple[bytes, ...], bytes], ...] = (
 
 
 class Likeness(NamedTuple):
-    """What files like the one that was read have in common: its first two bytes, its number of records, and the pickle between the scalars."""
+    """What files like the one that was read have in common: its first two bytes, its number of records, and the pickle between the scalars.
+
+    `skips` says that only the weights were compared, and that a config of any content may stand behind them.
+    """
 
     form: str
     head: bytes
     records: int
     size: int
     literals: tuple[bytes, ...]
+    skips: bool = False
 
 
-class _Opened(NamedTuple):
+class Beginning(NamedTuple):
     """The beginning of a torch zip's pickle, and facts of the zip."""
 
     head: bytes
@@ -46,36 +50,57 @@ class _Opened(NamedTuple):
     pickle: bytes
 
 
-def learn(path: str) -> Likeness | None:
-    """What other files of its run have in common with a file; None where nothing can be said."""
-    opened = _open(path, _FURTHEST)
-    if opened is None:
+def read_beginning(path: str) -> Beginning | None:
+    """The beginning of a torch zip that has its end; None for any other file, and for one that cannot be read."""
+    try:
+        with open_source(path) as source:
+            return _read(source)
+    except GsvError:
         return None
+
+
+def learn(beginning: Beginning, *, skips: bool) -> Likeness | None:
+    """What others have in common with a file; None where nothing can be said. `skips`: whatever their config says, as the tensors tell all."""
+    config = beginning.pickle.find(_token(b"config"))
+    if skips and config >= 0 and beginning.pickle.find(_token(b"info"), config) >= 0:
+        return Likeness("small", beginning.head, beginning.records, beginning.size, (beginning.pickle[:config],), skips=True)
     for form, keys, last in _FORMS:
-        literals = _divide(opened.pickle, keys, last)
+        literals = _divide(beginning.pickle, keys, last)
         if literals:
-            return Likeness(form, opened.head, opened.records, opened.size, literals)
+            return Likeness(form, beginning.head, beginning.records, beginning.size, literals)
     return None
 
 
-def recognise(likeness: Likeness, path: str) -> Progress | None:
-    """How far training had come in a file that is like the other in all but that; None for one that is not, or that is not whole."""
-    opened = _open(path, sum(map(len, likeness.literals)) + 1024)
-    if opened is None or (opened.head, opened.records) != (likeness.head, likeness.records) or abs(opened.size - likeness.size) > _ALIKE:
+def recognise(likeness: Likeness, beginning: Beginning, path: str) -> Progress | None:
+    """How far training had come in a file that is like the other in all but that; None for one that is not."""
+    same = (beginning.head, beginning.records) == (likeness.head, likeness.records)
+    if not same or abs(beginning.size - likeness.size) > _ALIKE:
         return None
     values: list[int | str] = []
     place = 0
     for number, literal in enumerate(likeness.literals):
-        if opened.pickle[place : place + len(literal)] != literal:
+        if not beginning.pickle.startswith(literal, place):
             return None
         place += len(literal)
         if number < len(_keys(likeness.form)):
-            found = _scalar(opened.pickle, place)
+            place = _behind_config(beginning.pickle, place) if likeness.skips else place
+            found = _scalar(beginning.pickle, place)
             if found is None:
                 return None
             values.append(found[0])
             place = found[1]
     return read_progress(_root(likeness.form, values), path)
+
+
+def _behind_config(pickle: bytes, place: int) -> int:
+    """Where the value of `info` stands, if the key is there once behind the weights; else the end."""
+    token = _token(b"info")
+    at = pickle.find(token, place)
+    return _behind_memo(pickle, at + len(token)) if at >= 0 and pickle.find(token, at + 1) < 0 else len(pickle)
+
+
+def _token(key: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(key)) + key
 
 
 def _keys(form: str) -> tuple[bytes, ...]:
@@ -96,7 +121,7 @@ def _divide(pickle: bytes, keys: tuple[bytes, ...], last: bytes) -> tuple[bytes,
     literals = []
     place = 0
     for key in keys:
-        token = b"X" + struct.pack("<I", len(key)) + key
+        token = _token(key)
         at = pickle.find(token)
         if at < place or pickle.find(token, at + 1) >= 0:
             return ()
@@ -107,7 +132,7 @@ def _divide(pickle: bytes, keys: tuple[bytes, ...], last: bytes) -> tuple[bytes,
         literals.append(pickle[place:begin])
         place = found[1]
     if last:
-        end = pickle.find(b"X" + struct.pack("<I", len(last)) + last, place)
+        end = pickle.find(_token(last), place)
         if end < 0:
             return ()
         literals.append(pickle[place:end])
@@ -137,17 +162,8 @@ def _scalar(pickle: bytes, place: int) -> tuple[int | str, int] | None:
     return None
 
 
-def _open(path: str, count: int) -> _Opened | None:
-    """The first `count` bytes of the pickle in a torch zip that has its end and begins with its pickle."""
-    try:
-        with open_source(path) as source:
-            return _read(source, count)
-    except GsvError:
-        return None
-
-
-def _read(source: LocalSource, count: int) -> _Opened | None:
-    begin = bytearray(min(source.size, count + 512))
+def _read(source: LocalSource) -> Beginning | None:
+    begin = bytearray(min(source.size, _FURTHEST))
     end = bytearray(_END.size)
     if source.size < len(end) + _LOCAL.size:
         return None
@@ -159,4 +175,4 @@ def _read(source: LocalSource, count: int) -> _Opened | None:
     name = bytes(begin[_LOCAL.size : _LOCAL.size + name_length])
     if not whole or bytes(begin[2:4]) != b"\x03\x04" or os.path.basename(name) != b"data.pkl":
         return None
-    return _Opened(head, records, source.size, bytes(begin[_LOCAL.size + name_length + extra_length :]))
+    return Beginning(head, records, source.size, bytes(begin[_LOCAL.size + name_length + extra_length :]))

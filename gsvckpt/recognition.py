@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import xxhash
@@ -12,14 +13,15 @@ import xxhash
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import examine
 from gsvckpt.formats import shards
-from gsvckpt.likeness import Likeness, learn, recognise
+from gsvckpt.likeness import Beginning, Likeness, learn, read_beginning, recognise
 from gsvckpt.model import Tensor
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.sovits.names import folder_rank, parse
 from gsvckpt.units import Member
 
 ANYBODYS = ("state-dict", "training")  # kinds that are not GPT-SoVITS's own
-_REMEMBERED = 3  # files of a folder that others are compared with: G and D of a run stand in turns
+_REMEMBERED = 8  # files that others are compared with: kinds and versions stand in turns
+_BY_TENSORS = ("v1", "v2", "v2Pro", "v2ProPlus")  # versions that tensors tell; v3 and v4 have the same
 _FORMS = {
     "gpt-training": "gpt-training",
     "generator": "sovits-generator-training",
@@ -46,32 +48,44 @@ class Facts(NamedTuple):
     damaged: bool = False
 
 
-def look_through(paths: Sequence[str]) -> list[Facts | None]:
-    """What files are, in the order of their paths. One that is like another of its folder in all but its numbers is not read as a pickle again."""
+class Memory:
+    """Files that were read, of which others are alike: the latest of any folder, and for versions that only folders tell apart those of each."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[tuple[Likeness, Facts]]] = {}
+
+    def recall(self, path: str, beginning: Beginning) -> Facts | None:
+        """What a file is that is like one of them in all but its numbers."""
+        alike = (*self._known.get("", []), *self._known.get(os.path.dirname(path), []))
+        for likeness, facts in alike:
+            progress = recognise(likeness, beginning, path)
+            if progress is not None and (progress.epoch, progress.step) != (None, None):
+                with suppress(OSError):
+                    return facts._replace(member=measure(path), epoch=progress.epoch, step=progress.step)
+        return None
+
+    def keep(self, path: str, beginning: Beginning, facts: Facts) -> None:
+        """Remember a file that was read, if others can be like it."""
+        by_tensors = facts.version in _BY_TENSORS
+        likeness = learn(beginning, skips=by_tensors) if not facts.damaged and not facts.parts else None
+        if likeness is not None and recognise(likeness, beginning, path) is not None:
+            alike = self._known.setdefault("" if by_tensors else os.path.dirname(path), [])
+            alike.insert(0, (likeness, facts))
+            del alike[_REMEMBERED:]
+
+
+def look_through(paths: Sequence[str], memory: Memory) -> list[Facts | None]:
+    """What files are, in the order of their paths. One that is like another in all but its numbers is not read as a pickle again."""
     found: list[Facts | None] = []
-    known: dict[str, list[tuple[Likeness, Facts]]] = {}
     for path in paths:
-        alike = known.setdefault(os.path.dirname(path), [])
-        facts = _like_another(path, alike)
+        beginning = read_beginning(path)
+        facts = memory.recall(path, beginning) if beginning is not None else None
         if facts is None:
             facts = look(path)
-            learnt = learn(path) if facts is not None and not facts.damaged and not facts.parts else None
-            if facts is not None and learnt is not None and recognise(learnt, path) is not None:
-                alike.insert(0, (learnt, facts))
-                del alike[_REMEMBERED:]
+            if facts is not None and beginning is not None:
+                memory.keep(path, beginning, facts)
         found.append(facts)
     return found
-
-
-def _like_another(path: str, alike: Sequence[tuple[Likeness, Facts]]) -> Facts | None:
-    for likeness, facts in alike:
-        progress = recognise(likeness, path)
-        if progress is not None and (progress.epoch, progress.step) != (None, None):
-            try:
-                return facts._replace(member=measure(path), epoch=progress.epoch, step=progress.step)
-            except OSError:
-                return None
-    return None
 
 
 def look(path: str) -> Facts | None:

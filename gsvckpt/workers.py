@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gsvckpt.progress import Progress
-from gsvckpt.recognition import Facts, look_through
+from gsvckpt.recognition import Facts, Memory, look_through
 from gsvckpt.verdicts import Expected, Options, Verification
 from gsvckpt.verification import verify_file
 
@@ -80,7 +80,7 @@ def run_on(executor: Executor, files: Mapping[str, Expected], options: Options, 
 def look_files(paths: Sequence[str], jobs: int) -> list[Facts | None]:
     """What each file is, for retention, in the order of the paths; in processes where there are many, as that is Python and little reading."""
     if jobs < 2 or len(paths) * _PER_LOOK < 4 * _START:
-        return look_through(paths)
+        return look_through(paths, Memory())
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -88,7 +88,7 @@ def look_files(paths: Sequence[str], jobs: int) -> list[Facts | None]:
     try:
         with _quiet_start():
             chunks = [paths[begin : begin + _CHUNK] for begin in range(0, len(paths), _CHUNK)]
-            futures = [pool.submit(look_through, chunk) for chunk in chunks]
+            futures = [pool.submit(_look, chunk) for chunk in chunks]
         return [facts for chunk, future in zip(chunks, futures, strict=True) for facts in _result(chunk, future)]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -98,7 +98,14 @@ def _result(paths: Sequence[str], future: Future[list[Facts | None]]) -> list[Fa
     try:
         return future.result()
     except RuntimeError:  # BrokenExecutor: a process was killed, by the system for its memory perhaps
-        return look_through(paths)
+        return _look(paths)
+
+
+_memory = Memory()  # of a process that looks at many chunks
+
+
+def _look(paths: Sequence[str]) -> list[Facts | None]:
+    return look_through(paths, _memory)
 
 
 @contextmanager

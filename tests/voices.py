@@ -46,9 +46,12 @@ class Numbers:
 
 
 class Maker:
-    """Makes tensors: weights, Adam's moments, and the counters of a codebook."""
+    """Makes tensors: weights, Adam's moments, and the counters of a codebook. `tiny` gives a layout's tensors one element each, but for the table by
+    whose rows versions are told apart.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tiny: bool = False) -> None:
+        self._tiny = tiny
         rng = np.random.default_rng(20240117)
         normal = rng.standard_normal(TABLE, np.float32)
         counts = rng.uniform(1, 4000, TABLE).astype(np.float32)  # how often a codebook entry was used
@@ -73,6 +76,8 @@ class Maker:
         """The state dict of a reference layout."""
         found = {}
         for key, (_, shape) in layout(name).items():
+            if self._tiny:
+                shape = (shape[0] if key.endswith(("text_embedding.weight", "text_embedding.word_embeddings.weight")) else 1, *(1 for _ in shape[1:]))  # noqa: PLW2901 - the same, smaller
             found[key] = self.constant(1, shape, dtype) if key.endswith("_codebook.inited") else self.tensor(key, shape, dtype)
         return found
 

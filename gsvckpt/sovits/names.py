@@ -45,7 +45,7 @@ class FileName(NamedTuple):
 
 def split(path: str) -> tuple[str, ...]:
     """The parts of a path of any system, Windows drives included."""
-    return tuple(part for part in re.split(r"[/\\]", path) if part)
+    return tuple(part for part in path.replace("\\", "/").split("/") if part)
 
 
 def parse(path: str) -> FileName:

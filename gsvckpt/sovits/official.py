@@ -123,12 +123,20 @@ def lookup_sha256(hexdigest: str) -> Match | None:
     return None
 
 
+@lru_cache(1)
+def _by_basename() -> dict[str, list[OfficialFile]]:
+    found: dict[str, list[OfficialFile]] = {}
+    for file in OFFICIAL:
+        if file.sha256 is not None:
+            found.setdefault(file.basename, []).append(file)
+    return found
+
+
 def named(path: str) -> tuple[OfficialFile, ...]:
     """Official files of this name whose SHA-256 is known: by the last part of the path, or with its folder where many files are called so."""
     folder, _, base = path.replace("\\", "/").rpartition("/")
     parent = folder.rpartition("/")[2]
-    found = [file for file in OFFICIAL if file.sha256 is not None and file.basename == base]
-    return tuple(file for file in found if base not in _COMMON or file.name == f"{parent}/{base}")
+    return tuple(file for file in _by_basename().get(base, ()) if base not in _COMMON or file.name == f"{parent}/{base}")
 
 
 def candidates(size: int) -> tuple[OfficialFile, ...]:

@@ -31,6 +31,7 @@ FLOATS = Input("float32-1GiB.pth", GIB, GIB // 2)
 MANY_FLOATS = Input("float32-8GiB.pth", 8 * GIB, 4 * GIB)
 VOICES = Input("500-voices", 400_000_000)
 TRAINING = Input("G_200.pth", 1_178_000_000, 2 * 400_000_000)
+SAVES = Input("10000-saves", 4_500_000_000)
 LORA = Input("G_100_lora.pth", 1_845_000_000, 2 * 769_000_000)
 
 
@@ -66,6 +67,8 @@ def build(name: str, path: Path) -> None:
         voices.write(voices.sovits_weights(maker, "bench", "v3", epoch=8, step=200), path, "v3")
     elif name == VOICES.name:
         build_voices(path)
+    elif name == SAVES.name:
+        build_saves(path)
     elif name == TRAINING.name:
         voices.write(voices.generator_training(maker, "v2ProPlus", epoch=8, step=200), path)
         path.with_suffix(".json").write_text(json.dumps(voices.sovits_config("bench", "v2ProPlus", 8)))
@@ -86,6 +89,29 @@ def build_voices(folder: Path) -> None:
     for number in range(500):
         state = {name: maker.tensor(name, (300,), "float16") for name in maker.state("sovits-v2-small", "float16")}
         voices.write({"weight": state, "info": f"{number}epoch_{number}iteration"}, folder / f"voice_e{number}_s{number}.pth")
+
+
+def build_saves(folder: Path) -> None:
+    """10,000 saves of four kinds and 250 experiments, with all their tensors, each of which is tiny: so most of the work is seeing what they are."""
+    from tests import voices
+
+    maker = voices.Maker(tiny=True)
+    template = folder.with_name("one-save.pth")
+    for epoch in range(1, 11):
+        step = epoch * 25
+        trees = {
+            f"logs/{{}}/logs_s2_v2/G_{step}.pth": voices.generator_training(maker, "v2", epoch, step),
+            f"SoVITS_weights_v2/{{}}_e{epoch}_s{step}.pth": voices.sovits_weights(maker, "voice", "v2", epoch, step),
+            f"SoVITS_weights_v2Pro/{{}}_e{epoch}_s{step}.pth": voices.sovits_weights(maker, "voice", "v2Pro", epoch, step),
+            f"GPT_weights_v2/{{}}-e{epoch}.ckpt": voices.gpt_weights(maker, "voice", "v2", epoch),
+        }
+        for name, tree in trees.items():
+            voices.write(tree, template)
+            for experiment in range(250):
+                path = folder / name.format(f"voice{experiment:03}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(template, path)
+    template.unlink()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import dedent
 
-from tests.bench.files import FLOATS, LORA, MANY_FLOATS, TRAINING, V3, VOICES, Input, place
+from tests.bench.files import FLOATS, LORA, MANY_FLOATS, SAVES, TRAINING, V3, VOICES, Input, place
 from tests.bench.measure import Command
 
 MB = 1_000_000
@@ -190,5 +190,23 @@ def _verify() -> tuple[Job, ...]:
     )
 
 
+_LOOK = """
+    import os, sys
+    for folder, _, names in os.walk(sys.argv[1]):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                file.read(65536)
+                file.seek(max(os.fstat(file.fileno()).st_size - 65536, 0))
+                file.read(65536)
+    """
+
+
+def _prune() -> tuple[Job, ...]:
+    look = 'find "$1" -ls > /dev/null; exec "$2" -c "$3" "$1"'
+    rival = Command("find -ls, then both ends of each", ("sh", "-c", look, "sh", str(place(SAVES)), sys.executable, dedent(_LOOK)))
+    ours = _gsvckpt("prune", place(SAVES), "--keep-last", "20", "--dry-run", "--quiet")
+    return (Job("prune", "prune: survey and plan of 10,000 saves", ours, (Rival(rival, 5),), SAVES, peak_limit=200 * MB),)
+
+
 def jobs() -> tuple[Job, ...]:
-    return (*_inspect(), *_convert(), *_strip(), *_migrate(), *_load(), *_verify())
+    return (*_inspect(), *_convert(), *_strip(), *_migrate(), *_load(), *_verify(), *_prune())
