@@ -38,8 +38,9 @@ class Guards:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._named = {os.path.abspath(path) for path in paths if os.path.isfile(path)}
-        self._within = [split(os.path.abspath(path)) for path in paths if os.path.isdir(path) and _PRETRAINED in split(os.path.abspath(path))]
-        self._pointers = tuple(_pointers(paths))
+        folders = dict.fromkeys(place for path in paths if os.path.isdir(path) for place in (os.path.abspath(path), os.path.realpath(path)))
+        self._within = [parts for parts in map(split, folders) if _PRETRAINED in parts]
+        self._pointers = tuple(_pointers(dict.fromkeys((*paths, *map(os.path.realpath, paths)))))
         self._resumed: dict[str, frozenset[str]] = {}
 
     def of(self, path: str, *, base: bool, known: str | None) -> tuple[str, ...]:
@@ -47,10 +48,17 @@ class Guards:
         place = os.path.abspath(path)
         if place in self._named:
             return ()
+        reasons = self._reasons(place, base=base, known=known)
+        real = os.path.realpath(place)  # a folder may have been named by a link, which says nothing of where it is
+        if real != place:
+            reasons += self._reasons(real, base=base, known=known)
+        return tuple(dict.fromkeys(reasons))
+
+    def _reasons(self, place: str, *, base: bool, known: str | None) -> list[str]:
         parts = split(place)
         reasons = []
         if not any(parts[: len(folder)] == folder for folder in self._within):
-            named = known or next((file.name for file in official.named(path)), None)
+            named = known or next((file.name for file in official.named(place)), None)
             if named is not None:
                 reasons.append(f"the official {named}, by its {'content' if known else 'name'}")
             elif base or _PRETRAINED in parts[:-1]:
@@ -58,7 +66,7 @@ class Guards:
         reasons += [f"{pointer.by} names it" for pointer in self._pointers if pointer.means(parts)]
         if os.path.normpath(place) in self._resuming(os.path.dirname(place)):
             reasons.append("GPT-SoVITS resumes from it")
-        return tuple(dict.fromkeys(reasons))
+        return reasons
 
     def _resuming(self, folder: str) -> frozenset[str]:
         """The files that GPT-SoVITS would load in a run's folder to go on training."""

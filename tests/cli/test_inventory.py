@@ -198,3 +198,14 @@ def test_what_is_not_like_it_is_read(tmp_path, change):
         path.write_bytes(b"05" + path.read_bytes()[2:])
     paths = [str(run / "G_2.pth"), str(path)]
     assert look_through(paths, Memory()) == [look(path) for path in paths]
+
+
+def test_a_folder_that_was_named_by_a_link_is_guarded_as_if_it_was_not(tmp_path):
+    gpt_sovits(tmp_path / "gpt")
+    settings(tmp_path / "gpt", SoVITS="SoVITS_weights_v2/alice_e1_s2.pth")
+    for number, (folder, guard) in enumerate(
+        {"SoVITS_weights_v2": "weight.json names it", "logs/alice/logs_s2_v2": "GPT-SoVITS resumes from it"}.items()
+    ):
+        link = tmp_path / f"link {number}"
+        link.symlink_to(tmp_path / "gpt" / folder)
+        assert [unit.guards for unit in take([str(link)]).units if unit.guards] == [(guard,)]
