@@ -141,13 +141,14 @@ def _unit(
     first = members[0]
     folder, name = os.path.split(first.member.path)
     told = next((one.version for one in members if one.version is not None and one.kind != "sovits-discriminator-training"), None)
-    stated = folder_version(first.member.path)
+    place = os.path.abspath(first.member.path)  # `.` tells nothing of the experiment that it is in
+    stated = folder_version(place)
     kind = _KINDS.get(first.kind, first.kind)
     if kind == "sovits-training" and any(one.lora for one in members):
         kind = "sovits-lora-training"
     known_kinds = {one.kind for one in members}
     version = told or versions.get(folder) or (stated[0] if stated else first.version)
-    group = Group(folder, _group_name(first.member.path, kind), kind, version, first.layout)
+    group = Group(folder, _group_name(place, kind), kind, version, first.layout)
     reasons: list[str] = ["the best model of a bundle"] if name == BEST else []
     for one in members:
         reasons += guards.of(one.member.path, base=first.kind not in _KINDS, known=one.official)

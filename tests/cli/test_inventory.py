@@ -209,3 +209,12 @@ def test_a_folder_that_was_named_by_a_link_is_guarded_as_if_it_was_not(tmp_path)
         link = tmp_path / f"link {number}"
         link.symlink_to(tmp_path / "gpt" / folder)
         assert [unit.guards for unit in take([str(link)]).units if unit.guards] == [(guard,)]
+
+
+@pytest.mark.parametrize("inside", ["logs", "logs/alice", "logs/alice/logs_s2_v2"])
+def test_groups_have_the_same_names_from_inside(tmp_path, monkeypatch, inside):
+    gpt_sovits(tmp_path, epochs=range(1, 3))
+    labels = {unit.group.label for unit in take([str(tmp_path / inside)]).units}
+    monkeypatch.chdir(tmp_path / inside)
+    assert {unit.group.label for unit in take(["."]).units} == labels
+    assert all(label.startswith("alice/") for label in labels)
