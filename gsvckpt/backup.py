@@ -47,14 +47,17 @@ class Backup:
         self.folder = folder
         self._by_digest: dict[str, str] | None = None
 
-    def store(self, path: str, place: str, entry: Entry, config: object, progress: Progress | None = None) -> Copied:
-        """Copy a file that was found sound to `place` (below the folder), with its config beside it, unless its bytes are there already.
+    def store(self, path: str, place: str, entry: Entry, config: object, progress: Progress | None = None, *, reread: bool = False) -> Copied:
+        """Copy a file that was found sound to `place` (below the folder), with its config beside it, unless its bytes are there already; `reread`
+        says that a copy from before counts only if it still reads so, as the file is about to go.
 
         Raises ChangedError when its bytes are not those of `entry` any more, and OutputError when the copy cannot be written or reads back wrongly.
         """
+        if any("\ud800" <= char <= "\udfff" for char in entry.name):  # a byte of a name that is none
+            raise OutputError("its name is no Unicode, which a manifest cannot hold", path=path, hint="rename the file")
         digest = entry.digests[_DIGEST]
         known = self._copies().get(digest)
-        if known is not None:
+        if known is not None and (not reread or _digest_of(known, progress) == digest):
             self._store_config(path, known, config)
             return Copied(known, made=False)
         target = os.path.join(self.folder, place)

@@ -196,7 +196,7 @@ class _Clearing:
             digests = digest_file(source, frozenset({_DIGEST}), self.orders.jobs, self.progress)
         entry = Entry(os.path.basename(member.path), member.size, member.mtime_ns, digests=digests)
         root = next((root for root in self.roots if _is_below(member.path, root)), None)
-        archive.store(member.path, place_for(member.path, root), entry, None, self.progress)
+        archive.store(member.path, place_for(member.path, root), entry, None, self.progress, reread=True)
 
     def forget(self, run: Run, step: Step) -> None:
         """Take the entries of files that went out of the folder's manifest, where they would count as lost."""

@@ -261,6 +261,32 @@ def test_an_archive_has_every_file_before_it_goes(gsvckpt, tmp_path, run):
     assert len(kept) == 8
 
 
+def test_a_copy_in_the_archive_counts_only_while_it_is_good(gsvckpt, tmp_path, run):
+    before, archive = (run / "G_2.pth").read_bytes(), tmp_path / "old"
+    gsvckpt.json("prune", tmp_path / "logs", "--keep-last", "1", "--archive", archive, "--yes")
+    gsvckpt.json("prune", tmp_path / "logs", "--undo")
+    (copy,) = archive.rglob("G_2.pth")
+    facts, data = copy.stat(), bytearray(before)
+    data[len(data) // 2] ^= 1
+    copy.write_bytes(data)
+    os.utime(copy, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    gsvckpt.json("prune", tmp_path / "logs", "--keep-last", "1", "--archive", archive, "--purge", "--yes")
+    assert before in [path.read_bytes() for path in archive.rglob("G_2*.pth")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_name_that_is_no_unicode_stays_where_the_archive_cannot_hold_it(gsvckpt, tmp_path, run):
+    name = "\udcff-e1.ckpt"
+    small_weights(tmp_path, "alice", range(1, 4))
+    folder = tmp_path / "GPT_weights_v2"
+    os.rename(folder / "alice-e3.ckpt", folder / "\udcff-e3.ckpt")
+    os.rename(folder / "alice-e1.ckpt", folder / name)
+    document = gsvckpt.json("prune", folder, "--keep-last", "1", "--archive", tmp_path / "old", "--yes", exit_code=5).document
+    assert "no Unicode" in document["files"][0]["error"]["why"]
+    assert name in files(folder)
+    assert not (tmp_path / "old").exists()
+
+
 def test_an_archive_inside_is_refused(gsvckpt, tmp_path, run):
     assert gsvckpt("prune", tmp_path, "--keep-last", "1", "--archive", tmp_path / "old", "--yes").code == 2
 
