@@ -36,6 +36,7 @@ from gsvckpt.transforms.states import keep_tensors, put_tensors, rename_tensors
 
 _OWN = "gsvckpt."  # what the writer of safetensors adds and takes away itself
 _READABLE = ("format", "config", "info")
+_WITHOUT_CHECKSUMS = ("torch-stream", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Migrated(NamedTuple):
     whole: bool = True
     kept: Mapping[str, Tensor] = MappingProxyType({})  # tensors that should have been cast, had nothing else their bytes
     consulted: tuple[str, ...] = ()  # files that were looked into
+    complete: bool = True  # no lost tensor is missing: where one is, neither size nor head makes GPT-SoVITS read it rightly
 
 
 @dataclass(slots=True)
@@ -106,10 +108,11 @@ class Migration:
         for wanted, step in order:
             if wanted:
                 plan = step(plan, identity)
-                identity = identify_plan(plan, identity)
+                identity = self._identify(plan, identity)
         plan = self._set_head(self._contain(plan), identity)
         losses = self._tell_losses(plan)
-        if self.lost and self.steps.to_inference and any(name not in divide(plan.root).tensors for name in self.lost if "enc_q" not in name):
+        missing = [name for name in self._missing(plan) if not (self.steps.to_inference and "enc_q" in name)]
+        if missing and self.steps.to_inference:
             raise RefusedError(losses[0], where="--to-inference", hint="--like FILE --fill completes it, before small weights are made of it")
         self.warnings += losses
         if self.steps.plain and plan.container == "torch-zip":
@@ -117,7 +120,18 @@ class Migration:
         named = (self.steps.merge_lora, self.steps.like, self.steps.config)
         consulted = (*(path for path in named if path is not None), *self.consulted)
         name = self.name if not self.lost else None  # what is not the model that was saved gets no name of upstream's
-        return Migrated(plan, identity, name, tuple(self.warnings), not self.lost, self.kept, consulted)
+        return Migrated(plan, identity, name, tuple(self.warnings), not self.lost, self.kept, consulted, not missing)
+
+    def _identify(self, plan: Plan, before: Identity) -> Identity:
+        """What the planned file will be. A model stays of its version, though the tensors that tell it are among the lost."""
+        after = identify_plan(plan, before)
+        kept = before.version is not None and self._missing(plan)
+        return after._replace(version=before.version, versions=before.versions) if kept else after
+
+    def _missing(self, plan: Plan) -> list[str]:
+        """The lost tensors in whose places nothing stands."""
+        there = divide(plan.root).tensors if self.lost else {}
+        return [name for name in self.lost if name not in there]
 
     def _salvage(self, plan: Plan, identity: Identity) -> Plan:
         sections = divide(plan.root)
@@ -131,12 +145,13 @@ class Migration:
         plan = leave_out(plan, sections.path or (), sections.tensors, lost, usual)
         if self.lost:
             self.warnings.append(f"{len(sections.tensors) - len(self.lost):,} of the model's {len(sections.tensors):,} tensors are whole")
+            if plan.checkpoint.container.format in _WITHOUT_CHECKSUMS:
+                self.warnings.append("such a file has no checksums: where bytes were altered or left out, tensors that are told whole are not")
         return plan
 
     def _tell_losses(self, plan: Plan) -> list[str]:
         """What became of the lost tensors: they are missing, or another file's stand in their places. Neither is the model that was saved."""
-        there = divide(plan.root).tensors
-        missing = [name for name in self.lost if name not in there]
+        missing = self._missing(plan)
         filled = len(self.lost) - len(missing)
         said = (
             [f"this file is not whole: {len(missing):,} tensors are lost, the first {missing[0]}; --like FILE --fill completes it"] if missing else []

@@ -69,7 +69,7 @@ class _Nothing(Exception):  # not an error: no tensor could be cast after all, s
 class Planned(NamedTuple):
     """What is to be done to one file. `name`: how the output is to be called, where the user did not say; `identity`: what it will be; `whole`:
     nothing of the source's model is lost, where something is, a warning says so; `kept`: tensors that were to be cast but share their bytes with
-    others; `consulted`: the other files that were looked into.
+    others; `consulted`: the other files that were looked into; `complete`: no lost tensor is missing.
     """
 
     plan: Plan
@@ -79,6 +79,7 @@ class Planned(NamedTuple):
     whole: bool = True
     kept: Mapping[str, Tensor] = MappingProxyType({})
     consulted: tuple[str, ...] = ()
+    complete: bool = True
 
 
 Make = Callable[[Examination, Plan], Planned]
@@ -106,7 +107,7 @@ def rewrite(
         identity = planned.identity
         if planned.plan.root is not checkpoint.root and not destination.force:  # a config or a base may have brought names along
             _refuse_code(judge_all(globals_of(planned.plan.root)))
-        plan = replace(planned.plan, window=_window(identity, planned.plan) if planned.whole else None)
+        plan = replace(planned.plan, window=_window(identity, planned.plan) if planned.complete else None)
         output = destination.named(source, output, planned.name, _extension(identity, plan))
         _refuse_name(plan, source, output)
         _refuse_incomplete(examination, planned, destination)
@@ -121,7 +122,7 @@ def rewrite(
 
         def approve(layout: Layout) -> None:
             verdicts.append(_foresee(identity, plan, layout))
-            if not destination.force:
+            if planned.complete and not destination.force:
                 _refuse_misreading(examination, identity, verdicts[-1], is_merge=bool(plan.products))
                 _refuse_base(examination, identity, plan, layout.size)
 

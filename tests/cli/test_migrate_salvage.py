@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections import OrderedDict
 
 import pytest
 import torch
-from builders import tensor, torch_stream, torch_zip
+from builders import Store, tensor, torch_stream, torch_zip
 
-from .samples import generator, save, small
+from .samples import generator, numbers, save, shared, small
 
 TREE = {
     "weight": OrderedDict((f"layer.{n}", tensor("float32", (400,), range(n, n + 400))) for n in range(6)),
@@ -238,3 +239,48 @@ def test_a_head_that_was_mended_is_not_told_of_the_output(gsvckpt, tmp_path):
     assert not [warning for warning in file["warnings"] if "head" in warning]
     kept = gsvckpt.json("migrate", source, "--head", "06", "--dtype", "float16", "--force", "-o", tmp_path / "kept.pth").file
     assert [warning for warning in kept["warnings"] if "head" in warning]
+
+
+def alter(path, name, tree):
+    """Flip a bit of one tensor's bytes in a file."""
+    data = bytearray(path.read_bytes())
+    data[data.index(tree["weight"][name].store.data)] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_size_tells_the_version_is_salvaged_too_and_has_its_size_when_completed(gsvckpt, tmp_path):
+    """GPT-SoVITS tells v2 from v1 by the size, and one lost tensor may take a file below the line."""
+    large = shared("float16", (42_475_000,), Store("float16", bytes(84_950_000)))
+    tree = small({**generator("v2"), "enc_p.proj.weight": numbers((400,)), "enc_p.large": large}, "v2")
+    sound = tmp_path / "sound.pth"
+    gsvckpt.json("migrate", save(tmp_path / "source.pth", tree), "-o", sound)
+    shutil.copy(sound, tmp_path / "x.pth")
+    alter(tmp_path / "x.pth", "enc_p.proj.weight", tree)
+    assert gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", exit_code=1).file["written"]
+    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", "--like", sound, "--fill", "-o", tmp_path / "out.pth", exit_code=1).file
+    assert (file["upstream_after"]["model"], (tmp_path / "out.pth").stat().st_size) == ("v2", sound.stat().st_size)
+
+
+@pytest.mark.parametrize("options", [[], ["--plain"]])
+def test_a_model_is_of_its_version_though_what_tells_it_is_lost(gsvckpt, tmp_path, options):
+    tree = small(generator("v2Pro"), "v2Pro")
+    sound = save(tmp_path / "sound.pth", tree, head=b"05")
+    shutil.copy(sound, tmp_path / "x.pth")
+    alter(tmp_path / "x.pth", "sv_emb.weight", tree)
+    gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", *options, exit_code=1)
+    assert (tmp_path / "x.salvaged.pth").read_bytes()[:2] == b"05"
+    file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", "--like", sound, "--fill", *options, "-o", tmp_path / "out.pth", exit_code=1).file
+    assert file["upstream_after"]["model"] == "v2Pro"
+
+
+@pytest.mark.parametrize("container", ["safetensors", "stream"])
+def test_where_nothing_has_a_checksum_that_is_said(gsvckpt, tmp_path, container):
+    """Bytes that are missing in the middle of such a file leave everything behind them in the wrong place."""
+    path = tmp_path / ("x.safetensors" if container == "safetensors" else "x.pth")
+    if container == "safetensors":
+        gsvckpt.json("migrate", save(tmp_path / "source.pth", TREE), "--to", "safetensors", "-o", path)
+        path.write_bytes(path.read_bytes()[:-2000])
+    else:
+        path.write_bytes(damaged("stream", 0.8))
+    file = gsvckpt.json("migrate", path, "--salvage", exit_code=1).file
+    assert any("no checksums" in warning for warning in file["warnings"])
