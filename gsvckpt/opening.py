@@ -25,7 +25,7 @@ def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False) -> Iter
     index = index_of(fspath(path))
     if index is not None:
         with ExitStack() as stack, blame(fspath(path)):
-            yield shards.read(index, partial(read, inflate=inflate), stack)
+            yield shards.read(index, partial(_read_shard, inflate=inflate), stack)
         return
     with open_source(path) as source, blame(fspath(path)):
         yield read(source, inflate=inflate)
@@ -51,6 +51,11 @@ def blame(path: str) -> Iterator[None]:
             error.path = path
             error.hint = _OWN.sub(lambda found: f"{found[1]} {shlex.quote(path)}", error.hint)
         raise
+
+
+def _read_shard(source: Source, *, inflate: bool) -> Checkpoint:
+    with blame(source.path):
+        return read(source, inflate=inflate)
 
 
 def read(source: Source, *, inflate: bool = False) -> Checkpoint:

@@ -12,7 +12,7 @@ from gsvckpt.formats import safetensors, torch_remains
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_remains import Remains, count_whole
 from gsvckpt.model import LOST, Checkpoint, Source, Storage, storages_of
-from gsvckpt.opening import blame, read
+from gsvckpt.opening import blame, index_of, open_checkpoint, read
 from gsvckpt.progress import Progress
 from gsvckpt.streams import Buffers, chunks, for_each
 
@@ -23,8 +23,13 @@ _BYTEORDERS = ("little", "big")
 def open_remains(path: str | PathLike[str]) -> Iterator[Checkpoint]:
     """Open a checkpoint as ever where that works, else what is left of it: storages without bytes are at LOST.
 
-    Raises GsvError with the path filled in; that of the file as a whole where nothing can be had of it.
+    Raises GsvError with the path filled in; that of the file as a whole where nothing can be had of it, and of the file that is damaged where the
+    checkpoint is in several.
     """
+    if index_of(fspath(path)) is not None:
+        with open_checkpoint(path, inflate=True) as checkpoint:
+            yield checkpoint
+        return
     with open_source(path) as source, blame(fspath(path)):
         try:
             checkpoint = _reread(read(source, inflate=True))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from gsvckpt.errors import DamagedError, GsvError, MissingError, UnsupportedError
+from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
 from gsvckpt.files import LocalSource
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
@@ -106,11 +106,7 @@ def _open(path: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
         raise MissingError(why, path=path, hint="get it again, into the same folder", check="container.truncated")
     source = LocalSource(path)
     stack.callback(source.close)
-    try:
-        return read_shard(source)
-    except GsvError as error:
-        error.path = error.path or path
-        raise
+    return read_shard(source)
 
 
 def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:

@@ -68,7 +68,7 @@ def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict
     table.add_column("output")
     for written in done:
         table.add_row(
-            Folded(Text(printable(os.path.basename(written.source)))),
+            Folded(Text(printable(_name(written)))),
             size(written.bytes_before),
             size(written.bytes_after) if written.output else "-",
             _share(written),
@@ -80,11 +80,15 @@ def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict
         if not lines and written.output is not None and not written.changed:
             lines = ["nothing to change, so it stays as it is"]
         for line in lines:
-            text = Text(f"{printable(os.path.basename(written.source))}: {line}" if len(done) > 1 else line)
+            text = Text(f"{printable(_name(written))}: {line}" if len(done) > 1 else line)
             console.print(text, soft_wrap=not console.is_terminal)
     freed = sum(written.bytes_before - written.bytes_after for written in done if written.output)
     if len(done) > 1 and freed:
         console.print(f"{plural(len(done), 'file')}, {size(abs(freed))} {'saved' if freed > 0 else 'larger'}")
+
+
+def _name(written: Rewritten) -> str:
+    return os.path.basename(written.source.rstrip(f"/{os.sep}")) or written.source
 
 
 def _share(written: Rewritten) -> Text:

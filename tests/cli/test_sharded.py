@@ -162,3 +162,25 @@ def test_python_opens_it_as_one(model):
     assert {name: value.tolist() for name, value in loaded.items()} == {name: value.tolist() for name, value in expected.items()}
     with pytest.raises(UsageError, match="closed"):
         checkpoint.torch(next(iter(expected)))
+
+
+def test_a_shard_that_ends_early_is_salvaged_by_its_own_name(gsvckpt, model):
+    """The hint is a command that works: of the index nothing can be salvaged."""
+    shard = shards(model[1])[0]
+    shard.write_bytes(shard.read_bytes()[:-4])
+    wanted = f"gsvckpt migrate {shard} --salvage"
+    for command in (("inspect", model[1]), ("migrate", model[1]), ("migrate", model[1], "--salvage"), ("migrate", model[1] / INDEX, "--salvage")):
+        run = gsvckpt(*command)
+        assert (run.code, wanted in run.err) == (3, True), run.err
+    files = gsvckpt.json("verify", model[1] / INDEX, exit_code=1).document["files"]
+    findings = next(file["findings"] for file in files if file["path"].endswith(INDEX))
+    assert [wanted in finding["hint"] for finding in findings] == [True]
+    assert gsvckpt("migrate", shard, "--salvage").code == 1
+
+
+def test_sound_shards_need_no_salvage(gsvckpt, model, tmp_path):
+    assert gsvckpt.json("migrate", model[1], "--salvage", "-o", tmp_path / "one.safetensors").file["whole"] is True
+
+
+def test_a_folder_has_its_name_in_the_table(gsvckpt, model, tmp_path):
+    assert " out " in gsvckpt("migrate", f"{model[1]}/", "-o", tmp_path / "one.safetensors").out
