@@ -16,7 +16,8 @@ _PATHS = frozenset("Path PosixPath WindowsPath PurePath PurePosixPath PureWindow
 
 # Data only: making one and setting its state runs no code that the file chooses.
 _DATA: dict[str, frozenset[str]] = {
-    "builtins": frozenset("set frozenset list dict tuple int float complex bool str bytes bytearray slice range xrange object".split()),
+    # the last three are what Python 3 calls range, int and str in protocol 2, as in defaultdict(int)
+    "builtins": frozenset("set frozenset list dict tuple int float complex bool str bytes bytearray slice range object xrange long unicode".split()),
     "collections": frozenset("OrderedDict defaultdict Counter deque".split()),
     "_codecs": frozenset(["encode"]),
     "copyreg": frozenset(["_reconstructor"]),

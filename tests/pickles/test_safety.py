@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 
 import pytest
@@ -39,6 +40,13 @@ def verdict(dotted: str) -> str:
 )
 def test_safe(name: str) -> None:
     assert verdict(name) == "safe"
+
+
+@pytest.mark.parametrize("kind", [int, str, float, bool, list, dict, set, tuple, bytes, range, object])
+def test_a_builtin_type_is_safe_as_protocol_2_spells_it(kind: type) -> None:
+    """`defaultdict(int)` names `__builtin__.long` in the protocol in which torch saves."""
+    module, name = pickle.dumps(kind, protocol=2)[3:].split(b"\n")[:2]
+    assert judge(Global(module.decode(), name.decode())) == "safe"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
