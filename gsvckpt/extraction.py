@@ -55,6 +55,7 @@ def extract(plan: Plan, identity: Identity, request: Request) -> Extracted:
         if not isinstance(config, dict):
             raise RefusedError("holds no config (hyper_parameters/config), which small weights need", where="hyper_parameters")
         found = small.extract_gpt(identity, state, config, path)
+        warnings = ("its config and step are its own: --config and --step are for SoVITS",) if (request.config or request.step) is not None else ()
     elif identity.kind == "sovits-generator-training":
         found, config, where, warnings = _of_generator(plan, identity, request)
         plan = replace(plan, changes=(*plan.changes, Change("to-inference", "config", "", where)))

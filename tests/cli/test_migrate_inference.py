@@ -171,6 +171,13 @@ def test_a_gpt_run_gives_gpt_weights_with_the_config_it_carries(gsvckpt, folder,
     assert gsvckpt("verify", output).code == 0
 
 
+@pytest.mark.parametrize("options", [["--config", "any.json"], ["--step", "0"]])
+def test_what_a_gpt_run_has_no_use_for_is_said(gsvckpt, folder, options):
+    source = write(gpt_training("v2"), folder / "logs_s1_v2" / "ckpt" / "epoch=1-step=12.ckpt")
+    assert not extract(gsvckpt, source)[0]["warnings"]
+    assert ["its own" in warning for warning in extract(gsvckpt, source, *options, "--force")[0]["warnings"]] == [True]
+
+
 # --- where the config comes from -----------------------------------------------------------------------------------------------------------------
 
 
