@@ -20,6 +20,8 @@ from gsvckpt.units import Group, Unit
 BEST = "best_model.ckpt"  # of a bundle
 STRAYS = "strays"
 _PAIR = re.compile(r"(?P<begin>(?:.*_)?)(?P<letter>[GD])(?P<end>(?:_[0-9]+|_latest)?\.pth)")
+_NAMED = re.compile(r"(?:sovits_epoch_[0-9]+_)?[GD](?:_[0-9]+|_latest)?\.pth")  # by GPT-SoVITS, or in a bundle
+_SMALL = ("gpt-weights", "sovits-weights", "sovits-lora")  # one folder has those of all experiments
 _WORKPLACE = ("webui.py", "GPT_SoVITS", "logs", "weight.json")
 _STRAY_SECONDS = 3_600  # GPT-SoVITS saves under such a name first, and a save takes minutes at most
 _TRAINING = {
@@ -169,13 +171,16 @@ def _unit(
 
 
 def _group_name(path: str, kind: str) -> str:
-    """The experiment; for files of others what their names have in common, so that different models in one folder are different groups."""
+    """The experiment; for files of others, and for those that users named, what their names have in common: different models in one folder are
+    different groups.
+    """
     said = parse(path)
-    if kind not in ANYBODYS and said.experiment:
-        return said.experiment
     folder, name = os.path.split(path)
+    renamed = said.form is None and _NAMED.fullmatch(name) is None  # `alice.pth` and `bob.pth` are two voices
+    if kind not in ANYBODYS and said.experiment and not (renamed and kind in _SMALL):
+        return said.experiment
     parent = (split(folder) or ("",))[-1]
-    if kind in ANYBODYS:
+    if kind in ANYBODYS or renamed:
         return f"{parent}/{re.sub('[0-9]+(?:[.][0-9]+(?=[^0-9]))?', '#', name)}"
     return (split(os.path.dirname(folder)) or ("",))[-1] if parent in ("ckpt", "checkpoints") else parent
 

@@ -14,7 +14,7 @@ from gsvckpt.recognition import Memory, look, look_through
 from gsvckpt.survey import find_files
 from gsvckpt.workers import look_files
 
-from .samples import discriminator, evil, generator, lora, s2_training, save, weights
+from .samples import discriminator, evil, generator, lora, s2_training, save, small, weights
 from .trees import NOW, dated, gpt_sovits, s1_run, s2_run, settings
 
 take = partial(take_inventory, look_all=partial(look_files, jobs=1))
@@ -218,3 +218,17 @@ def test_groups_have_the_same_names_from_inside(tmp_path, monkeypatch, inside):
     monkeypatch.chdir(tmp_path / inside)
     assert {unit.group.label for unit in take(["."]).units} == labels
     assert all(label.startswith("alice/") for label in labels)
+
+
+def test_voices_that_users_named_are_no_saves_of_one_training(tmp_path):
+    for folder in ("SoVITS_weights_v2", "logs/voices"):
+        for number, name in enumerate(("alice", "bob", "carol 2"), 1):
+            save(tmp_path / folder / f"{name}.pth", small(generator("v2", "float16"), "v2") | {"info": f"{number}epoch_{number}iteration"})
+    found = take([str(tmp_path)])
+    assert len({unit.group for unit in found.units}) == 6
+    for name in ("alice_G_2.pth", "bob_G_4.pth"):
+        save(tmp_path / "training" / name, s2_training(generator("v2", enc_q=True), 1))
+    assert len({unit.group for unit in take([str(tmp_path / "training")]).units}) == 2
+    for name in ("alice_1.pth", "alice_2.pth"):
+        save(tmp_path / "mine" / name, small(generator("v2", "float16"), "v2"))
+    assert {unit.group.label for unit in take([str(tmp_path / "mine")]).units} == {"mine/alice_#.pth/sovits-weights/v2"}
