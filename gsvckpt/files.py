@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from gsvckpt.errors import ChangedError, DamagedError, MissingError
 
@@ -110,6 +110,17 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[LocalSource]:
         yield source
     finally:
         source.close()
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process have so many more files open, as far as the system lets; most systems allow 1,024 and more on demand."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = count + 256  # for what is open besides
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def reason(error: Exception) -> str:

@@ -94,13 +94,15 @@ class Migration:
     def plan(self, examination: Examination, plan: Plan) -> Migrated:
         """Compose all steps, in the order that the documentation states. Raises GsvError before anything is written."""
         identity = examination.identity
+        completes = self.steps.salvage and self.steps.to_inference and self.steps.like is not None  # what is lost, before anything is made of it
         order: tuple[tuple[bool, Callable[[Plan, Identity], Plan]], ...] = (
             (self.steps.salvage, self._salvage),
+            (completes, self._like),
             (self.steps.to_inference, self._to_inference),
             (self.steps.merge_lora is not None, self._merge_lora),
             (bool(self.steps.rules), self._apply_rules),
             (bool(self.steps.include or self.steps.exclude), self._choose),
-            (self.steps.like is not None, self._like),
+            (self.steps.like is not None and not completes, self._like),
             (self.steps.plain, lambda plan, _: simplify(plan, simple_form)),
             (self.steps.scrub_paths, self._scrub),
             (self.steps.dtype is not None, self._cast),
@@ -113,7 +115,7 @@ class Migration:
         losses = self._tell_losses(plan)
         missing = [name for name in self._missing(plan) if not (self.steps.to_inference and "enc_q" in name)]
         if missing and self.steps.to_inference:
-            raise RefusedError(losses[0], where="--to-inference", hint="--like FILE --fill completes it, before small weights are made of it")
+            raise RefusedError(losses[0], where="--to-inference")
         self.warnings += losses
         if self.steps.plain and plan.container == "torch-zip":
             self.warnings += tell_refused(plan.root)

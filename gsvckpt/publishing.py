@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError
 from gsvckpt.files import BINARY, CHUNK, reason
-from gsvckpt.removal import TEMP_PREFIX, TEMP_SUFFIX, remove_folder, sweep, unlink
+from gsvckpt.removal import remove_folder, sweep, temp_name, unlink
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
 _SYNC_SECONDS = 0.25
@@ -85,7 +85,7 @@ def publish(
         sweep(destination.parent)
         _require_space(destination, size)
         # Its name is known before it is there, as Ctrl-C can come anywhere.
-        temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
+        temp = destination.parent / temp_name()
         target = Target(temp, os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666))
         try:
             with _syncing(target) as written:
@@ -120,7 +120,7 @@ def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle:
             raise taken
         sweep(destination.parent)
         _require_space(destination, size)
-        temp = destination.parent / f"{TEMP_PREFIX}{os.getpid()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
+        temp = destination.parent / temp_name()
         os.mkdir(temp)
         try:
             fill(str(temp))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,18 @@ from gsvckpt.errors import OutputError
 from gsvckpt.files import reason
 
 TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
-_STALE_SECONDS = 86_400  # no run is silent for a day, and a day's leftovers harm nobody
+_STALE_SECONDS = 86_400  # no run on another machine is silent for a day, and a day's leftovers harm nobody
+_SILENT_SECONDS = 60  # of a run on this machine whose process is gone; this long, as a container may share the machine's name
+
+
+def temp_name() -> str:
+    """A new name for a temporary file: it tells the process and the machine that write it."""
+    return f"{TEMP_PREFIX}{os.getpid()}-{_machine()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
+
+
+def _machine() -> str:
+    name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    return f"{zlib.crc32(name.encode('utf-8', 'surrogateescape')):08x}"
 
 
 def remove_file(path: str) -> None:
@@ -56,9 +68,10 @@ def sweep(folder: Path) -> None:
     with suppress(OSError):
         for entry in os.scandir(folder):
             if entry.name.startswith(TEMP_PREFIX) and entry.name.endswith(TEMP_SUFFIX):
-                pid = entry.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
+                pid, *where, _ = (*entry.name.removeprefix(TEMP_PREFIX).removesuffix(TEMP_SUFFIX).split("-"), "")
+                patience = _SILENT_SECONDS if where[:1] == [_machine()] else _STALE_SECONDS
                 with suppress(OSError):
-                    if pid.isdigit() and not _alive(int(pid)) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                    if pid.isdigit() and not _alive(int(pid)) and time.time() - entry.stat().st_mtime > patience:
                         (_clear_folder if entry.is_dir(follow_symlinks=False) else unlink)(entry.path)
 
 

@@ -206,14 +206,16 @@ def test_of_two_publishers_exactly_one_wins(tmp_path: Path) -> None:
         (".gsvckpt-123-abc.part", False, 100_000, True),
         (".gsvckpt-123-abc.part", False, 10_000, False),
         (".gsvckpt-123-abc.part", True, 100_000, False),
+        (f".gsvckpt-123-{removal._machine()}-abc.part", False, 100, True),
+        (f".gsvckpt-123-{removal._machine()}-abc.part", False, 10, False),
+        (f".gsvckpt-123-{removal._machine()}-abc.part", True, 100_000, False),
+        (".gsvckpt-123-00000000-abc.part", False, 10_000, False),
         (".gsvckpt-notes.part", False, 100_000, False),
         (".gsvckpt-123-abc.pth", False, 100_000, False),
         ("G_123.part", False, 100_000, False),
     ],
 )
-def test_only_what_dead_runs_left_long_ago_is_swept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, alive: bool, age: int, swept: bool
-) -> None:
+def test_only_what_dead_runs_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, alive: bool, age: int, swept: bool) -> None:
     (tmp_path / name).write_bytes(b"")
     stamp = (tmp_path / name).stat().st_mtime - age
     os.utime(tmp_path / name, (stamp, stamp))

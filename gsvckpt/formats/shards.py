@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
-from gsvckpt.files import LocalSource
+from gsvckpt.files import LocalSource, allow_open_files
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
 from gsvckpt.model import Checkpoint, Source, Tensor, tensor_of
@@ -74,6 +74,7 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     """
     weight_map, metadata = _read_index(index)
     folder = os.path.dirname(index)
+    allow_open_files(len(set(weight_map.values())))
     shards = {name: _open(os.path.join(folder, name), read_shard, stack) for name in dict.fromkeys(weight_map.values())}
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():

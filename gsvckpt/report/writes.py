@@ -78,7 +78,7 @@ def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict
     for written in done:
         lines = _lines(details(written), verbose=verbose)
         if not lines and written.output is not None and not written.changed:
-            lines = ["nothing to change, so it stays as it is"]
+            lines = ["nothing to change in what it holds"]
         for line in lines:
             text = Text(f"{printable(_name(written))}: {line}" if len(done) > 1 else line)
             console.print(text, soft_wrap=not console.is_terminal)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections import OrderedDict
 
 import pytest
 import torch
 from builders import Store, tensor, torch_stream, torch_zip
+from voices import sovits_config
 
-from .samples import generator, numbers, save, shared, small
+from .samples import generator, numbers, s2_training, save, shared, small
 
 TREE = {
     "weight": OrderedDict((f"layer.{n}", tensor("float32", (400,), range(n, n + 400))) for n in range(6)),
@@ -284,3 +286,18 @@ def test_where_nothing_has_a_checksum_that_is_said(gsvckpt, tmp_path, container)
         path.write_bytes(damaged("stream", 0.8))
     file = gsvckpt.json("migrate", path, "--salvage", exit_code=1).file
     assert any("no checksums" in warning for warning in file["warnings"])
+
+
+def test_what_is_lost_is_completed_before_small_weights_are_made_of_it(gsvckpt, tmp_path):
+    """A training file's tensors complete a training file, not the small weights that come of it: those have no enc_q, and are float16."""
+    state = generator("v2Pro", enc_q=True)
+    whole = save(tmp_path / "G_1.pth", s2_training(state, 1))
+    data = bytearray(save(tmp_path / "G_2.pth", s2_training(state, 2)).read_bytes())
+    data[data.find(state["dec.conv_pre.weight"].store.data) + 5] ^= 1
+    (tmp_path / "G_2.pth").write_bytes(data)
+    (tmp_path / "config.json").write_text(json.dumps(sovits_config("alice", "v2Pro", 5)))
+    words = ("--salvage", "--like", whole, "--fill", "--to-inference", "-o", tmp_path / "out.pth")
+    gsvckpt.json("migrate", tmp_path / "G_2.pth", *words, exit_code=1)
+    after = gsvckpt.json("inspect", tmp_path / "out.pth", "--tensors").file["state"]
+    assert {one["name"] for one in after} == {name for name in state if "enc_q" not in name}
+    assert {one["dtype"] for one in after} == {"float16"}

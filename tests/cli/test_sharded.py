@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from builders import tensor
 import gsvckpt as api
 from gsvckpt.errors import UsageError
 
-from .samples import generator, save, small
+from .samples import environment, generator, save, small
 
 INDEX = "model.safetensors.index.json"
 TREE = {f"layer.{n}": tensor("float32", (100,), range(n, n + 100)) for n in range(10)}
@@ -184,3 +186,12 @@ def test_sound_shards_need_no_salvage(gsvckpt, model, tmp_path):
 
 def test_a_folder_has_its_name_in_the_table(gsvckpt, model, tmp_path):
     assert " out " in gsvckpt("migrate", f"{model[1]}/", "-o", tmp_path / "one.safetensors").out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_more_shards_than_files_may_be_open(gsvckpt, tmp_path):
+    source = save(tmp_path / "many.pth", {f"layer.{n}": tensor("float32", (100,), range(100)) for n in range(120)})
+    gsvckpt.json("migrate", source, "--to", "safetensors", "--max-shard-size", "500", "-o", tmp_path / "out")
+    command = 'ulimit -Sn 64; exec "$0" -m gsvckpt inspect "$1" --quiet'
+    done = subprocess.run(["sh", "-c", command, sys.executable, tmp_path / "out"], capture_output=True, env=environment(), check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

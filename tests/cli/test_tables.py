@@ -40,7 +40,7 @@ def test_what_stays_is_neither(gsvckpt, tmp_path):
     assert run.code == 0
     assert cells(run, "0.pth")[3] == "-"
     assert "saved\n" not in run.out
-    assert run.out.count("nothing to change, so it stays as it is") == 2
+    assert run.out.count("nothing to change in what it holds") == 2
     assert "larger" not in run.out
 
 
