@@ -13,7 +13,7 @@ from gsvckpt.model import Tensor
 from gsvckpt.sovits import layouts, names
 from gsvckpt.sovits.config import fields, lookup
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.requirements import missing_fields
+from gsvckpt.sovits.requirements import missing_fields, wrong_sizes
 from gsvckpt.sovits.upstream import head_for
 
 _LONGEST = 200  # bytes of an experiment's name, which leave room for epoch, step, rank and extension in that of a file; a letter has up to four
@@ -95,6 +95,11 @@ def check_config(config: Mapping[str, object], identity: Identity, state: Mappin
         raise RefusedError(
             f"lacks {missing[0]}, which GPT-SoVITS reads ({len(missing):,} fields are missing)", where=where, hint="--config FILE names the right one"
         )
+    options = layouts.suitable(identity.kind, identity.version, lora=identity.lora_rank is not None)
+    found = layouts.closest(state, options, identity.lora_rank or 32)
+    if found is not None and not found[1].wrong_shape:  # sizes of upstream's own models; what is of others nobody knows
+        for key, said, has in wrong_sizes("sovits-weights", config, state):
+            raise RefusedError(f"{key} is {said!s:.40}, but the tensors have {has}", where=where, hint="--config FILE names the right one")
 
 
 def completed(config: Mapping[str, object]) -> dict[str, object]:
