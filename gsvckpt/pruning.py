@@ -12,7 +12,7 @@ from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.findings import select_checks
 from gsvckpt.inventory import STRAYS, Ignored, Inventory, LookAll, take_inventory
 from gsvckpt.progress import Progress
-from gsvckpt.retention import Decision, GroupPlan, Policy, Scores, decide
+from gsvckpt.retention import Decision, GroupPlan, Policy, Scores, decide, matches
 from gsvckpt.units import Group, Unit, freed_by
 from gsvckpt.verdicts import Expected, Options
 from gsvckpt.workers import verify_files
@@ -86,6 +86,12 @@ def plan_prune(paths: Sequence[str], wishes: Wishes, progress: Progress) -> Prun
     groups += _stray_plans(strays)
     ignored = (*inventory.ignored, *(Ignored(unit.paths[0], why) for unit, why in damaged.items()))
     return PrunePlan(inventory, groups, shrunk, ignored, _freed(groups, shrunk))
+
+
+def unmatched(plan: PrunePlan, globs: Sequence[str]) -> tuple[str, ...]:
+    """Those that mean none of the saves."""
+    paths = [path for unit in plan.inventory.units for path in unit.paths]
+    return tuple(glob for glob in globs if not any(matches(path, glob) for path in paths))
 
 
 def _nothing(paths: Sequence[str], inventory: Inventory) -> GsvError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -141,12 +142,7 @@ class _Deciding:
             )
 
     def _glob(self, unit: Unit) -> str:
-        for glob in self.policy.keep:
-            for path in unit.paths:
-                slashed = path.replace("\\", "/")  # folders count where the glob names some, not by where the tree happens to lie
-                if fnmatchcase(slashed if "/" in glob else slashed.rpartition("/")[2], glob):
-                    return glob
-        return ""
+        return next((glob for glob in self.policy.keep for path in unit.paths if matches(path, glob)), "")
 
     def apply(self, chosen: Sequence[Unit], why: Callable[[Unit], str], why_not: Callable[[Unit], str]) -> None:
         """A rule that keeps `chosen`, with what it says of these and of the others."""
@@ -206,6 +202,14 @@ class _Deciding:
         if reasons:
             return Decision(unit, "keep", tuple(reasons))
         return Decision(unit, "remove", tuple(self.against.get(unit, ())))
+
+
+def matches(path: str, glob: str) -> bool:
+    """Whether a glob means a file, however its path was spelled: by its name, and by as many of its folders as the glob names."""
+    place, wanted = os.path.abspath(path).replace("\\", "/"), glob.replace("\\", "/").removeprefix("./")
+    if "/" not in wanted:
+        return fnmatchcase(place.rpartition("/")[2], wanted)
+    return fnmatchcase(place, wanted) or fnmatchcase(place, f"*/{wanted}")
 
 
 def _fill(groups: Sequence[_Deciding]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +67,9 @@ def test_within_counts_from_the_newest_not_from_today():
 def test_names_are_kept_by_globs():
     units = [unit(1), unit(2, name="best.pth"), unit(3)]
     assert kept(units, Policy(keep=("best*",), last=1)) == [2, 3]
-    assert kept(units, Policy(keep=("*/logs_s2_v2/G_1.pth",), last=1)) == [1, 3]
+    for glob in ("*/logs_s2_v2/G_1.pth", "logs_s2_v2/G_1.pth", "./logs_s2_v2/G_1.pth", os.path.abspath(unit(1).paths[0])):
+        assert kept(units, Policy(keep=(glob,), last=1)) == [1, 3]
+    assert kept(units, Policy(keep=("s2_v2/G_1.pth",), last=1)) == [3]
 
 
 def test_best_and_latest_go_together():

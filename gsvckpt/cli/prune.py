@@ -20,7 +20,7 @@ from gsvckpt.manifest import NAME
 from gsvckpt.metrics import Wanted, find_scores, read_table
 from gsvckpt.policies import Policies, read_policies
 from gsvckpt.progress import Silent
-from gsvckpt.pruning import PrunePlan, Wishes, plan_prune
+from gsvckpt.pruning import PrunePlan, Wishes, plan_prune, unmatched
 from gsvckpt.quantities import parse_duration
 from gsvckpt.report import pruning as report
 from gsvckpt.report.console import print_document, print_error, print_warning, printing
@@ -144,6 +144,7 @@ def prune(
     if older_than is not None:
         raise UsageError("goes with --empty-trash", where="--older-than")
     check_archive(archive, folders)
+    _require_quoted(folders, rules)
     policy_of = _policies(folders, rules, policy)
     table = read_table(metrics) if metrics is not None else None
 
@@ -160,6 +161,8 @@ def prune(
         plan = plan_prune(folders, wishes, bar)
     for failure in plan.inventory.failures:
         print_error(failure)
+    for glob in unmatched(plan, rules.keep):
+        print_warning("--keep", f"{glob} matches no save")
     worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
     if not settings.json and not settings.quiet:
         with printing(worst):
@@ -182,6 +185,15 @@ def _require_folders(folders: Sequence[str]) -> None:
     for folder in folders:
         if not os.path.exists(folder):
             raise MissingError("there is no such folder", path=folder, hint="name a folder with checkpoints, like logs/alice")
+
+
+def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
+    """Raise UsageError where the shell, it seems, made names of a glob that says what to keep: all but the first stand among the folders then."""
+    folders = {os.path.realpath(path) for path in paths if os.path.isdir(path)}
+    files = [path for path in paths if not os.path.isdir(path) and os.path.realpath(os.path.dirname(path) or ".") in folders]
+    if rules.keep and files:
+        why = "takes one glob, and this file lies in a folder that is pruned anyway"
+        raise UsageError(why, where="--keep", path=files[0], hint="put the glob in quotes: --keep '*-e10.ckpt'")
 
 
 def _places(paths: Sequence[str]) -> list[str]:

@@ -287,6 +287,21 @@ def test_a_name_that_is_no_unicode_stays_where_the_archive_cannot_hold_it(gsvckp
     assert not (tmp_path / "old").exists()
 
 
+def test_a_glob_that_keeps_nothing_is_told(gsvckpt, tmp_path, run):
+    done = gsvckpt("prune", tmp_path, "--keep-last", "1", "--keep", "*_2.pth", "--keep", "bset*", "-n")
+    assert done.code == 0
+    assert "bset*" in done.err
+    assert "_2.pth" not in done.err
+
+
+def test_a_glob_that_the_shell_took_apart_is_refused(gsvckpt, tmp_path, run):
+    done = gsvckpt("prune", run, "--keep-last", "1", "--keep", run / "G_2.pth", run / "G_4.pth", run / "G_6.pth", "--yes")
+    assert done.code == 2
+    assert "quotes" in done.err
+    assert len(files(run)) == 10
+    assert gsvckpt("prune", run, run / "G_4.pth", "--keep-last", "1", "-n").code == 0
+
+
 def test_an_archive_inside_is_refused(gsvckpt, tmp_path, run):
     assert gsvckpt("prune", tmp_path, "--keep-last", "1", "--archive", tmp_path / "old", "--yes").code == 2
 
