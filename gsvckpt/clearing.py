@@ -22,7 +22,7 @@ from gsvckpt.publishing import publish_bytes
 from gsvckpt.recognition import measure
 from gsvckpt.retention import DemoteTo, GroupPlan
 from gsvckpt.survey import find_files
-from gsvckpt.trash import Run, Step, begin, new_stamp
+from gsvckpt.trash import Run, Step, begin, find_runs, new_stamp
 from gsvckpt.units import Group, Member, Unit, freed_by
 
 _DIGEST = "xxh3_128"
@@ -64,7 +64,7 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: P
     steps_below: dict[str, list[Step]] = {}
     for root, steps in [*((root, steps) for _, root, steps in with_steps), *((root, [step]) for root, step in manifests)]:
         steps_below.setdefault(root, []).extend(steps)
-    stamp = new_stamp()
+    stamp = new_stamp(max((run.stamp for folder in {*clear.roots, *steps_below} for run in find_runs(folder)), default=""))
     runs: dict[str, Run] = {}
     try:
         for root, steps in steps_below.items():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from gsvckpt.demotion import EngineFor, Shrunk, plan_demotion
-from gsvckpt.errors import GsvError, MissingError
+from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.findings import select_checks
 from gsvckpt.inventory import STRAYS, Ignored, Inventory, LookAll, take_inventory
 from gsvckpt.progress import Progress
+from gsvckpt.publishing import TRASH
 from gsvckpt.retention import Decision, GroupPlan, Policy, Scores, decide, matches
 from gsvckpt.units import Group, Unit, freed_by
 from gsvckpt.verdicts import Expected, Options
@@ -58,6 +60,10 @@ def plan_prune(paths: Sequence[str], wishes: Wishes, progress: Progress) -> Prun
 
     Raises MissingError where there is no checkpoint at all, and RefusedError where the policy would empty a group.
     """
+    for path in paths:
+        above, _, inside = os.path.abspath(path).partition(f"{os.sep}{TRASH}")
+        if inside[:1] in ("", os.sep) and above != os.path.abspath(path):
+            raise RefusedError("lies in the trash of gsvckpt", path=path, hint=f"gsvckpt prune {shlex.quote(above)} --undo, or --empty-trash")
     inventory = take_inventory(paths, wishes.look_all)
     if not inventory.units:
         raise _nothing(paths, inventory)
@@ -126,7 +132,8 @@ def _find_damaged(units: Sequence[Unit], jobs: int, progress: Progress) -> dict[
             worst = next((finding.why for finding in result.findings if finding.severity == "error"), "")
             if result.status in ("damaged", "unsafe", "unchecked") or worst:
                 why = worst or (result.error["why"] if result.error is not None else result.status)
-                found.setdefault(unit, f"is {result.status}: {why}")
+                which = f"{os.path.basename(path)} " if len(unit.paths) > 1 else ""
+                found.setdefault(unit, f"{which}is {result.status}: {why}")
     return found
 
 

@@ -55,9 +55,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """When it was, in seconds since 1970."""
-        import calendar
-
-        return calendar.timegm(time.strptime(self.stamp[:15], _STAMP))
+        return _seconds(self.stamp)
 
     @property
     def size(self) -> int:
@@ -166,9 +164,17 @@ def begin(root: str, steps: Sequence[Step], stamp: str) -> Run:
     return run
 
 
-def new_stamp() -> str:
-    """The name of a run that begins now; later ones sort behind it."""
+def _seconds(stamp: str) -> int:
+    import calendar
+
+    return calendar.timegm(time.strptime(stamp[:15], _STAMP))
+
+
+def new_stamp(before: str = "") -> str:
+    """The name of a run that begins now; later ones sort behind it, and it behind the one of `before`, though the clock was put back since."""
     now = time.time_ns()
+    if before:
+        now = max(now, _seconds(before) * 10**9 + int(before[16:25].ljust(9, "0")) + 1)
     return f"{time.strftime(_STAMP, time.gmtime(now // 10**9))}.{now % 10**9:09d}"
 
 

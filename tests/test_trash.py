@@ -67,6 +67,15 @@ def test_the_last_run_is_undone_first(tmp_path):
     assert (tmp_path / "a.pth").exists()
 
 
+def test_a_run_sorts_behind_those_before_it_though_the_clock_was_put_back(monkeypatch):
+    before = new_stamp()
+    monkeypatch.setattr(trash.time, "time_ns", lambda: 0)
+    after = new_stamp(before)
+    assert after > before
+    assert new_stamp(after) > after
+    assert new_stamp("20300101T000000") == "20300101T000000.000000001"
+
+
 def test_a_replaced_file_comes_back_and_its_heir_goes(tmp_path):
     fill(tmp_path, "G_1.pth")
     before = tree(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import pytest
 import torch
@@ -92,6 +93,14 @@ def test_the_newest_that_is_damaged_is_not_the_newest(gsvckpt, tmp_path, run):
     assert files(run) == ["D_10.pth", "D_8.pth", "G_10.pth", "G_8.pth"]
     assert "G_10.pth" in document["ignored"][0]["path"]
     assert "damaged" in document["ignored"][0]["why"]
+
+
+def test_of_a_pair_the_damaged_one_is_named(gsvckpt, tmp_path, run):
+    data = bytearray((run / "D_10.pth").read_bytes())
+    data[len(data) // 2] ^= 255
+    (run / "D_10.pth").write_bytes(data)
+    (left,) = gsvckpt.json("prune", tmp_path, "--keep-last", "1", "-n").document["ignored"]
+    assert left["why"].startswith("D_10.pth is damaged")
 
 
 def test_weights_that_are_no_numbers_are_no_survivors(gsvckpt, tmp_path):
@@ -316,6 +325,27 @@ def test_the_manifest_forgets_what_went_and_undo_brings_it_back(gsvckpt, tmp_pat
     gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
     assert "manifest.missing" not in gsvckpt("verify", folder, "--json").out
     gsvckpt.json("prune", folder, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_undo_takes_the_last_run_though_the_clock_was_put_back(gsvckpt, tmp_path, run, monkeypatch):
+    gsvckpt.json("prune", tmp_path, "--keep-last", "3", "--yes")
+    between = files(run)
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now - 86_400 * 10**9)
+    gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
+    gsvckpt.json("prune", tmp_path, "--undo")
+    assert files(run) == between
+
+
+def test_the_trash_is_not_pruned(gsvckpt, tmp_path, run):
+    gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
+    before = snapshot(tmp_path)
+    trash = tmp_path / ".gsvckpt-trash"
+    for folder in (trash, *trash.iterdir()):
+        done = gsvckpt("prune", folder, "--keep-last", "1", "--purge", "--yes")
+        assert done.code == 4
+        assert f"{tmp_path} --undo" in done.err
     assert snapshot(tmp_path) == before
 
 
