@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,6 +100,7 @@ class _Clearing:
         self.plan, self.orders, self.progress, self.done = plan, orders, progress, done
         self.roots = [path for path in paths if os.path.isdir(path)]
         self.archive = Backup(orders.archive) if orders.archive is not None else None
+        self.mounts = _mounts()
         self.known: dict[str, dict[str, Member]] = {}
         for unit in plan.inventory.units:
             for member in unit.members:
@@ -110,7 +112,7 @@ class _Clearing:
         top = next((root for root in self.roots if _is_below(folder, root)), folder)
         place = os.path.abspath(folder)
         device = os.stat(place).st_dev
-        while place != os.path.abspath(top) and os.stat(os.path.dirname(place)).st_dev == device:
+        while place != os.path.abspath(top) and os.stat(os.path.dirname(place)).st_dev == device and place not in self.mounts:
             place = os.path.dirname(place)
         return place
 
@@ -216,6 +218,18 @@ class _Clearing:
                     run.replace(step, make)
         except (GsvError, OSError) as caught:
             self.done.failures.append(_named(caught, original))
+
+
+def _mounts() -> frozenset[str]:
+    """Where file systems are mounted, as far as the system tells. A folder that is mounted at a second place, as Docker does, keeps its device there,
+    but nothing can be moved out of it.
+    """
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            places = [line.split(" ")[4] for line in file]
+    except (OSError, IndexError):  # no Linux
+        return frozenset()
+    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place) for place in places)
 
 
 def _recorded(path: str) -> frozenset[str]:

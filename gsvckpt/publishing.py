@@ -183,7 +183,8 @@ def move(source: str, target: str) -> None:
         for folder in {os.path.dirname(source) or ".", os.path.dirname(target) or "."}:
             _sync_folder(Path(folder))
     except OSError as error:
-        _fail(source, error)
+        hint = "gsvckpt needs to write in its folder" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+        raise OutputError(f"cannot be moved: {reason(error)}", path=source, hint=hint) from error
 
 
 def append_line(path: str, line: str) -> None:

@@ -178,8 +178,8 @@ def _cleared_lines(cleared: Cleared, paths: Sequence[str], *, purged: bool) -> I
     yield line(f"{', '.join(parts) or 'nothing was removed'}; {size(cleared.freed)} {'freed' if purged else 'to free'}", "bold")
     if not purged and (cleared.gone or cleared.smaller):
         named = " ".join(_quoted(path) for path in paths)
-        yield line(f"gsvckpt prune {named} --undo           brings it back", "dim")
-        yield line(f"gsvckpt prune {named} --empty-trash    frees the space", "dim")
+        yield line(f"gsvckpt prune {named} --undo         # brings it back", "dim")
+        yield line(f"gsvckpt prune {named} --empty-trash  # frees the space", "dim")
 
 
 def _quoted(path: str) -> str:

@@ -96,8 +96,8 @@ def check_config(config: Mapping[str, object], identity: Identity, state: Mappin
             f"lacks {missing[0]}, which GPT-SoVITS reads ({len(missing):,} fields are missing)", where=where, hint="--config FILE names the right one"
         )
     options = layouts.suitable(identity.kind, identity.version, lora=identity.lora_rank is not None)
-    found = layouts.closest(state, options, identity.lora_rank or 32)
-    if found is not None and not found[1].wrong_shape:  # sizes of upstream's own models; what is of others nobody knows
+    nearest = layouts.closest(state, options, identity.lora_rank or 32)
+    if nearest is not None and not nearest[1].wrong_shape:  # sizes of upstream's own models; what is of others nobody knows
         for key, said, has in wrong_sizes("sovits-weights", config, state):
             raise RefusedError(f"{key} is {said!s:.40}, but the tensors have {has}", where=where, hint="--config FILE names the right one")
 

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -285,6 +287,34 @@ def test_a_read_only_folder(gsvckpt, tmp_path):
     folder.chmod(0o500)
     assert snapshot(tmp_path) == before
     folder.chmod(0o700)
+
+
+def test_a_folder_that_is_mounted_at_a_second_place(gsvckpt, tmp_path):
+    voices(tmp_path / "elsewhere")
+    place = tmp_path / "all" / "a mount"
+    place.mkdir(parents=True)
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "--bind", tmp_path / "elsewhere", place], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount, and only on Linux")
+    try:
+        before = snapshot(tmp_path)
+        gsvckpt.json("prune", tmp_path / "all", "--keep-last", "1", "--yes")
+        assert names(place) == [".gsvckpt-trash", "alice_e3_s48.pth"]
+        gsvckpt.json("prune", tmp_path / "all", "--undo")
+        assert snapshot(tmp_path) == before
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_what_cannot_be_moved_is_told_as_that(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    before = snapshot(tmp_path)
+    for name in ("link", "rename"):
+        fails(monkeypatch, name, lambda source, *_: "_e1_" in source and "part" not in source, errno.EACCES)
+    (error,) = [one["error"] for one in gsvckpt.json("prune", folder, "--keep-last", "2", "--yes", exit_code=5).document["files"]]
+    assert "moved" in error["why"]
+    assert "write in its folder" in error["hint"]
+    assert snapshot(tmp_path) == before
 
 
 def fails(monkeypatch, name, when, number):
