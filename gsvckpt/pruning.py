@@ -144,15 +144,17 @@ def _with_demotions(groups: Sequence[GroupPlan], wishes: Wishes) -> tuple[tuple[
     for group in groups:
         to = wishes.policy_of(group.group).demote_to or "stripped"
         decisions = []
+        note = group.note
         for decision in group.decisions:
             if decision.fate == "demote":
                 try:
                     shrunk[decision.unit] = plan_demotion(decision.unit, to, wishes.engine_for, wishes.jobs)
                 except GsvError as error:
-                    decisions.append(Decision(decision.unit, "keep", (f"cannot be made smaller: {error.why}",)))
+                    note = f"cannot be made smaller: {error.why}"
+                    decisions.append(Decision(decision.unit, "keep", (note,)))
                     continue
             decisions.append(decision)
-        done.append(group._replace(decisions=tuple(decisions)))
+        done.append(group._replace(decisions=tuple(decisions), note=note if not any(decision.fate == "demote" for decision in decisions) else ""))
     return tuple(done), shrunk
 
 

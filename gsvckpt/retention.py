@@ -66,7 +66,7 @@ class Decision(NamedTuple):
 
 
 class GroupPlan(NamedTuple):
-    """The decisions on a group, newest first. `note` says why nothing goes where no rule is about it."""
+    """The decisions on a group, newest first. `note` says why nothing becomes of any."""
 
     group: Group
     decisions: tuple[Decision, ...]

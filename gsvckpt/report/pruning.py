@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -85,7 +86,12 @@ def _plan_lines(plan: PrunePlan, *, verbose: bool) -> Iterator[Line]:
             yield from _group_lines(group, plan, verbose=verbose)
     if untouched and not verbose:
         count = sum(len(group.decisions) for group in untouched)
-        yield line(f"{plural(len(untouched), 'group')} with {plural(count, 'save')} stay as they are; -v lists them", "dim")
+        yield line(
+            f"{plural(len(untouched), 'group')} left as {'it is' if len(untouched) == 1 else 'they are'}, {plural(count, 'save')}; -v lists them",
+            "dim",
+        )
+        for note, number in Counter(group.note for group in untouched if group.note).items():
+            yield line(f"{plural(number, 'group')}: {printable(note)}", "dim", 2)
     if plan.ignored:
         yield line(f"{plural(len(plan.ignored), 'file')} left alone:", "bold")
         shown = plan.ignored if verbose else plan.ignored[:_LISTED]

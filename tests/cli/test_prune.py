@@ -349,6 +349,14 @@ def test_the_trash_is_not_pruned(gsvckpt, tmp_path, run):
     assert snapshot(tmp_path) == before
 
 
+def test_why_nothing_happens_is_told(gsvckpt, tmp_path, run):
+    (tmp_path / "logs" / "alice" / "config.json").unlink(missing_ok=True)
+    shown = gsvckpt("prune", tmp_path, "--demote-after", "1", "--demote-to", "inference", "-n").out
+    assert "1 group left as it is, 5 saves" in shown
+    assert "1 group: cannot be made smaller: " in shown
+    assert "1 group: no metric is known of it" in gsvckpt("prune", tmp_path, "--keep-best", "1", "-n").out
+
+
 def test_strays_go(gsvckpt, tmp_path, run):
     stray = dated(save(tmp_path / "1745000000.1234567.pth", s2_training(generator("v2"), 1)), 0)
     gsvckpt.json("prune", tmp_path, "--keep-last", "5", "--yes")
