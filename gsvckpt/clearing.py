@@ -189,6 +189,7 @@ class _Clearing:
             raise
         self.expected |= {*unit.paths, *(os.path.normpath(one.place) for one in shrunk.values())}
         (self.done.smaller if shrunk else self.done.gone).append(unit)
+        self.progress.advance(unit.size)
 
     def _shrink(self, unit: Unit, shrunk: Shrunk, output: str) -> None:
         write_demotion(unit, shrunk, output, self.orders.demote_to(unit.group), self.orders.engine_for, self.orders.jobs)

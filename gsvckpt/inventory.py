@@ -20,6 +20,7 @@ from gsvckpt.units import Group, Unit
 BEST = "best_model.ckpt"  # of a bundle
 STRAYS = "strays"
 _PAIR = re.compile(r"(?P<begin>(?:.*_)?)(?P<letter>[GD])(?P<end>(?:_[0-9]+|_latest)?\.pth)")
+_INNER = ("ckpt", "checkpoints")  # folders inside that of an experiment
 _NAMED = re.compile(r"(?:sovits_epoch_[0-9]+_)?[GD](?:_[0-9]+|_latest)?\.pth")  # by GPT-SoVITS, or in a bundle
 _SMALL = ("gpt-weights", "sovits-weights", "sovits-lora")  # one folder has those of all experiments
 _WORKPLACE = ("webui.py", "GPT_SoVITS", "logs", "weight.json")
@@ -63,12 +64,20 @@ def take_inventory(paths: Sequence[str], look_all: LookAll, now: float | None = 
     guards = Guards(paths)
     ignored: list[Ignored] = []
     links: dict[str, list[str]] = {}
+    ignored += [
+        Ignored(path, f"a link to {os.path.realpath(path)}: links to folders are not followed") for folder in folders for path in _linked(folder)
+    ]
     real = [path for path in _once(files) if _is_real(path, paths, links, ignored)]
     strays = {path for path in real if is_stray(path) and _is_workplace(os.path.dirname(path))}
     facts = [one for one in look_all([path for path in real if path not in strays]) if one is not None]
     units, damaged = _sort(facts, guards, links, ignored)
     units += _strays(sorted(strays), guards, ignored, time.time() if now is None else now)
     return Inventory(tuple(units), damaged, tuple(ignored), found.failures, tuple(folders))
+
+
+def _linked(folder: str) -> list[str]:
+    """Links to folders below a folder."""
+    return [os.path.join(place, name) for place, names, _ in os.walk(folder) for name in names if os.path.islink(os.path.join(place, name))]
 
 
 def _once(paths: Sequence[str]) -> list[str]:
@@ -176,13 +185,15 @@ def _group_name(path: str, kind: str) -> str:
     """
     said = parse(path)
     folder, name = os.path.split(path)
+    if said.form == "epoch" and kind not in ANYBODYS and os.path.basename(folder) in _INNER:  # of a bundle, with its SoVITS files beside it
+        return (split(os.path.dirname(folder)) or ("",))[-1]
     renamed = said.form is None and _NAMED.fullmatch(name) is None  # `alice.pth` and `bob.pth` are two voices
     if kind not in ANYBODYS and said.experiment and not (renamed and kind in _SMALL):
         return said.experiment
     parent = (split(folder) or ("",))[-1]
     if kind in ANYBODYS or renamed:
         return f"{parent}/{re.sub('[0-9]+(?:[.][0-9]+(?=[^0-9]))?', '#', name)}"
-    return (split(os.path.dirname(folder)) or ("",))[-1] if parent in ("ckpt", "checkpoints") else parent
+    return (split(os.path.dirname(folder)) or ("",))[-1] if parent in _INNER else parent
 
 
 def _with_places(units: Sequence[Unit]) -> list[Unit]:

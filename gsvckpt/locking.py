@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from gsvckpt.errors import OutputError
@@ -24,19 +24,25 @@ def locked(folder: str, patience: float = _PATIENCE) -> Iterator[None]:
     """Hold the lock of `folder`, and leave no file behind. Raises OutputError where it cannot be had in `patience` seconds."""
     path = os.path.join(folder, _NAME)
     deadline = time.monotonic() + patience
-    fd = _try(path)
-    while fd is None:
-        if time.monotonic() > deadline:
-            raise OutputError("another process has kept the lock for too long", path=path, hint="end the other gsvckpt, then try again")
-        time.sleep(_PAUSE)
-        fd = _try(path)
+    held: list[int] = []  # Ctrl-C can come anywhere, and must leave no lock that this process holds without knowing
     try:
+        while not _try(path, held):
+            if time.monotonic() > deadline:
+                raise OutputError("another process has kept the lock for too long", path=path, hint="end the other gsvckpt, then try again")
+            time.sleep(_PAUSE)
         yield
     finally:
-        if os.name != "nt":  # while the lock is held, so that nobody can lock a file that is gone
-            with suppress(OSError):
-                os.unlink(path)
-        os.close(fd)
+        _release(path, held)
+
+
+def _release(path: str, held: Sequence[int]) -> None:
+    for fd in held:
+        try:
+            if os.name != "nt":  # while the lock is held, so that nobody can lock a file that is gone
+                with suppress(OSError):
+                    os.unlink(path)
+        finally:
+            os.close(fd)
         if os.name == "nt":  # which removes no open file, and none that another has opened meanwhile
             with suppress(OSError):
                 os.unlink(path)
@@ -49,24 +55,27 @@ def sweep_lock(folder: str) -> None:
             pass
 
 
-def _try(path: str) -> int | None:
-    """A descriptor that holds the lock; None where another holds it, or removed the file meanwhile."""
+def _try(path: str, held: list[int]) -> bool:
+    """Put a descriptor that holds the lock into `held`; False where another holds it, or removed the file meanwhile."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
     except PermissionError as error:
         if os.name == "nt" and os.path.isdir(os.path.dirname(path)) and os.access(os.path.dirname(path), os.W_OK):
-            return None  # being removed
+            return False  # being removed
         raise OutputError("the folder cannot be written to (permission denied)", path=path) from error
     except OSError as error:
         raise OutputError(f"cannot be locked: {error.strerror}", path=path) from error
     try:
         _lock(fd)
         if os.path.samestat(os.fstat(fd), os.stat(path)):
-            return fd
+            held.append(fd)
+            return True
     except OSError:
         pass
-    os.close(fd)
-    return None
+    finally:
+        if fd not in held:
+            os.close(fd)
+    return False
 
 
 if os.name == "nt":

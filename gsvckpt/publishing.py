@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -170,7 +170,7 @@ def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
 
 def move(source: str, target: str) -> None:
     """Give a file another name in the same file system, in one step; never that of another file, though a file of the same bytes may be there twice
-    after a kill. Raises RefusedError where the name is taken, and OutputError.
+    after a kill. The folders are left to `sync_folders`. Raises RefusedError where the name is taken, and OutputError.
     """
     try:
         os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
@@ -180,11 +180,15 @@ def move(source: str, target: str) -> None:
             _take_name(Path(source), Path(target), target, overwrite=False)
             with suppress(FileNotFoundError):  # it was renamed, not linked
                 os.unlink(source)
-        for folder in {os.path.dirname(source) or ".", os.path.dirname(target) or "."}:
-            _sync_folder(Path(folder))
     except OSError as error:
         hint = "gsvckpt needs to write in its folder" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
         raise OutputError(f"cannot be moved: {reason(error)}", path=source, hint=hint) from error
+
+
+def sync_folders(folders: Iterable[str]) -> None:
+    """Bring to the disk what files are in these folders: once for all that was moved, as each time takes a hundredth of a second."""
+    for folder in dict.fromkeys(folders):
+        _sync_folder(Path(folder or "."))
 
 
 def append_line(path: str, line: str) -> None:

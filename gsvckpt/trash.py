@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.locking import locked, sweep_lock
-from gsvckpt.publishing import TRASH, append_line, move, publish_bytes
+from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, sync_folders
 from gsvckpt.removal import TEMP_PREFIX, TEMP_SUFFIX, remove_file, remove_folder
 from gsvckpt.units import Member, freed_by
 
@@ -102,8 +102,15 @@ class Run:
         move(new, place)
 
     def finish(self) -> None:
-        """Say that all steps are done."""
+        """Say that all steps are done, once that is on the disk."""
+        sync_folders(self._folders())
         self._say({"state": "done"})
+
+    def _folders(self) -> Iterator[str]:
+        """All folders that its steps take files from or put files in."""
+        for step in self.steps:
+            for path in (self.original(step), self.kept(step), *((os.path.join(self.root, step.place),) if step.place else ())):
+                yield os.path.dirname(path)
 
     def empty(self) -> None:
         """Free the space for good. Raises OutputError where a file cannot be removed."""
@@ -134,6 +141,7 @@ class Run:
             except RefusedError:
                 hint = f"move one of the two away, then try again; the old one is {self.kept(step)}"
                 conflicts.append(RefusedError("another file has its name now", path=self.original(step), hint=hint))
+        sync_folders(self._folders())  # before the journal goes
         if not conflicts:
             self.remove()
         return conflicts
@@ -304,6 +312,8 @@ def _is_temporary(name: str) -> bool:
 
 def undo_last(folders: Sequence[str]) -> tuple[list[Run], list[GsvError]]:
     """Undo the last run that is in the trash below the folders. Returns it as it was (in each trash that it used), and what could not be undone."""
+    for folder in folders:
+        _sweep(folder)
     chosen = find_last(folders)
     before = [run.filled for run in chosen]
     return before, [conflict for run in chosen for conflict in run.restore()]

@@ -184,7 +184,7 @@ def prune(
 def _require_folders(folders: Sequence[str]) -> None:
     for folder in folders:
         if not os.path.exists(folder):
-            raise MissingError("there is no such folder", path=folder, hint="name a folder with checkpoints, like logs/alice")
+            raise MissingError("there is no such file or folder", path=folder, hint="name a folder with checkpoints, like logs/alice")
 
 
 def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
@@ -240,7 +240,7 @@ def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], o
         if any(run.state != "done" for place in places for run in find_runs(place)):
             why = "another prune was interrupted here while the plan was made"
             raise RefusedError(why, path=folders[0], hint="run the same command again")
-        with settings.watch("archiving") as bar:
+        with settings.watch("moving" if orders.archive is None else "archiving") as bar:
             cleared = carry_out(plan, folders, orders, bar)
     for failure in cleared.failures:
         print_error(failure)

@@ -54,7 +54,7 @@ def failures_json(plan: PrunePlan, cleared: Cleared | None) -> list[dict[str, ob
 
 
 def _group_json(group: GroupPlan, shrunk: Mapping[Unit, tuple[Shrunk, ...]]) -> dict[str, object]:
-    facts: dict[str, object] = {"group": group.group.label, "folder": group.group.folder}
+    facts: dict[str, object] = {"group": group.group.label, "folder": group.group.folder or "."}
     for fate in _FATES:
         facts[fate] = [_decision_json(decision, shrunk.get(decision.unit, ())) for decision in group.of(fate)]
     return {**facts, "note": group.note}

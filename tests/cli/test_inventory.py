@@ -14,7 +14,7 @@ from gsvckpt.recognition import Memory, look, look_through
 from gsvckpt.survey import find_files
 from gsvckpt.workers import look_files
 
-from .samples import discriminator, evil, generator, lora, s2_training, save, small, weights
+from .samples import discriminator, evil, generator, gpt, lora, s1_training, s2_training, save, small, weights
 from .trees import NOW, dated, gpt_sovits, s1_run, s2_run, settings
 
 take = partial(take_inventory, look_all=partial(look_files, jobs=1))
@@ -232,3 +232,24 @@ def test_voices_that_users_named_are_no_saves_of_one_training(tmp_path):
     for name in ("alice_1.pth", "alice_2.pth"):
         save(tmp_path / "mine" / name, small(generator("v2", "float16"), "v2"))
     assert {unit.group.label for unit in take([str(tmp_path / "mine")]).units} == {"mine/alice_#.pth/sovits-weights/v2"}
+
+
+def test_a_bundle_is_one_experiment(tmp_path):
+    folder = tmp_path / "alice" / "checkpoints"
+    save(folder / "epoch_001.ckpt", s1_training(gpt()))
+    save(folder / "sovits_epoch_001_G.pth", s2_training(generator("v2", enc_q=True), 1))
+    save(folder / "sovits_epoch_001_D.pth", s2_training(discriminator(), 1))
+    save(tmp_path / "alice" / "best_model.ckpt", s1_training(gpt()))
+    found = take([str(tmp_path)])
+    assert {unit.group.name for unit in found.units if unit.group.folder == str(folder)} == {"alice"}
+    assert [len(unit.paths) for unit in found.units if unit.group.kind == "sovits-training"] == [2]
+    assert [unit.guards for unit in found.units if unit.guards] == [("the best model of a bundle",)]
+
+
+def test_links_to_folders_are_named_and_not_followed(tmp_path):
+    s2_run(tmp_path / "elsewhere", range(1, 3))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "elsewhere")
+    found = take([str(tmp_path / "here")])
+    assert not found.units
+    assert "not followed" in ignored(found)["link"]
