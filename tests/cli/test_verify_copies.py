@@ -207,6 +207,7 @@ def test_official_files_are_known_by_their_digest(gsvckpt, tmp_path, monkeypatch
         official.OfficialFile("chinese-hubert-base/config.json", len(text), hashlib.sha256(text).hexdigest(), 4),
     )
     monkeypatch.setattr(official, "OFFICIAL", listed)
+    monkeypatch.setattr(official, "_by_basename", official._by_basename.__wrapped__)  # which remembers the real list
     (tmp_path / "chinese-hubert-base").mkdir()
     (tmp_path / "s1v3.ckpt").write_bytes(model)
     (tmp_path / "chinese-hubert-base" / "config.json").write_bytes(text)
