@@ -112,7 +112,7 @@ class _Deciding:
     def _rules(self) -> None:
         policy, sound = self.policy, self.sound
         if policy.last is not None:
-            self.apply(sound[: policy.last], lambda _: f"among the last {policy.last}", lambda _: f"not among the last {policy.last}")
+            self.apply(sound[: policy.last], lambda _: _among("last", policy.last), lambda _: f"not {_among('last', policy.last)}")
         if policy.best is not None:
             self._best(policy.best)
         if policy.every is not None and any(unit.epoch is not None for unit in sound):
@@ -138,7 +138,7 @@ class _Deciding:
 
         if ranked:
             self.apply(
-                ranked[:count], lambda unit: f"among the best {count} ({told(unit)})", lambda unit: f"not among the best {count} ({told(unit)})"
+                ranked[:count], lambda unit: f"{_among('best', count)} ({told(unit)})", lambda unit: f"not {_among('best', count)} ({told(unit)})"
             )
 
     def _glob(self, unit: Unit) -> str:
@@ -194,11 +194,11 @@ class _Deciding:
         if not reasons and self.shrinks:
             count = self.policy.demote_after or 0
             if unit in self.sound[:count]:
-                reasons.append(f"among the newest {count}, which stay as they are")
+                reasons.append(f"{_among('newest', count)}, which is left as it is")
             elif not unit.trained:
                 reasons.append("holds no optimizer state to lose")
             else:
-                return Decision(unit, "demote", (f"older than the newest {count}", *self.against.get(unit, ())))
+                return Decision(unit, "demote", (f"not {_among('newest', count)}", *self.against.get(unit, ())))
         if reasons:
             return Decision(unit, "keep", tuple(reasons))
         return Decision(unit, "remove", tuple(self.against.get(unit, ())))
@@ -246,6 +246,10 @@ def _by_worth(group: _Deciding) -> list[Unit]:
     if best is None or best is group.sound[0]:
         return list(group.sound)
     return [group.sound[0], best, *(unit for unit in group.sound[1:] if unit is not best)]
+
+
+def _among(what: str, count: int | None) -> str:
+    return f"the {what} one" if count == 1 else f"among the {what} {count}"
 
 
 def _why_not_every(unit: Unit, every: int) -> str:

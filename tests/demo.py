@@ -58,6 +58,7 @@ def main() -> None:
     gsvckpt("migrate", FOLDER / TRAINING, "--to-inference")
     gsvckpt("migrate", FOLDER / SOVITS, "--to", "safetensors")
     gsvckpt("verify", FOLDER, "-r")
+    gsvckpt("prune", FOLDER, "--keep-last", "1", "--dry-run")
 
 
 if __name__ == "__main__":

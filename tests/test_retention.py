@@ -97,7 +97,7 @@ def test_damaged_ones_count_for_nothing_and_stay():
     fates, reasons = run(units, Policy(last=1), damaged={units[4]: "is cut", units[3]: "is cut"})
     assert [epoch for epoch, fate in fates.items() if fate == "keep"] == [5, 4, 3]
     assert reasons[5] == ("is cut",)
-    assert reasons[3] == ("among the last 1",)
+    assert reasons[3] == ("the last one",)
 
 
 def test_guarded_ones_stay_and_the_newest_too():
