@@ -51,7 +51,8 @@ def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = Fals
     for folder in folders:
         before = len(checkpoints) + len(failures)
         found = list(_files(folder, failures, recursive=recursive))
-        parts.update(shard for path in found if shards.is_index(path) for shard in _shards(path))
+        named = (shard for path in found if shards.is_index(path) for shard in _shards(path))
+        parts.update(shard for shard in named if not shards.is_index(shard))  # an index is no shard: it would hide itself, or another
         for path in found:
             if path in parts:
                 continue

@@ -195,3 +195,11 @@ def test_more_shards_than_files_may_be_open(gsvckpt, tmp_path):
     command = 'ulimit -Sn 64; exec "$0" -m gsvckpt inspect "$1" --quiet'
     done = subprocess.run(["sh", "-c", command, sys.executable, tmp_path / "out"], capture_output=True, env=environment(), check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("named", [INDEX, "other.safetensors.index.json"])
+def test_an_index_that_names_an_index_hides_nothing(gsvckpt, tmp_path, named):
+    for name in (INDEX, "other.safetensors.index.json"):
+        (tmp_path / name).write_text(json.dumps({"weight_map": {"x": named}}))
+    assert len(gsvckpt.json("inspect", tmp_path, exit_code=3).document["files"]) == 2
+    assert "sound" not in statuses(gsvckpt.json("verify", tmp_path, exit_code=1)).values()
