@@ -10,12 +10,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
-from gsvckpt.locking import locked, sweep_lock
+from gsvckpt.locking import sweep_lock
 from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, sync_folders
 from gsvckpt.removal import TEMP_PREFIX, TEMP_SUFFIX, remove_file, remove_folder
 from gsvckpt.units import Member, freed_by
@@ -248,39 +248,6 @@ def _require_sane(run: Run) -> None:
             folder = os.path.realpath(os.path.dirname(path))
             if os.path.isabs(step.path) or os.path.basename(path) in {"", ".", ".."} or os.path.commonpath([folder, within[top]]) != within[top]:
                 raise ValueError("a path that leads elsewhere")
-
-
-@contextmanager
-def alone(folders: Sequence[str]) -> Iterator[None]:
-    """Hold what keeps two runs apart: the trash of each folder, of those below, and of those above. Raises RefusedError where another run has it."""
-    places: dict[str, None] = {}
-    for folder in folders:
-        places[os.path.join(folder, TRASH)] = None
-        places |= dict.fromkeys(os.path.join(place, TRASH) for place, names, _ in os.walk(folder) if TRASH in names)
-        above = os.path.dirname(os.path.abspath(folder))
-        while above != os.path.dirname(above):
-            if os.path.isdir(os.path.join(above, TRASH)):
-                places[os.path.join(above, TRASH)] = None
-            above = os.path.dirname(above)
-    with ExitStack() as stack:
-        for place in places:
-            try:
-                os.makedirs(place, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot be made: {error.strerror}", path=place, hint="gsvckpt needs to write in the folder") from error
-            stack.callback(_leave, place)
-            try:
-                stack.enter_context(locked(place, patience=0))
-            except OutputError as error:
-                if "another process" not in error.why:
-                    raise
-                raise RefusedError("another prune is at work here", path=os.path.dirname(place), hint="wait for it, then try again") from error
-        yield
-
-
-def _leave(place: str) -> None:
-    with suppress(OSError):
-        os.rmdir(place)  # where nothing is in it
 
 
 def settle_interrupted(folders: Sequence[str]) -> list[tuple[Run, list[RefusedError]]]:

@@ -10,8 +10,9 @@ import pytest
 
 from gsvckpt import trash
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
+from gsvckpt.exclusion import alone
 from gsvckpt.publishing import TRASH
-from gsvckpt.trash import Step, alone, begin, find_runs, new_stamp, settle_interrupted, undo_last
+from gsvckpt.trash import Step, begin, find_runs, new_stamp, settle_interrupted, undo_last
 
 
 def step(path, place=""):

@@ -16,6 +16,7 @@ from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOp
 from gsvckpt.devices.choice import choose
 from gsvckpt.engine import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
+from gsvckpt.exclusion import alone
 from gsvckpt.manifest import NAME
 from gsvckpt.metrics import Wanted, find_scores, read_table
 from gsvckpt.policies import Policies, read_policies
@@ -26,7 +27,7 @@ from gsvckpt.report import pruning as report
 from gsvckpt.report.console import print_document, print_error, print_warning, printing
 from gsvckpt.retention import Policy, Scores
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.trash import alone, find_runs, has_trash
+from gsvckpt.trash import find_runs, has_trash
 from gsvckpt.units import Group, Unit
 from gsvckpt.workers import look_files
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from gsvckpt.cli.options import Settings
 from gsvckpt.errors import GsvError, MissingError, RefusedError
+from gsvckpt.exclusion import alone
 from gsvckpt.report import pruning as report
 from gsvckpt.report.console import print_document, print_error, print_line, printing
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import plural, size
-from gsvckpt.trash import Run, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
+from gsvckpt.trash import Run, find_last, find_runs, has_trash, settle_interrupted, undo_last
 
 
 def settle(folders: Sequence[str]) -> None:
