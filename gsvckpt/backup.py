@@ -17,7 +17,7 @@ from gsvckpt.files import LocalSource, open_source
 from gsvckpt.manifest import NAME, Entry, read_manifest, record
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish, publish_bytes
-from gsvckpt.removal import TEMP_PREFIX
+from gsvckpt.removal import is_temporary
 from gsvckpt.streams import buffer
 
 _CHUNK = 1 << 21
@@ -137,7 +137,7 @@ def _of_size(folder: str, size: int) -> Iterator[str]:
     for place, _, names in os.walk(folder):
         for name in sorted(names):
             with suppress(OSError):
-                if not name.startswith(TEMP_PREFIX) and os.path.getsize(os.path.join(place, name)) == size:
+                if not is_temporary(name) and os.path.getsize(os.path.join(place, name)) == size:
                     yield os.path.join(place, name)
 
 

@@ -22,6 +22,11 @@ def temp_name() -> str:
     return f"{TEMP_PREFIX}{os.getpid()}-{_machine()}-{os.urandom(8).hex()}{TEMP_SUFFIX}"
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder is one that a run of gsvckpt has not finished, or was killed before it did."""
+    return name.startswith(TEMP_PREFIX) and name.endswith(TEMP_SUFFIX)
+
+
 def _machine() -> str:
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     return f"{zlib.crc32(name.encode('utf-8', 'surrogateescape')):08x}"
@@ -67,7 +72,7 @@ def sweep(folder: Path) -> None:
     """Remove what killed runs left: temporary files without a process, untouched for a while, as theirs may run on another machine."""
     with suppress(OSError):
         for entry in os.scandir(folder):
-            if entry.name.startswith(TEMP_PREFIX) and entry.name.endswith(TEMP_SUFFIX):
+            if is_temporary(entry.name):
                 pid, *where, _ = (*entry.name.removeprefix(TEMP_PREFIX).removesuffix(TEMP_SUFFIX).split("-"), "")
                 patience = _SILENT_SECONDS if where[:1] == [_machine()] else _STALE_SECONDS
                 with suppress(OSError):

@@ -13,6 +13,7 @@ from gsvckpt.files import open_source
 from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, zip_directory
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.publishing import TRASH
+from gsvckpt.removal import is_temporary
 from gsvckpt.sovits import official
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
@@ -82,7 +83,7 @@ def _files(folder: str, failures: list[MissingError], *, recursive: bool) -> Ite
             failures.append(MissingError(f"cannot be listed: {error.strerror}", path=here))
             continue
         for entry in entries:
-            if _is_file(entry.path):
+            if not is_temporary(entry.name) and _is_file(entry.path):
                 yield entry.path
         if recursive:
             pending.extend(entry.path for entry in reversed(entries) if _is_folder(entry) and entry.name not in _OWN)

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.locking import sweep_lock
 from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, sync_folders
-from gsvckpt.removal import TEMP_PREFIX, TEMP_SUFFIX, remove_file, remove_folder
+from gsvckpt.removal import is_temporary, remove_file, remove_folder
 from gsvckpt.units import Member, freed_by
 
 _JOURNAL = "journal.jsonl"
@@ -269,12 +269,8 @@ def _sweep(folder: str) -> None:
         if TRASH in names:
             names.remove(TRASH)
             for run in os.scandir(os.path.join(place, TRASH)):
-                if run.is_dir(follow_symlinks=False) and all(_is_temporary(name) for name in os.listdir(run.path)):
+                if run.is_dir(follow_symlinks=False) and all(is_temporary(name) for name in os.listdir(run.path)):
                     remove_folder(run.path)
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(TEMP_PREFIX) and name.endswith(TEMP_SUFFIX)
 
 
 def undo_last(folders: Sequence[str]) -> tuple[list[Run], list[GsvError]]:

@@ -10,6 +10,7 @@ from builders import tensor
 
 from gsvckpt.inventory import STRAYS, take_inventory
 from gsvckpt.likeness import learn, read_beginning, recognise
+from gsvckpt.removal import temp_name
 from gsvckpt.recognition import Memory, look, look_through
 from gsvckpt.survey import find_files
 from gsvckpt.workers import look_files
@@ -253,3 +254,9 @@ def test_links_to_folders_are_named_and_not_followed(tmp_path):
     found = take([str(tmp_path / "here")])
     assert not found.units
     assert "not followed" in ignored(found)["link"]
+
+
+def test_what_a_killed_run_left_is_no_checkpoint(tmp_path):
+    save(tmp_path / "voice.pth", small("v2"))
+    save(tmp_path / temp_name(), small("v2"))
+    assert find_files([str(tmp_path)], recursive=True, thorough=True).checkpoints == (str(tmp_path / "voice.pth"),)
