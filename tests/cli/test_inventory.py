@@ -10,8 +10,8 @@ from builders import tensor
 
 from gsvckpt.inventory import STRAYS, take_inventory
 from gsvckpt.likeness import learn, read_beginning, recognise
-from gsvckpt.removal import temp_name
 from gsvckpt.recognition import Memory, look, look_through
+from gsvckpt.removal import temp_name
 from gsvckpt.survey import find_files
 from gsvckpt.workers import look_files
 
