@@ -257,6 +257,6 @@ def test_links_to_folders_are_named_and_not_followed(tmp_path):
 
 
 def test_what_a_killed_run_left_is_no_checkpoint(tmp_path):
-    save(tmp_path / "voice.pth", small("v2"))
-    save(tmp_path / temp_name(), small("v2"))
+    save(tmp_path / "voice.pth", weights({"a": (2, 2)}))
+    save(tmp_path / temp_name(), weights({"a": (2, 2)}))
     assert find_files([str(tmp_path)], recursive=True, thorough=True).checkpoints == (str(tmp_path / "voice.pth"),)
