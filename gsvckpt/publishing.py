@@ -16,7 +16,7 @@ from gsvckpt.files import BINARY, CHUNK, reason
 from gsvckpt.removal import remove_folder, sweep, temp_name, unlink
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
-_SYNC_SECONDS = 0.25
+_SYNC_SECONDS = 0.05  # short: the disk then works while the rest is still copied, and little is left to wait for at the end
 
 
 class Target:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 import xxhash
@@ -98,6 +99,9 @@ def _runs(ordered: Sequence[Span]) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
+_Part = tuple[Span, int, memoryview]  # of a chunk: to which span it belongs, where in it it begins, and its bytes
+
+
 class _Pass:
     """The state that the lanes share."""
 
@@ -108,27 +112,59 @@ class _Pass:
         self._ends = [span.offset + span.size for span in spans]
         self._hashes_file = whole
         self._lock = threading.Lock()
-        self._turns = threading.Condition()
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
+        self._read: dict[int, tuple[memoryview, memoryview, list[_Part]]] = {}  # chunks that wait for those before them
         self._claimed = self._turn = 0
+        self._is_summing = False
         self._crc = 0
         self._digest = xxhash.xxh3_128()
 
     def run(self, _: _Lane, buffers: Buffers) -> None:
+        """Read chunks until none is left. Each is measured at once, and summed up when all before it are, by whichever lane finds it next in turn: so a
+        lane waits only when all buffers hold chunks that wait. (Lanes that wait for their turn with each chunk take longer than one lane alone.)
+        """
+        self._free.put(buffers.raw)
+        self._free.put(buffers.out)
         while True:
+            space = self._take(buffers)
             with self._lock:
                 number, self._claimed = self._claimed, self._claimed + 1
             if number >= len(self._chunks):
+                self._free.put(space)  # the other lanes may wait for it, only to see that nothing is left
                 return
             offset, count = self._chunks[number]
-            chunk = buffers.raw[:count]
+            chunk = space[:count]
             self._source.read_into(offset, chunk)
             parts = list(self._parts(offset, chunk))
-            with self._in_turn(number, buffers):
-                self._summarise(chunk, parts)
             self._measure(parts)
             buffers.progress.advance(count)
+            self._sum_up(number, space, chunk, parts)
 
-    def _parts(self, offset: int, chunk: memoryview) -> Iterator[tuple[Span, int, memoryview]]:
+    def _take(self, buffers: Buffers) -> memoryview:
+        while not buffers.stop.is_set():
+            with suppress(Empty):
+                return self._free.get(timeout=_IMPATIENCE)
+        raise Stopped
+
+    def _sum_up(self, number: int, space: memoryview, chunk: memoryview, parts: list[_Part]) -> None:
+        """Leave a chunk to the lane that sums up, or be that lane as long as there is one whose turn it is."""
+        with self._lock:
+            self._read[number] = space, chunk, parts
+            if self._is_summing:
+                return
+            self._is_summing = True
+        while True:
+            with self._lock:
+                due = self._read.pop(self._turn, None)
+                if due is None:
+                    self._is_summing = False
+                    return
+                self._turn += 1
+            space, chunk, parts = due
+            self._summarise(chunk, parts)
+            self._free.put(space)
+
+    def _parts(self, offset: int, chunk: memoryview) -> Iterator[_Part]:
         """The spans that a chunk holds something of, where in the span that begins, and the bytes."""
         index = bisect_right(self._ends, offset)
         end = offset + len(chunk)
@@ -138,19 +174,7 @@ class _Pass:
             yield span, begin - span.offset, chunk[begin - offset : stop - offset]
             index += 1
 
-    @contextmanager
-    def _in_turn(self, number: int, buffers: Buffers) -> Iterator[None]:
-        with self._turns:
-            while self._turn != number:
-                if buffers.stop.is_set():
-                    raise Stopped
-                self._turns.wait(_IMPATIENCE)
-        yield  # the others wait, so nothing needs a lock here
-        with self._turns:
-            self._turn += 1
-            self._turns.notify_all()
-
-    def _summarise(self, chunk: memoryview, parts: Sequence[tuple[Span, int, memoryview]]) -> None:
+    def _summarise(self, chunk: memoryview, parts: Sequence[_Part]) -> None:
         if self._hashes_file:
             self.whole.update(chunk)
         for span, at, data in parts:
@@ -168,7 +192,7 @@ class _Pass:
                 if is_last:
                     self.found.digests[span] = self._digest.digest()
 
-    def _measure(self, parts: Sequence[tuple[Span, int, memoryview]]) -> None:
+    def _measure(self, parts: Sequence[_Part]) -> None:
         for span, _, data in parts:
             if span.dtype is not None and self._device is not None:
                 found = self._device.extremes(data, span.dtype)

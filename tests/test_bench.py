@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.bench import jobs, machine, measure
-from tests.bench.__main__ import lines
+from tests.bench import growth, jobs, machine, measure
+from tests.bench.table import lines
 
 
 def python(name, code, output=None):
@@ -30,14 +30,34 @@ def test_a_failing_command_says_why():
         measure.run(python("bad", "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"))
 
 
+def test_a_run_is_weighed():
+    costs = measure.weigh(python("big", "data = bytearray(50_000_000); open('/dev/null', 'wb').write(data); import time; time.sleep(0.2)"))
+    if costs.anonymous is not None:  # where the system tells
+        assert 50_000_000 < costs.anonymous < 80_000_000
+        assert costs.written >= 50_000_000
+
+
+def test_ratios_are_those_of_pairs():
+    one, two = measure.Samples([1.0, 2.0, 9.0]), measure.Samples([2.0, 4.0, 3.0])
+    assert one.ratio(two) == 0.5
+
+
 def test_a_missed_limit_is_shown():
-    rival = {"name": "rival", "seconds": 1.0, "spread": 0.1, "peak": 1, "ratio": 0.5, "limit": 1 / 3, "met": False}
-    ours = {"seconds": 0.5, "spread": 0.1, "peak": 60_000_000, "peak_limit": 100_000_000, "peak_met": True}
+    costs = {"anonymous": 30_000_000, "read": 1_000_000, "written": None}
+    rival = {"name": "rival", "seconds": 1.0, "spread": 0.1, "peak": 1, **costs, "ratio": 0.5, "limit": 1 / 4, "met": False}
+    goals = {"peak_limit": 100_000_000, "peak_met": True, "items": 10, "rate": 500.0, "rate_limit": 1000, "rate_met": False}
+    ours = {"seconds": 0.5, "spread": 0.1, "peak": 60_000_000, **costs, **goals}
     said = lines({"name": "job", "what": "a job", "gsvckpt": ours, "rivals": [rival]})
     assert said[0] == "job: a job"
-    assert said[1].endswith("60 MB   memory at most 100 MB: met")
-    assert said[2].endswith("2.0 times faster (at least 3 times: MISSED)")
+    assert said[1].endswith("memory at most 100 MB more than python: met, 500 files a second (at least 1,000: MISSED by 2.00)")
+    assert said[2].endswith("2.0 times faster (at least 4 times: MISSED by 2.00)")
     assert lines({"name": "job", "what": "a job", "skipped": "no disk"}) == ["job: a job", "  skipped: no disk"]
+
+
+def test_a_line_is_laid_through_sizes():
+    start, each, residue = growth.fit([(1, 3.0), (2, 5.0), (4, 9.0)])
+    assert (round(start, 9), round(each, 9), round(residue, 9)) == (1, 2, 0)
+    assert growth.fit([(1, 1.0), (2, 4.0), (4, 16.0)])[2] > 0.1
 
 
 def test_jobs_have_names_of_their_own_and_the_machine_is_described():

@@ -26,9 +26,15 @@ class Input:
     output: int = 0
 
 
+V2 = Input("v2.pth", 85_000_000)
+GPT = Input("gpt.ckpt", 155_000_000)
 V3 = Input("v3.pth", 769_000_000)
-FLOATS = Input("float32-1GiB.pth", GIB, GIB // 2)
-MANY_FLOATS = Input("float32-8GiB.pth", 8 * GIB, 4 * GIB)
+SMALL_FLOATS = Input("float32-85MB.pth", 20 << 22)
+HUNDRED = Input("float32-100MiB.pth", 25 << 22)
+FLOATS = Input("float32-1GiB.pth", GIB)
+MANY_FLOATS = Input("float32-8GiB.pth", 8 * GIB)
+STREAM = Input("stream-1GiB.pth", GIB)  # as torch wrote files before 1.6
+THOUSANDS = tuple(Input(f"{count}-tensors.pth", 300 * count) for count in (50_000, 100_000, 200_000))
 VOICES = Input("500-voices", 400_000_000)
 TRAINING = Input("G_200.pth", 1_178_000_000, 2 * 400_000_000)
 SAVES = Input("10000-saves", 4_500_000_000)
@@ -63,7 +69,11 @@ def build(name: str, path: Path) -> None:
     from tests import voices
 
     maker = voices.Maker()
-    if name == V3.name:
+    if name == V2.name:
+        voices.write(voices.sovits_weights(maker, "bench", "v2", epoch=8, step=200), path, "v2")
+    elif name == GPT.name:
+        voices.write(voices.gpt_weights(maker, "bench", "v2", epoch=8), path)
+    elif name == V3.name:
         voices.write(voices.sovits_weights(maker, "bench", "v3", epoch=8, step=200), path, "v3")
     elif name == VOICES.name:
         build_voices(path)
@@ -75,9 +85,22 @@ def build(name: str, path: Path) -> None:
     elif name == LORA.name:
         voices.write(voices.lora_training(maker, "v3", epoch=4, step=100), path)
         path.with_suffix(".json").write_text(json.dumps(voices.sovits_config("bench", "v3", 4)))
+    elif name == STREAM.name:
+        build_stream(path)
+    elif name in (file.name for file in THOUSANDS):
+        count = int(name.partition("-")[0])
+        voices.write({f"layers.{n}.weight": maker.tensor(f"layers.{n}.weight", (8,)) for n in range(count)}, path)
     else:
-        count = 256 if name == FLOATS.name else 8 * 256
+        count = next(file.size for file in (SMALL_FLOATS, HUNDRED, FLOATS, MANY_FLOATS) if file.name == name) >> 22
         voices.write({f"layers.{n}.weight": maker.tensor(f"layers.{n}.weight", (1024, 1024)) for n in range(count)}, path)
+
+
+def build_stream(path: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    state = {f"layers.{n}.weight": torch.randn(1024, 1024) for n in range(256)}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
 
 
 def build_voices(folder: Path) -> None:
