@@ -120,7 +120,7 @@ class _Pass:
         self._digest = xxhash.xxh3_128()
 
     def run(self, _: _Lane, buffers: Buffers) -> None:
-        """Read chunks until none is left. Each is measured at once, and summed up when all before it are, by whichever lane finds it next in turn: so a
+        """Read chunks until none is left. Each is measured at once, and summed up when all before it are, by the lane that finds it next: so a
         lane waits only when all buffers hold chunks that wait. (Lanes that wait for their turn with each chunk take longer than one lane alone.)
         """
         self._free.put(buffers.raw)
