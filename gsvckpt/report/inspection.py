@@ -42,6 +42,7 @@ _USES: Mapping[str, str] = {
 }
 _BAR = 14
 _FRAME = 6  # columns of a panel's upper edge that its title cannot take
+_MOST_MODULES = 200  # rows, unless -v asks for all: rich needs a millisecond for each
 _DEEPEST = 6  # name parts, where a single group is opened up
 
 
@@ -209,7 +210,12 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
         groups = group(state, depth)
     if view.sort != "name":
         groups.sort(key=lambda entry: -entry.bytes)
-    rows = [(entry.name, f"{entry.tensors:,}", count(entry.parameters), entry.bytes, ", ".join(entry.dtypes)) for entry in groups]
+    shown = groups if view.verbose or len(groups) <= _MOST_MODULES else groups[: _MOST_MODULES - 1]
+    rows = [(entry.name, f"{entry.tensors:,}", count(entry.parameters), entry.bytes, ", ".join(entry.dtypes)) for entry in shown]
+    rest = groups[len(shown) :]
+    if rest:
+        numbers = f"{sum(entry.tensors for entry in rest):,}", count(sum(entry.parameters for entry in rest)), sum(entry.bytes for entry in rest)
+        rows.append((f"({len(rest):,} more; -v lists them)", *numbers, ""))
     if counted.optimizer:
         rows.append(("(training state)", "", "", counted.optimizer, ""))
     if counted.unused:
