@@ -20,13 +20,13 @@ _COPY = 'cp "$1" "$2" && sync "$2"'
 
 
 def _convert() -> tuple[Job, ...]:
-    def job(name: str, what: str, source: Input, times: float, *, cold: bool = False) -> Job:
+    def job(name: str, what: str, source: Input, times: float | None, *, cold: bool = False) -> Job:
         path, output = place(source), place(source).with_name(f"halved-{name}.pth")
         theirs = output.with_name(f"theirs-{name}.pth")
         plain = python("torch load, half, save", _HALVE % "False", path, theirs, output=theirs)
         mapped = python("the same with mmap=True", _HALVE % "True", path, theirs, output=theirs)
         bare = shell("reading and writing as much", _READ_AND_WRITE, path, theirs, source.size // 2, output=theirs)
-        rivals = (Rival(plain, 1 / times), Rival(mapped), Rival(bare, 1.5))
+        rivals = (Rival(plain, times and 1 / times), Rival(mapped), Rival(bare, 1.5))
         ours = gsvckpt("convert-fp16", path, "-o", output, output=output)
         return Job(name, what, ours, rivals, replace(source, output=source.size), cold=(path,) if cold else ())
 
@@ -35,7 +35,7 @@ def _convert() -> tuple[Job, ...]:
         job("convert-155MB", "convert-fp16 of GPT weights of 155 MB", GPT, 4),
         job("convert", "convert-fp16 of 1 GiB of float32", FLOATS, 4),
         job("convert-8GiB", "convert-fp16 of 8 GiB of float32", MANY_FLOATS, 2.5),
-        job("convert-cold", "convert-fp16 of 1 GiB that is not in the cache", FLOATS, 4, cold=True),
+        job("convert-cold", "convert-fp16 of 1 GiB that is not in the cache", FLOATS, None, cold=True),
     )
 
 
