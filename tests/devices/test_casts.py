@@ -29,6 +29,7 @@ _MAKERS = {"host": Host, "torch": lambda: Accelerator(torch.device("cpu")), "nam
 @pytest.fixture(params=_MAKERS)
 def device(request, monkeypatch):
     monkeypatch.setattr(host, "BLOCK", 1 << 12)  # several blocks
+    monkeypatch.setattr(host, "CAST_BLOCK", 1 << 12)
     monkeypatch.setattr(accelerator, "BLOCK", 1 << 12)
     return _MAKERS[request.param]()
 
@@ -114,6 +115,21 @@ def test_whatever_the_numbers_host_and_torch_agree(name, to, numbers, clamp):
         assert_bits(found, clamped if clamp else values.to(getattr(torch, to)))
         assert (audit.overflowed, audit.underflowed, audit.largest) == (wanted.overflowed, wanted.underflowed, wanted.largest)
         assert clamp or audit.max_abs_error == wanted.max_abs_error
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16"])
+def test_a_processor_set_to_drop_subnormals_casts_alike(name):
+    """As libraries built with -ffast-math set it, for the whole thread that loads them."""
+    values = torch.cat([torch.arange(-3000, 3000, dtype=torch.float64) * 2.0**-26, torch.randn(5_000, dtype=torch.float64)]).to(getattr(torch, name))
+    expected, wanted = values.half(), cast(Host(), values, "float16")[0]
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot be set so")
+    try:
+        audit, found = cast(Host(), values, "float16")
+    finally:
+        torch.set_flush_denormal(False)
+    assert_bits(found, expected)
+    assert audit == wanted
 
 
 @pytest.mark.parametrize(("to", "limit"), LARGEST.items())
