@@ -29,7 +29,6 @@ class Options(NamedTuple):
     tensors: bool = False
     config: bool = False
     resume: bool = False
-    device: str = "cpu"
 
 
 class Expected(NamedTuple):

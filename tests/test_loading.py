@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 import zipfile
 from collections import OrderedDict
 from contextlib import suppress
@@ -310,6 +311,37 @@ def test_cuda_gets_the_same_bytes(tmp_path, views):
         assert found[name].is_cuda
         same(found[name].cpu() if values.is_contiguous() else found[name].clone().cpu(), values if values.is_contiguous() else values.clone())
     assert found["base"].data_ptr() == found["tied"].data_ptr()
+
+
+def test_a_device_without_room_is_an_error_that_says_how_much_is_needed(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.pth", {str(i): torch.zeros(1_000_000) for i in range(5)})
+    real, kept = torch.empty, []
+
+    def empty(*size, **rest):
+        if len(kept) == 3:  # blanks do not count
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        found = real(*size, **rest)
+        kept.extend([weakref.ref(found)] if size[0] else [])
+        return found
+
+    monkeypatch.setattr(transfer.torch, "empty", empty)
+    with pytest.raises(UsageError, match=r"^the tensors need 0\.02 GB$") as caught:
+        gsvckpt.load_state_dict(path)
+    assert "include" in caught.value.hint
+    assert caught.value.path == str(path)
+    assert [found() for found in kept] == [None] * 3  # also while the error is still held
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_full_gpu_is_an_error_that_says_how_much_it_has_left(tmp_path):
+    path = save(tmp_path / "x.pth", {str(i): torch.zeros(8 << 20) for i in range(16)})
+    taken = torch.empty(torch.cuda.mem_get_info()[0] - (200 << 20), dtype=torch.uint8, device="cuda")
+    with pytest.raises(UsageError, match=r"the tensors need 0\.54 GB, cuda has 0\.[0-9]+ GB left"):
+        gsvckpt.load_state_dict(path, device="cuda")
+    del taken
+    torch.cuda.empty_cache()
+    assert gsvckpt.load_state_dict(path, device="cuda")["7"].is_cuda
 
 
 def test_auto_is_what_is_there(tmp_path):

@@ -13,6 +13,7 @@ import typer
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.examination import Examination, examine, known_of
+from gsvckpt.model import Tensor
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.report import inspection
@@ -182,15 +183,24 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
 
 
 def _measure(examination: Examination, view: View, settings: Settings) -> Mapping[str, Stats | None]:
-    from gsvckpt.devices.choice import choose
+    from gsvckpt.cli.computing import open_device
+    from gsvckpt.devices.costs import Work
     from gsvckpt.scan import measure_tensors
 
+    tensors = view.choose(examination.state)
+    device, threads = open_device(settings, Work("stats", _bytes(tensors)))
     with settings.watch(os.path.basename(examination.checkpoint.source.path)) as progress:
-        return measure_tensors(view.choose(examination.state), choose(settings.device), settings.workers, progress)
+        return measure_tensors(tensors, device, threads, progress)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    """What the tensors take in the file: those that share memory once."""
+    return sum({tensor.storage: tensor.storage.nbytes for tensor in tensors.values()}.values())
 
 
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
-    from gsvckpt.devices.choice import choose
+    from gsvckpt.cli.computing import open_device
+    from gsvckpt.devices.costs import Work
     from gsvckpt.report import inventory
     from gsvckpt.scan import differences
 
@@ -200,7 +210,9 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     def compare(path: str) -> None:
         with _opened(path) as left, _opened(other) as right, settings.watch("comparing") as progress:
             view.require_match(left.state, right.state)
-            found.append(differences(view.choose(left.state), view.choose(right.state), choose(settings.device), settings.workers, progress))
+            one, two = view.choose(left.state), view.choose(right.state)
+            device, threads = open_device(settings, Work("difference", _bytes(one) + _bytes(two)))
+            found.append(differences(one, two, device, threads, progress))
             if settings.json:
                 documents.extend(inspection.document(side, view, {}) for side in (left, right))
 

@@ -40,7 +40,7 @@ DeviceOption = Annotated[
         "--device",
         metavar="cpu|cuda|cuda:N|auto",
         envvar="GSVCKPT_DEVICE",
-        help="Where numbers are computed. auto: on a GPU where torch is loaded already (from Python), else on the CPU.",
+        help="Where numbers are computed. auto: where that is done first, the start of a GPU included; -v says where.",
         callback=_require_device,
         rich_help_panel="Engine",
     ),

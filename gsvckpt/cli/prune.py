@@ -12,8 +12,8 @@ import typer
 
 from gsvckpt.clearing import Cleared, Orders, carry_out, check_archive
 from gsvckpt.cli import trash
+from gsvckpt.cli.computing import make_engine
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
-from gsvckpt.devices.choice import choose
 from gsvckpt.engine import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.exclusion import alone
@@ -207,7 +207,7 @@ def _places(paths: Sequence[str]) -> list[str]:
 
 
 def _engine(settings: Settings, plan: Plan) -> Engine:
-    return Engine(choose(settings.device) if plan.casts or plan.products else None, settings.workers, Silent(), "keep")
+    return make_engine(settings, Silent(), "keep", plan)
 
 
 def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> Callable[[Group], Policy]:

@@ -157,6 +157,10 @@ def verify(
     options = _options(checks, quick=quick, layout=layout, against=against, device=device)._replace(resume=resume, config=backup is not None)
     keep.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
     options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
+    if device != "cpu" and verbose:
+        from gsvckpt.cli.computing import tell
+
+        tell("cpu", "it looks for NaN faster than a device could be given the bytes")
     if against is not None:
         paths = [index_of(paths[0]) or paths[0]]  # a sharded checkpoint is one, whatever else its folder holds
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
@@ -185,7 +189,7 @@ def _options(checks: str | None, *, quick: bool, layout: str, against: str | Non
 
         choose(device)  # one that is not there is a wrong option, not a damaged file
     digests = frozenset[str]() if quick or checks is not None else Options().digests
-    return Options(select_checks(checks), quick, layout, against, digests, device=device)
+    return Options(select_checks(checks), quick, layout, against, digests)
 
 
 def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:

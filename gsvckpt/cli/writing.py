@@ -8,24 +8,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+from gsvckpt.cli.computing import make_engine
 from gsvckpt.cli.options import Settings, try_each
 from gsvckpt.destinations import Destination
-from gsvckpt.devices.choice import choose
-from gsvckpt.engine import Engine, OnOverflow, Outcome
+from gsvckpt.engine import OnOverflow, Outcome
 from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.opening import open_checkpoint
-from gsvckpt.progress import Progress
 from gsvckpt.report.console import print_document, print_warning, printing
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.writes import as_json, print_written
 from gsvckpt.rewriting import Make, Open, Rewritten, rewrite
-from gsvckpt.transforms.plan import Plan
 
 Details = Callable[[Rewritten], dict[str, object]]
-
-
-def _engine(settings: Settings, progress: Progress, on_overflow: OnOverflow, plan: Plan) -> Engine:
-    return Engine(choose(settings.device) if plan.casts or plan.products else None, settings.workers, progress, on_overflow)
 
 
 def rewrite_each(
@@ -50,7 +44,9 @@ def rewrite_each(
         with settings.watch(os.path.basename(source)) as progress:
             taken = {*sources, *published} - {source}
             try:
-                done = rewrite(source, outputs[source], destination, partial(_engine, settings, progress, on_overflow), make, accept, opened, taken)
+                done = rewrite(
+                    source, outputs[source], destination, partial(make_engine, settings, progress, on_overflow), make, accept, opened, taken
+                )
             except MissingError as error:
                 if os.path.isdir(source) and error.path == source:
                     error.hint = error.hint or _name_files(command, source)
@@ -110,7 +106,7 @@ def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: in
 
     def work(source: str) -> Bundle:
         with settings.watch(os.path.basename(os.path.abspath(source))) as progress:
-            return bundle(source, folder, wishes, partial(_engine, settings, progress, "keep"), progress)
+            return bundle(source, folder, wishes, partial(make_engine, settings, progress, "keep"), progress)
 
     (result,), worst = try_each(sources, work, blame=OutputError)
     worst = max(worst, result.exit_code)

@@ -1,23 +1,27 @@
-"""Numbers on a torch device, block by block through page-locked buffers; each thread has its own buffers and its own queue on the device."""
+"""Numbers on a torch device, block by block through page-locked buffers; each thread has its own buffers and its own queue on the device.
+
+A thread waits for its block while others read, copy and compute, so that with more threads than cores all of it goes on at once.
+"""
 
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from gsvckpt.devices.host import Host
-from gsvckpt.devices.measures import LARGEST, Audit, Extremes, Matrix, Moments, bin_steps
+from gsvckpt.devices.measures import Audit, Extremes, Matrix, Moments, bin_steps
+from gsvckpt.devices.memory import fitting_block, free_memory, is_full, staging
 from gsvckpt.devices.products import add_product
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UsageError
 
-BLOCK = 1 << 20  # values at a time: they take up to 60 MB on the device, a thread
+BLOCK = 1 << 20  # values at a time, where the device has room for them
 _SMALLEST_BLOCK = 1 << 14
 _FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,30 +31,36 @@ R = TypeVar("R")
 class Accelerator:
     """A torch device. Integers, complex and float8 values are left to the host: there are few, and they need exactness more than speed.
 
-    So are blocks that hold NaN when they are cast, as devices disagree about its spare bits, and everything once the device's memory is full.
+    So are blocks to cast that hold NaN, whose spare bits devices set differently, or infinity, or overflow, and everything once the device's memory
+    is full, which `warn` is told.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, warn: Callable[[str], None]) -> None:
         """Raises UsageError for a device without float64, which exact measures need."""
         try:
             torch.ones(1, dtype=torch.float64, device=device).item()
         except (TypeError, RuntimeError) as error:
+            if is_full(error):
+                raise
             raise UsageError(f"{device} cannot compute in float64", where="device", hint="use cpu") from error
         self.name = str(device)
         self._device = device
         self._host = Host()
+        self._warn = warn
         self._block = BLOCK
+        self._lanes = 0
+        self._lock = threading.Lock()
         self._local = threading.local()
 
     def cast(self, raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
         def on_device(begin: int, end: int, lane: _Lane) -> Audit | None:
-            small, numbers = _cast(lane.upload(0, raw, dtype, begin, end), to.name, clamp=clamp)
+            small, numbers = _cast(lane.upload(0, raw, dtype, begin, end), to.name)
             values = lane.download(small)
-            *counts, largest, worst = numbers.tolist()  # waits for the device, so `values` have come too
-            if counts[2]:
+            top, largest, worst, zeros, zeros_before = numbers.tolist()  # waits for the device, so `values` have come too
+            if not isfinite(top):
                 return None
             np.copyto(np.frombuffer(out, np.uint16)[begin:end], values)
-            return Audit(int(counts[0]), int(counts[1]), largest, worst)
+            return Audit(0, int(zeros - zeros_before), largest, worst)
 
         def on_host(begin: int, end: int) -> Audit:
             return self._host.cast(_cut(raw, dtype, begin, end), dtype, _cut(out, to, begin, end), to, clamp=clamp)
@@ -60,10 +70,14 @@ class Accelerator:
         return sum(self._blocks(raw, dtype, on_device, on_host), Audit())
 
     def add_product(self, base: Matrix, up: Matrix, down: Matrix) -> memoryview:
-        try:
-            return add_product(base, up, down, self._device)
-        except torch.cuda.OutOfMemoryError:
-            return self._host.add_product(base, up, down)
+        if self._block:
+            try:
+                return add_product(base, up, down, self._device)
+            except RuntimeError as error:
+                if not is_full(error):
+                    raise
+            self._give_up()  # not in parts, which torch would add up in another order
+        return self._host.add_product(base, up, down)
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         def on_device(begin: int, end: int, lane: _Lane) -> Moments:
@@ -112,27 +126,43 @@ class Accelerator:
             end = min(begin + self._block, count) if self._block else count
             result = None
             if self._block and dtype.name in _FLOATS:
-                lane = self._lane()
+                full = False
                 try:
+                    lane = self._lane()
                     with lane.queue():
                         result = on_device(begin, end, lane)
-                except torch.cuda.OutOfMemoryError:
+                except RuntimeError as error:
+                    full = is_full(error)
+                    if not full:
+                        raise
+                if full:  # outside, where the error does not hold on to tensors any more
                     self._shrink(end - begin)
                     continue
             yield on_host(begin, end) if result is None else result
             begin = end
 
     def _shrink(self, tried: int) -> None:
-        if tried > _SMALLEST_BLOCK:
+        if tried <= _SMALLEST_BLOCK:
+            self._give_up()
+            return
+        with self._lock:
             self._block = min(self._block, max(tried // 2, _SMALLEST_BLOCK))
-        elif self._block:
-            self._block = 0
-            warnings.warn(f"{self.name} has no memory left; computing on the cpu", RuntimeWarning, stacklevel=2)
+
+    def _give_up(self) -> None:
+        """Leave all that is to come to the host, and say so once."""
+        with self._lock:
+            first, self._block = self._block > 0, 0
+        if first:
+            self._warn(f"{self.name} has no memory left; computing on the cpu")
 
     def _lane(self) -> _Lane:
         lane: _Lane | None = getattr(self._local, "lane", None)
         if lane is None:
             lane = self._local.lane = _Lane(self._device)
+            with self._lock:
+                self._lanes += 1
+                fitting = fitting_block(free_memory(self._device), self._lanes, largest=BLOCK, smallest=_SMALLEST_BLOCK)
+                self._block = min(self._block, fitting)
         return lane
 
 
@@ -163,7 +193,7 @@ class _Lane:
 
     def _stage(self, slot: int, count: int) -> torch.Tensor:
         if slot not in self._staging or self._staging[slot].numel() < count:
-            self._staging[slot] = torch.empty(count, dtype=torch.uint8, pin_memory=self._stream is not None)
+            self._staging[slot] = staging(count, self._device)
         return self._staging[slot][:count]
 
 
@@ -171,18 +201,16 @@ def _cut(raw: memoryview, dtype: DType, begin: int, end: int) -> memoryview:
     return raw[begin * dtype.itemsize : end * dtype.itemsize]
 
 
-def _cast(given: torch.Tensor, to: str, *, clamp: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The small floats, and (overflowed, underflowed, NaN, largest, worst error) as one float64 tensor: one wait for the device instead of five."""
-    values, exact, finite = given.float(), given.double(), given.isfinite()
-    small = values.to(_FLOATS[to])
-    beyond = finite & small.isinf()
-    if clamp:
-        small = torch.where(beyond, torch.full_like(values, LARGEST[to]).copysign(values).to(_FLOATS[to]), small)
-    kept = finite & small.isfinite()
-    largest = torch.where(finite, exact.abs(), 0.0).amax()
-    worst = torch.where(kept, (small.double() - exact).abs(), 0.0).amax()
-    underflowed = (small == 0) & (given != 0)
-    return small, torch.stack([*(flags.sum().double() for flags in (beyond, underflowed, given.isnan())), largest, worst])
+def _cast(given: torch.Tensor, to: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The small floats, and (largest after, largest before, worst error, zeros, zeros before) as one float64 tensor: one wait instead of five.
+
+    The largest is not finite where any value is not, before or after; then the other numbers mean nothing.
+    """
+    wide = given.double() if given.dtype is torch.float64 else given.float()  # in which the errors are exact
+    small = given.float().to(_FLOATS[to])
+    largest = [values.abs().amax() for values in (small, wide, small.to(wide.dtype) - wide)]
+    zeros = [values.numel() - torch.count_nonzero(values) for values in (small, given)]
+    return small, torch.stack([number.double() for number in (*largest, *zeros)])
 
 
 def _measure(given: torch.Tensor) -> torch.Tensor:

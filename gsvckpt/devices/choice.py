@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from gsvckpt.devices.costs import Choice, Work, choose_by_time
 from gsvckpt.devices.measures import Audit, Device, Extremes, Matrix, Moments
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UsageError
@@ -21,23 +24,48 @@ _HINT = "use cpu, cuda, cuda:N or auto"
 _KINDS = ("cuda", "xpu", "mps")  # what is looked for when the devices that are there have to be listed
 
 
-def choose(name: str) -> Device:
-    """The device called `cpu`, `auto`, `cuda`, `cuda:N` or as torch calls any other.
+def warn(text: str) -> None:
+    """Python's own way to say something beside the result; the command line has another."""
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
-    Raises UsageError for other names and, naming those that are there, for a device that is not there.
+
+def choose(name: str, *, warn: Callable[[str], None] = warn) -> Device:
+    """The device called `cpu`, `cuda`, `cuda:N` or as torch calls any other. `warn` hears of it when the host has to step in for a full device.
+
+    `auto` is the host here: only work that is known is done sooner elsewhere (see `choose_for`). Raises UsageError for other names and, naming those
+    that are there, for a device that is not there.
     """
-    if name == "auto":
-        torch = sys.modules.get("torch")  # importing it only to look would cost more than most of the work it could then speed up
-        name = "cuda" if torch is not None and torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return HostOnDemand()  # NumPy, never torch: computing is faster there, but importing it costs seconds and 200 MB
+    if name in ("cpu", "auto"):
+        return HostOnDemand()  # NumPy, never torch: see costs
     from gsvckpt.devices.accelerator import Accelerator
+    from gsvckpt.devices.memory import is_full
 
-    return Accelerator(torch_device(name))
+    try:
+        return Accelerator(torch_device(name), warn)
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+    warn(f"{name} has no memory left; computing on the cpu")
+    return HostOnDemand()
+
+
+def choose_for(work: Work, *, warn: Callable[[str], None] = warn) -> tuple[Device, str]:
+    """The device on which this work is done soonest, and why that one."""
+    choice = choose_by_time(work, torch_is_loaded=sys.modules.get("torch") is not None)
+    if choice.name != "cpu":
+        from gsvckpt.devices.presence import may_have_gpu
+
+        try:
+            if may_have_gpu():
+                return choose(choice.name, warn=warn), choice.why
+            choice = Choice("cpu", "there is no GPU that torch could use")
+        except UsageError as error:
+            choice = Choice("cpu", error.why)
+    return HostOnDemand(), choice.why
 
 
 def torch_device(name: str) -> torch.device:
-    """The torch device of that name, found to work. Imports torch. Raises UsageError as `choose` does."""
+    """The torch device of that name, found to work. Imports torch. Raises UsageError as `choose` does, and torch's own error where it is full."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise UsageError(f"{name[:40]!r} is no device", where="device", hint=_HINT)
@@ -45,6 +73,8 @@ def torch_device(name: str) -> torch.device:
         import torch
     except ImportError as error:
         raise UsageError(f"{name} needs torch, which cannot be imported: {error}", where="device", hint="pip install torch, or use cpu") from error
+    from gsvckpt.devices.memory import is_full
+
     try:
         torch.device(match[1])
     except RuntimeError as error:
@@ -53,6 +83,8 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.ones(1, device=device).item()  # every backend has its own way to say whether it is there; work is the one common way
     except Exception as error:  # its own errors, too
+        if is_full(error):
+            raise
         raise UsageError(f"there is no {name} device here; devices: {', '.join(_present())}", where="device") from error
     return device
 

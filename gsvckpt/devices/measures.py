@@ -139,7 +139,8 @@ def bin_steps(low: float, high: float, bins: int) -> tuple[float, float, float]:
 class Device(Protocol):
     """Something that computes on raw little-endian bytes; its methods may be called from several threads.
 
-    Results are bit-identical on every device, but for the two sums of Moments. Complex values count by their magnitude, except in `max_difference`.
+    Results are bit-identical on every device, but for products and the two sums of Moments. Complex values count by their magnitude, except in
+    `max_difference`.
     All but `cast` raise UnsupportedError for types that hold no plain numbers.
     """
 
@@ -152,7 +153,10 @@ class Device(Protocol):
         ...
 
     def add_product(self, base: Matrix, up: Matrix, down: Matrix) -> memoryview:
-        """`base + up @ down` as float32, computed by torch in float32, so that it is to the bit what peft's merge gives on the same device."""
+        """`base + up @ down` as float32, computed by torch in float32, so that it is to the bit what peft's merge gives on the same device.
+
+        Devices add up in different orders, so the last bits differ between them. The memory is used again for the thread's next product.
+        """
         ...
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from gsvckpt.devices.memory import free_memory, is_full, staging
 from gsvckpt.dtypes import DType
-from gsvckpt.errors import UnsupportedError
+from gsvckpt.errors import UnsupportedError, UsageError
 from gsvckpt.model import Storage, Tensor
 from gsvckpt.progress import Silent
 from gsvckpt.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
@@ -35,14 +36,11 @@ class _Part:
 def load(tensors: Mapping[str, Tensor], device: torch.device, *, jobs: int) -> dict[str, torch.Tensor]:
     """The tensors with their values, sharing memory as they do in the file, with its strides; none requires a gradient.
 
-    Raises DamagedError when a storage does not have its checksum, ChangedError when the file is not what it was any more, and UnsupportedError for
-    types that this torch or device lacks.
+    Raises DamagedError when a storage does not have its checksum, ChangedError when the file is not what it was any more, UnsupportedError for
+    types that this torch or device lacks, and UsageError where the device has no room for them: nothing stays there then.
     """
     blanks = {name: _blank(tensor.dtype, device, name) for name, tensor in tensors.items()}
-    parts = {
-        storage: _Part(storage, begin, end, torch.empty(end - begin, dtype=torch.uint8, device=device))
-        for storage, (begin, end) in _ranges(tensors.values()).items()
-    }
+    parts = _reserve(_ranges(tensors.values()), device)
     _fill(parts.values(), device, jobs)
     check_unchanged(storage.source for storage in parts)
     return {name: _view(tensor, blanks[name], parts.get(tensor.storage)) for name, tensor in tensors.items()}
@@ -68,6 +66,25 @@ def _ranges(tensors: Iterable[Tensor]) -> dict[Storage, tuple[int, int]]:
         storage: (begin - begin % _ALIGNMENT, end) if (end - begin) * _PART < storage.nbytes else (0, storage.nbytes)
         for storage, (begin, end) in wanted.items()
     }
+
+
+def _reserve(ranges: Mapping[Storage, tuple[int, int]], device: torch.device) -> dict[Storage, _Part]:
+    """Memory for the bytes of each storage, all of it before the first byte is read."""
+    parts: dict[Storage, _Part] = {}
+    try:
+        for storage, (begin, end) in ranges.items():
+            parts[storage] = _Part(storage, begin, end, torch.empty(end - begin, dtype=torch.uint8, device=device))
+    except RuntimeError as error:  # the host's own says "can't allocate memory"
+        if not is_full(error) and "memory" not in str(error):
+            raise
+        parts.clear()  # the error that is raised must not hold on to what there was room for
+    else:
+        return parts
+    needed, free = sum(end - begin for begin, end in ranges.values()), free_memory(device)
+    left = "" if free is None else f", {device} has {free / 1e9:.2f} GB left"
+    raise UsageError(
+        f"the tensors need {needed / 1e9:.2f} GB{left}", where="device", hint="choose some of them with include, or load them to the cpu"
+    )
 
 
 def _view(tensor: Tensor, blank: torch.Tensor, part: _Part | None) -> torch.Tensor:
@@ -118,7 +135,7 @@ class _Ring:
     """One thread's buffers and its queue on the device."""
 
     def __init__(self, device: torch.device, earlier: torch.cuda.Stream | None) -> None:
-        self._slots = [torch.empty(CHUNK, dtype=torch.uint8, pin_memory=earlier is not None) for _ in range(2)]
+        self._slots = [staging(CHUNK, device) for _ in range(2)]
         self._stream: torch.cuda.Stream | None = None
         self._sent: list[torch.cuda.Event] = []
         self._turn = 0

@@ -10,8 +10,10 @@ import torch
 
 from gsvckpt.devices import accelerator
 from gsvckpt.devices.accelerator import Accelerator
-from gsvckpt.devices.choice import choose
+from gsvckpt.devices.choice import choose, choose_for
+from gsvckpt.devices.costs import Work
 from gsvckpt.devices.host import Host
+from gsvckpt.devices.measures import Matrix
 from gsvckpt.dtypes import DTYPES
 
 HOST = Host()
@@ -23,7 +25,7 @@ _NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA dev
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, _NO_CUDA])])
 def device(request, monkeypatch):
     monkeypatch.setattr(accelerator, "BLOCK", 1 << 16)  # several blocks
-    return Accelerator(torch.device(request.param))
+    return Accelerator(torch.device(request.param), pytest.fail)
 
 
 def patterns(name, *, nan=True, seed=0):
@@ -130,15 +132,37 @@ def test_a_full_device_gets_smaller_blocks(device, monkeypatch):
     assert tried[:4] == [1 << 16, 1 << 15, 1 << 14, 1 << 14]
 
 
-def test_a_device_without_any_memory_leaves_the_work_to_the_host(device, monkeypatch):
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError(), RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")])
+def test_a_device_without_any_memory_leaves_the_work_to_the_host(device, monkeypatch, error):
     def measure(_):
-        raise torch.cuda.OutOfMemoryError
+        raise error
 
+    said = []
+    monkeypatch.setattr(device, "_warn", said.append)
     monkeypatch.setattr(accelerator, "_measure", measure)
     raw = raw_of(patterns("float32"))
-    with pytest.warns(RuntimeWarning, match="no memory left"):
+    for _ in range(2):
         assert device.measure(raw, DTYPES["float32"]) == HOST.measure(raw, DTYPES["float32"])
-    assert device.measure(raw, DTYPES["float32"]) == HOST.measure(raw, DTYPES["float32"])  # and warns once
+    assert said == [f"{device.name} has no memory left; computing on the cpu"]
+
+
+def test_other_errors_of_a_device_are_no_reason_to_go_on(device, monkeypatch):
+    def measure(_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(accelerator, "_measure", measure)
+    with pytest.raises(RuntimeError, match="illegal"):
+        device.measure(raw_of(patterns("float32")), DTYPES["float32"])
+
+
+@pytest.mark.parametrize("to", ["float16", "bfloat16"])
+def test_ordinary_values_are_cast_on_the_device_alone(device, monkeypatch, to):
+    raw = raw_of(torch.randn(200_001))
+    one, two = bytearray(400_002), bytearray(400_002)
+    expected = HOST.cast(raw, DTYPES["float32"], memoryview(two), DTYPES[to], clamp=False)
+    monkeypatch.setattr(Host, "cast", lambda *_, **__: pytest.fail("the host casts"))
+    assert device.cast(raw, DTYPES["float32"], memoryview(one), DTYPES[to], clamp=False) == expected
+    assert one == two
 
 
 @pytest.mark.gpu
@@ -146,4 +170,35 @@ def test_a_device_without_any_memory_leaves_the_work_to_the_host(device, monkeyp
 def test_cuda_is_found_by_name():
     assert choose("cuda").name.startswith("cuda")
     assert choose("cuda:0").name == "cuda:0"
-    assert choose("auto").name.startswith("cuda")  # torch is imported in this process
+
+
+@pytest.mark.gpu
+@_NO_CUDA
+def test_work_that_is_worth_it_goes_to_cuda():
+    device, why = choose_for(Work("cast", 10**12))
+    assert device.name.startswith("cuda")
+    assert " s there, " in why
+
+
+@pytest.mark.gpu
+@_NO_CUDA
+def test_blocks_fit_what_another_process_leaves():
+    """Nearly all of the device's memory is taken: the numbers are the same, and nothing fails."""
+    taken = torch.empty(int(torch.cuda.mem_get_info()[0] * 0.999), dtype=torch.uint8, device="cuda")
+    raw = raw_of(torch.randn(3_000_001))
+    device = Accelerator(torch.device("cuda"), lambda _: None)
+    found = device.measure(raw, DTYPES["float32"])
+    del taken
+    torch.cuda.empty_cache()
+    expected = HOST.measure(raw, DTYPES["float32"])
+    assert (found.low, found.high, found.count) == (expected.low, expected.high, expected.count)
+
+
+@pytest.mark.gpu
+@_NO_CUDA
+def test_products_are_what_torch_computes_on_the_device():
+    generator = torch.Generator().manual_seed(1)
+    base, up, down = (torch.randn(*shape, generator=generator) for shape in ((1024, 512), (1024, 32), (32, 512)))
+    matrices = [Matrix(raw_of(values), DTYPES["float32"], *values.shape) for values in (base, up, down)]
+    found = torch.frombuffer(bytearray(Accelerator(torch.device("cuda"), pytest.fail).add_product(*matrices)), dtype=torch.float32)
+    assert torch.equal(found.view(1024, 512), (base.cuda() + up.cuda() @ down.cuda()).cpu())

@@ -23,7 +23,7 @@ FLOATS = ["float64", "float32", "float16", "bfloat16"]
 PAIRS = [(one, two) for one in FLOATS for two in ("float32", "float16", "bfloat16") if one != two]
 EXACT = {("float16", "float32"), ("bfloat16", "float32")}  # nothing is lost, so nothing is audited
 BITS = {"float64": torch.int64, "float32": torch.int32, "float16": torch.int16, "bfloat16": torch.int16}
-_MAKERS = {"host": Host, "torch": lambda: Accelerator(torch.device("cpu")), "named": lambda: choose("cpu")}
+_MAKERS = {"host": Host, "torch": lambda: Accelerator(torch.device("cpu"), pytest.fail), "named": lambda: choose("cpu")}
 
 
 @pytest.fixture(params=_MAKERS)
@@ -110,7 +110,7 @@ def test_clamping_limits_what_overflows_and_touches_nothing_else(device, name, t
 def test_whatever_the_numbers_host_and_torch_agree(name, to, numbers, clamp):
     values = torch.tensor(numbers, dtype=torch.float64).to(getattr(torch, name))
     wanted, clamped = audit_of(values, values.to(getattr(torch, to)), LARGEST[to])
-    for device in (Host(), Accelerator(torch.device("cpu"))):
+    for device in (Host(), Accelerator(torch.device("cpu"), pytest.fail)):
         audit, found = cast(device, values, to, clamp=clamp)
         assert_bits(found, clamped if clamp else values.to(getattr(torch, to)))
         assert (audit.overflowed, audit.underflowed, audit.largest) == (wanted.overflowed, wanted.underflowed, wanted.largest)
@@ -255,7 +255,28 @@ def test_a_full_device_leaves_products_to_the_host(monkeypatch):
 
     monkeypatch.setattr(accelerator, "add_product", full)
     base, up, down = random_matrices(8, 8, 4)
-    assert_bits(product(Accelerator(torch.device("cpu")), base, up, down), base + up @ down)
+    said = []
+    device = Accelerator(torch.device("cpu"), said.append)
+    for _ in range(2):
+        assert_bits(product(device, base, up, down), base + up @ down)
+    assert said == ["cpu has no memory left; computing on the cpu"]
+
+
+def test_what_else_goes_wrong_on_a_device_is_not_taken_for_full(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(accelerator, "add_product", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
+        product(Accelerator(torch.device("cpu"), pytest.fail), *random_matrices(8, 8, 4))
+
+
+def test_a_product_is_used_before_the_threads_next_takes_its_memory():
+    """The engine takes each product apart before it asks for another; smaller ones, too."""
+    device, sizes = Host(), [(32, 32, 4), (8, 8, 2), (64, 16, 4)]
+    for size in sizes:
+        base, up, down = random_matrices(*size)
+        assert_bits(product(device, base, up, down), base + up @ down)
 
 
 def test_threads_have_their_own_work_arrays(device):

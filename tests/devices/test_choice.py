@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from gsvckpt.devices.choice import choose, torch_device
+from gsvckpt.devices import choice
+from gsvckpt.devices.choice import choose, choose_for, torch_device
+from gsvckpt.devices.costs import Work
 from gsvckpt.errors import UsageError
 
 
@@ -65,3 +67,43 @@ def test_without_torch_the_error_says_so(monkeypatch):
 
 def test_torch_device_of_the_host():
     assert torch_device("cpu").type == "cpu"
+
+
+LONG = Work("stats", 10**12)
+
+
+def test_auto_without_a_gpu_is_the_host_and_says_so(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    device, why = choose_for(LONG)
+    assert (device.name, why) == ("cpu", "there is no GPU that torch could use")
+
+
+def test_auto_does_not_look_for_a_gpu_where_the_host_is_done_sooner():
+    code = "import sys\nfrom gsvckpt.devices.choice import choose_for\nfrom gsvckpt.devices.costs import Work\n"
+    code += "print(choose_for(Work('cast', 10**9, 2))[0].name, [m for m in sys.modules if m in ('torch', 'numpy', 'gsvckpt.devices.presence')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "cpu []\n"
+
+
+def test_auto_is_the_host_where_the_gpu_that_may_be_there_does_not_work(monkeypatch):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("it works")
+    monkeypatch.setattr("gsvckpt.devices.presence.may_have_gpu", lambda: True)  # a driver that is too old, say
+    device, why = choose_for(LONG)
+    assert (device.name, why) == ("cpu", "there is no cuda device here; devices: cpu")
+
+
+def test_a_device_that_is_full_from_the_start_leaves_all_to_the_host(monkeypatch):
+    def full(_):
+        raise RuntimeError("CUDA error: out of memory")  # as CUDA says it where not even its context fits
+
+    said = []
+    monkeypatch.setattr(choice, "torch_device", full)
+    assert choose("cuda", warn=said.append).name == "cpu"
+    assert said == ["cuda has no memory left; computing on the cpu"]
+
+
+def test_from_python_the_warning_is_pythons():
+    with pytest.warns(RuntimeWarning, match="no memory left"):
+        choice.warn("cuda has no memory left; computing on the cpu")

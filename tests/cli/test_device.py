@@ -1,0 +1,84 @@
+"""--device through the commands: what is told of it, and that the result is the host's. torch's own cpu stands for a GPU where none is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from gsvckpt.devices import accelerator, choice
+from gsvckpt.devices.costs import Choice
+
+from .samples import generator, save, small
+
+TOLD = re.compile(r"^device: cpu: about [0-9.]+ s there, [0-9.]+ s on a GPU, its start included \([0-9.]+ [kM]?B\)$", re.MULTILINE)
+
+
+@pytest.fixture
+def voice(tmp_path):
+    return save(tmp_path / "voice.pth", small(generator("v2"), "v2"))
+
+
+@pytest.fixture
+def torchs_cpu(monkeypatch):
+    """`cuda` is torch's cpu, which takes the same way as a GPU but for pinned memory and queues."""
+    monkeypatch.setattr(choice, "torch_device", lambda _: torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "argv", [("inspect", "--stats"), ("convert-fp16", "--dry-run"), ("migrate", "--dtype", "bfloat16", "--dry-run")], ids=" ".join
+)
+def test_auto_says_with_v_what_it_picked_and_why(gsvckpt, voice, argv):
+    assert len(TOLD.findall(gsvckpt(argv[0], voice, *argv[1:], "--device", "auto", "-v").err)) == 1
+    assert "device" not in gsvckpt(argv[0], voice, *argv[1:], "--device", "auto").err
+
+
+def test_auto_says_so_when_two_files_are_compared(gsvckpt, voice, tmp_path):
+    other = save(tmp_path / "other.pth", small(generator("v2"), "v2"))
+    assert len(TOLD.findall(gsvckpt("inspect", voice, "--diff", other, "--device", "auto", "-v").err)) == 1
+
+
+def test_verify_says_why_it_needs_no_device(gsvckpt, voice):
+    run = gsvckpt("verify", voice, "--device", "auto", "-v")
+    assert run.err == "device: cpu: it looks for NaN faster than a device could be given the bytes\n"
+
+
+def test_nothing_is_told_of_a_device_where_nothing_is_computed(gsvckpt, tmp_path):
+    half = save(tmp_path / "half.pth", small(generator("v2", "float16"), "v2"))
+    assert "device:" not in gsvckpt("convert-fp16", half, "--dry-run", "--device", "auto", "-v").err
+
+
+def test_what_a_device_computes_is_what_the_host_does(gsvckpt, voice, tmp_path, torchs_cpu, monkeypatch):
+    monkeypatch.setattr(accelerator, "BLOCK", 1 << 10)
+    outputs = [tmp_path / name for name in ("cpu.pth", "cuda.pth")]
+    found = [gsvckpt.json("convert-fp16", voice, "-o", output, "--device", output.stem).file for output in outputs]
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    for file in found:
+        del file["output"]
+    assert found[0] == found[1]
+    stats = [gsvckpt.json("inspect", voice, "--tensors", "--stats", "--device", name).file["state"] for name in ("cpu", "cuda")]
+    for one, two in zip(*stats, strict=True):
+        assert one == {**two, "stats": {**two["stats"], **{key: pytest.approx(two["stats"][key], rel=1e-9) for key in ("mean", "std")}}}
+
+
+def test_a_full_device_leaves_the_work_to_the_host_with_one_line_of_warning(gsvckpt, voice, tmp_path, torchs_cpu, monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    expected = tmp_path / "cpu.pth"
+    assert gsvckpt("convert-fp16", voice, "-o", expected).code == 0
+    monkeypatch.setattr(accelerator, "_cast", full)
+    output = tmp_path / "cuda.pth"
+    run = gsvckpt("convert-fp16", voice, "-o", output, "--device", "cuda")
+    assert run.code == 0
+    assert [line for line in run.err.splitlines() if "memory" in line] == ["gsvckpt: warning: cpu has no memory left; computing on the cpu"]
+    assert output.read_bytes() == expected.read_bytes()
+
+
+def test_auto_takes_the_gpu_where_that_is_sooner(gsvckpt, voice, torchs_cpu, monkeypatch):
+    monkeypatch.setattr(choice, "choose_by_time", lambda *_, **__: Choice("cuda", "about 1.0 s there, 9.0 s on the cpu"))
+    monkeypatch.setattr("gsvckpt.devices.presence.may_have_gpu", lambda: True)
+    run = gsvckpt("inspect", voice, "--stats", "--device", "auto", "-v")
+    assert run.code == 0
+    assert re.fullmatch(r"device: cpu: about 1\.0 s there, 9\.0 s on the cpu \([0-9.]+ kB\)\n", run.err)  # torch's cpu has that name
