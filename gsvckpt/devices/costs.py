@@ -9,7 +9,7 @@ against NumPy's 3.4. So it saves at most 0.17 s for each GB and core, but its im
 
 GPU: none could be measured. The figures below are for its best case, in which kernels take no time: a chunk crosses the bus from page-locked memory
 at 10 GB/s (PCIe 4.0 x16 has 25 in theory, 3.0 has 12), statistics cross it twice, and threads share it. As they are guesses, a GPU has to win
-clearly. `python -m tests.bench --only gpu` measures them where there is one.
+clearly. `python -m tests.bench.accelerator` measures them where there is one.
 """
 
 from __future__ import annotations

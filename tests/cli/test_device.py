@@ -49,7 +49,16 @@ def test_nothing_is_told_of_a_device_where_nothing_is_computed(gsvckpt, tmp_path
     assert "device:" not in gsvckpt("convert-fp16", half, "--dry-run", "--device", "auto", "-v").err
 
 
-def test_what_a_device_computes_is_what_the_host_does(gsvckpt, voice, tmp_path, torchs_cpu, monkeypatch):
+_GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])
+
+
+@pytest.fixture(params=["torch's cpu", _GPU])
+def cuda(request, monkeypatch):
+    if request.param != "cuda":
+        monkeypatch.setattr(choice, "torch_device", lambda _: torch.device("cpu"))
+
+
+def test_what_a_device_computes_is_what_the_host_does(gsvckpt, voice, tmp_path, cuda, monkeypatch):
     monkeypatch.setattr(accelerator, "BLOCK", 1 << 10)
     outputs = [tmp_path / name for name in ("cpu.pth", "cuda.pth")]
     found = [gsvckpt.json("convert-fp16", voice, "-o", output, "--device", output.stem).file for output in outputs]
