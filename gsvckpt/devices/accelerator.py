@@ -56,7 +56,7 @@ class Accelerator:
         def on_device(begin: int, end: int, lane: _Lane) -> Audit | None:
             small, numbers = _cast(lane.upload(0, raw, dtype, begin, end), to.name)
             values = lane.download(small)
-            top, largest, worst, zeros, zeros_before = numbers.tolist()  # waits for the device, so `values` have come too
+            top, largest, worst, zeros, zeros_before = lane.fetch(numbers)  # waits for the device, so `values` have come too
             if not isfinite(top):
                 return None
             np.copyto(np.frombuffer(out, np.uint16)[begin:end], values)
@@ -81,7 +81,7 @@ class Accelerator:
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
         def on_device(begin: int, end: int, lane: _Lane) -> Moments:
-            nan, infinite, zero, *rest = _measure(lane.upload(0, raw, dtype, begin, end)).tolist()
+            nan, infinite, zero, *rest = lane.fetch(_measure(lane.upload(0, raw, dtype, begin, end)))
             return Moments(end - begin, int(nan), int(infinite), int(zero), *rest)
 
         def on_host(begin: int, end: int) -> Moments:
@@ -96,8 +96,7 @@ class Accelerator:
         steps = bin_steps(low, high, bins) if high > low else (1.0, 0.0, 0.0)
 
         def on_device(begin: int, end: int, lane: _Lane) -> list[int]:
-            counts: list[int] = _histogram(lane.upload(0, raw, dtype, begin, end), steps, bins).tolist()
-            return counts
+            return [int(count) for count in lane.fetch(_histogram(lane.upload(0, raw, dtype, begin, end), steps, bins).double())]
 
         def on_host(begin: int, end: int) -> list[int]:
             return self._host.histogram(_cut(raw, dtype, begin, end), dtype, low, high, bins)
@@ -107,7 +106,7 @@ class Accelerator:
     def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:
         def on_device(begin: int, end: int, lane: _Lane) -> float:
             left, right = lane.upload(0, one, one_dtype, begin, end), lane.upload(1, two, two_dtype, begin, end)
-            return float(_max_difference(left, right).item())
+            return lane.fetch(_max_difference(left, right).view(1))[0]
 
         def on_host(begin: int, end: int) -> float:
             return self._host.max_difference(_cut(one, one_dtype, begin, end), one_dtype, _cut(two, two_dtype, begin, end), two_dtype)
@@ -172,6 +171,8 @@ class _Lane:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        # A thread that waits for it sleeps; CUDA's usual way is to look all the time, which takes the core from those that read.
+        self._done = torch.cuda.Event(blocking=True) if self._stream is not None else None  # type: ignore[no-untyped-call]
         self._staging: dict[int, torch.Tensor] = {}
 
     def queue(self) -> AbstractContextManager[object]:
@@ -179,17 +180,30 @@ class _Lane:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def upload(self, slot: int, raw: memoryview, dtype: DType, begin: int, end: int) -> torch.Tensor:
-        """Values on the device. Their buffer, `slot`, is free again when a result of them has been looked at."""
+        """Values on the device. Their buffer, `slot`, is free again when a result of them has been fetched."""
         data = np.frombuffer(_cut(raw, dtype, begin, end), np.uint8)
         staged = self._stage(slot, data.size)
         np.copyto(staged.numpy(), data)
         return staged.to(self._device, non_blocking=True).view(_FLOATS[dtype.name])
 
     def download(self, small: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:
-        """The bits of 16-bit floats; there when the device has been waited for."""
-        staged = self._stage(-1, small.numel() * 2)
-        staged.copy_(small.view(torch.uint8), non_blocking=True)
-        return staged.numpy().view(np.uint16)
+        """The bits of 16-bit floats; there when something has been fetched after them."""
+        return self._begin_copy(-1, small).numpy().view(np.uint16)
+
+    def fetch(self, numbers: torch.Tensor) -> list[float]:
+        """Numbers in float64. Waits for them, and so for all that was asked of the device before."""
+        staged = self._begin_copy(-2, numbers).view(torch.float64)
+        if self._stream is not None and self._done is not None:
+            self._done.record(self._stream)
+            self._done.synchronize()
+        found: list[float] = staged.tolist()
+        return found
+
+    def _begin_copy(self, slot: int, values: torch.Tensor) -> torch.Tensor:
+        """Bytes on the host that may come later, where there is a queue to wait for."""
+        staged = self._stage(slot, values.numel() * values.itemsize)
+        staged.copy_(values.view(torch.uint8), non_blocking=self._stream is not None)
+        return staged
 
     def _stage(self, slot: int, count: int) -> torch.Tensor:
         if slot not in self._staging or self._staging[slot].numel() < count:

@@ -142,7 +142,7 @@ class _Ring:
         if earlier is not None:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._stream.wait_stream(earlier)  # the memory may have belonged to work that is not done yet
-            self._sent = [torch.cuda.Event() for _ in self._slots]  # type: ignore[no-untyped-call]
+            self._sent = [torch.cuda.Event(blocking=True) for _ in self._slots]  # type: ignore[no-untyped-call]  # to sleep while waiting
 
     def take(self, _: int, count: int) -> memoryview:
         """The buffer whose turn it is, once its last bytes have gone."""
