@@ -101,7 +101,7 @@ def _count_differences(mine: Tensor, theirs: Tensor, nbytes: int, buffers: Buffe
     """Values that are not the same, where NaN equals NaN."""
     import numpy as np
 
-    from gsvckpt.devices.host import as_array, rounded
+    from gsvckpt.devices.arrays import as_array, rounded
 
     comparable = mine.dtype is theirs.dtype or (mine.dtype.floating and theirs.dtype.floating)
     count = 0

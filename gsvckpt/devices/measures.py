@@ -168,7 +168,7 @@ class Device(Protocol):
         ...
 
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
-        """Count the finite values in `bins` equal steps from `low` to `high`; all in the first where the two are the same."""
+        """Count the finite values in `bins` equal steps, at most 256, from `low` to `high`; all in the first where the two are the same."""
         ...
 
     def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:

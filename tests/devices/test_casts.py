@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.devices import accelerator, host, products
+from gsvckpt.devices import accelerator, casts, host, products
 from gsvckpt.devices.accelerator import Accelerator
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
@@ -29,7 +29,7 @@ _MAKERS = {"host": Host, "torch": lambda: Accelerator(torch.device("cpu"), pytes
 @pytest.fixture(params=_MAKERS)
 def device(request, monkeypatch):
     monkeypatch.setattr(host, "BLOCK", 1 << 12)  # several blocks
-    monkeypatch.setattr(host, "CAST_BLOCK", 1 << 12)
+    monkeypatch.setattr(casts, "BLOCK", 1 << 12)
     monkeypatch.setattr(accelerator, "BLOCK", 1 << 12)
     return _MAKERS[request.param]()
 

@@ -24,7 +24,7 @@ def test_much_work_for_few_threads_is_worth_the_start():
 
 
 def test_where_torch_is_loaded_less_work_is_enough():
-    work = Work("stats", 2 * GB, 1)
+    work = Work("stats", 4 * GB, 1)
     assert [choose_by_time(work, torch_is_loaded=loaded).name for loaded in (False, True)] == ["cpu", "cuda"]
 
 

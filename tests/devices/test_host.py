@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.devices.host import CAST_BLOCK, Host, as_array
+from gsvckpt.devices.arrays import BLOCK, as_array
+from gsvckpt.devices.host import Host
 from gsvckpt.devices.measures import Audit
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UnsupportedError
@@ -53,7 +54,7 @@ def test_cast_is_torchs_for_all_patterns_of_the_upper_bits(low, small):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_cast_from_other_floats(dtype):
-    values = torch.cat([torch.randn(CAST_BLOCK + 3) * 10**e for e in (-9, -7, -4, 0, 4)]).to(dtype)
+    values = torch.cat([torch.randn(BLOCK + 3) * 10**e for e in (-9, -7, -4, 0, 4)]).to(dtype)
     audit, half = cast(values)
     assert torch.equal(half.view(torch.int16), values.half().view(torch.int16))
     assert audit == expected(values, half)
