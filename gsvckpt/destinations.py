@@ -118,6 +118,20 @@ class Destination:
                     os.rmdir(parent)
             raise
 
+    @contextmanager
+    def folder(self, outputs: Collection[str]) -> Iterator[None]:
+        """The folder of an `-o FOLDER/` is there while several `outputs` are written at once, and goes again where none was."""
+        made = _missing_folders(self.output) if self.output is not None and self.output not in outputs and self.writes else []
+        try:
+            if made:
+                with suppress(OutputError):  # every file will say so for itself
+                    _make_folder(made[0])
+            yield
+        finally:
+            for parent in made:
+                with suppress(OSError):  # not empty, or never made
+                    os.rmdir(parent)
+
 
 def _make_folder(path: str) -> None:
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -16,6 +16,14 @@ class DType:
     code: str = ""  # the name in a safetensors header
     numpy: str = ""
     floating: bool = False  # a float that convert-fp16 understands
+
+    def __reduce__(self) -> tuple[Callable[[str], DType], tuple[str]]:
+        """Between processes a name goes: types are compared by identity."""
+        return _named, (self.name,)
+
+
+def _named(name: str) -> DType:
+    return UNTYPED if name == UNTYPED.name else DTYPES[name]
 
 
 UNTYPED = DType("untyped", 1, "UntypedStorage")  # raw bytes; the tensor, not the storage, knows the type

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.model import Checkpoint, Source, Tensor, format_path
 from gsvckpt.pickles.safety import Safety, judge_all
@@ -81,6 +82,24 @@ def recognise(source: Source, *, thorough: bool = False) -> Match | None:
 def known_of(error: GsvError) -> Checkpoint | None:
     """What could be learnt of a file that could not be read: its container and the names in its pickle, with an empty root."""
     return error.known if isinstance(error.known, Checkpoint) else None
+
+
+def without_source(error: GsvError) -> GsvError:
+    """The same error, whose `known` no longer holds an open file, so that it can go between processes."""
+    known = known_of(error)
+    if known is not None:
+        error.known = replace(known, source=_Closed(known.source.path, known.source.size))
+    return error
+
+
+class _Closed(NamedTuple):
+    """What is left of a source."""
+
+    path: str
+    size: int
+
+    def read_into(self, offset: int, _: memoryview) -> None:
+        raise DamagedError(f"is closed, and byte {offset:,} cannot be read any more", path=self.path)
 
 
 def _all_weights(root: object, sections: Sections) -> dict[str, Tensor]:

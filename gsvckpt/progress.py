@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told how many bytes there are to go through, and how many went. Called from several threads."""
+    """Told how many bytes there are to go through, and how many went; of many files also how many there are, and when one ended.
+
+    Called from several threads.
+    """
 
     def expect(self, count: int) -> None: ...
     def advance(self, count: int) -> None: ...
+    def expect_files(self, count: int) -> None: ...
+    def end_file(self) -> None: ...
 
 
 class Silent:
@@ -20,3 +26,41 @@ class Silent:
 
     def advance(self, count: int) -> None:
         """Nobody looks."""
+
+    def expect_files(self, count: int) -> None:
+        """Nobody looks."""
+
+    def end_file(self) -> None:
+        """Nobody looks."""
+
+
+class Share:
+    """One file's part of a progress of many: `size` bytes in all, however many passes over it there are and whatever they read or write."""
+
+    def __init__(self, whole: Progress, size: int) -> None:
+        self._whole, self._size = whole, size
+        self._expected = self._done = self._told = 0
+        self._lock = threading.Lock()
+
+    def expect(self, count: int) -> None:
+        with self._lock:
+            self._expected += count
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            self._tell(self._size * self._done // max(self._expected, self._done, 1))
+
+    def expect_files(self, count: int) -> None:
+        """What a file consists of is its own affair."""
+
+    def end_file(self) -> None:
+        """The file is done, however that went."""
+        with self._lock:
+            self._tell(self._size)
+        self._whole.end_file()
+
+    def _tell(self, count: int) -> None:
+        if count > self._told:
+            self._whole.advance(count - self._told)
+            self._told = count

@@ -95,20 +95,16 @@ def rewrite(
     accept: Callable[[Outcome], None] = lambda _: None,
     opened: Open = open_checkpoint,
     taken: Collection[str] = (),
+    announce: Callable[[Rewritten], None] = lambda _: None,
 ) -> Rewritten:
     """Apply what `make` plans to one file. `taken` are files that must stay, such as the other sources and outputs of the same run.
 
+    `announce` hears what the result will be just before an output is published, when nothing but that is left to do.
     Raises GsvError, or OSError of the system; then nothing was written and the source is as it was.
     """
     with opened(source) as checkpoint:
-        examination = examine(checkpoint)
-        _refuse_source(examination, destination)
-        planned = make(examination, begin(checkpoint))
-        identity = planned.identity
-        if planned.plan.root is not checkpoint.root and not destination.force:  # a config or a base may have brought names along
-            _refuse_code(judge_all(globals_of(planned.plan.root)))
-        plan = replace(planned.plan, window=_window(identity, planned.plan) if planned.complete else None)
-        output = destination.named(source, output, planned.name, _extension(identity, plan))
+        examination, planned, output = _plan(source, checkpoint, output, destination, make)
+        identity, plan = planned.identity, planned.plan
         _refuse_name(plan, source, output)
         _refuse_incomplete(examination, planned, destination)
         _refuse_head(identity, plan, destination)
@@ -126,13 +122,30 @@ def rewrite(
                 _refuse_misreading(examination, identity, verdicts[-1], is_merge=bool(plan.products))
                 _refuse_base(examination, identity, plan, layout.size)
 
+        engine = engine_for(plan)
+        others = frozenset[str]()
+        if os.path.lexists(output):
+            others = frozenset(path for path in (*planned.consulted, *(one.path for one in plan.sources), *taken) if not _is_same(path, source))
+
+        def sum_up(outcome: Outcome) -> Rewritten:
+            obstacle = destination.obstacle(source, output, others, folder=plan.shard_size is not None) if destination.dry_run else None
+            after = outcome.layout.size
+            misread = _misread_base(identity, plan.container, plan.head, after)
+            said = (
+                *warnings,
+                *upstream.warnings(identity, verdicts[-1], kinds.symbol_rows(divide(plan.root).tensors)),
+                *([f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"] if obstacle else []),
+                *([misread] if misread else []),
+            )
+            done = (outcome.plan, outcome, before, after, verdicts[-1], said)
+            return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole, kept=planned.kept)
+
         def accept_changes(outcome: Outcome) -> None:
             accept(outcome)
             if needless and not _changes(outcome.plan):
                 raise _Nothing(outcome)
+            announce(sum_up(outcome))
 
-        engine = engine_for(plan)
-        others = {path for path in (*planned.consulted, *(other.path for other in plan.sources), *taken) if not _is_same(path, source)}
         try:
             if destination.writes:
                 with destination.prepared(source, output, others, folder=plan.shard_size is not None):
@@ -145,17 +158,23 @@ def rewrite(
             warnings = (*examination.warnings, *planned.warnings)
             rest = (before, before, examination.upstream, warnings, not destination.writes)
             return Rewritten(source, None, examination, nothing.outcome.plan, nothing.outcome, *rest, kept=planned.kept)
-        obstacle = destination.obstacle(source, output, others, folder=plan.shard_size is not None) if destination.dry_run else None
-        warnings = (
-            *warnings,
-            *upstream.warnings(identity, verdicts[-1], kinds.symbol_rows(divide(plan.root).tensors)),
-            *([f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"] if obstacle else []),
-        )
-        after = outcome.layout.size
-        misread = _misread_base(identity, plan.container, plan.head, after)
-        warnings += (misread,) if misread else ()
-        done = (outcome.plan, outcome, before, after, verdicts[-1], warnings)
-        return Rewritten(source, output, examination, *done, rehearsed=not destination.writes, whole=planned.whole, kept=planned.kept)
+        return sum_up(outcome)
+
+
+def name_output(source: str, output: str, destination: Destination, make: Make, opened: Open = open_checkpoint) -> str:
+    """The name under which `rewrite` would write. Raises as that does, as far as that shows without reading any tensor."""
+    with opened(source) as checkpoint:
+        return _plan(source, checkpoint, output, destination, make)[2]
+
+
+def _plan(source: str, checkpoint: Checkpoint, output: str, destination: Destination, make: Make) -> tuple[Examination, Planned, str]:
+    examination = examine(checkpoint)
+    _refuse_source(examination, destination)
+    planned = make(examination, begin(checkpoint))
+    if planned.plan.root is not checkpoint.root and not destination.force:  # a config or a base may have brought names along
+        _refuse_code(judge_all(globals_of(planned.plan.root)))
+    plan = replace(planned.plan, window=_window(planned.identity, planned.plan) if planned.complete else None)
+    return examination, planned._replace(plan=plan), destination.named(source, output, planned.name, _extension(planned.identity, plan))
 
 
 def _lasting_notes(examination: Examination, head: str) -> tuple[str, ...]:

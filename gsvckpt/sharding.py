@@ -25,9 +25,11 @@ INDEX = "model.safetensors.index.json"
 
 def rehearse(engine: Engine, plan: Plan, limit: int, *, approve: Approve, accept: Accept) -> Outcome:
     """Carry out everything but the writing. The layout of the outcome has the size of all files together."""
-    outcome = engine.rehearse(plan, approve=approve, accept=accept)
+    outcome = engine.rehearse(plan, approve=approve)
     shards, index = _lay_out(outcome.plan, limit)
-    return outcome._replace(layout=_total(shards, index))
+    outcome = outcome._replace(layout=_total(shards, index))
+    accept(outcome)
+    return outcome
 
 
 def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Approve, accept: Accept) -> Outcome:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gsvckpt.errors import MissingError, UsageError
 
 _LARGEST = 1_000_000  # bytes
+_LOOKED_AT = 5_000  # names that are compared with a wrong one
 
 
 def read_text(path: str, *, hint: str = "", largest: int = _LARGEST) -> str:
@@ -32,3 +33,11 @@ def hint_at(word: str, known: Iterable[str], otherwise: str) -> str:
 
     found = get_close_matches(word, list(known), 1)
     return f"did you mean {found[0]}?" if found else otherwise
+
+
+def similar_names(glob: str, names: Sequence[str]) -> str:
+    """A hint of a few names that `glob`, which matches none, may have meant."""
+    from difflib import get_close_matches  # only errors need it
+
+    near = get_close_matches(glob.strip("*?"), names[:_LOOKED_AT], 3, 0.3) or names[:3]
+    return f"names are like {', '.join(near)}"

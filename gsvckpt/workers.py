@@ -1,133 +1,90 @@
-"""Many files at once: one after the other with all threads on each, or, where it pays, several at a time in processes of their own."""
+"""Many files through verify, and through the look that retention takes at each."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from gsvckpt.progress import Progress
+from gsvckpt.errors import GsvError
+from gsvckpt.executors import Load, run_each, sizes_of
+from gsvckpt.progress import Progress, Silent
 from gsvckpt.recognition import Facts, Memory, look_through
-from gsvckpt.verdicts import Expected, Options, Verification
+from gsvckpt.verdicts import Expected, Options, Verification, failed
 from gsvckpt.verification import verify_file
 
-if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
-
-_START = 0.4  # seconds that starting processes takes
 _PER_FILE = 0.02  # seconds that a file takes besides reading: opening it is Python, which one process does for one file at a time
 _RATE = 3e9  # bytes read a second
-_FEWEST = 4  # files for each process
 _PER_LOOK = 0.0004  # seconds that it takes to see what a file is
 _CHUNK = 256  # files that a process looks at in one go
 
 
-def verify_files(files: Mapping[str, Expected], options: Options, jobs: int, progress: Progress) -> list[Verification]:
+class Candidate(NamedTuple):
+    """A file to verify."""
+
+    path: str
+    expected: Expected = Expected()
+
+
+class Verify(NamedTuple):
+    """The job of verify."""
+
+    options: Options
+
+    def __call__(self, item: Candidate, jobs: int, progress: Progress) -> Verification:
+        return verify_file(item.path, self.options, item.expected, jobs=jobs, progress=progress)
+
+    def recall(self, item: Candidate) -> None:
+        """Verifying leaves nothing behind."""
+
+    def fail(self, item: Candidate, error: GsvError) -> Verification:
+        return failed(item.path, error)
+
+
+def verify_files(files: Mapping[str, Expected], options: Options, jobs: int, progress: Progress, cluster: str | None = None) -> list[Verification]:
     """Verify all files; results in their order. One bad file does not stop the others."""
-    sizes = {path: _size(path) for path in files}
-    seconds = len(files) * _PER_FILE + (0 if options.quick else sum(sizes.values()) / _RATE)
-    if jobs > 1 and len(files) >= _FEWEST * jobs and seconds > 4 * _START:
-        return _in_processes(files, sizes, options, jobs, progress)
-    return [verify_file(path, options, expected, jobs=jobs, progress=progress) for path, expected in files.items()]
+    items = [Candidate(path, expected) for path, expected in files.items()]
+    sizes = [0] * len(items) if options.quick else sizes_of(list(files))
+    return list(run_each(Verify(options), items, Load(_PER_FILE, sum(sizes) / _RATE), jobs, progress, sizes, cluster))
 
 
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0
+class Chunk(NamedTuple):
+    """Files that one process looks at, as those of a run are alike."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return self.paths[0]
 
 
-def _in_processes(files: Mapping[str, Expected], sizes: Mapping[str, int], options: Options, jobs: int, progress: Progress) -> list[Verification]:
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+class Look:
+    """The job of retention. It remembers files from one chunk to the next, each process for itself."""
 
-    progress.expect(sum(sizes.values()))
-    # Fresh processes on every system: a fork would inherit the threads and buffers of this one in the middle of their work.
-    pool = ProcessPoolExecutor(min(jobs, len(files)), get_context("spawn"), initializer=_start)
-    try:
-        return run_on(pool, files, options, lambda path: progress.advance(sizes[path]))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def __reduce__(self) -> tuple[Callable[[], Look], tuple[()]]:
+        return _look_on, ()
+
+    def __call__(self, item: Chunk, jobs: int, progress: Progress) -> list[Facts | None]:  # noqa: ARG002 - as Job has it
+        return look_through(item.paths, self._memory)
+
+    def recall(self, item: Chunk) -> None:
+        """Looking leaves nothing behind."""
+
+    def fail(self, item: Chunk, error: GsvError) -> list[Facts | None]:  # noqa: ARG002 - as Job has it
+        raise error
 
 
-def run_on(executor: Executor, files: Mapping[str, Expected], options: Options, done: Callable[[str], None]) -> list[Verification]:
-    """Verify files on any executor; `done` hears of each as it ends. A file whose process dies is verified here."""
-    from concurrent.futures import as_completed
+_remembered = Memory()  # of a process that looks at many chunks
 
-    futures: dict[Future[Verification], str] = {}
-    lost: list[str] = []
-    results: dict[str, Verification] = {}
-    with _quiet_start():
-        for path, expected in files.items():
-            try:
-                futures[executor.submit(verify_file, path, options, expected)] = path
-            except RuntimeError:  # noqa: PERF203 - the pool broke; the files go on without it
-                lost.append(path)
-    for future in as_completed(futures):
-        path = futures[future]
-        error = future.exception()
-        if isinstance(error, RuntimeError):  # BrokenExecutor: a process was killed, by the system for its memory perhaps
-            lost.append(path)
-        else:
-            results[path] = future.result()
-        done(path)
-    results |= {path: verify_file(path, options, files[path]) for path in lost}
-    return [results[path] for path in files]
+
+def _look_on() -> Look:
+    return Look(_remembered)
 
 
 def look_files(paths: Sequence[str], jobs: int) -> list[Facts | None]:
     """What each file is, for retention, in the order of the paths; in processes where there are many, as that is Python and little reading."""
-    if jobs < 2 or len(paths) * _PER_LOOK < 4 * _START:
-        return look_through(paths, Memory())
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    pool = ProcessPoolExecutor(min(jobs, len(paths)), get_context("spawn"), initializer=_start)
-    try:
-        with _quiet_start():
-            chunks = [paths[begin : begin + _CHUNK] for begin in range(0, len(paths), _CHUNK)]
-            futures = [pool.submit(_look, chunk) for chunk in chunks]
-        return [facts for chunk, future in zip(chunks, futures, strict=True) for facts in _result(chunk, future)]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _result(paths: Sequence[str], future: Future[list[Facts | None]]) -> list[Facts | None]:
-    try:
-        return future.result()
-    except RuntimeError:  # BrokenExecutor: a process was killed, by the system for its memory perhaps
-        return _look(paths)
-
-
-_memory = Memory()  # of a process that looks at many chunks
-
-
-def _look(paths: Sequence[str]) -> list[Facts | None]:
-    return look_through(paths, _memory)
-
-
-@contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Processes that are started inside ignore Ctrl-C until `_start` runs in them; else they would print a traceback each."""
-    import signal
-
-    try:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _start() -> None:
-    """Ctrl-C reaches every process of the terminal; these end without a word, as the first one speaks for all."""
-    import signal
-    import sys
-
-    sys.setswitchinterval(0.0005)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    chunks = [Chunk(tuple(paths[begin : begin + _CHUNK])) for begin in range(0, len(paths), _CHUNK)]
+    load = Load(_PER_LOOK * _CHUNK)
+    return [facts for found in run_each(Look(Memory()), chunks, load, jobs, Silent()) for facts in found]

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from gsvckpt import computing
 from gsvckpt.cli.options import Settings
-from gsvckpt.devices.choice import choose, choose_for
+from gsvckpt.computing import Computing, Threads, work_of
 from gsvckpt.devices.costs import Work
-from gsvckpt.devices.measures import Device
 from gsvckpt.report.console import print_line, print_warning
 from gsvckpt.report.units import size
 
 if TYPE_CHECKING:
-    from gsvckpt.engine import Engine, OnOverflow
+    from gsvckpt.engine import Engine
     from gsvckpt.progress import Progress
     from gsvckpt.transforms.plan import Plan
 
-_THREADS_A_CORE = 2  # with a device: one thread reads or writes while the other waits for what it has sent there
 
-
-class Computing(NamedTuple):
-    """A device, and how many threads keep it and the disk busy."""
-
-    device: Device
-    threads: int
+def threads_of(settings: Settings) -> Threads:
+    return Threads(settings.workers, settings.jobs is not None)
 
 
 def open_device(settings: Settings, work: Work) -> Computing:
-    """The device that was asked for; for `auto` the one on which this work is done soonest. Raises UsageError for one that is not there."""
-    warn = partial(print_warning, "")
-    if settings.device == "auto":
-        device, why = choose_for(work._replace(threads=settings.workers), warn=warn)
-    else:
-        device, why = choose(settings.device, warn=warn), "as asked for"
+    """The device for some work, told with `-v`. Raises UsageError for one that is not there."""
+    found = computing.open_device(settings.device, work, threads_of(settings), warn=partial(print_warning, ""))
     if settings.verbose:
-        tell(device.name, f"{why} ({size(work.nbytes)})")
-    if device.name == "cpu" or settings.jobs is not None:
-        return Computing(device, settings.workers)
-    return Computing(device, settings.workers * _THREADS_A_CORE)
+        tell(found.device.name, f"{found.why} ({size(work.nbytes)})")
+    return found
 
 
 def tell(name: str, why: str) -> None:
@@ -46,12 +35,12 @@ def tell(name: str, why: str) -> None:
     print_line(f"device: {name}: {why}")
 
 
-def make_engine(settings: Settings, progress: Progress, on_overflow: OnOverflow, plan: Plan) -> Engine:
+def make_engine(settings: Settings, progress: Progress, plan: Plan) -> Engine:
     """What carries out a plan, with a device where it computes something."""
     from gsvckpt.engine import Engine  # not for inspect
 
-    if not plan.casts and not plan.products:
-        return Engine(None, settings.workers, progress, on_overflow)
-    work = Work("product" if plan.products else "cast", sum(storage.nbytes for storage in {*plan.casts, *plan.products}))
-    device, threads = open_device(settings, work)
-    return Engine(device, threads, progress, on_overflow)
+    work = work_of(plan)
+    if work is None:
+        return Engine(None, settings.workers, progress)
+    found = open_device(settings, work)
+    return Engine(found.device, found.threads, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from fnmatch import fnmatchcase
 from math import isnan
 from typing import Annotated
 
@@ -25,16 +24,8 @@ from gsvckpt.cli.options import (
 )
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.destinations import Destination
-from gsvckpt.dtypes import DTYPES
-from gsvckpt.engine import Outcome
-from gsvckpt.errors import RefusedError, UsageError
-from gsvckpt.examination import Examination
-from gsvckpt.report.audits import audit, first_name
-from gsvckpt.report.units import similar_names
-from gsvckpt.rewriting import Planned, Rewritten
-from gsvckpt.transforms.cast import cast
-from gsvckpt.transforms.plan import Plan
-from gsvckpt.transforms.selection import Selection, select
+from gsvckpt.errors import UsageError
+from gsvckpt.recipes import Halving
 
 EXAMPLES = """
 **Examples**
@@ -88,31 +79,7 @@ def convert_fp16(
     """
     settings = Settings(json, quiet, verbose, progress, device, jobs)
     destination = Destination("fp16", output, in_place, force, dry_run, check)
-    half = DTYPES["float16"]
     if max_error is not None and isnan(max_error):
         raise UsageError("is no number", where="--max-error")
-    selections: dict[str, Selection] = {}
-
-    def make(examination: Examination, plan: Plan) -> Planned:
-        weights = examination.weights
-        for glob in keep or ():
-            if weights and not any(fnmatchcase(name, glob) for name in weights):
-                raise UsageError(f"no tensor is called {glob}", where="--keep", hint=similar_names(glob, list(weights)))
-        selection = selections[examination.checkpoint.source.path] = select(examination.checkpoint.root, weights, half, keep or ())
-        chosen = selection.chosen
-        planned = cast(plan, chosen, half, clamp=on_overflow is OnOverflowChoice.clamp) if chosen else plan
-        return Planned(planned, examination.identity)
-
-    def accept(outcome: Outcome) -> None:
-        for storage, done in outcome.audits.items():
-            if max_error is not None and storage in outcome.plan.casts and done.max_rel_error > max_error:
-                raise RefusedError(
-                    f"its largest error is {done.max_rel_error:.2g} of its largest value, above --max-error {max_error:g}",
-                    where=first_name(outcome.plan.checkpoint.root, storage),
-                    hint="--keep leaves this tensor as it is",
-                )
-
-    def details(written: Rewritten) -> dict[str, object]:
-        return audit(written, selections[written.source], written.examination.weights)
-
-    return rewrite_each("convert-fp16", sources, destination, settings, make, details, accept=accept, on_overflow=on_overflow.value)
+    recipe = Halving(tuple(keep or ()), on_overflow.value, max_error)
+    return rewrite_each("convert-fp16", sources, destination, recipe, settings)

@@ -188,7 +188,7 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
     from gsvckpt.scan import measure_tensors
 
     tensors = view.choose(examination.state)
-    device, threads = open_device(settings, Work("stats", _bytes(tensors)))
+    device, threads, _ = open_device(settings, Work("stats", _bytes(tensors)))
     with settings.watch(os.path.basename(examination.checkpoint.source.path)) as progress:
         return measure_tensors(tensors, device, threads, progress)
 
@@ -211,7 +211,7 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
         with _opened(path) as left, _opened(other) as right, settings.watch("comparing") as progress:
             view.require_match(left.state, right.state)
             one, two = view.choose(left.state), view.choose(right.state)
-            device, threads = open_device(settings, Work("difference", _bytes(one) + _bytes(two)))
+            device, threads, _ = open_device(settings, Work("difference", _bytes(one) + _bytes(two)))
             found.append(differences(one, two, device, threads, progress))
             if settings.json:
                 documents.extend(inspection.document(side, view, {}) for side in (left, right))

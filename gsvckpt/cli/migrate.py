@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from enum import Enum
-from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -28,14 +26,9 @@ from gsvckpt.cli.writing import bundle_one, rewrite_each
 from gsvckpt.destinations import SALVAGED, Destination
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UsageError
-from gsvckpt.examination import Examination
-from gsvckpt.migration import Migration, Steps
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.report.writes import migrated
-from gsvckpt.rewriting import Planned
+from gsvckpt.migration import Steps
+from gsvckpt.recipes import Migrating
 from gsvckpt.rules import read_rules
-from gsvckpt.salvaging import open_remains
-from gsvckpt.transforms.plan import Plan
 
 EXAMPLES = """
 **Examples**
@@ -230,11 +223,4 @@ def migrate(
         parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
         force,
     )
-    with ExitStack() as stack:
-
-        def make(examination: Examination, plan: Plan) -> Planned:
-            done = Migration(steps, stack, settings.workers).plan(examination, plan)
-            return Planned(*done)
-
-        opened = open_remains if salvage else partial(open_checkpoint, inflate=True)
-        return rewrite_each("migrate", sources, destination, settings, make, migrated, opened=opened, on_overflow=on_overflow.value)
+    return rewrite_each("migrate", sources, destination, Migrating(steps, on_overflow.value), settings)

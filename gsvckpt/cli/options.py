@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple, TypeVar
 import typer
 
 from gsvckpt import quantities
-from gsvckpt.errors import GsvError, MissingError, OutputError
+from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.report.console import LostOutput, print_error
 
@@ -120,7 +120,6 @@ def try_each(
     for error in failed:
         print_error(error)
     worst = max((error.exit_code for error in failed), default=0)
-    verb = "written" if blame is OutputError else "read"
     for path in paths:
         try:
             results.append(work(path))
@@ -128,8 +127,7 @@ def try_each(
             lost.code = max(lost.code, worst)
             raise
         except (GsvError, OSError) as caught:
-            error = caught if isinstance(caught, GsvError) else blame(f"cannot be {verb}: {caught.strerror}", path=str(caught.filename or path))
-            error.path = error.path or path
+            error = as_error(caught, path, blame)
             print_error(error)
             results.append(error)
             worst = max(worst, error.exit_code)

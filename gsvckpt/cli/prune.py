@@ -207,7 +207,7 @@ def _places(paths: Sequence[str]) -> list[str]:
 
 
 def _engine(settings: Settings, plan: Plan) -> Engine:
-    return make_engine(settings, Silent(), "keep", plan)
+    return make_engine(settings, Silent(), plan)
 
 
 def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> Callable[[Group], Policy]:

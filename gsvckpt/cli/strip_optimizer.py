@@ -22,13 +22,7 @@ from gsvckpt.cli.options import (
 )
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.destinations import Destination
-from gsvckpt.errors import RefusedError, UsageError
-from gsvckpt.examination import Examination
-from gsvckpt.report.writes import removed
-from gsvckpt.rewriting import Planned
-from gsvckpt.sovits.resume import missing_keys, required, training_state
-from gsvckpt.transforms.plan import Plan
-from gsvckpt.transforms.strip import strip
+from gsvckpt.recipes import Stripping
 
 EXAMPLES = """
 **Examples**
@@ -66,22 +60,4 @@ def strip_optimizer(
     """
     settings = Settings(json, quiet, verbose, progress, device, jobs)
     destination = Destination("weights", output, in_place, force, dry_run, check)
-
-    def make(examination: Examination, plan: Plan) -> Planned:
-        for option, keys in (("--drop", drop or ()), ("--keep", keep or ())):
-            unknown = missing_keys(plan.root, keys)
-            if unknown:
-                raise UsageError(f"there is no root entry {unknown[0]!r}", where=option, hint=f"root entries: {', '.join(_keys(plan.root))}")
-        needed = [key for key in drop or () if key in required(plan.root, examination.identity.kind)]
-        if needed and not force:
-            raise RefusedError(f"training could not go on from it without {needed[0]}", where="--drop", hint="--force insists")
-        kind, known = examination.identity.kind, examination.roles
-        usual = training_state(plan.root, kind, known=known)
-        more = [key for key in drop or () if key not in usual]  # a key that goes anyhow keeps what resuming needs in its place
-        return Planned(strip(plan, training_state(plan.root, kind, drop=more, keep=keep or (), known=known)), examination.identity)
-
-    return rewrite_each("strip-optimizer", sources, destination, settings, make, removed)
-
-
-def _keys(root: object) -> list[str]:
-    return [str(key) for key in root] if isinstance(root, dict) else []
+    return rewrite_each("strip-optimizer", sources, destination, Stripping(tuple(drop or ()), tuple(keep or ()), force), settings)

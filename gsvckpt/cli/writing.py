@@ -4,58 +4,41 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from gsvckpt.cli.computing import make_engine
+from gsvckpt.cli.computing import make_engine, tell
 from gsvckpt.cli.options import Settings, try_each
 from gsvckpt.destinations import Destination
-from gsvckpt.engine import OnOverflow, Outcome
-from gsvckpt.errors import MissingError, OutputError, UsageError
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.report.console import print_document, print_warning, printing
+from gsvckpt.errors import GsvError, MissingError, OutputError, UsageError
+from gsvckpt.recipes import Recipe
+from gsvckpt.report.console import print_document, print_error, print_warning, printing
 from gsvckpt.report.documents import failure_json
+from gsvckpt.report.units import size
 from gsvckpt.report.writes import as_json, print_written
-from gsvckpt.rewriting import Make, Open, Rewritten, rewrite
-
-Details = Callable[[Rewritten], dict[str, object]]
+from gsvckpt.rewrites import Rewrite, Written, rewrite_files
 
 
-def rewrite_each(
-    command: str,
-    sources: Sequence[str],
-    destination: Destination,
-    settings: Settings,
-    make: Make,
-    details: Details,
-    *,
-    opened: Open = open_checkpoint,
-    accept: Callable[[Outcome], None] = lambda _: None,
-    on_overflow: OnOverflow = "keep",
-) -> int:
-    """Rewrite every source and show what became of it. `details` gives the keys that only this command's JSON has. Returns the exit code."""
+def rewrite_each(command: str, sources: Sequence[str], destination: Destination, recipe: Recipe, settings: Settings) -> int:
+    """Rewrite every source and show what became of it. Returns the exit code."""
     sources = list(dict.fromkeys(sources))  # a file named twice is one file
-    outputs = dict(zip(sources, destination.assign(sources), strict=True))
-
-    published: list[str] = []  # what one source became, another must not replace
-
-    def work(source: str) -> Rewritten:
-        with settings.watch(os.path.basename(source)) as progress:
-            taken = {*sources, *published} - {source}
-            try:
-                done = rewrite(
-                    source, outputs[source], destination, partial(make_engine, settings, progress, on_overflow), make, accept, opened, taken
-                )
-            except MissingError as error:
-                if os.path.isdir(source) and error.path == source:
-                    error.hint = error.hint or _name_files(command, source)
-                raise
-            published.extend([done.output] if done.output is not None and not done.rehearsed else [])
-            return done
-
-    results, worst = try_each(sources, work, blame=OutputError)
-    done = [result for result in results if isinstance(result, Rewritten)]
+    outputs = destination.assign(sources)
+    job = Rewrite(recipe, destination, settings.device, fixed=settings.jobs is not None)
+    label = os.path.basename(sources[0]) if len(sources) == 1 else command
+    results: list[Written | GsvError] = []
+    with settings.watch(label) as progress:
+        for source, result in zip(sources, rewrite_files(job, sources, outputs, settings.workers, progress), strict=True):
+            if isinstance(result, GsvError):
+                if isinstance(result, MissingError) and os.path.isdir(source) and result.path == source:
+                    result.hint = result.hint or _name_files(command, source)
+                print_error(result)
+            elif settings.verbose and result.device is not None:
+                name, why, count = result.device
+                tell(name, f"{why} ({size(count)})")
+            results.append(result)
+    done = [result for result in results if isinstance(result, Written)]
+    worst = max((result.exit_code for result in results if isinstance(result, GsvError)), default=0)
     if destination.check and any(result.changed for result in done):
         worst = max(worst, 1)
     if not all(result.whole for result in done):
@@ -63,14 +46,12 @@ def rewrite_each(
     with printing(worst):
         if settings.json:
             files = [
-                as_json(result, details)
-                if isinstance(result, Rewritten)
-                else {**failure_json(result), "source": source, "output": outputs[source], "written": False}
-                for source, result in zip(sources, results, strict=True)
+                as_json(result) if isinstance(result, Written) else {**failure_json(result), "source": source, "output": output, "written": False}
+                for source, output, result in zip(sources, outputs, results, strict=True)
             ]
             print_document(command, worst, files)
         elif done and not settings.quiet:
-            print_written(done, details, verbose=settings.verbose)
+            print_written(done, verbose=settings.verbose)
     for result in done:
         for warning in result.warnings:
             print_warning(result.output or result.source, warning)
@@ -106,7 +87,7 @@ def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: in
 
     def work(source: str) -> Bundle:
         with settings.watch(os.path.basename(os.path.abspath(source))) as progress:
-            return bundle(source, folder, wishes, partial(make_engine, settings, progress, "keep"), progress)
+            return bundle(source, folder, wishes, partial(make_engine, settings, progress), progress)
 
     (result,), worst = try_each(sources, work, blame=OutputError)
     worst = max(worst, result.exit_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import isfinite
 from typing import NamedTuple, TextIO
@@ -89,8 +89,18 @@ def print_lines(lines: Iterable[Line]) -> None:
     print_styled(lines)
 
 
+_in_the_way: list[Callable[[], None]] = []  # takes away the progress display that is on stderr
+
+
+def give_way(hide: Callable[[], None] | None) -> None:
+    """Before a line is printed on stderr, `hide` is called; None: there is nothing to hide any more."""
+    _in_the_way[:] = [hide] if hide is not None else []
+
+
 def print_line(line: str, style: str = "") -> None:
     """One line on stderr, never wrapped, so that it can be searched and pasted."""
+    for hide in tuple(_in_the_way):
+        hide()
     with suppress(OSError):  # nobody reads it; the work goes on
         if not is_terminal(sys.stderr):
             sys.stderr.write(printable(line) + "\n")

@@ -22,10 +22,11 @@ from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.documents import examination_json
 from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
-from gsvckpt.report.units import count, plural, printable, similar_names, size
+from gsvckpt.report.units import count, plural, printable, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.upstream import UpstreamError, correct, describe
+from gsvckpt.texts import similar_names
 
 if TYPE_CHECKING:
     from gsvckpt.scan import Stats

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-_LOOKED_AT = 5_000  # names that are compared with a wrong one
 _STEPS = ((60, "s", 1), (3_600, "min", 60), (86_400, "h", 3_600), (86_400 * 60, "days", 86_400))
 
 
@@ -53,11 +51,3 @@ def printable(text: str) -> str:
 def shape(sizes: tuple[int, ...]) -> str:
     """`[512, 192, 7]`; `scalar` for a 0-d tensor."""
     return f"[{', '.join(map(str, sizes))}]" if sizes else "scalar"
-
-
-def similar_names(glob: str, names: Sequence[str]) -> str:
-    """A hint of a few names that `glob`, which matches none, may have meant."""
-    from difflib import get_close_matches  # only errors need it
-
-    near = get_close_matches(glob.strip("*?"), names[:_LOOKED_AT], 3, 0.3) or names[:3]
-    return f"names are like {', '.join(near)}"

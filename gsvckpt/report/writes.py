@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.report.audits import audit
 from gsvckpt.report.documents import upstream_json
 from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import plural, printable, size
-from gsvckpt.rewriting import Rewritten
-from gsvckpt.sovits.sections import divide
-from gsvckpt.transforms.selection import Selection
+from gsvckpt.rewrites import Written
 
 _OTHERS = (("kept", "kept"), ("unchanged", "needed no cast:"))
 _LEAST_SHARE = 0.005  # below it is no whole percent
 _LISTED = 5  # overflowed tensors named without --verbose
 
 
-def as_json(written: Rewritten, details: Callable[[Rewritten], dict[str, object]]) -> dict[str, object]:
+def as_json(written: Written) -> dict[str, object]:
     """One file of the JSON document."""
     return {
         "source": written.source,
@@ -31,33 +28,14 @@ def as_json(written: Rewritten, details: Callable[[Rewritten], dict[str, object]
         "written": written.output is not None and not written.rehearsed,
         "bytes_before": written.bytes_before,
         "bytes_after": written.bytes_after,
-        "upstream_before": upstream_json(written.examination.upstream),
+        "upstream_before": upstream_json(written.upstream_before),
         "upstream_after": upstream_json(written.upstream_after),
         "warnings": list(written.warnings),
-        **details(written),
+        **written.details,
     }
 
 
-def removed(written: Rewritten) -> dict[str, object]:
-    """The keys that only strip-optimizer's JSON has."""
-    return {"removed": [{"key": change.where, "bytes": change.bytes} for change in written.plan.changes]}
-
-
-def migrated(written: Rewritten) -> dict[str, object]:
-    """The keys that only migrate's JSON has; those of an audit only where something was cast."""
-    facts: dict[str, object] = {"whole": written.whole}
-    facts["changes"] = [{"step": change.step, "where": change.where, "from": change.before, "to": change.after} for change in written.plan.changes]
-    if not written.plan.casts and not written.kept and not (written.outcome and written.outcome.overflowed):
-        return facts
-    tensors = divide(written.plan.root).tensors
-    storages = {*written.plan.casts, *(written.outcome.overflowed if written.outcome else ())}
-    chosen = {name: tensor for name, tensor in tensors.items() if tensor.storage in storages}
-    kept = {name: tensor for name, tensor in tensors.items() if name in written.kept and name not in chosen}
-    others = {name: tensor for name, tensor in tensors.items() if name not in chosen and name not in kept}
-    return {**facts, **audit(written, Selection(chosen, kept, others), tensors)}
-
-
-def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict[str, object]], *, verbose: bool) -> None:
+def print_written(done: Sequence[Written], *, verbose: bool) -> None:
     """One line a file: what it was, what it is, where it went; then what was cast or removed."""
     console = make_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
@@ -76,7 +54,7 @@ def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict
         )
     print_table(console, table)
     for written in done:
-        lines = _lines(details(written), verbose=verbose)
+        lines = _lines(written.details, verbose=verbose)
         if not lines and written.output is not None and not written.changed:
             lines = ["nothing to change in what it holds"]
         for line in lines:
@@ -87,11 +65,11 @@ def print_written(done: Sequence[Rewritten], details: Callable[[Rewritten], dict
         console.print(f"{plural(len(done), 'file')}, {size(abs(freed))} {'saved' if freed > 0 else 'larger'}")
 
 
-def _name(written: Rewritten) -> str:
+def _name(written: Written) -> str:
     return os.path.basename(written.source.rstrip(f"/{os.sep}")) or written.source
 
 
-def _share(written: Rewritten) -> Text:
+def _share(written: Written) -> Text:
     """What part of its size a file has lost; how much more it has is for the columns beside it to say."""
     saved = written.bytes_before - written.bytes_after
     if saved <= 0:
@@ -100,7 +78,7 @@ def _share(written: Rewritten) -> Text:
     return Text(f"{share:.0%}" if share >= _LEAST_SHARE else "< 1%", style="green")
 
 
-def _place(written: Rewritten) -> Text:
+def _place(written: Written) -> Text:
     if written.output is None:
         return Text("nothing to change" if not written.changed else "-", style="dim")
     beside = os.path.dirname(written.output) == os.path.dirname(written.source)
@@ -122,14 +100,14 @@ def _changes(changes: object, *, verbose: bool) -> list[str]:
     return lines
 
 
-def _errors(facts: dict[str, object]) -> str:
+def _errors(facts: Mapping[str, object]) -> str:
     error, zeros = float(str(facts["max_rel_error"])), int(str(facts["underflowed"]))
     if not error and not zeros:
         return "no value changed"
     return f"largest error {error:.1g} of a tensor's largest value; {plural(zeros, 'value')} rounded to zero"
 
 
-def _lines(facts: dict[str, object], *, verbose: bool) -> list[str]:
+def _lines(facts: Mapping[str, object], *, verbose: bool) -> list[str]:
     """What there is to say of one file, from the same facts as the JSON."""
     lines: list[str] = _changes(facts["changes"], verbose=verbose) if isinstance(facts.get("changes"), list) else []
     if "removed" in facts and isinstance(facts["removed"], list):
