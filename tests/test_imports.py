@@ -35,6 +35,7 @@ LAYERS = [
     {"bundling", "pruning"},
     {"clearing"},
     {"report"},
+    {"inspections"},
     {"cli"},
     {"__main__"},
 ]

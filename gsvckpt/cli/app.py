@@ -14,7 +14,7 @@ import typer
 
 from gsvckpt import __version__
 from gsvckpt.errors import GsvError, UsageError
-from gsvckpt.report.console import LostOutput, print_document, print_error, printing
+from gsvckpt.report.console import LostOutput, forget_document, print_document, print_error, printing
 
 INTERRUPTED = 130
 _EXIT_CODES = """
@@ -78,6 +78,7 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, the process's own where `argv` is None, and return its exit code. Never a traceback for bad input."""
     _mend_streams()
+    forget_document()
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = [word for word in arguments[:1] if word in COMMANDS]
     try:

@@ -17,7 +17,7 @@ from gsvckpt.model import Tensor
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.report import inspection
-from gsvckpt.report.console import print_document, printing, warn_unsafe
+from gsvckpt.report.console import add_file, begin_document, print_document, print_error, printing, warn_unsafe
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.inspection import View
 
@@ -151,6 +151,7 @@ def _show_one(path: str, view: View, settings: Settings) -> int:
 def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursive: bool) -> int:
     """Show several files and what folders hold: the parts that were asked for of each, else one table of all."""
     from gsvckpt.formats.shards import is_index  # what only folders need is imported only for them
+    from gsvckpt.inspections import Inspected, inspect_files
     from gsvckpt.report import inventory
     from gsvckpt.survey import find_files
 
@@ -159,26 +160,38 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
     files = [*(path for path in paths if path not in folders), *found.checkpoints]
     if len(paths) == len(files) == 1 and is_index(files[0]) and not recursive:  # the folder is one checkpoint
         return _show_one(files[0], view, settings)
-    if settings.json or view.asks_for_parts:
-        results, worst = try_each(files, lambda path: _show(path, view, settings), found.failures)
-        if settings.json:
-            documents = [failure_json(result) if isinstance(result, GsvError) else result for result in results]
-            with printing(worst):
-                print_document("inspect", worst, documents, found.as_json())
-        return worst
-
-    def sum_up(path: str) -> inventory.Entry:
-        with _opened(path) as examination:
-            return inventory.make_entry(examination)
-
-    entries, worst = try_each(files, sum_up, found.failures)
-    failures = [entry for entry in entries if isinstance(entry, GsvError)]
+    if view.asks_for_parts and not settings.json:
+        return try_each(files, lambda path: _show(path, view, settings), found.failures)[1]
+    failures: list[GsvError] = [*found.failures]
+    worst = max((error.exit_code for error in failures), default=0)
     for error in failures:
-        _warn_of(error, settings)
-    if not settings.quiet and (len(entries) > len(failures) or len(failures) > len(found.failures)):
-        sound = [entry for entry in entries if not isinstance(entry, GsvError)]
-        with printing(worst):
-            inventory.print_inventory(sound, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
+        print_error(error)
+    if settings.json:
+        begin_document("inspect", found.as_json())
+        for error in failures:
+            add_file(failure_json(error))
+    entries: list[inventory.Entry] = []
+    with settings.watch("inspect") as progress:
+        results = inspect_files(files, view if settings.json else None, settings.device, settings.workers, progress)
+        for path, result in zip(files, results, strict=True):
+            if isinstance(result, Inspected):
+                warn_unsafe(path, result.safety)
+            else:
+                print_error(result)
+                failures.append(result)
+                worst = max(worst, result.exit_code)
+            if settings.json:
+                add_file(result.facts if isinstance(result, Inspected) and isinstance(result.facts, dict) else failure_json(failures[-1]))
+            elif isinstance(result, Inspected) and isinstance(result.facts, inventory.Entry):
+                entries.append(result.facts)
+    with printing(worst):
+        if settings.json:
+            print_document("inspect", worst, [])
+            return worst
+        for error in failures:
+            _warn_of(error, settings)
+        if not settings.quiet and (entries or len(failures) > len(found.failures)):
+            inventory.print_inventory(entries, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
     return worst
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,7 @@ from gsvckpt.findings import CHECKS, SEVERITIES, Severity, name_copies, select_c
 from gsvckpt.formats.shards import is_index
 from gsvckpt.keep_options import Keep
 from gsvckpt.opening import index_of
-from gsvckpt.report.console import print_document, print_error, printing, warn_unsafe, write_out
+from gsvckpt.report.console import begin_document, print_document, print_error, printing, warn_unsafe, write_out
 from gsvckpt.report.documents import failure_json
 from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
 from gsvckpt.verdicts import Expected, Options, Verification
@@ -275,9 +276,9 @@ def _print_results(outcome: _Outcome, targets: Targets, settings: Settings, code
 
     kept = report.Kept(outcome.recorded, outcome.copied, outcome.restored, outcome.asked)
     if settings.json:
-        files = [report.as_json(result, kept) for result in outcome.results]
-        files += [failure_json(error) for error in outcome.failures]
-        print_document("verify", code, files, {"folders": targets.folders, "ignored": targets.others} if targets.folders else None)
+        begin_document("verify", {"folders": targets.folders, "ignored": targets.others} if targets.folders else None)
+        files = (report.as_json(result, kept) for result in outcome.results)  # made one by one: there may be many
+        print_document("verify", code, chain(files, map(failure_json, outcome.failures)))
         return
     root = targets.folders[0] if len(targets.folders) == 1 and set(targets.roots) >= set(targets.files) else None
     if outcome.results:

@@ -11,9 +11,9 @@ from functools import partial
 from gsvckpt.cli.computing import make_engine, tell
 from gsvckpt.cli.options import Settings, try_each
 from gsvckpt.destinations import Destination
-from gsvckpt.errors import GsvError, MissingError, OutputError, UsageError
+from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.recipes import Recipe
-from gsvckpt.report.console import print_document, print_error, print_warning, printing
+from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import size
 from gsvckpt.report.writes import as_json, print_written
@@ -26,30 +26,30 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
     outputs = destination.assign(sources)
     job = Rewrite(recipe, destination, settings.device, fixed=settings.jobs is not None)
     label = os.path.basename(sources[0]) if len(sources) == 1 else command
-    results: list[Written | GsvError] = []
+    worst = 0
+    done: list[Written] = []  # without --json, for the table
+    if settings.json:
+        begin_document(command)
     with settings.watch(label) as progress:
-        for source, result in zip(sources, rewrite_files(job, sources, outputs, settings.workers, progress), strict=True):
-            if isinstance(result, GsvError):
+        results = rewrite_files(job, sources, outputs, settings.workers, progress)
+        for source, output, result in zip(sources, outputs, results, strict=True):
+            if isinstance(result, Written):
+                worst = max(worst, int((destination.check and result.changed) or not result.whole))
+                if settings.verbose and result.device is not None:
+                    name, why, count = result.device
+                    tell(name, f"{why} ({size(count)})")
+                done.append(result if not settings.json else result._replace(details={}))
+            else:
                 if isinstance(result, MissingError) and os.path.isdir(source) and result.path == source:
                     result.hint = result.hint or _name_files(command, source)
                 print_error(result)
-            elif settings.verbose and result.device is not None:
-                name, why, count = result.device
-                tell(name, f"{why} ({size(count)})")
-            results.append(result)
-    done = [result for result in results if isinstance(result, Written)]
-    worst = max((result.exit_code for result in results if isinstance(result, GsvError)), default=0)
-    if destination.check and any(result.changed for result in done):
-        worst = max(worst, 1)
-    if not all(result.whole for result in done):
-        worst = max(worst, 1)
+                worst = max(worst, result.exit_code)
+            if settings.json:
+                failed = {"source": source, "output": output, "written": False}
+                add_file(as_json(result) if isinstance(result, Written) else {**failure_json(result), **failed})
     with printing(worst):
         if settings.json:
-            files = [
-                as_json(result) if isinstance(result, Written) else {**failure_json(result), "source": source, "output": output, "written": False}
-                for source, output, result in zip(sources, outputs, results, strict=True)
-            ]
-            print_document(command, worst, files)
+            print_document(command, worst, [])
         elif done and not settings.quiet:
             print_written(done, verbose=settings.verbose)
     for result in done:
