@@ -13,8 +13,9 @@ import xxhash
 
 from gsvckpt.asides import damaged_name
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
-from gsvckpt.files import LocalSource, open_source
+from gsvckpt.files import open_source
 from gsvckpt.manifest import NAME, Entry, read_manifest, record
+from gsvckpt.model import OpenSource
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish, publish_bytes
 from gsvckpt.removal import is_temporary
@@ -200,7 +201,7 @@ def copy_file(
         publish(target, opened.size, fill, check, overwrite=overwrite, settle=settle)
 
 
-def _copy(source: LocalSource, target: Target, progress: Progress) -> str:
+def _copy(source: OpenSource, target: Target, progress: Progress) -> str:
     digest = xxhash.xxh3_128()
     for offset, chunk in _chunks(source, progress):
         digest.update(chunk)
@@ -216,7 +217,7 @@ def _digest_of(path: str, progress: Progress | None = None) -> str:
     return str(digest.hexdigest())
 
 
-def _chunks(source: LocalSource, progress: Progress) -> Iterator[tuple[int, memoryview]]:
+def _chunks(source: OpenSource, progress: Progress) -> Iterator[tuple[int, memoryview]]:
     memory = buffer(_CHUNK)
     for offset in range(0, source.size, _CHUNK):
         chunk = memory[: min(_CHUNK, source.size - offset)]

@@ -57,6 +57,12 @@ class MissingError(GsvError):
     kind = "missing"
 
 
+class UnreachableError(MissingError):
+    """An input on another machine that does not answer, or no longer: nothing is known of it, neither good nor bad."""
+
+    kind = "unreachable"
+
+
 class DamagedError(GsvError):
     """A checkpoint whose bytes contradict themselves or end too early."""
 

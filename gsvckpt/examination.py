@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.formats.sniff import read_head
-from gsvckpt.model import Checkpoint, Source, Tensor, format_path
+from gsvckpt.model import Checkpoint, Distant, Source, Tensor, format_path
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
@@ -61,10 +61,11 @@ def examine(checkpoint: Checkpoint) -> Examination:
 def recognise(source: Source, *, thorough: bool = False) -> Match | None:
     """The official file that this is, or None.
 
-    Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known.
+    Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known. At a
+    glance it never is, as a whole file would have to come from another machine.
     """
     match = official.lookup(source.size, official.digest_header(read_head(source)))
-    if match is not None or not (thorough or official.candidates(source.size)):
+    if match is not None or (isinstance(source, Distant) and source.glance) or not (thorough or official.candidates(source.size)):
         return match
     import hashlib
 

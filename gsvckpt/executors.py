@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from gsvckpt.errors import GsvError
+from gsvckpt.locations import holds_secrets
 from gsvckpt.progress import Progress, Share, Silent
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run_each(
     shares = [Share(progress, size) for size in sizes]
     if cluster is not None:
         raise NotImplementedError
-    elif load.together and pays(len(items), load, jobs):
+    elif load.together and pays(len(items), load, jobs) and not holds_secrets():
         yield from _in_processes(job, items, shares, load.chunk, jobs)
     else:
         for item, share in zip(items, shares, strict=True):

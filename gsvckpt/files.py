@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from gsvckpt.errors import ChangedError, DamagedError, MissingError
+from gsvckpt.locations import is_url
+from gsvckpt.model import OpenSource
 
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
 CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
@@ -102,10 +104,23 @@ def _missing(path: str, error: Exception) -> MissingError:
     return MissingError(f"cannot be opened: {reason(error)}", path=path)
 
 
+def make_source(path: str | os.PathLike[str], *, glance: bool = False) -> OpenSource:
+    """A source for a path or URL, which the caller closes. `glance`: its structure is wanted, not its tensors, so the fewer requests the better.
+
+    Raises MissingError when there is no such file or it may not be read, and UnreachableError.
+    """
+    name = os.fspath(path)
+    if not is_url(name):
+        return LocalSource(name)
+    from gsvckpt.remote.source import RemoteSource  # local files need nothing of it
+
+    return RemoteSource(name, glance=glance)
+
+
 @contextmanager
-def open_source(path: str | os.PathLike[str]) -> Iterator[LocalSource]:
-    """Open a source and close it again; errors raised meanwhile learn the path."""
-    source = LocalSource(path)
+def open_source(path: str | os.PathLike[str], *, glance: bool = False) -> Iterator[OpenSource]:
+    """Open a source as `make_source` does and close it again."""
+    source = make_source(path, glance=glance)
     try:
         yield source
     finally:

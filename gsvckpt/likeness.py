@@ -12,7 +12,8 @@ import struct
 from typing import NamedTuple
 
 from gsvckpt.errors import GsvError
-from gsvckpt.files import LocalSource, open_source
+from gsvckpt.files import open_source
+from gsvckpt.model import OpenSource
 from gsvckpt.sovits.progress import Progress, read_progress
 
 _FURTHEST = 160 << 10  # bytes of a file in which its progress must stand
@@ -162,7 +163,7 @@ def _scalar(pickle: bytes, place: int) -> tuple[int | str, int] | None:
     return None
 
 
-def _read(source: LocalSource) -> Beginning | None:
+def _read(source: OpenSource) -> Beginning | None:
     begin = bytearray(min(source.size, _FURTHEST))
     end = bytearray(_END.size)
     if source.size < len(end) + _LOCAL.size:

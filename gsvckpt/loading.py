@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 from gsvckpt.errors import MissingError, UnsupportedError, UsageError
 from gsvckpt.files import LocalSource
+from gsvckpt.locations import conceal
 from gsvckpt.model import Checkpoint, Source, Tensor
 from gsvckpt.opening import blame, open_checkpoint
 from gsvckpt.pickles.safety import Safety, judge_all
@@ -46,7 +47,7 @@ def load_state_dict(path: str | os.PathLike[str], device: TorchDevice = "cpu", i
     UsageError for a device that is not there, MissingError when nothing is chosen, ChangedError when the file changes meanwhile, and what `open_file`
     raises. `auto` is the first CUDA device where there is one, else the CPU.
     """
-    with open_file(path) as checkpoint, blame(os.fspath(path)):
+    with open_file(path) as checkpoint, blame(conceal(os.fspath(path))):
         chosen = select(checkpoint.state_dict, include)
         return _load(checkpoint.checkpoint, chosen, device)
 
@@ -59,7 +60,7 @@ class OpenCheckpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self._path = conceal(os.fspath(path))
         self._files = ExitStack()
         self._maps: dict[Source, mmap.mmap] = {}
         self._closed = False
@@ -110,7 +111,11 @@ class OpenCheckpoint:
             raise UsageError("the checkpoint is closed", path=self._path, hint="fetch tensors inside the `with` statement")
 
     def _map(self, source: Source) -> mmap.mmap:
-        if source not in self._maps and isinstance(source, LocalSource):
+        if source not in self._maps:
+            if not isinstance(source, LocalSource):
+                raise UnsupportedError(
+                    "is on another machine, so it cannot be mapped into memory", hint="the `torch` method reads tensors from there"
+                )
             self._maps[source] = source.map()
         return self._maps[source]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError
@@ -25,6 +25,32 @@ class Source(Protocol):
     @property
     def size(self) -> int: ...
     def read_into(self, offset: int, buffer: memoryview) -> None: ...
+
+
+class OpenSource(Source, Protocol):
+    """A source that somebody opened, and has to close. `mtime_ns` is 0 where its time is not known."""
+
+    @property
+    def mtime_ns(self) -> int: ...
+    def check_unchanged(self) -> None:
+        """Raise ChangedError unless the source is still what was opened."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """A source of which every small piece takes the time of a large one. `glance` says that it was opened for its structure alone, so that nobody
+    should ask for pieces between its tensors' bytes.
+    """
+
+    @property
+    def glance(self) -> bool: ...
+    def at_hand(self, offset: int, size: int) -> bool:
+        """Whether these bytes can be had at once."""
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Get these small (offset, size) pieces together, in place of those that were got before; does nothing for a glance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,27 +13,29 @@ from os import PathLike, fspath
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files import open_source
 from gsvckpt.formats import shards, sniff
+from gsvckpt.locations import conceal, is_url
 from gsvckpt.model import Checkpoint, Source
 
 
 @contextmanager
-def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False) -> Iterator[Checkpoint]:
-    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. `inflate` admits compressed zips.
+def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False, glance: bool = False) -> Iterator[Checkpoint]:
+    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. `inflate` admits compressed zips; `glance` says that none of
+    those bytes will be asked for.
 
     A folder with an index, or the index itself, is one checkpoint in several files. Raises GsvError with the path filled in.
     """
-    index = index_of(fspath(path))
+    index = index_of(conceal(fspath(path)))
     if index is not None:
-        with ExitStack() as stack, blame(fspath(path)):
-            yield shards.read(index, partial(_read_shard, inflate=inflate), stack)
+        with ExitStack() as stack, blame(conceal(fspath(path))):
+            yield shards.read(index, partial(_read_shard, inflate=inflate), stack, glance=glance)
         return
-    with open_source(path) as source, blame(fspath(path)):
+    with open_source(path, glance=glance) as source, blame(source.path):
         yield read(source, inflate=inflate)
 
 
 def index_of(path: str) -> str | None:
     """The index by which `path`, a folder or the index itself, is one checkpoint in several files; None where it is none."""
-    if os.path.isdir(path):
+    if not is_url(path) and os.path.isdir(path):
         return shards.find_index(path)
     return path if shards.is_index(path) else None
 

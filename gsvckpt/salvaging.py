@@ -30,7 +30,7 @@ def open_remains(path: str | PathLike[str]) -> Iterator[Checkpoint]:
         with open_checkpoint(path, inflate=True) as checkpoint:
             yield checkpoint
         return
-    with open_source(path) as source, blame(fspath(path)):
+    with open_source(path) as source, blame(source.path):
         try:
             checkpoint = _reread(read(source, inflate=True))
         except DamagedError as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files import open_source
 from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, zip_directory
+from gsvckpt.locations import below, is_url
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.publishing import TRASH
 from gsvckpt.removal import is_temporary
@@ -43,28 +44,33 @@ class Found:
 def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = False) -> Found:
     """Look through folders. `failures` has one error for each that cannot be listed, and for one that holds no checkpoint.
 
-    `thorough` also finds zips that hold a pickle anywhere, pickles that would run code, and files that GPT-SoVITS publishes, whatever their names.
+    `thorough` also finds zips that hold a pickle anywhere, pickles that would run code, and files that GPT-SoVITS publishes, whatever their names. Of
+    folders that are URLs, names alone decide.
     """
     checkpoints: list[str] = []
     failures: list[MissingError] = []
     parts: set[str] = set()
+    there: set[str] = set()
     others = 0
     for folder in folders:
         before = len(checkpoints) + len(failures)
-        found = list(_files(folder, failures, recursive=recursive))
+        found = list((_urls if is_url(folder) else _files)(folder, failures, recursive=recursive))
+        there.update(found)
         named = (shard for path in found if shards.is_index(path) for shard in _shards(path))
         parts.update(shard for shard in named if not shards.is_index(shard))  # an index is no shard: it would hide itself, or another
         for path in found:
             if path in parts:
                 continue
-            if _is_checkpoint(path) or (thorough and _deserves_a_look(path)):
+            if _is_checkpoint(path) or (thorough and not is_url(path) and _deserves_a_look(path)):
                 checkpoints.append(path)
             else:
                 others += 1
         if before == len(checkpoints) + len(failures):
             hint = "choose another folder" if recursive else "-r looks in subfolders, too"
             failures.append(MissingError("holds no checkpoint", path=folder, hint=hint))
-    return Found(tuple(checkpoints), frozenset(filter(os.path.isfile, parts)), others, tuple(folders), tuple(failures))
+    return Found(
+        tuple(checkpoints), frozenset(part for part in parts if part in there or os.path.isfile(part)), others, tuple(folders), tuple(failures)
+    )
 
 
 def _shards(index: str) -> tuple[str, ...]:
@@ -89,6 +95,20 @@ def _files(folder: str, failures: list[MissingError], *, recursive: bool) -> Ite
             pending.extend(entry.path for entry in reversed(entries) if _is_folder(entry) and entry.name not in _OWN)
 
 
+def _urls(folder: str, failures: list[MissingError], *, recursive: bool) -> Iterator[str]:
+    from gsvckpt.remote.listing import list_files  # folders of this machine need nothing of it
+
+    try:
+        found = list_files(folder, recursive=recursive)
+    except MissingError as error:
+        failures.append(error)
+        return
+    for url in found:
+        folders = below(folder, url).split("/")
+        if not any(map(is_temporary, folders)) and not _OWN.intersection(folders):
+            yield url
+
+
 def _is_file(path: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
@@ -110,6 +130,8 @@ def _is_checkpoint(path: str) -> bool:
         return path.removesuffix(shards.INDEX).endswith(_SHARDED) or bool(_shards(path))
     if os.path.splitext(path)[1].lower() in EXTENSIONS:
         return True
+    if is_url(path):
+        return False
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:

@@ -14,6 +14,7 @@ from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
 from gsvckpt.findings import name_file
 from gsvckpt.formats import shards
+from gsvckpt.locations import folder_of, is_folder, is_url, name_of
 from gsvckpt.manifest import NAME, Entry, Manifest, read_manifest
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.runs import Run, find_runs
@@ -48,9 +49,11 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
     targets = Targets(read_checksums(listed) if listed is not None else None)
     known = _Manifests(recorded, paths)
     for path in paths:
+        if resuming and is_url(path):
+            raise UsageError("looks at folders of this machine, not at URLs", where="--resume")
         if resuming and os.path.isdir(path):
             _add_runs(targets, path)
-        elif os.path.isdir(path):
+        elif is_folder(path):
             _add_folder(targets, path, known, recursive=recursive)
         else:
             _add_file(targets, path, known)
@@ -83,19 +86,19 @@ class _Manifests:
         self._named = path is not None
         if path is None:
             return
-        folders = {_absolute(target if os.path.isdir(target) else os.path.dirname(target)) for target in targets}
+        folders = {_absolute(target if is_folder(target) else folder_of(target)) for target in targets}
         if len(folders) != 1:
             raise UsageError("is for the files of one folder, so name files of one folder only", where="--manifest")
         manifest = read_manifest(path)
         if manifest is None:
-            folder = targets[0] if os.path.isdir(targets[0]) else os.path.dirname(targets[0]) or os.curdir
+            folder = targets[0] if is_folder(targets[0]) else folder_of(targets[0]) or os.curdir
             raise MissingError("there is no such manifest", path=path, hint=f"record one: gsvckpt verify {shlex.quote(folder)} --record")
         self._by_folder[folders.pop()] = manifest
 
     def of(self, folder: str) -> Manifest | None:
         """The manifest for the files in a folder; one that makes no sense is a failure of its own, and the files are looked at without it."""
         place = _absolute(folder)
-        if place not in self._by_folder and not self._named:
+        if place not in self._by_folder and not self._named and not is_url(folder):
             try:
                 self._by_folder[place] = read_manifest(os.path.join(folder, NAME))
             except GsvError as error:
@@ -104,8 +107,8 @@ class _Manifests:
         return self._by_folder.get(place)
 
     def entry(self, path: str) -> Entry | None:
-        found = self.of(os.path.dirname(path))
-        return found.entries.get(os.path.basename(path)) if found is not None else None
+        found = self.of(folder_of(path))
+        return found.entries.get(name_of(path)) if found is not None else None
 
 
 def _absolute(folder: str) -> str:
@@ -114,12 +117,12 @@ def _absolute(folder: str) -> str:
 
 def _expected(path: str, known: _Manifests, checksums: ChecksumFile | None) -> Expected:
     line = checksums.listed.get(os.path.normcase(os.path.abspath(path))) if checksums is not None else None
-    return Expected(known.entry(path), known.of(os.path.dirname(path)) is not None, line, checksums is not None)
+    return Expected(known.entry(path), known.of(folder_of(path)) is not None, line, checksums is not None)
 
 
 def _add_file(targets: Targets, path: str, known: _Manifests) -> None:
     entry = known.entry(path)
-    if entry is not None and not os.path.isfile(path):
+    if entry is not None and not is_url(path) and not os.path.isfile(path):
         targets.recorded[path] = entry
         targets.named.add(path)
     else:
@@ -132,7 +135,7 @@ def _add_parts(targets: Targets, path: str, root: str | None = None) -> None:
     if not shards.is_index(path):
         return
     with suppress(GsvError):
-        found = [shard for shard in shards.members(path) if os.path.isfile(shard)]
+        found = [shard for shard in shards.members(path) if is_url(shard) or os.path.isfile(shard)]
         targets.files |= dict.fromkeys(found, Expected())
         targets.roots |= dict.fromkeys(found, root) if root is not None else {}
         targets.parts.update(found)

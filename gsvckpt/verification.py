@@ -9,14 +9,15 @@ from fnmatch import fnmatchcase
 
 from gsvckpt import checksum_files, manifest
 from gsvckpt.checks import containers, layouts, officials, pickles, resume, tensors, versions
-from gsvckpt.errors import ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError
+from gsvckpt.errors import ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError, UnreachableError
 from gsvckpt.examination import Examination, examine, known_of
-from gsvckpt.files import LocalSource, open_source
+from gsvckpt.files import open_source
 from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding, name_file
 from gsvckpt.formats import pickle_search, shards, zip_audit, zip_directory
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_remains import Remains
-from gsvckpt.model import Checkpoint, Tensor, format_path, walk
+from gsvckpt.locations import conceal, name_of
+from gsvckpt.model import Checkpoint, OpenSource, Tensor, format_path, walk
 from gsvckpt.opening import open_checkpoint, read
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.progress import Progress, Silent
@@ -24,6 +25,8 @@ from gsvckpt.salvaging import find_remains
 from gsvckpt.sovits import official
 from gsvckpt.sovits.config import config_of
 from gsvckpt.verdicts import Expected, Options, Verification, failed, judge
+
+_GONE = (UnreachableError, ChangedError)  # a source that breaks off: what was learnt until then says nothing
 
 
 def verify_file(
@@ -39,12 +42,13 @@ def verify_file(
     Of an index, what it makes of its shards is verified: all there, each with its tensors, and what they are as one. Their bytes are verified by
     their own paths.
     """
+    asked = options or Options()
     try:
-        with open_source(path) as source:
-            run = _Run(source, options or Options(), expected or Expected(), jobs, progress or Silent())
+        with open_source(path, glance=asked.quick) as source:
+            run = _Run(source, asked, expected or Expected(), jobs, progress or Silent())
             return run.result()
-    except MissingError as error:
-        return failed(os.fspath(path), error)
+    except (MissingError, ChangedError) as error:
+        return failed(conceal(os.fspath(path)), error)
 
 
 def peek(path: str) -> resume.State | GsvError:
@@ -69,7 +73,7 @@ def named_tensors(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[s
 class _Run:
     """The verification of one open file."""
 
-    def __init__(self, source: LocalSource, options: Options, expected: Expected, jobs: int, progress: Progress) -> None:
+    def __init__(self, source: OpenSource, options: Options, expected: Expected, jobs: int, progress: Progress) -> None:
         self.source, self.options, self.expected, self.jobs, self.progress = source, options, expected, jobs, progress
         self.findings: list[Finding] = []
         self.blockers: list[Finding] = []  # why checks that were asked for could not be made: told whatever was asked for
@@ -89,6 +93,8 @@ class _Run:
                 examination = examine(checkpoint)
                 self._check(examination)
                 safety = self._look_closer(checkpoint, safety)
+        except _GONE:
+            raise
         except GsvError as error:
             safety = self._unreadable(error)
         self._compare_digests()
@@ -167,7 +173,7 @@ class _Run:
 
     def _fall_apart(self, error: GsvError) -> Safety:
         """An index that does not make one checkpoint of its shards. It is text itself, which runs nothing."""
-        shard = os.path.basename(error.path) if error.path and error.path != self.source.path else ""
+        shard = name_of(error.path) if error.path and error.path != self.source.path else ""
         where = ": ".join(part for part in (shard, error.where) if part) or "index"
         self.blockers.append(Finding(error.check, "error", where, error.why, error.hint))
         self._read_file(frozenset())
@@ -249,6 +255,8 @@ class _Run:
             found = read_contents(
                 checkpoint, known, HostOnDemand(), wanted, checksums=checksums, numbers=numbers, jobs=self.jobs, progress=self.progress
             )
+        except _GONE:
+            raise
         except GsvError as error:
             self.blockers.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
             return
@@ -280,6 +288,8 @@ class _Run:
         wanted = (names | self._wanted_digests()) - {"content"} - set(self.digests)
         try:
             self.digests |= digest_file(self.source, frozenset(wanted), self.jobs, self.progress)
+        except _GONE:
+            raise
         except GsvError as error:
             self.blockers.append(Finding(error.check, "error", error.where or "file", error.why, error.hint))
 

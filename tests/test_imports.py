@@ -14,8 +14,9 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
-    {"dtypes", "texts", "quantities"},
+    {"dtypes", "texts", "quantities", "locations"},
     {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
+    {"remote"},
     {"files", "streams", "pickles"},
     {"removal"},
     {"locking", "publishing", "retention"},
@@ -48,6 +49,8 @@ ONLY_IN = {
     "tensorboard": {"event_files"},
     "safetensors": set(),
     "click": set(),
+    "fsspec": {"remote"},
+    "aiohttp": {"remote"},
 }
 
 

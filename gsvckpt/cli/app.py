@@ -14,6 +14,7 @@ import typer
 
 from gsvckpt import __version__
 from gsvckpt.errors import GsvError, UsageError
+from gsvckpt.locations import conceal
 from gsvckpt.report.console import LostOutput, forget_document, print_document, print_error, printing
 
 INTERRUPTED = 130
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, the process's own where `argv` is None, and return its exit code. Never a traceback for bad input."""
     _mend_streams()
     forget_document()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [conceal(word) for word in (sys.argv[1:] if argv is None else argv)]  # from here on nobody can show what a URL hides
     asked = [word for word in arguments[:1] if word in COMMANDS]
     try:
         with _ending_softly(), printing():  # help and version; what commands print and which files they fail on has guards of its own
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
+    if expand:
+        sys.argv[1:] = arguments  # where typer finds them
     try:
         app = make_app(asked or COMMANDS)
         if not arguments:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -13,6 +12,7 @@ import typer
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.examination import Examination, examine, known_of
+from gsvckpt.locations import is_folder, name_of
 from gsvckpt.model import Tensor
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import judge_all
@@ -99,15 +99,15 @@ def inspect(
         if len(paths) != 1:
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
-    if len(paths) == 1 and not os.path.isdir(paths[0]):
+    if len(paths) == 1 and not is_folder(paths[0]):
         return _show_one(paths[0], view, settings)
     return _show_many(paths, view, settings, recursive=recursive)
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Examination]:
+def _opened(path: str, *, glance: bool = True) -> Iterator[Examination]:
     """Open and examine one file. One that would run code is named last and on stderr, so that no other output hides it."""
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, glance=glance) as checkpoint:
         examination = examine(checkpoint)
         yield examination
     warn_unsafe(path, examination.safety)
@@ -127,7 +127,7 @@ def _warn_of(error: GsvError, settings: Settings, *, alone: bool = False) -> Non
 
 def _show(path: str, view: View, settings: Settings, *, alone: bool = False) -> dict[str, object]:
     """Examine and print one file, under its name unless it is shown `alone`. Returns its JSON object, where that was asked for."""
-    with _opened(path) as examination:
+    with _opened(path, glance=not view.stats) as examination:
         if alone:
             view.require_match(examination.state)
         measured = _measure(examination, view, settings) if view.stats else {}
@@ -155,7 +155,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
     from gsvckpt.report import inventory
     from gsvckpt.survey import find_files
 
-    folders = [path for path in paths if os.path.isdir(path)]
+    folders = [path for path in paths if is_folder(path)]
     found = find_files(folders, recursive=recursive)
     files = [*(path for path in paths if path not in folders), *found.checkpoints]
     if len(paths) == len(files) == 1 and is_index(files[0]) and not recursive:  # the folder is one checkpoint
@@ -202,7 +202,7 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
 
     tensors = view.choose(examination.state)
     device, threads, _ = open_device(settings, Work("stats", _bytes(tensors)))
-    with settings.watch(os.path.basename(examination.checkpoint.source.path)) as progress:
+    with settings.watch(name_of(examination.checkpoint.source.path)) as progress:
         return measure_tensors(tensors, device, threads, progress)
 
 
@@ -221,7 +221,7 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     found: list[Difference] = []
 
     def compare(path: str) -> None:
-        with _opened(path) as left, _opened(other) as right, settings.watch("comparing") as progress:
+        with _opened(path, glance=False) as left, _opened(other, glance=False) as right, settings.watch("comparing") as progress:
             view.require_match(left.state, right.state)
             one, two = view.choose(left.state), view.choose(right.state)
             device, threads, _ = open_device(settings, Work("difference", _bytes(one) + _bytes(two)))

@@ -12,6 +12,7 @@ from gsvckpt.cli.computing import make_engine, tell
 from gsvckpt.cli.options import Settings, try_each
 from gsvckpt.destinations import Destination
 from gsvckpt.errors import MissingError, OutputError, UsageError
+from gsvckpt.locations import name_of
 from gsvckpt.recipes import Recipe
 from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing
 from gsvckpt.report.documents import failure_json
@@ -25,7 +26,7 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
     sources = list(dict.fromkeys(sources))  # a file named twice is one file
     outputs = destination.assign(sources)
     job = Rewrite(recipe, destination, settings.device, fixed=settings.jobs is not None)
-    label = os.path.basename(sources[0]) if len(sources) == 1 else command
+    label = name_of(sources[0]) if len(sources) == 1 else command
     worst = 0
     done: list[Written] = []  # without --json, for the table
     if settings.json:

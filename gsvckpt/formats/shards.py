@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
-from gsvckpt.files import LocalSource, allow_open_files
+from gsvckpt.files import allow_open_files, make_source
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
-from gsvckpt.model import Checkpoint, Source, Tensor, tensor_of
+from gsvckpt.locations import folder_of, is_url, join
+from gsvckpt.model import Checkpoint, OpenSource, Source, Tensor, tensor_of
 
 INDEX = ".index.json"
 _LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB
@@ -21,7 +22,7 @@ MOST_SHARDS = 10_000
 class ShardedSource:
     """Several files as one: their bytes in a row. `path` is that of the index."""
 
-    def __init__(self, path: str, parts: Sequence[LocalSource]) -> None:
+    def __init__(self, path: str, parts: Sequence[OpenSource]) -> None:
         self.path = path
         self.parts = tuple(parts)
         self.size = sum(part.size for part in parts)
@@ -64,18 +65,19 @@ def is_index(path: str) -> bool:
 def members(index: str) -> tuple[str, ...]:
     """The paths of the shards that an index names, there or not. Raises as `read` does for the index itself."""
     weight_map, _ = _read_index(index)
-    return tuple(os.path.join(os.path.dirname(index), name) for name in dict.fromkeys(weight_map.values()))
+    return tuple(join(folder_of(index), name) for name in dict.fromkeys(weight_map.values()))
 
 
-def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack) -> Checkpoint:
-    """Open all shards as one flat state dict, or as the tree that the index holds; `stack` closes them.
+def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack, *, glance: bool = False) -> Checkpoint:
+    """Open all shards as one flat state dict, or as the tree that the index holds; `stack` closes them. `glance`: see `make_source`.
 
     Raises MissingError for a shard that is not there, DamagedError where index and shards contradict each other, and what opening a shard raises.
     """
     weight_map, metadata = _read_index(index)
-    folder = os.path.dirname(index)
+    folder = folder_of(index)
     allow_open_files(len(set(weight_map.values())))
-    shards = {name: _open(os.path.join(folder, name), read_shard, stack) for name in dict.fromkeys(weight_map.values())}
+    sources = {name: _open(join(folder, name), stack, glance=glance) for name in dict.fromkeys(weight_map.values())}
+    shards = {name: read_shard(source) for name, source in sources.items()}
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
         tensor = tensor_of(shards[shard].root.get(name)) if isinstance(shards[shard].root, dict) else None  # type: ignore[attr-defined]
@@ -86,8 +88,7 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
         unknown = next((key for key in opened.root if weight_map.get(str(key)) != shard), None) if isinstance(opened.root, dict) else None
         if unknown is not None:
             raise DamagedError(f"stands in {shard}, but the index does not say so", where=str(unknown), path=index)
-    parts = [opened.source for opened in shards.values()]
-    source = ShardedSource(index, [part for part in parts if isinstance(part, LocalSource)])
+    source = ShardedSource(index, list(sources.values()))
     first = next(iter(shards.values())).container
     counted = sum(opened.container.records for opened in shards.values())
     total = sum(opened.container.storages for opened in shards.values())
@@ -101,23 +102,34 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     return Checkpoint(source, container, tensors, names)
 
 
-def _open(path: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack) -> Checkpoint:
-    if not os.path.lexists(path):
+def _open(path: str, stack: ExitStack, *, glance: bool) -> OpenSource:
+    if not is_url(path) and not os.path.lexists(path):
         why = "there is no such file, though the index names it: the checkpoint is not whole"
         raise MissingError(why, path=path, hint="get it again, into the same folder", check="container.truncated")
-    source = LocalSource(path)
+    source = make_source(path, glance=glance)
     stack.callback(source.close)
-    return read_shard(source)
+    return source
 
 
-def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def _read_file(path: str) -> bytes:
     if os.path.exists(path) and not os.path.isfile(path):
         raise MissingError("is no regular file", path=path)
     try:
         with open(path, "rb") as file:
-            text = file.read(_LARGEST_INDEX + 1)
+            return file.read(_LARGEST_INDEX + 1)
     except OSError as error:
         raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+
+
+def _read_url(path: str) -> bytes:
+    with closing(make_source(path, glance=True)) as source:
+        text = bytearray(min(source.size, _LARGEST_INDEX + 1))
+        source.read_into(0, memoryview(text))
+        return bytes(text)
+
+
+def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    text = _read_url(path) if is_url(path) else _read_file(path)
     if len(text) > _LARGEST_INDEX:
         raise UnsupportedError(f"an index of more than {_LARGEST_INDEX:,} bytes", path=path)
     try:

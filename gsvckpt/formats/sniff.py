@@ -9,6 +9,7 @@ from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.pickles.state import EndOfPickle
 
+_GLIMPSE = 1 << 16  # bytes that tell nearly always that it is no pickle
 _PEEK = 1 << 24  # far more than any pickle that torch writes for GPT-SoVITS
 _PEEK_OPCODES = 500_000  # four times a large training file's; these bytes may be anything
 HEAD = 8_192  # what GPT-SoVITS itself hashes; enough to recognise anything
@@ -192,17 +193,20 @@ def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...],
 
     torch.load would run a bare pickle, whatever else the file looks like. Only what Python could import counts: other bytes hold newlines, too.
     """
-    buffer = bytearray(max(min(source.size - offset, _PEEK), 0))
-    source.read_into(offset, memoryview(buffer))
-    machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None, max_opcodes=_PEEK_OPCODES)
     finished = endless = False
-    try:
-        machine.run()
-        finished = True
-    except DamagedError as error:
-        endless = isinstance(error, EndOfPickle) and len(buffer) == _PEEK
-    except UnsupportedError as error:
-        endless = error.check == "pickle.bomb"
+    for window in (_GLIMPSE, _PEEK):
+        buffer = bytearray(max(min(source.size - offset, window), 0))
+        source.read_into(offset, memoryview(buffer))
+        machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None, max_opcodes=_PEEK_OPCODES)
+        try:
+            machine.run()
+            finished = True
+        except DamagedError as error:
+            endless = isinstance(error, EndOfPickle) and len(buffer) == window
+        except UnsupportedError as error:
+            endless = error.check == "pickle.bomb"
+        if not endless:  # what more bytes would not change
+            break
     return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split("."))), finished, endless
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gsvckpt.findings import Finding
 from gsvckpt.formats.zip_directory import END, END64, LOCAL, LOCATOR, MAX32, Tail, read_entries
-from gsvckpt.model import Record, Source
+from gsvckpt.model import Distant, Record, Source
 
 _ZIP64, _PADDING = 0x0001, 0x4246  # extra fields: 64-bit sizes, and `FB`, with which torch aligns its data
 # APPNOTE 4.5 and 4.6: zip64, NTFS times, Info-ZIP's times, owners and names, Android's alignment; and torch's padding
@@ -21,6 +21,7 @@ _MINIZ = 0x031E  # what miniz, and so torch, states in zip64 end records, while 
 _INFO_ZIP = (0x031E, 0x032D, 0x033F)
 _NEEDS_ZIP64 = 45
 _FEW = 3  # records from which on one that differs from all others is remarkable
+_TOGETHER = 4_096  # records whose headers are got at once
 _AGAIN = "no reader looks there, but bytes were altered: get the file again, or compare its digest"
 
 Fields = tuple[int, ...]  # of CENTRAL
@@ -34,8 +35,16 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
     central = {entry.header: fields for entry, fields in read_entries(source, tail)}
     found = [*_end_records(source, tail, central.values())]
     needed: list[tuple[int, str]] = []
-    end = 0
-    for record, limit in zip(records, [*(record.header for record in records[1:]), tail.offset], strict=True):
+    end = unread = 0
+    limits = [*(record.header for record in records[1:]), tail.offset]
+    for at, (record, limit) in enumerate(zip(records, limits, strict=True)):
+        if isinstance(source, Distant):
+            if at % _TOGETHER == 0:
+                source.fetch(list(_between(records[at : at + _TOGETHER], limits[at : at + _TOGETHER])))
+            if source.glance and not source.at_hand(record.header, record.offset - record.header):
+                unread += 1
+                end = limit
+                continue
         if record.header != end:
             found.append(_gap(end, record.header, record.name))
         raw = _read(source, record.header, record.offset - record.header)
@@ -49,6 +58,9 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
             if not length:
                 found.append(_oddity("container.headers", record.name, "what stands behind its data does not repeat its checksum and size"))
                 end = limit
+    if unread:
+        why = f"{unread:,} of {len(records):,} local headers stand between tensors on another machine, and were not read"
+        found.append(Finding("container.headers", "info", "local headers", why, "without --quick they are read, too"))
     if tail.offset != end:
         found.append(_gap(end, tail.offset, "zip directory"))
     found += _idle_places(records, central, needed)
@@ -63,6 +75,15 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
             )
         )
     return found
+
+
+def _between(records: Sequence[Record], limits: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The (offset, size) of what is no data: local headers, and what stands behind the data."""
+    for record, limit in zip(records, limits, strict=True):
+        yield record.header, record.offset - record.header
+        if record.flags & 8:
+            end = record.offset + record.size
+            yield end, max(min(24, limit - end), 0)
 
 
 def _odd_one_out(values: Sequence[tuple[int, str]]) -> tuple[str, str, str] | None:

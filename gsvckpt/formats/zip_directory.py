@@ -6,11 +6,11 @@ The two first bytes are never trusted: GPT-SoVITS overwrites `PK` with a version
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from gsvckpt.errors import DamagedError, UnsupportedError
-from gsvckpt.model import Record, Source
+from gsvckpt.model import Distant, Record, Source
 
 MAX_RECORDS = 1_000_000  # 200,000 tensors with optimizer state have 600,000
 MAX_DIRECTORY = 1 << 27  # bytes
@@ -20,7 +20,15 @@ CENTRAL = struct.Struct("<4s6H3I5H2I")
 END = struct.Struct("<4s4H2IH")
 END64 = struct.Struct("<4sQ2H2I4Q")
 LOCATOR = struct.Struct("<4sIQI")
+_DESCRIPTORS = (16, 24)  # bytes behind the data, with 32-bit and 64-bit sizes, as miniz writes them
+_DESCRIPTOR = max(_DESCRIPTORS)
+_ALIGNMENT = 64  # of data in torch's files
+_TOGETHER = 4_096  # local headers that are got at once
 ENCRYPTED = 0x2041  # the three flags that mean so
+
+
+class DistantSource(Source, Distant, Protocol):
+    """A source on another machine."""
 
 
 class Tail(NamedTuple):
@@ -97,11 +105,42 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
 
     Raises DamagedError or UnsupportedError with the entry's name. Compression and encryption are left to the caller, who may not need the entry.
     """
-    entries = [entry for entry, _ in read_entries(source, tail)]
-    entries.sort()
-    records = [_locate(source, entry, tail.offset) for entry in entries]
+    entries = sorted(read_entries(source, tail))
+    if isinstance(source, Distant):
+        records = list(_locate_from_afar(source, entries, tail.offset))
+    else:
+        records = [_locate(source, entry, tail.offset) for entry, _ in entries]
     _check_layout(records, tail)
     return tuple(records)
+
+
+def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[Entry, tuple[int, ...]]], limit: int) -> Iterator[Record]:
+    """Records of a zip on another machine, their local headers read many at a time; for a glance, where one is not at hand, as the headers around it
+    and torch's alignment leave it no other place. What is read there later is compared with its checksum.
+    """
+    ends = [entry.header for entry, _ in entries[1:]] + [limit]
+    for at, ((entry, fields), end) in enumerate(zip(entries, ends, strict=True)):
+        if at % _TOGETHER == 0:
+            source.fetch(
+                [(max(entry.header - _DESCRIPTOR, 0), _DESCRIPTOR + LOCAL.size + 256 + fields[10]) for entry, fields in entries[at : at + _TOGETHER]]
+            )
+        begin = None if source.at_hand(entry.header, LOCAL.size + 256 + fields[10]) else _foresee(entry, fields, end)
+        if begin is None:
+            yield _locate(source, entry, limit)
+        else:
+            yield Record(entry.name, begin, entry.size, entry.crc, entry.method, entry.flags, entry.header)
+
+
+def _foresee(entry: Entry, fields: tuple[int, ...], end: int) -> int | None:
+    """Where a stored record's data begin, told from where they end; None where that is not certain enough to go without its local header."""
+    if entry.method != 0:
+        return None
+    least = entry.header + LOCAL.size + fields[10]
+    for behind in _DESCRIPTORS if entry.flags & 8 else (0,):
+        begin = end - behind - entry.size
+        if begin == least or (begin % _ALIGNMENT == 0 and least < begin < least + 2 * _ALIGNMENT):
+            return begin
+    return None
 
 
 def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...]]]:

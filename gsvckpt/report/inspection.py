@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from rich.text import Text
 from gsvckpt.accounting import Account, account, estimate_memory, group
 from gsvckpt.errors import UsageError
 from gsvckpt.examination import Examination
+from gsvckpt.locations import name_of
 from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.documents import examination_json
@@ -128,7 +128,7 @@ def _print_overview(console: Console, examination: Examination, counted: Account
     facts.add_column(overflow="fold")
     for label, text in _facts(examination, counted, view):
         facts.add_row(label, text)
-    name = printable(os.path.basename(examination.checkpoint.source.path))
+    name = printable(name_of(examination.checkpoint.source.path))
     title = Text(shorten(name, console.width - _FRAME), style="bold")
     console.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED))
     for warning in examination.warnings:

@@ -15,6 +15,7 @@ from rich.text import Text
 from gsvckpt.accounting import account
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import Examination
+from gsvckpt.locations import absolute, below, is_url, name_of
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.terminal import Folded, make_console, print_table
@@ -49,12 +50,12 @@ def make_entry(examination: Examination) -> Entry:
     identity, source = examination.identity, examination.checkpoint.source
     return Entry(
         path=source.path,
-        experiment=experiment(os.path.abspath(source.path)) or "",
+        experiment=experiment(absolute(source.path)) or "",
         kind=KINDS[identity.kind],
         version=identity.version or "/".join(identity.versions),
         epoch="" if identity.progress.epoch is None else str(identity.progress.epoch),
         size=source.size,
-        modified=os.path.getmtime(source.path),
+        modified=getattr(source, "mtime_ns", 0) / 1e9 if is_url(source.path) else os.path.getmtime(source.path),
         verdict=examination.safety.verdict,
         warnings=len(examination.warnings),
         strippable=account(examination).saves_strip,
@@ -83,7 +84,7 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
             if current:
                 table.add_row(Folded(Text(printable(current), style="bold")))
         name = Text.assemble(printable(names[entry.path]), (" !" if entry.warnings else "", "yellow"))
-        modified = [ago(entry.modified)] if roomy else []
+        modified = [ago(entry.modified) if entry.modified else "-"] if roomy else []
         safety = Text(entry.verdict, style=VERDICTS[entry.verdict])
         table.add_row(Folded(name), entry.kind, entry.version, entry.epoch, size(entry.size), *modified, safety)
     table.add_section()
@@ -109,8 +110,8 @@ def _number(text: str) -> int:
 
 def _short_names(paths: Sequence[str], root: str | None) -> dict[str, str]:
     """The last part of each path, or all of it below `root` where two files share the last part."""
-    counts = Counter(os.path.basename(path) for path in paths)
-    return {path: os.path.basename(path) if counts[os.path.basename(path)] == 1 else os.path.relpath(path, root) if root else path for path in paths}
+    counts = Counter(map(name_of, paths))
+    return {path: name_of(path) if counts[name_of(path)] == 1 else below(root, path) if root else path for path in paths}
 
 
 def _size_of(path: str) -> str:
@@ -131,7 +132,7 @@ def print_difference(one: str, two: str, found: Difference, *, verbose: bool) ->
     if found.equal:
         console.print("equal: the same names, shapes, dtypes and values")
         return
-    left, right = printable(os.path.basename(one)), printable(os.path.basename(two))
+    left, right = printable(name_of(one)), printable(name_of(two))
     if left == right:
         left, right = printable(one), printable(two)
     changed = sorted(found.values, key=lambda item: -item[1])

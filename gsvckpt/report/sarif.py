@@ -9,6 +9,7 @@ from urllib.parse import quote
 from gsvckpt import __version__
 from gsvckpt.errors import GsvError
 from gsvckpt.findings import CHECKS, Finding
+from gsvckpt.locations import is_url
 from gsvckpt.report.units import printable
 from gsvckpt.verdicts import Verification
 
@@ -54,7 +55,9 @@ def _result(path: str, finding: Finding) -> dict[str, object]:
 
 
 def _place(path: str) -> dict[str, object]:
-    """A path below the working folder stays relative, as hosts look for it in the checkout; any other becomes a file: URL."""
+    """A path below the working folder stays relative, as hosts look for it in the checkout; any other becomes a file: URL. A URL stays what it is."""
+    if is_url(path):
+        return {"artifactLocation": {"uri": quote(path.encode("utf-8", "surrogateescape"), safe="/:@")}}
     relative = os.path.relpath(path) if os.path.splitdrive(os.path.abspath(path))[0] == os.path.splitdrive(os.getcwd())[0] else path
     inside = not relative.startswith(os.pardir) and not os.path.isabs(relative)
     text = (relative if inside else os.path.abspath(path)).replace(os.sep, "/")

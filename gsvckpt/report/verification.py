@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.findings import SEVERITIES, Finding, family
+from gsvckpt.locations import below
 from gsvckpt.report.console import Line, line, print_lines
 from gsvckpt.report.documents import safety_json
 from gsvckpt.report.kinds import KINDS
@@ -75,7 +76,7 @@ def _lines(results: Sequence[Verification], kept: Kept, others: int, *, root: st
         remarkable = bool(told) or result.status != "sound" or result.path in kept.restored or (result.path in kept.copied and not quiet)
         shown += not remarkable
         if remarkable or verbose or (not quiet and shown <= _ROWS):
-            yield _file_line(result, os.path.relpath(result.path, root) if root is not None else result.path)
+            yield _file_line(result, below(root, result.path) if root is not None else result.path)
             for finding in told:
                 yield from _finding_lines(finding)
             yield from _fate_lines(result, kept, verbose=verbose)

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gsvckpt.locations import folder_of, name_of
 from gsvckpt.report.documents import upstream_json
 from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import plural, printable, size
@@ -66,7 +67,7 @@ def print_written(done: Sequence[Written], *, verbose: bool) -> None:
 
 
 def _name(written: Written) -> str:
-    return os.path.basename(written.source.rstrip(f"/{os.sep}")) or written.source
+    return name_of(written.source.rstrip(f"/{os.sep}")) or written.source
 
 
 def _share(written: Written) -> Text:
@@ -81,8 +82,8 @@ def _share(written: Written) -> Text:
 def _place(written: Written) -> Text:
     if written.output is None:
         return Text("nothing to change" if not written.changed else "-", style="dim")
-    beside = os.path.dirname(written.output) == os.path.dirname(written.source)
-    name = printable(os.path.basename(written.output) if beside else written.output)
+    beside = folder_of(written.output) == folder_of(written.source)
+    name = printable(name_of(written.output) if beside else written.output)
     return Text(f"{name} (not written: dry run)" if written.rehearsed else name, style="dim" if written.rehearsed else "bold")
 
 

@@ -1,0 +1,110 @@
+"""Where files are: paths of this machine, and URLs. A URL is known here by what may be shown of it; its secrets come back only to open it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]+://"  # two letters at least: `C:` is a drive
+_URL = re.compile(_SCHEME)
+_IN_TEXT = re.compile(_SCHEME + r"[^\s'\"<>|]+")
+_OPTION = re.compile(r"-[A-Za-z](?=" + _SCHEME + ")")  # `-os3://...`, whose first letter would belong to the scheme
+_WEB = ("http://", "https://")
+_LOCAL = ("file://", "local://")
+_HIDDEN = "..."
+
+_full: dict[str, str] = {}  # URLs with secrets, by what is shown of them; of this process alone
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL, of whatever protocol."""
+    return _URL.match(path) is not None
+
+
+def conceal(word: str) -> str:
+    """A path or a word of a command line, its URL without user, password and query: they may be secrets. `reveal` knows the whole of it.
+
+    Two URLs that differ in these alone stay two.
+    """
+    option = _OPTION.match(word)
+    found = _URL.search(word, option.end() if option else 0)
+    if found is None:
+        return word
+    before, url = word[: found.start()], word[found.start() :]
+    shown = plain = _without_secrets(url)
+    count = 1
+    while shown != url and _full.setdefault(shown, url) != url:
+        count += 1
+        shown = f"{plain}?{count}"
+    return before + shown
+
+
+def reveal(url: str) -> str:
+    """The whole of a URL, to open it; never to be shown."""
+    return _full.get(url, url)
+
+
+def holds_secrets() -> bool:
+    """Whether there are URLs that only this process knows whole."""
+    return bool(_full)
+
+
+def redact(text: str) -> str:
+    """A text of others, such as an error of a library, without what `conceal` takes from URLs, also where that stands alone."""
+    text = _IN_TEXT.sub(lambda found: _without_secrets(found[0]), text)
+    secrets = {secret for shown, url in _full.items() for secret in _secrets(url, shown)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN)
+    return text
+
+
+def _without_secrets(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    rest = rest.partition("?")[0]
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if at and (":" in user or url.lower().startswith(_WEB)):  # in `abfs://container@account` it is no user
+        authority = host
+    return f"{scheme}://{authority}{slash}{path}"
+
+
+def _secrets(url: str, shown: str) -> list[str]:
+    query = url.partition("?")[2]
+    user = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    values = [part.partition("=")[2] for part in query.split("&")]
+    return [secret for secret in (query, user, user.partition(":")[2], *values) if len(secret) > 3 and secret not in shown]
+
+
+def name_of(path: str) -> str:
+    """The last part of a path or URL; for a folder's URL, that of the folder."""
+    return path.partition("?")[0].rstrip("/").rpartition("/")[2] if is_url(path) else os.path.basename(path)
+
+
+def folder_of(path: str) -> str:
+    """The folder that a file is in; empty for a bare name of this machine."""
+    return path.partition("?")[0].rstrip("/").rpartition("/")[0] if is_url(path) else os.path.dirname(path)
+
+
+def join(folder: str, name: str) -> str:
+    """The path of a name in a folder."""
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+
+
+def absolute(path: str) -> str:
+    """The whole path of a file, as its folders may tell what it is."""
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def below(root: str, path: str) -> str:
+    """A path as seen from a folder."""
+    return path.removeprefix(root.rstrip("/") + "/") if is_url(root) else os.path.relpath(path, root)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path leads to a folder. A URL does where it ends in a slash: nobody is asked."""
+    return path.endswith("/") if is_url(path) else os.path.isdir(path)
+
+
+def names_local(url: str) -> bool:
+    """Whether a URL only spells a path of this machine."""
+    return url.lower().startswith(_LOCAL)

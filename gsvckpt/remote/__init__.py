@@ -1,0 +1,1 @@
+"""Files on other machines, through fsspec. Imported only where a path is a URL."""
