@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
+from gsvckpt.locations import folder_of, is_folder, is_url, is_writable, join, name_of
 from gsvckpt.publishing import folder_obstacle
 from gsvckpt.sovits.names import resumes, shorten
 
@@ -35,23 +36,35 @@ class Destination:
     def assign(self, sources: Sequence[str]) -> list[str]:
         """The output of each source. Raises UsageError when options contradict each other or two sources would share one output."""
         plain = [_without_slash(source) for source in sources]
+        self._refuse_urls(sources)
         if self.in_place and self.output is not None:
             raise UsageError("--in-place and --output exclude each other")
         if self.output is None:
             outputs = [source if self.in_place else name_beside(source, self.word) for source in plain]
-        elif len(sources) > 1 or self.output.endswith(("/", os.sep)) or os.path.isdir(self.output):
-            if os.path.exists(self.output) and not os.path.isdir(self.output):
+        elif len(sources) > 1 or self.output.endswith(("/", os.sep)) or is_folder(self.output):
+            if not is_url(self.output) and os.path.exists(self.output) and not os.path.isdir(self.output):
                 raise UsageError(f"{self.output} is a file, where several sources need a folder", where="--output")
-            names = [os.path.basename(name_beside(source, self.word) if self.word == SALVAGED else source) for source in plain]
-            outputs = [os.path.join(self.output, name) for name in names]
+            names = [name_of(name_beside(source, self.word) if self.word == SALVAGED else source) for source in plain]
+            outputs = [join(self.output, name) for name in names]
         else:
             outputs = [self.output]
         seen: dict[str, str] = {}
         for source, output in zip(sources, outputs, strict=True):
-            other = seen.setdefault(os.path.normcase(os.path.realpath(output)), source)
+            other = seen.setdefault(output if is_url(output) else os.path.normcase(os.path.realpath(output)), source)
             if other != source:
                 raise UsageError(f"{other} and {source} would both be written to {output}", hint="give each its own run with -o PATH")
         return outputs
+
+    def _refuse_urls(self, sources: Sequence[str]) -> None:
+        """Raise UsageError for what cannot be done with URLs."""
+        if self.in_place and any(map(is_url, sources)):
+            raise UsageError("replaces files of this machine, not objects behind URLs", where="--in-place", hint="-o PATH writes another")
+        written = [*filter(is_url, sources)] if self.output is None and self.writes else [self.output or ""]
+        only_read = [url for url in written if is_url(url) and not is_writable(url)]
+        if only_read:
+            what = "cannot be written" if self.output else "has no room for an output beside it"
+            why = f"https only reads, so {only_read[0]} {what}"
+            raise UsageError(why, where="--output", hint="name a file or folder with -o PATH")
 
     def named(self, source: str, output: str, name: str | None, extension: str | None) -> str:
         """The output under the name and the extension that suit what it will hold, where only its folder was chosen; a name that was chosen stays.
@@ -60,25 +73,27 @@ class Destination:
         """
         if self.in_place or self.output == output:
             return output
-        folder, chosen = os.path.split(output)
+        folder, chosen = folder_of(output), name_of(output)
         needs_word = self.output is None
         if name is not None and not resumes(name) and self.word != SALVAGED:
             chosen, needs_word = name, False
         if extension is None or os.path.splitext(chosen)[1].lower() == extension:
-            return os.path.join(folder, shorten(chosen))
+            return join(folder, shorten(chosen))
         if needs_word:
-            chosen = os.path.basename(_without_slash(source))
+            chosen = name_of(_without_slash(source))
         stem, before = os.path.splitext(chosen)
         chosen = (stem if before.lower() in _EXTENSIONS else chosen) + extension
         tells = self.word != SALVAGED and before.lower() in _TORCH and extension == ".safetensors"
         if self.output is None and (resumes(chosen) or (needs_word and not tells)):
             chosen = name_beside(chosen, self.word)
-        return os.path.join(folder, shorten(chosen))
+        return join(folder, shorten(chosen))
 
     def obstacle(self, source: str, output: str, others: Collection[str] = (), *, folder: bool = False) -> GsvError | None:
         """Why `output` must not or cannot be written, as far as that shows before any work is done. `others` are files that must stay as well;
         `folder` says that it will be a folder, which replaces nothing.
         """
+        if is_url(output):
+            return self._obstacle_at(source, output, others, folder=folder)
         if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
             return RefusedError("is a file that this reads from", path=output, hint="write elsewhere with -o PATH")
         if self.in_place:
@@ -97,6 +112,18 @@ class Destination:
         if self.output == output and parent and not os.path.isdir(parent):
             return OutputError(f"there is no folder {parent}", path=output, hint="make it first")
         return None
+
+    def _obstacle_at(self, source: str, url: str, others: Collection[str], *, folder: bool) -> GsvError | None:
+        """Why a URL must not or cannot be written."""
+        if url in others:
+            return RefusedError("is a file that this reads from", path=url, hint="write elsewhere with -o PATH")
+        if url == source:
+            return RefusedError("is the source itself", path=url, hint="-o PATH writes elsewhere")
+        if folder:
+            return UsageError("several files are written only to a folder of this machine", where="--max-shard-size", path=url, hint="-o FOLDER")
+        from gsvckpt.uploading import find_obstacle  # files of this machine need nothing of it
+
+        return find_obstacle(url, overwrite=self.force)
 
     @contextmanager
     def prepared(self, source: str, output: str, others: Collection[str] = (), *, folder: bool = False) -> Iterator[None]:
@@ -143,6 +170,8 @@ def _make_folder(path: str) -> None:
 def _missing_folders(path: str) -> list[str]:
     """`path` and the folders above it, up to the first that is there."""
     missing: list[str] = []
+    if is_url(path):  # stores of objects have no folders
+        return missing
     path = path.rstrip(f"/{os.sep}") or path
     while path and not os.path.lexists(path):
         missing.append(path)
@@ -153,12 +182,14 @@ def _missing_folders(path: str) -> list[str]:
 def _without_slash(source: str) -> str:
     """A folder's path that ends in its name."""
     bare = source.rstrip(f"/{os.sep}") or source
+    if is_url(source):
+        return bare
     return os.path.abspath(bare) if os.path.basename(bare) in ("", ".", "..") else bare
 
 
 def name_beside(source: str, word: str) -> str:
     """`x.pth` -> `x.fp16.pth`; but `G_16.pth` -> `fp16-G_16.pth`, as GPT-SoVITS would take `G_16.fp16.pth` for a checkpoint to resume from."""
-    folder, name = os.path.split(source)
+    folder, name = folder_of(source), name_of(source)
     stem, extension = os.path.splitext(name)
     named = f"{stem}.{word}{extension}"
-    return os.path.join(folder, shorten(f"{word}-{name}" if resumes(name) or resumes(named) else named))
+    return join(folder, shorten(f"{word}-{name}" if resumes(name) or resumes(named) else named))

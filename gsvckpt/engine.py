@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import LARGEST, Audit, Device, Matrix
 from gsvckpt.dtypes import UNTYPED
-from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
+from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.formats import overlay_layout, torch_layout
-from gsvckpt.formats.layout import Layout
+from gsvckpt.formats.layout import Layout, Text
 from gsvckpt.model import Checkpoint, Storage, Tensor, walk
 from gsvckpt.opening import read
 from gsvckpt.pickles.equality import first_difference
@@ -105,6 +105,11 @@ class Engine:
         layout = lay_out(plan)
 
         def fill(target: Target) -> None:
+            if target.ordered:
+                outcome, known = self._carry_out(plan, layout, None, approve, whole=True)
+                accept(outcome)
+                done.append((outcome, self._write_in_order(outcome, known, target)))
+                return
             done.append(self._carry_out(plan, layout, target, approve))
             accept(done[-1][0])
 
@@ -149,7 +154,36 @@ class Engine:
         if wrong is not None:
             raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
 
-    def _carry_out(self, plan: Plan, layout: Layout, target: Target | None, approve: Approve) -> tuple[Outcome, Mapping[Storage, int]]:
+    def _write_in_order(self, outcome: Outcome, known: Mapping[Storage, int], target: Target) -> Mapping[Storage, int]:
+        """Write a file from its beginning to its end, `known` being the checksums of what that will be. Returns those of what was written.
+
+        Raises ChangedError where they differ.
+        """
+        plan, places = outcome.plan, dict(outcome.layout.storages)
+        pieces = outcome.layout.in_order(known)
+        self.progress.expect(sum(storage.nbytes for storage in places))
+
+        def write(piece: Text | Storage, buffers: Buffers) -> int | None:
+            try:
+                if isinstance(piece, Storage):
+                    return self._move(piece, buffers, plan=plan, target=target, places=places)[0]
+                target.write_at(piece.offset, piece.data)
+            except BaseException:
+                target.stop()  # the others would wait for what never comes
+                raise
+            return None
+
+        written = for_each(pieces, write, jobs=self.jobs, progress=self.progress)
+        checksums = {piece: crc for piece, crc in written.items() if isinstance(piece, Storage) and crc is not None}
+        changed = next((storage for storage, crc in checksums.items() if known.get(storage, crc) != crc), None)
+        if changed is not None:
+            raise ChangedError("gave other bytes the second time", where=f"storage {changed.key}", path=changed.source.path)
+        return checksums
+
+    def _carry_out(
+        self, plan: Plan, layout: Layout, target: Target | None, approve: Approve, *, whole: bool = False
+    ) -> tuple[Outcome, Mapping[Storage, int]]:
+        """Carry out a plan, without a target as far as it has to be computed; `whole` adds the checksums that the finished file will state."""
         overflowed = self._foresee_overflow(plan)
         if overflowed:
             plan = plan.without_casts(frozenset(overflowed))
@@ -157,6 +191,8 @@ class Engine:
         while True:
             approve(layout)
             computed = {*plan.casts, *plan.products}
+            if whole and layout.needs_checksums:
+                computed |= {storage for storage, _ in layout.storages if storage.crc is None}
             places = {storage: offset for storage, offset in layout.storages if target is not None or storage in computed}
             self.progress.expect(sum(storage.nbytes for storage in places))
             work = partial(self._move, plan=plan, target=target, places=places)
@@ -173,6 +209,8 @@ class Engine:
             plan = plan.without_casts(frozenset(beyond))
             layout = lay_out(plan)  # the kept sizes move everything behind them
         checksums = {storage: crc for storage, (crc, _) in moved.items()}
+        if whole:
+            checksums |= {storage: storage.crc for storage, _ in layout.storages if storage not in checksums and storage.crc is not None}
         if target is not None:
             target.resize(layout.size)
             for offset, piece in (*layout.texts, *layout.close(checksums)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from gsvckpt import training_configs
 from gsvckpt.errors import RefusedError
 from gsvckpt.examination import Examination
+from gsvckpt.locations import absolute
 from gsvckpt.model import tensor_of
 from gsvckpt.sovits import names, small, upstream
 from gsvckpt.sovits.config import fields, find_config, make_hparams
@@ -129,7 +129,7 @@ def _of_generator(plan: Plan, identity: Identity, request: Request) -> tuple[sma
 
 def _doubt(settings: dict[str, object], where: str, path: str) -> tuple[str, ...]:
     """A warning where a config that was named is of another experiment than the folder of the checkpoint."""
-    told, experiment = small.experiments_of(settings), names.experiment(os.path.abspath(path))
+    told, experiment = small.experiments_of(settings), names.experiment(absolute(path))
     if experiment is None or not told or experiment in told:
         return ()
     return (f"{where} is the config of {' or '.join(sorted(told))}, but this checkpoint is of {experiment} by its path",)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gsvckpt import checksum_files
 from gsvckpt.errors import UsageError
 from gsvckpt.findings import CHECKS, family, is_damage
+from gsvckpt.locations import require_local
 from gsvckpt.opening import index_of
 from gsvckpt.verdicts import Options
 
@@ -40,6 +41,8 @@ class Keep(NamedTuple):
 
     def refuse_contradictions(self, options: Options, *, manifest: str | None, checksums: str | None, paths: Sequence[str]) -> None:
         """Raise UsageError for options that cannot be meant together, or that would let damage pass for soundness."""
+        if self.asked:
+            require_local([*paths, *filter(None, (self.backup, self.restore_from, self.listing))], self.asked[0])
         needs_bytes = [option for option in self.asked if option != "--restore-from"]
         needs_bytes += ["--against"] if options.against is not None else []
         needs_bytes += ["--checksums"] if checksums is not None else []

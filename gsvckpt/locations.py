@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+
+from gsvckpt.errors import UsageError
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]+://"  # two letters at least: `C:` is a drive
 _URL = re.compile(_SCHEME)
@@ -103,6 +106,18 @@ def below(root: str, path: str) -> str:
 def is_folder(path: str) -> bool:
     """Whether a path leads to a folder. A URL does where it ends in a slash: nobody is asked."""
     return path.endswith("/") if is_url(path) else os.path.isdir(path)
+
+
+def require_local(paths: Iterable[str], where: str) -> None:
+    """Raise UsageError for URLs where only files of this machine will do."""
+    url = next((path for path in paths if is_url(path)), None)
+    if url is not None:
+        raise UsageError(f"works on files of this machine, and {url} is none", where=where)
+
+
+def is_writable(url: str) -> bool:
+    """Whether anything can be written to URLs of this protocol, as far as that is known without asking."""
+    return not url.lower().startswith(_WEB)
 
 
 def names_local(url: str) -> bool:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError
 from gsvckpt.files import BINARY, CHUNK, reason
+from gsvckpt.locations import is_url
 from gsvckpt.removal import remove_folder, sweep, temp_name, unlink
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
@@ -21,6 +22,8 @@ _SYNC_SECONDS = 0.05  # short: the disk then works while the rest is still copie
 
 class Target:
     """The temporary file that `publish` hands out: written at any place by several threads."""
+
+    ordered = False
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -50,6 +53,9 @@ class Target:
         """Cut off what an earlier, larger attempt left behind `size`, or reserve up to it."""
         os.truncate(self._fd, size)
 
+    def stop(self) -> None:
+        """Nobody waits for another here."""
+
     def sync(self) -> None:
         """Bring to the disk what was written. Does nothing after `close`."""
         fd = self._fd
@@ -76,8 +82,13 @@ def publish(
     A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
     kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
     `overwrite` is false, also when another process creates it meanwhile, and OutputError when the disk is full, the folder not writable or the path a
-    folder or no path at all; after any error no temporary file is left.
+    folder or no path at all; after any error no temporary file is left. A URL is published as `uploading.upload` tells, through an ordered target.
     """
+    if is_url(path):
+        from gsvckpt.uploading import upload  # files of this machine need nothing of it
+
+        upload(path, size, fill, check, overwrite=overwrite, settle=settle)
+        return
     temp: Path | None = None
     try:
         destination = _resolve(path)

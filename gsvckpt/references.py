@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gsvckpt.errors import RefusedError, UnsupportedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
+from gsvckpt.locations import is_url
 from gsvckpt.model import Tensor
 from gsvckpt.opening import blame, open_checkpoint
 from gsvckpt.sovits import layouts, official
@@ -43,7 +44,7 @@ def open_reference(name: str, identity: Identity, stack: ExitStack) -> Reference
 
     Raises UsageError for what is neither, and what opening raises.
     """
-    if os.path.exists(name):
+    if is_url(name) or os.path.exists(name):
         found = open_examined(name, stack)
         return Reference(name, {key: tensor.shape for key, tensor in found.state.items()}, found.state, found.identity)
     rank = identity.lora_rank or 32

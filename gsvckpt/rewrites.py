@@ -14,6 +14,7 @@ from gsvckpt.errors import GsvError, OutputError, as_error
 from gsvckpt.examination import Examination, without_source
 from gsvckpt.executors import Load, pays, run_each, sizes_of
 from gsvckpt.formats.shards import is_index
+from gsvckpt.locations import is_url
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.receipts import Receipt
 from gsvckpt.recipes import Recipe
@@ -124,7 +125,8 @@ class Rewrite(NamedTuple):
             return item.output
 
     def _receipt(self, item: Order) -> Receipt | None:
-        return Receipt(item.token, os.path.dirname(item.output)) if item.token and self.destination.writes else None
+        is_kept = item.token and self.destination.writes and not is_url(item.output)
+        return Receipt(item.token, os.path.dirname(item.output)) if is_kept else None
 
     def _maker(self, stack: ExitStack, jobs: int) -> Make:
         def make(examination: Examination, plan: Plan) -> Planned:

@@ -16,6 +16,7 @@ from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.sniff import read_head
+from gsvckpt.locations import is_url
 from gsvckpt.model import Checkpoint, Tensor, globals_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import Safety, judge_all
@@ -265,6 +266,8 @@ def _refuse_head(identity: Identity, plan: Plan, destination: Destination) -> No
 
 
 def _is_same(path: str, source: str) -> bool:
+    if is_url(path) or is_url(source):
+        return path == source
     return os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source)
 
 

@@ -14,7 +14,7 @@ from gsvckpt.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
 from gsvckpt.findings import name_file
 from gsvckpt.formats import shards
-from gsvckpt.locations import folder_of, is_folder, is_url, name_of
+from gsvckpt.locations import folder_of, is_folder, is_url, name_of, require_local
 from gsvckpt.manifest import NAME, Entry, Manifest, read_manifest
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.runs import Run, find_runs
@@ -49,8 +49,8 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
     targets = Targets(read_checksums(listed) if listed is not None else None)
     known = _Manifests(recorded, paths)
     for path in paths:
-        if resuming and is_url(path):
-            raise UsageError("looks at folders of this machine, not at URLs", where="--resume")
+        if resuming:
+            require_local([path], "--resume")
         if resuming and os.path.isdir(path):
             _add_runs(targets, path)
         elif is_folder(path):

@@ -7,6 +7,7 @@ import os
 from typing import NamedTuple
 
 from gsvckpt.errors import GsvError, MissingError, UsageError
+from gsvckpt.locations import is_url
 from gsvckpt.model import Opaque
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.rules import toml_lines
@@ -35,7 +36,7 @@ def find(path: str, explicit: str | None) -> Found:
     if explicit is not None:
         return Found(_read(explicit), explicit)
     folder = os.path.dirname(os.path.abspath(path))
-    for _ in range(_LEVELS):
+    for _ in range(0 if is_url(path) else _LEVELS):  # what lies beside a URL is not looked for
         candidate = os.path.join(folder, "config.json")
         if os.path.isfile(candidate):
             return Found(_read(candidate), candidate if os.path.isabs(path) else os.path.relpath(candidate))

@@ -28,11 +28,14 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
 
 
 class Cloud:
-    """One bucket. `asked` are the requests so far as `PUT /voices/name?query`; `refuse` may say that one is answered with an error."""
+    """One bucket. `asked` are the requests so far as `PUT /voices/name?query`; `refuse` may say that one is
+    answered with an error, `alter` change the bytes of an answer.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.refuse: Callable[[str], bool] = lambda _request: False
+        self.alter: Callable[[str, bytes], bytes] = lambda _request, data: data
         self._app = DomainDispatcherApplication(create_backend_app)
         self.server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
@@ -54,8 +57,7 @@ class Cloud:
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             return start_response(status, [header for header in headers if header[0].lower() != "server"], *more)  # it would stand there twice
 
-        answer: Iterable[bytes] = self._app(environ, start)
-        return answer
+        return [self.alter(request, part) for part in self._app(environ, start)]
 
     def put(self, key: str, data: bytes) -> str:
         """Store an object; its URL."""
@@ -66,7 +68,7 @@ class Cloud:
         data: bytes = self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         return data
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return [entry["Key"] for entry in self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
 
     def unfinished(self) -> list[str]:
@@ -75,7 +77,8 @@ class Cloud:
 
     def clear(self) -> None:
         self.refuse = lambda _request: False
-        for key in self.keys():
+        self.alter = lambda _request, data: data
+        for key in self.names():
             self.client.delete_object(Bucket=BUCKET, Key=key)
         self.asked.clear()
 

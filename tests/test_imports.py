@@ -19,6 +19,7 @@ LAYERS = [
     {"remote"},
     {"files", "streams", "pickles"},
     {"removal"},
+    {"uploading"},
     {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},
     {"opening", "callbacks", "tables", "event_files"},

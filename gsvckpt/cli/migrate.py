@@ -26,6 +26,7 @@ from gsvckpt.cli.writing import bundle_one, rewrite_each
 from gsvckpt.destinations import SALVAGED, Destination
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UsageError
+from gsvckpt.locations import require_local
 from gsvckpt.migration import Steps
 from gsvckpt.recipes import Migrating
 from gsvckpt.rules import read_rules
@@ -186,6 +187,7 @@ def migrate(
         beside = next((option for option, value in others.items() if value not in (None, False, [])), None)
         if beside is not None:
             raise UsageError("does not go with --bundle, which copies files as they are", where=beside)
+        require_local([*sources, bundle], "--bundle")
         return bundle_one(sources, bundle, config, step, settings, dry_run=dry_run)
     destination = Destination(SALVAGED if salvage else "migrated", output, in_place, force, dry_run, check)
     if head not in _HEADS:

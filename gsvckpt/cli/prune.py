@@ -17,6 +17,7 @@ from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOp
 from gsvckpt.engine import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.exclusion import alone
+from gsvckpt.locations import require_local
 from gsvckpt.manifest import NAME
 from gsvckpt.metrics import Wanted, find_scores, read_table
 from gsvckpt.policies import Policies, read_policies
@@ -183,6 +184,7 @@ def prune(
 
 
 def _require_folders(folders: Sequence[str]) -> None:
+    require_local(folders, "prune")
     for folder in folders:
         if not os.path.exists(folder):
             raise MissingError("there is no such file or folder", path=folder, hint="name a folder with checkpoints, like logs/alice")

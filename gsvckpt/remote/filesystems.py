@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gsvckpt.errors import ChangedError, GsvError, MissingError, OutputError, UnreachableError
-from gsvckpt.locations import is_url, name_of, names_local, redact, reveal
+from gsvckpt.locations import name_of, names_local, redact, reveal
 
 _INSTALL = "pip install 'gsvckpt[remote]'"
 _EXTRA = ("s3", "s3a", "http", "https", "hf")  # what comes with the extra
@@ -76,13 +76,9 @@ def explain_output(error: Exception, url: str) -> OutputError:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, NotImplementedError):
+        return "its file system cannot do that"
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return "it does not answer in time"
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
     return " ".join(redact(text).split())[:200]
-
-
-def require_writable(url: str) -> None:
-    """Raise OutputError where the protocol only reads."""
-    if is_url(url) and url.lower().startswith(("http://", "https://")):
-        raise OutputError("cannot be written: https only reads", path=url, hint="name a file or folder with -o PATH")
