@@ -76,8 +76,11 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     weight_map, metadata = _read_index(index)
     folder = folder_of(index)
     allow_open_files(len(set(weight_map.values())))
-    sources = {name: _open(join(folder, name), stack, glance=glance) for name in dict.fromkeys(weight_map.values())}
-    shards = {name: read_shard(source) for name, source in sources.items()}
+    sources: dict[str, OpenSource] = {}
+    shards: dict[str, Checkpoint] = {}
+    for name in dict.fromkeys(weight_map.values()):  # one after the other, as `read_shard` may close it again
+        sources[name] = _open(join(folder, name), stack, glance=glance)
+        shards[name] = read_shard(sources[name])
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
         tensor = tensor_of(shards[shard].root.get(name)) if isinstance(shards[shard].root, dict) else None  # type: ignore[attr-defined]

@@ -179,7 +179,7 @@ def test_json_has_its_document_when_no_file_is_reached(gsvckpt, argv, schema):
 
 @pytest.mark.parametrize("argv", [("inspect",), ("inspect", "--json")], ids=" ".join)
 def test_an_interruption_says_what_it_left_and_has_its_document(gsvckpt, voice, monkeypatch, argv):
-    def interrupt(path):
+    def interrupt(path, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gsvckpt.cli.inspect.open_checkpoint", interrupt)
