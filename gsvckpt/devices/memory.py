@@ -16,10 +16,12 @@ def is_full(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a device has left, whoever has the others; None where it does not tell."""
+    """Bytes that a device has left for this process, whoever has the others; None where it does not tell."""
     if device.type != "cuda":
         return None
-    return torch.cuda.mem_get_info(torch.cuda.current_device() if device.index is None else device.index)[0]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    kept = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)  # by torch, for what this process asks for next
+    return torch.cuda.mem_get_info(index)[0] + kept
 
 
 def fitting_block(free: int | None, lanes: int, *, largest: int, smallest: int) -> int:

@@ -184,9 +184,9 @@ def test_work_that_is_worth_it_goes_to_cuda():
 @_NO_CUDA
 def test_blocks_fit_what_another_process_leaves():
     """Nearly all of the device's memory is taken: the numbers are the same, and nothing fails."""
+    device = Accelerator(torch.device("cuda"), lambda _: None)
     taken = torch.empty(int(torch.cuda.mem_get_info()[0] * 0.999), dtype=torch.uint8, device="cuda")
     raw = raw_of(torch.randn(3_000_001))
-    device = Accelerator(torch.device("cuda"), lambda _: None)
     found = device.measure(raw, DTYPES["float32"])
     del taken
     torch.cuda.empty_cache()
