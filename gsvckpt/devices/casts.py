@@ -15,7 +15,6 @@ from gsvckpt.devices.arrays import BLOCK, F32, Work, as_array, largest_bits, qui
 from gsvckpt.devices.measures import LARGEST, Audit
 from gsvckpt.dtypes import DTYPES, DType
 
-_TOO_LARGE = np.float32(65_520.0)  # from here on rounding gives infinity
 _SIGN, _EXPONENT, _SMALLEST = np.uint32(0x80000000), np.uint32(0x7F800000), np.uint32(0x38800000)  # _SMALLEST: 2**-14, the smallest normal half
 _TO_ANCHOR = np.uint32(13 << 23 | 1 << 22)  # added to the bits of 2**n, gives those of 1.5 * 2**(n + 13)
 _TO_HALF_RANGE = np.float32(2.0**-112)  # makes float32's exponent field that of a half
@@ -28,29 +27,13 @@ def cast(raw: memoryview, dtype: DType, out: memoryview, to: DType, work: Work, 
         for start in range(0, len(raw) // dtype.itemsize, BLOCK):
             block = raw[start * dtype.itemsize : (start + BLOCK) * dtype.itemsize]
             target = out[start * to.itemsize : start * to.itemsize + len(block) // dtype.itemsize * to.itemsize]
-            if to.name == "float16":
-                audit += _cast_to_half(block, dtype, np.frombuffer(target, "<u2"), work, clamp=clamp)
-            elif to.name == "float32" and dtype.itemsize <= to.itemsize:
-                np.copyto(np.frombuffer(target, "<f4"), as_array(block, dtype), casting="same_kind")
+            if to.name in _ROUND:
+                audit += _cast_to_small(block, dtype, target, to, work, clamp=clamp)
+            elif dtype.itemsize <= to.itemsize:
+                np.copyto(np.frombuffer(target, to.numpy), as_array(block, dtype), casting="same_kind")
             else:
-                audit += _cast_rarely(block, dtype, target, to, clamp=clamp)
+                audit += _cast_slowly(block, dtype, target, to, clamp=clamp)
     return audit
-
-
-def _cast_rarely(block: memoryview, dtype: DType, target: memoryview, to: DType, *, clamp: bool) -> Audit:
-    exact = as_array(block, dtype).astype(np.float64)
-    result = rounded(block, dtype, to)
-    finite = np.isfinite(exact)
-    beyond = finite & np.isinf(result)
-    if clamp and beyond.any():
-        result = np.where(beyond, np.copysign(np.float32(LARGEST[to.name]), result), result)
-    if to.name == "bfloat16":
-        np.copyto(np.frombuffer(target, "<u2"), (result.view(np.uint32) >> np.uint32(16)).astype(np.uint16))
-    else:
-        np.copyto(np.frombuffer(target, to.numpy), result)
-    error = np.abs(result.astype(np.float64) - exact)[finite & np.isfinite(result)]
-    underflowed = int(np.count_nonzero((result == 0) & (exact != 0)))
-    return Audit(int(np.count_nonzero(beyond)), underflowed, float(np.abs(exact[finite]).max(initial=0.0)), float(error.max(initial=0.0)))
 
 
 @lru_cache(maxsize=1)
@@ -64,17 +47,17 @@ def _keeps_subnormals() -> bool:
     return bool(np.multiply(np.full(64, 2.0**-20, np.float32), _TO_HALF_RANGE).all())
 
 
-def _cast_to_half(block: memoryview, dtype: DType, out: NDArray[np.uint16], work: Work, *, clamp: bool) -> Audit:
+def _cast_to_small(block: memoryview, dtype: DType, target: memoryview, to: DType, work: Work, *, clamp: bool) -> Audit:
     given = as_array(block, dtype)
-    values: F32 = given.astype(np.float32, copy=False)  # torch's own way from float64 to half, too
+    values: F32 = given.astype(np.float32, copy=False)  # torch's own way from float64, too
     largest = largest_bits(values.view(np.int32))
-    if largest >= int(_TOO_LARGE.view(np.int32)) or not _keeps_subnormals():
-        return _cast_wild(given, values, out, clamp=clamp)
-    worst, zeros = _round_to_half(values, out, work)
-    underflowed = zeros - (given.size - int(np.count_nonzero(given))) if zeros else 0
+    if largest >= _FIRST_BEYOND[to.name] or not _keeps_subnormals():  # NaN is beyond, too
+        return _cast_slowly(block, dtype, target, to, clamp=clamp)
+    worst, zeros = _ROUND[to.name](values, np.frombuffer(target, "<u2"), work)
+    underflowed = zeros - int(np.count_nonzero(np.equal(given, 0, out=work.flags[: given.size]))) if zeros else 0
     if dtype is DTYPES["float64"]:
         exact = given.astype(np.float64, copy=False)
-        error = float(np.abs(out.view(np.float16).astype(np.float64) - exact).max(initial=0.0))
+        error = float(np.abs(as_array(target, to).astype(np.float64) - exact).max(initial=0.0))
         return Audit(0, underflowed, float(np.abs(exact).max(initial=0.0)), error)
     return Audit(0, underflowed, float(np.uint32(largest).view(np.float32)), worst)
 
@@ -105,17 +88,39 @@ def _round_to_half(values: F32, out: NDArray[np.uint16], work: Work) -> tuple[fl
     return worst, zeros
 
 
-def _cast_wild(given: NDArray[np.generic], values: F32, out: NDArray[np.uint16], *, clamp: bool) -> Audit:
-    """The slow way, for the rare block with NaN, infinity or values beyond half's range."""
-    finite = np.isfinite(given)
-    beyond = finite & (np.abs(values) >= _TOO_LARGE)
-    if clamp:
-        values = np.where(beyond, np.copysign(np.float32(LARGEST["float16"]), values), values)
-    half = values.astype(np.float16)
-    np.copyto(out, half.view(np.uint16))
-    exact = given.astype(np.float64)
-    error = np.abs(half.astype(np.float64) - exact)
-    kept = finite & np.isfinite(half)
-    underflowed = int(np.count_nonzero((half == 0) & (given != 0)))
-    largest = float(np.abs(exact[finite]).max(initial=0.0))
-    return Audit(int(np.count_nonzero(beyond)), underflowed, largest, float(error[kept].max(initial=0.0)))
+def _round_to_bfloat16(values: F32, out: NDArray[np.uint16], work: Work) -> tuple[float, int]:
+    """As `_round_to_half`, for the upper half of a float32: what is added carries into it where it is to be rounded up."""
+    bits = values.view(np.uint32)
+    upper, error = work.one[: values.size], work.two[: values.size].view(np.float32)
+    np.right_shift(bits, np.uint32(16), out=upper)
+    np.bitwise_and(upper, np.uint32(1), out=upper)
+    np.add(upper, np.uint32(0x7FFF), out=upper)
+    np.add(upper, bits, out=upper)
+    np.bitwise_and(upper, np.uint32(0xFFFF0000), out=upper)
+    np.subtract(upper.view(np.float32), values, out=error)
+    worst = max(float(error.max()), -float(error.min()))
+    zeros = int(np.count_nonzero(np.equal(upper.view(np.float32), 0, out=work.flags[: values.size])))
+    np.right_shift(upper, np.uint32(16), out=upper)
+    np.copyto(out, upper, casting="unsafe")
+    return worst, zeros
+
+
+_FIRST_BEYOND = {"float16": 0x477FF000, "bfloat16": 0x7F7F8000}  # the bits of the first float32 that becomes infinite
+_ROUND = {"float16": _round_to_half, "bfloat16": _round_to_bfloat16}
+
+
+def _cast_slowly(block: memoryview, dtype: DType, target: memoryview, to: DType, *, clamp: bool) -> Audit:
+    """Any cast, of any values: for the rare block with NaN, infinity or values beyond the range of `to`."""
+    exact = as_array(block, dtype).astype(np.float64)
+    result = rounded(block, dtype, to)
+    finite = np.isfinite(exact)
+    beyond = finite & np.isinf(result)
+    if clamp and beyond.any():
+        result = np.where(beyond, np.copysign(np.float32(LARGEST[to.name]), result), result)
+    if to.name == "bfloat16":
+        np.copyto(np.frombuffer(target, "<u2"), (result.view(np.uint32) >> np.uint32(16)).astype(np.uint16))
+    else:
+        np.copyto(np.frombuffer(target, to.numpy), result)
+    error = np.abs(result.astype(np.float64) - exact)[finite & np.isfinite(result)]
+    underflowed = int(np.count_nonzero((result == 0) & (exact != 0)))
+    return Audit(int(np.count_nonzero(beyond)), underflowed, float(np.abs(exact[finite]).max(initial=0.0)), float(error.max(initial=0.0)))
