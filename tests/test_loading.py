@@ -21,8 +21,11 @@ import gsvckpt
 from gsvckpt.devices import transfer
 from gsvckpt.devices.choice import torch_device
 from gsvckpt.errors import ChangedError, DamagedError, MissingError, UnsupportedError, UsageError
+from gsvckpt.streams import CHUNK
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
+
+_GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64, torch.complex32, torch.bool),
@@ -300,6 +303,20 @@ def test_staging_fills_as_reading_does(tmp_path, views):
         direct = gsvckpt.load_state_dict(path)
         for name, tensor in checkpoint.state_dict.items():
             same(transfer._view(tensor, torch.empty(0, dtype=direct[name].dtype), parts.get(tensor.storage)), direct[name])
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("device", ["cpu", _GPU])
+def test_small_pieces_share_a_buffer_and_large_ones_are_cut(tmp_path, device, jobs):
+    sizes = [0, 1, 2, 3, CHUNK // 2 - 1, CHUNK // 2, 5, CHUNK // 2 + 1, CHUNK - 1, 7, CHUNK, CHUNK + 1, 11, 3 * CHUNK + 13, *range(900, 1300)]
+    values = {str(i): torch.randint(0, 256, (size,), dtype=torch.uint8) for i, size in enumerate(sizes)}
+    with gsvckpt.open(save(tmp_path / "x.pth", values)) as checkpoint:
+        tensors = checkpoint.state_dict
+        parts = transfer._reserve(transfer._ranges(tensors.values()), torch.device(device))
+        transfer.fill_through(parts.values(), torch.device(device), jobs=jobs)
+        for name, tensor in tensors.items():
+            if tensor.numel:
+                assert torch.equal(parts[tensor.storage].memory.cpu(), values[name]), name
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -126,42 +127,54 @@ def fill_through(parts: Collection[_Part], device: torch.device, jobs: int) -> N
 
     try:
         for_each(parts, send, jobs=jobs, progress=Silent())
+        for ring in rings:
+            ring.flush()
     finally:
         for ring in rings:  # after a failure too: the memory must not be given back while copies to it are under way
             ring.wait()
 
 
 class _Ring:
-    """One thread's buffers and its queue on the device."""
+    """One thread's buffers and its queue on the device. Small pieces share a buffer, since most are small and each queue entry costs time."""
 
     def __init__(self, device: torch.device, earlier: torch.cuda.Stream | None) -> None:
         self._slots = [staging(CHUNK, device) for _ in range(2)]
         self._stream: torch.cuda.Stream | None = None
         self._sent: list[torch.cuda.Event] = []
-        self._turn = 0
+        self._turn = self._filled = 0
+        self._pending: list[tuple[torch.Tensor, int]] = []  # where to, and where in the buffer it begins
         if earlier is not None:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._stream.wait_stream(earlier)  # the memory may have belonged to work that is not done yet
             self._sent = [torch.cuda.Event(blocking=True) for _ in self._slots]  # type: ignore[no-untyped-call]  # to sleep while waiting
 
     def take(self, _: int, count: int) -> memoryview:
-        """The buffer whose turn it is, once its last bytes have gone."""
-        self._turn = 1 - self._turn
-        if self._sent:
+        """Free bytes of the buffer whose turn it is, once its last ones have gone."""
+        if self._filled + count > CHUNK:
+            self.flush()
+        if self._sent and not self._filled:
             self._sent[self._turn].synchronize()
-        return self._slots[self._turn].numpy().data[:count]
+        return self._slots[self._turn].numpy().data[self._filled : self._filled + count]
 
     def send(self, memory: torch.Tensor) -> None:
-        """Begin to copy the buffer taken last to `memory`."""
-        staged = self._slots[self._turn][: memory.numel()]
-        if self._stream is None:
-            memory.copy_(staged)
-            return
-        with torch.cuda.stream(self._stream):
-            memory.copy_(staged, non_blocking=True)
-        self._sent[self._turn].record(self._stream)
+        """Have the bytes taken last copied to `memory`, at once where they are many."""
+        self._pending.append((memory, self._filled))
+        self._filled += memory.numel()
+        if self._filled > CHUNK // 2:
+            self.flush()
+
+    def flush(self) -> None:
+        """Begin to copy all that waits, and go on with the other buffer."""
+        slot = self._slots[self._turn]
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            for memory, begin in self._pending:
+                memory.copy_(slot[begin : begin + memory.numel()], non_blocking=self._stream is not None)
+        self._pending, self._filled = [], 0
+        if self._stream is not None:
+            self._sent[self._turn].record(self._stream)
+        self._turn = 1 - self._turn
 
     def wait(self) -> None:
-        """Wait until all has arrived."""
+        """Wait until all that was begun has arrived."""
         if self._stream is not None:
             self._stream.synchronize()
