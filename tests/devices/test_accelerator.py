@@ -16,6 +16,8 @@ from gsvckpt.devices.host import Host
 from gsvckpt.devices.measures import Matrix
 from gsvckpt.dtypes import DTYPES
 
+from .lazy import LazyEvent, LazyStream, chosen, queue
+
 HOST = Host()
 FLOATS = ["float64", "float32", "float16", "bfloat16"]
 OTHERS = ["int64", "int16", "bool", "complex64", "complex32", "float8_e4m3fn"]
@@ -115,6 +117,40 @@ def test_threads_do_not_disturb_each_other(device):
     for thread in threads:
         thread.join()
     assert found == {i: HOST.histogram(raw, DTYPES["float32"], -1, 1, 9) for i, raw in enumerate(jobs)}
+
+
+@pytest.fixture
+def lazily(monkeypatch):
+    """A device, torch's cpu, whose queue does nothing before somebody waits for it."""
+    real = torch.Tensor.copy_
+
+    def copy_(self, source, non_blocking=False):
+        if not non_blocking:
+            return real(self, source)
+        queue().copies.append(lambda: real(self, source))
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_)
+    monkeypatch.setattr(torch.cuda, "stream", chosen)
+    monkeypatch.setattr(accelerator, "BLOCK", 1 << 12)
+    device = Accelerator(torch.device("cpu"), pytest.fail)
+    lane = device._lane()
+    lane._stream, lane._done = LazyStream(), LazyEvent(blocking=True)
+    return device
+
+
+def test_nothing_is_looked_at_before_it_has_come(lazily):
+    values, other = torch.randn(50_001), torch.randn(50_001)
+    raw, float32 = raw_of(values), DTYPES["float32"]
+    one, two = bytearray(100_002), bytearray(100_002)
+    assert lazily.cast(raw, float32, memoryview(one), DTYPES["float16"], clamp=False) == HOST.cast(
+        raw, float32, memoryview(two), DTYPES["float16"], clamp=False
+    )
+    assert one == two
+    found, expected = lazily.measure(raw, float32), HOST.measure(raw, float32)
+    assert (found.low, found.high, found.zero) == (expected.low, expected.high, expected.zero)
+    assert lazily.histogram(raw, float32, -3.0, 3.0, 9) == HOST.histogram(raw, float32, -3.0, 3.0, 9)
+    assert lazily.max_difference(raw, float32, raw_of(other), float32) == HOST.max_difference(raw, float32, raw_of(other), float32)
 
 
 def test_a_full_device_gets_smaller_blocks(device, monkeypatch):

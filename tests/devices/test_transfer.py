@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -13,41 +10,7 @@ from gsvckpt.dtypes import DTYPES
 from gsvckpt.model import Storage
 from gsvckpt.streams import CHUNK
 
-_current = threading.local()
-
-
-class LazyStream:
-    """Stands for torch.cuda.Stream: nothing happens before it must."""
-
-    def __init__(self, _device=None):
-        self.copies = []
-
-    def wait_stream(self, earlier):
-        assert earlier == "the caller's"
-
-    def run(self, copies):
-        for copy in copies:
-            if copy in self.copies:
-                self.copies.remove(copy)
-                copy()
-
-    def synchronize(self):
-        self.run(list(self.copies))
-
-
-class LazyEvent:
-    """Stands for torch.cuda.Event."""
-
-    def __init__(self, *, blocking):
-        assert blocking
-        self.stream = None
-
-    def record(self, stream):
-        self.stream, self.copies = stream, list(stream.copies)
-
-    def synchronize(self):
-        if self.stream is not None:
-            self.stream.run(self.copies)
+from .lazy import LazyEvent, LazyStream, chosen, queue
 
 
 class LazyMemory:
@@ -64,7 +27,7 @@ class LazyMemory:
 
     def copy_(self, staged, *, non_blocking):
         assert non_blocking
-        _current.stream.copies.append(lambda: self.values.copy_(staged))
+        queue().copies.append(lambda: self.values.copy_(staged))
 
 
 class Bytes:
@@ -82,13 +45,7 @@ class Bytes:
 
 @pytest.fixture
 def lazy(monkeypatch):
-    @contextmanager
-    def stream(chosen):
-        _current.stream = chosen
-        yield
-        del _current.stream
-
-    for name, value in {"Stream": LazyStream, "Event": LazyEvent, "stream": stream, "current_stream": lambda _: "the caller's"}.items():
+    for name, value in {"Stream": LazyStream, "Event": LazyEvent, "stream": chosen, "current_stream": lambda _: "the caller's"}.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(transfer, "staging", lambda count, _: torch.empty(count, dtype=torch.uint8))
 
