@@ -76,11 +76,11 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     weight_map, metadata = _read_index(index)
     folder = folder_of(index)
     allow_open_files(len(set(weight_map.values())))
-    sources: dict[str, OpenSource] = {}
+    sources: list[OpenSource] = []
     shards: dict[str, Checkpoint] = {}
-    for name in dict.fromkeys(weight_map.values()):  # one after the other, as `read_shard` may close it again
-        sources[name] = _open(join(folder, name), stack, glance=glance)
-        shards[name] = read_shard(sources[name])
+    for name in dict.fromkeys(weight_map.values()):
+        sources.append(_open(join(folder, name), stack, glance=glance))
+        shards[name] = read_shard(sources[-1])
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
         tensor = tensor_of(shards[shard].root.get(name)) if isinstance(shards[shard].root, dict) else None  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
         unknown = next((key for key in opened.root if weight_map.get(str(key)) != shard), None) if isinstance(opened.root, dict) else None
         if unknown is not None:
             raise DamagedError(f"stands in {shard}, but the index does not say so", where=str(unknown), path=index)
-    source = ShardedSource(index, list(sources.values()))
+    source = ShardedSource(index, sources)
     first = next(iter(shards.values())).container
     counted = sum(opened.container.records for opened in shards.values())
     total = sum(opened.container.storages for opened in shards.values())
