@@ -94,6 +94,12 @@ class ChangedError(GsvError):
     usual_check = "container.changed"
 
 
+class ClusterError(GsvError):
+    """A cluster cannot be used, or lost a file's task."""
+
+    kind = "cluster"
+
+
 class RefusedError(GsvError):
     """Would overwrite, lose data, or mislead GPT-SoVITS."""
 

@@ -1,7 +1,6 @@
-"""One job for each of many files: here, in processes of their own where it pays, or on any executor. Results come in the order of the files.
+"""One job for each of many files, on any executor. Results come in the order of the files.
 
-Memory does not grow with the number of files: not more than a window of them is under way or waits for its turn. A process takes what an interpreter
-takes, and two buffers of 2 MiB for each of its threads; the processes of one run have as many threads together as were asked for.
+Memory does not grow with the number of files: not more than a window of them is under way or waits for its turn.
 """
 
 from __future__ import annotations
@@ -10,17 +9,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from gsvckpt.errors import GsvError
-from gsvckpt.locations import holds_secrets
 from gsvckpt.progress import Progress, Share, Silent
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
-START = 0.4  # seconds that starting processes takes
-FEWEST = 4  # files for each process
 WINDOW = 16  # tasks for each process that are under way or wait for their turn
 
 
@@ -50,57 +47,7 @@ class Job(Protocol[I_contra, R_co]):
         """The result for a file that nothing could be done to."""
 
 
-class Load(NamedTuple):
-    """What a run costs one worker: seconds for each file, and for all bytes that are read. `chunk` files go to a process at a time; `together` says
-    whether several may be in work at once.
-    """
-
-    per_file: float
-    reading: float = 0
-    chunk: int = 1
-    together: bool = True
-
-
-def run_each(
-    job: Job[T, R], items: Sequence[T], load: Load, jobs: int, progress: Progress, sizes: Sequence[int] | None = None, cluster: str | None = None
-) -> Generator[R, None, None]:
-    """Yield the result for each item, in order. `sizes` are the bytes that each counts for in the progress.
-
-    On a `cluster` where one is named, in processes where that is faster, else one after the other with all threads. One bad file stops no other.
-    """
-    sizes = sizes or [0] * len(items)
-    progress.expect_files(len(items))
-    progress.expect(sum(sizes))
-    shares = [Share(progress, size) for size in sizes]
-    if cluster is not None:
-        raise NotImplementedError
-    elif load.together and pays(len(items), load, jobs) and not holds_secrets():
-        yield from _in_processes(job, items, shares, load.chunk, jobs)
-    else:
-        for item, share in zip(items, shares, strict=True):
-            result = job(item, jobs, share)
-            share.end_file()
-            yield result
-
-
-def pays(count: int, load: Load, jobs: int) -> bool:
-    """Whether processes save more time than starting them takes."""
-    return jobs > 1 and count >= FEWEST * jobs and count * load.per_file + load.reading > 4 * START
-
-
-def sizes_of(paths: Sequence[str]) -> list[int]:
-    """The size of each file; 0 where there is none."""
-    return [_size(path) for path in paths]
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0
-
-
-def _in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share], chunk: int, jobs: int) -> Generator[R, None, None]:
+def run_in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share], chunk: int, jobs: int) -> Generator[R, None, None]:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -139,20 +86,19 @@ def run_on(
     chunk: int = 1,
     window: int = 64,
     threads: int = 1,
-    work: Callable[..., list[R]] = perform,
     lost: Callable[[Exception], Lost] = _do_it_here,
 ) -> Generator[R, None, None]:
     """Yield the result for each item, in order, from any executor: not more than `window` tasks of `chunk` items are with it or wait for their turn.
 
     `lost` decides what becomes of items whose task failed; it may raise. Those of a process that died are done here, unless `recall` finds them done.
     """
-    pending: deque[tuple[range, Future[list[R]] | None]] = deque()
+    pending: deque[tuple[range, Future[list[R]]]] = deque()
     chunks = iter([range(begin, min(begin + chunk, len(items))) for begin in range(0, len(items), chunk)])
     try:
         while True:
             with _quiet_start():
                 while len(pending) < window and (indices := next(chunks, None)) is not None:
-                    pending.append((indices, _submit(executor, work, job, [items[n] for n in indices], threads)))
+                    pending.append((indices, _submit(executor, job, [items[n] for n in indices], threads)))
                     _end_with(pending[-1][1], [shares[n] for n in indices])
             if not pending:
                 return
@@ -160,39 +106,37 @@ def run_on(
             yield from _collect(job, [items[n] for n in indices], [shares[n] for n in indices], future, lost)
     finally:
         for _, future in pending:
-            if future is not None:
-                future.cancel()
+            future.cancel()
 
 
-def _submit(executor: Executor, work: Callable[..., list[R]], job: Job[T, R], items: list[T], threads: int) -> Future[list[R]] | None:
+def _submit(executor: Executor, job: Job[T, R], items: list[T], threads: int) -> Future[list[R]]:
     try:
-        return executor.submit(work, job, items, threads)
-    except RuntimeError:  # the pool broke; the files go on without it
-        return None
+        return executor.submit(perform, job, items, threads)
+    except RuntimeError as error:  # the pool broke
+        from concurrent.futures import Future
+
+        failed: Future[list[R]] = Future()
+        failed.set_exception(error)
+        return failed
 
 
-def _end_with(future: Future[list[R]] | None, shares: Sequence[Share]) -> None:
+def _end_with(future: Future[list[R]], shares: Sequence[Share]) -> None:
     def end(done: Future[list[R]]) -> None:
         if not done.cancelled() and done.exception() is None:
             for share in shares:
                 share.end_file()
 
-    if future is not None:
-        future.add_done_callback(end)
+    future.add_done_callback(end)
 
 
-def _collect(job: Job[T, R], items: list[T], shares: list[Share], future: Future[list[R]] | None, lost: Callable[[Exception], Lost]) -> list[R]:
-    verdict = Lost()
-    if future is not None:
-        from concurrent.futures import CancelledError
-
-        try:
-            return future.result()
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - whoever owns the executor knows what its errors mean
-            verdict = lost(error)
+def _collect(job: Job[T, R], items: list[T], shares: list[Share], future: Future[list[R]], lost: Callable[[Exception], Lost]) -> list[R]:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - whoever owns the executor knows what its errors mean
+        failure = lost(error).error
     results = []
     for item, share in zip(items, shares, strict=True):
-        results.append(job.fail(item, verdict.error) if verdict.error is not None else job.recall(item) or job(item, 1, share))
+        results.append(job.fail(item, copy(failure)) if failure is not None else job.recall(item) or job(item, 1, share))
         share.end_file()
     return results
 

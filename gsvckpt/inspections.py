@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from gsvckpt.dispatch import Load, run_each, sizes_of
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.examination import examine, without_source
-from gsvckpt.executors import Load, run_each, sizes_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.progress import Progress

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from gsvckpt.computing import Threads, open_device, work_of
 from gsvckpt.destinations import Destination
+from gsvckpt.dispatch import Load, pays, run_each, sizes_of
 from gsvckpt.engine import Engine
 from gsvckpt.errors import GsvError, OutputError, as_error
 from gsvckpt.examination import Examination, without_source
-from gsvckpt.executors import Load, pays, run_each, sizes_of
 from gsvckpt.formats.shards import is_index
 from gsvckpt.locations import is_url
 from gsvckpt.progress import Progress, Silent

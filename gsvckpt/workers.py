@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from gsvckpt.dispatch import Load, run_each, sizes_of
 from gsvckpt.errors import GsvError
-from gsvckpt.executors import Load, run_each, sizes_of
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.recognition import Facts, Memory, look_through
 from gsvckpt.verdicts import Expected, Options, Verification, failed

@@ -41,7 +41,7 @@ def test_the_wheel_names_its_program_license_and_needs(wheel):
     assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "tomli", "tomli-w", "isal"}
     optional = [need for need in about.get_all("Requires-Dist", []) if "extra ==" in need]
     extras = {need.partition(";")[0].rstrip("0123456789.=>"): need.partition("extra == ")[2].strip("'") for need in optional}
-    assert extras == {"tensorboard": "tensorboard", "fsspec[http]": "remote", "s3fs": "remote", "huggingface-hub": "remote"}
+    assert extras == {"distributed": "dask", "tensorboard": "tensorboard", "fsspec[http]": "remote", "s3fs": "remote", "huggingface-hub": "remote"}
     assert about["Description-Content-Type"] == "text/markdown"
 
 

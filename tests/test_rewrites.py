@@ -12,7 +12,7 @@ import pytest
 from builders import tensor, torch_zip
 from cli.samples import evil, generator, leftovers, lora, s2_training, save, small
 
-from gsvckpt import executors, rewrites
+from gsvckpt import dispatch, rewrites
 from gsvckpt.destinations import Destination
 from gsvckpt.errors import DamagedError, GsvError, MissingError, NotCheckpointError, RefusedError, UsageError
 from gsvckpt.examination import without_source
@@ -42,8 +42,8 @@ def sources(tmp_path: Path) -> list[str]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are started however little there is to do."""
-    monkeypatch.setattr(executors, "START", 0)
-    monkeypatch.setattr(executors, "FEWEST", 1)
+    monkeypatch.setattr(dispatch, "START", 0)
+    monkeypatch.setattr(dispatch, "FEWEST", 1)
 
 
 def plain(result: Written | GsvError) -> dict[str, object]:
@@ -255,8 +255,8 @@ def test_a_dtype_stays_the_one_that_it_is() -> None:
 
 
 def test_merging_uses_no_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "START", 0)
-    monkeypatch.setattr(executors, "_in_processes", None)
+    monkeypatch.setattr(dispatch, "START", 0)
+    monkeypatch.setattr(dispatch, "run_in_processes", None)
     paths = [str(save(tmp_path / f"{n}.pth", small(lora(), "v3"), head=b"03")) for n in range(8)]
     results = run(Migrating(Steps(merge_lora=str(tmp_path / "none.pth"))), Destination("merged"), paths, 2)
     assert all(isinstance(result, MissingError) for result in results)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from builders import tensor, torch_zip
 
-from gsvckpt import executors
+from gsvckpt import dispatch
 from gsvckpt.executors import run_on
 from gsvckpt.progress import Share, Silent
 from gsvckpt.verdicts import Expected, Options
@@ -50,15 +50,15 @@ def files(tmp_path: Path) -> dict[str, Expected]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Processes are started for any number of files that is large enough; the list tells how often."""
-    monkeypatch.setattr(executors, "START", 0)
+    monkeypatch.setattr(dispatch, "START", 0)
     started: list[int] = []
-    inner = executors._in_processes
+    inner = dispatch.run_in_processes
 
     def in_processes(*arguments: object):
         started.append(1)
         return inner(*arguments)
 
-    monkeypatch.setattr(executors, "_in_processes", in_processes)
+    monkeypatch.setattr(dispatch, "run_in_processes", in_processes)
     return started
 
 
@@ -71,7 +71,7 @@ def test_processes_give_the_same_results(files: dict[str, Expected], eager: list
 
 
 def test_few_files_need_no_processes(files: dict[str, Expected], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "_in_processes", None)
+    monkeypatch.setattr(dispatch, "run_in_processes", None)
     assert len(verify_files(files, Options(), 4, Silent())) == len(files)
 
 

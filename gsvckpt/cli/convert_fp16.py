@@ -10,6 +10,7 @@ import typer
 
 from gsvckpt.cli.options import (
     CheckOption,
+    ClusterOption,
     DeviceOption,
     DryRunOption,
     ForceOption,
@@ -70,6 +71,7 @@ def convert_fp16(
     progress: ProgressOption = None,
     device: DeviceOption = "cpu",
     jobs: JobsOption = None,
+    cluster: ClusterOption = None,
 ) -> int:
     """Cast weights to float16: half the size, and an audit of what that did to the values.
 
@@ -77,7 +79,7 @@ def convert_fp16(
     keeps its dtype, and the report says so. GPT-SoVITS reads the result as the same version. It casts weights to its own precision when it loads
     them, so converting neither cures nor causes silent audio on 10- and 16-series cards: that is its `is_half` setting.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs)
+    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
     destination = Destination("fp16", output, in_place, force, dry_run, check)
     if max_error is not None and isnan(max_error):
         raise UsageError("is no number", where="--max-error")

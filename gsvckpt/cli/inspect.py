@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
+from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.locations import is_folder, name_of
@@ -77,12 +77,13 @@ def inspect(
     progress: ProgressOption = None,
     device: DeviceOption = "cpu",
     jobs: JobsOption = None,
+    cluster: ClusterOption = None,
 ) -> int:
     """Show what a checkpoint is, without running a byte of it.
 
     Kind, version, epoch, dtypes, where the bytes go and what wastes space, whether it is safe to load, and what GPT-SoVITS itself will take it for.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs)
+    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
     view = View(
         tensors=tensors or (stats and not json),
         stats=stats,
@@ -99,9 +100,9 @@ def inspect(
         if len(paths) != 1:
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
-    if len(paths) == 1 and not is_folder(paths[0]):
+    if len(paths) == 1 and not is_folder(paths[0]) and (cluster is None or (view.asks_for_parts and not json)):
         return _show_one(paths[0], view, settings)
-    return _show_many(paths, view, settings, recursive=recursive)
+    return _show_many(list(map(settings.locate, paths)), view, settings, recursive=recursive)
 
 
 @contextmanager
@@ -158,7 +159,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
     folders = [path for path in paths if is_folder(path)]
     found = find_files(folders, recursive=recursive)
     files = [*(path for path in paths if path not in folders), *found.checkpoints]
-    if len(paths) == len(files) == 1 and is_index(files[0]) and not recursive:  # the folder is one checkpoint
+    if len(paths) == len(files) == 1 and is_index(files[0]) and not recursive and settings.cluster is None:  # the folder is one checkpoint
         return _show_one(files[0], view, settings)
     if view.asks_for_parts and not settings.json:
         return try_each(files, lambda path: _show(path, view, settings), found.failures)[1]
@@ -172,7 +173,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
             add_file(failure_json(error))
     entries: list[inventory.Entry] = []
     with settings.watch("inspect") as progress:
-        results = inspect_files(files, view if settings.json else None, settings.device, settings.workers, progress)
+        results = inspect_files(files, view if settings.json else None, settings.device, settings.workers, progress, settings.cluster)
         for path, result in zip(files, results, strict=True):
             if isinstance(result, Inspected):
                 warn_unsafe(path, result.safety)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from gsvckpt.cli.options import (
     CheckOption,
+    ClusterOption,
     DeviceOption,
     DryRunOption,
     ForceOption,
@@ -172,13 +174,14 @@ def migrate(
     progress: ProgressOption = None,
     device: DeviceOption = "cpu",
     jobs: JobsOption = None,
+    cluster: ClusterOption = None,
 ) -> int:
     """Bring a checkpoint to the form that its next user needs.
 
     Without any step: into today's container (files of torch before 1.6 and compressed zips become plain zips), with the head that GPT-SoVITS expects.
     What GPT-SoVITS detects before and after is part of the result; a result that it would misread is refused.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs)
+    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
     if bundle is not None:
         others = {"--salvage": salvage, "--to-inference": to_inference, "--merge-lora": merge_lora, "--over-base": over_base, "--rules": rules}
         others |= {"--include": include, "--exclude": exclude, "--like": like, "--fill": fill, "--plain": plain, "--scrub-paths": scrub_paths}
@@ -207,14 +210,14 @@ def migrate(
     steps = Steps(
         salvage,
         to_inference,
-        config,
+        settings.locate(config) if config is not None else None,
         step,
-        merge_lora,
+        settings.locate(merge_lora) if merge_lora is not None else None,
         over_base,
         tuple(rule for name in rules or () for rule in read_rules(name)),
         tuple(include or ()),
         tuple(exclude or ()),
-        like,
+        settings.locate(like) if like is not None and os.path.exists(like) else like,  # else a layout's name
         fill,
         plain,
         scrub_paths,

@@ -12,6 +12,7 @@ import typer
 
 from gsvckpt import quantities
 from gsvckpt.errors import GsvError, MissingError, as_error
+from gsvckpt.locations import is_url
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.report.console import LostOutput, print_error
 
@@ -58,6 +59,17 @@ JobsOption = Annotated[
         rich_help_panel="Engine",
     ),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        envvar="GSVCKPT_CLUSTER",
+        help="Send the files to a Dask cluster that sees the same storage: tcp://HOST:PORT.",
+        show_default=False,
+        rich_help_panel="Engine",
+    ),
+]
 OutputOption = Annotated[
     str | None, typer.Option("--output", "-o", metavar="PATH", help="Write here: a file, or a folder for several sources.", rich_help_panel="Output")
 ]
@@ -81,6 +93,13 @@ class Settings(NamedTuple):
     progress: bool | None = None
     device: str = "cpu"
     jobs: int | None = None
+    cluster: str | None = None
+
+    def locate(self, path: str) -> str:
+        """The path as it may be sent: whole where another machine will open it."""
+        if self.cluster is None or is_url(path):
+            return path
+        return os.path.join(os.path.abspath(path), "") if path.endswith(("/", os.sep)) else os.path.abspath(path)
 
     @property
     def workers(self) -> int:

@@ -8,6 +8,7 @@ import typer
 
 from gsvckpt.cli.options import (
     CheckOption,
+    ClusterOption,
     DeviceOption,
     DryRunOption,
     ForceOption,
@@ -52,12 +53,13 @@ def strip_optimizer(
     progress: ProgressOption = None,
     device: DeviceOption = "cpu",
     jobs: JobsOption = None,
+    cluster: ClusterOption = None,
 ) -> int:
     """Remove optimizer, scheduler, scaler and callback state: about two thirds of a training file.
 
     Every tensor that stays keeps its exact bytes. GPT-SoVITS still resumes from the result, at the same epoch, with fresh optimizer moments: S2 files
     keep `optimizer: None`, GPT files keep empty lists and their `loops`, which hold the epoch. Strip a G and its D together.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs)
+    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
     destination = Destination("weights", output, in_place, force, dry_run, check)
     return rewrite_each("strip-optimizer", sources, destination, Stripping(tuple(drop or ()), tuple(keep or ()), force), settings)

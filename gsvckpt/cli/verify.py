@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
+from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.formats.shards import is_index
@@ -147,14 +147,17 @@ def verify(
     progress: ProgressOption = None,
     device: DeviceOption = "cpu",
     jobs: JobsOption = None,
+    cluster: ClusterOption = None,
 ) -> int:
     """Know that a checkpoint is sound, or exactly what is wrong with it, and bring it back.
 
     Every byte is looked at: the container, the checksum of each record (which torch never checks), what the pickle names, NaN and infinity, names and
     shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
     """
-    settings = Settings(json or format is Format.json, quiet, verbose, progress, device, jobs)
+    settings = Settings(json or format is Format.json, quiet, verbose, progress, device, jobs, cluster)
     keep = Keep(record, per_tensor, forget, backup, restore_from, write_checksums, force)
+    paths = list(map(settings.locate, paths))
+    against = settings.locate(against) if against is not None else None
     options = _options(checks, quick=quick, layout=layout, against=against, device=device)._replace(resume=resume, config=backup is not None)
     keep.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
     options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
@@ -197,7 +200,7 @@ def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:
     """Verify everything, with what is missing beside what is there."""
     label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else f"{len(targets.files):,} files"
     with settings.watch(label) as progress:
-        results = verify_files(targets.files, options, settings.workers, progress)
+        results = verify_files(targets.files, options, settings.workers, progress, settings.cluster)
     return _Outcome([*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results)], list(targets.failures))
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from gsvckpt.cli.computing import make_engine, tell
@@ -23,7 +24,9 @@ from gsvckpt.rewrites import Rewrite, Written, rewrite_files
 
 def rewrite_each(command: str, sources: Sequence[str], destination: Destination, recipe: Recipe, settings: Settings) -> int:
     """Rewrite every source and show what became of it. Returns the exit code."""
-    sources = list(dict.fromkeys(sources))  # a file named twice is one file
+    sources = list(dict.fromkeys(map(settings.locate, sources)))  # a file named twice is one file
+    if destination.output is not None:
+        destination = replace(destination, output=settings.locate(destination.output))
     outputs = destination.assign(sources)
     job = Rewrite(recipe, destination, settings.device, fixed=settings.jobs is not None)
     label = name_of(sources[0]) if len(sources) == 1 else command
@@ -32,7 +35,7 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
     if settings.json:
         begin_document(command)
     with settings.watch(label) as progress:
-        results = rewrite_files(job, sources, outputs, settings.workers, progress)
+        results = rewrite_files(job, sources, outputs, settings.workers, progress, settings.cluster)
         for source, output, result in zip(sources, outputs, results, strict=True):
             if isinstance(result, Written):
                 worst = max(worst, int((destination.check and result.changed) or not result.whole))
