@@ -7,13 +7,14 @@ READY = .venv/.ready
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench completions clean
+.PHONY: help setup demo test check bench bench-gpu completions clean
 
 help:
 	@echo "make demo         build a small voice in ./demo and run gsvckpt on it"
 	@echo "make test         run the tests on all cores (ARGS='-k inspect' passes options to pytest)"
 	@echo "make check        format, lint, types and tests: everything CI asks for"
 	@echo "make bench        measure speed and memory against what one would run instead (ARGS='--list')"
+	@echo "make bench-gpu    measure what a GPU is good for, where there is one"
 	@echo "make completions  write completions/ anew, after commands or options changed"
 	@echo "make clean        remove everything that make made"
 
@@ -34,6 +35,9 @@ check: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m pip install -qq --group bench
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-gpu: $(READY)
+	@$(BIN)/python -m tests.bench.accelerator $(ARGS)
 
 completions: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" completions/generate completions
