@@ -42,11 +42,14 @@ class Examination(NamedTuple):
         return self.identity.kind == "sovits-lora"
 
 
-def examine(checkpoint: Checkpoint) -> Examination:
-    """Examine an opened checkpoint. Reads its first 8 KiB, and the whole file only when its size is exactly that of an official one."""
+def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examination:
+    """Examine an opened checkpoint. Reads its first 8 KiB, and the whole file only when its size is exactly that of an official one.
+
+    `sections` are those of its root, where the caller knows them already.
+    """
     source = checkpoint.source
     head = read_head(source)
-    sections = divide(checkpoint.root)
+    sections = sections or divide(checkpoint.root)
     identity = kinds.identify(checkpoint, source.path, head, sections)
     rows = kinds.symbol_rows(sections.tensors)
     opened = upstream.applies(identity.kind)
@@ -89,11 +92,11 @@ def without_source(error: GsvError) -> GsvError:
     """The same error, whose `known` no longer holds an open file, so that it can go between processes."""
     known = known_of(error)
     if known is not None:
-        error.known = replace(known, source=_Closed(known.source.path, known.source.size))
+        error.known = replace(known, source=Closed(known.source.path, known.source.size))
     return error
 
 
-class _Closed(NamedTuple):
+class Closed(NamedTuple):
     """What is left of a source."""
 
     path: str

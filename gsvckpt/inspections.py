@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
+from gsvckpt.accounting import Account, account
 from gsvckpt.dispatch import Load, run_each, sizes_of
 from gsvckpt.errors import GsvError, MissingError, as_error
-from gsvckpt.examination import examine, without_source
+from gsvckpt.examination import Examination, examine, without_source
+from gsvckpt.files import LocalSource
+from gsvckpt.locations import is_url
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.progress import Progress
 from gsvckpt.report.inspection import View, document
 from gsvckpt.report.inventory import Entry, make_entry
+from gsvckpt.twins import Known, Twins
+
+if TYPE_CHECKING:
+    from gsvckpt.scan import Stats
 
 _PER_FILE = 0.02  # seconds that a file takes besides reading values
 _RATE = 1e9  # bytes of values a second
 _CHUNK = 16  # files that go to a process at a time
+
+
+_twins = Twins()  # of this process, for as long as it runs
+
+
+def _recall(path: str) -> Known | None:
+    """What a file is that is like one before it. None also for a file that cannot be read, which its reader tells better."""
+    if is_url(path):  # of whose bytes as few as possible are fetched
+        return None
+    with suppress(GsvError), closing(LocalSource(path)) as source:
+        return _twins.recall(source)
+    return None
 
 
 class Sought(NamedTuple):
@@ -40,19 +61,29 @@ class Inspect(NamedTuple):
 
     def __call__(self, item: Sought, jobs: int, progress: Progress) -> Inspected | GsvError:
         try:
+            if self.view is None or not (self.view.asks_for_parts or self.view.stats):
+                known = _recall(item.path)
+                if known is not None:
+                    return self._sum_up(*known)
             with open_checkpoint(item.path) as checkpoint:
                 examination = examine(checkpoint)
-                if self.view is None:
-                    return Inspected(make_entry(examination), examination.safety)
-                measured = {}
-                if self.view.stats:
-                    from gsvckpt.devices.choice import choose
-                    from gsvckpt.scan import measure_tensors
-
-                    measured = measure_tensors(self.view.choose(examination.state), choose(self.device), jobs, progress)
-                return Inspected(document(examination, self.view, measured), examination.safety)
+                counted = account(examination)
+                _twins.keep(examination, counted)
+                return self._sum_up(examination, counted, self._measure(examination, jobs, progress))
         except (GsvError, OSError) as caught:
             return without_source(as_error(caught, item.path, MissingError))
+
+    def _sum_up(self, examination: Examination, counted: Account, measured: Mapping[str, Stats | None] = MappingProxyType({})) -> Inspected:
+        facts = make_entry(examination, counted) if self.view is None else document(examination, self.view, measured, counted)
+        return Inspected(facts, examination.safety)
+
+    def _measure(self, examination: Examination, jobs: int, progress: Progress) -> Mapping[str, Stats | None]:
+        if self.view is None or not self.view.stats:
+            return {}
+        from gsvckpt.devices.choice import choose
+        from gsvckpt.scan import measure_tensors
+
+        return measure_tensors(self.view.choose(examination.state), choose(self.device), jobs, progress)
 
     def recall(self, item: Sought) -> None:
         """Inspecting leaves nothing behind."""

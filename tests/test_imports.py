@@ -29,7 +29,7 @@ LAYERS = [
     {"references", "training_configs", "experiments", "recognition"},
     {"extraction", "inventory"},
     {"accounting", "checks", "comparison", "migration", "rewriting", "executors", "receipts"},
-    {"verdicts", "demotion", "audits", "cluster"},
+    {"verdicts", "demotion", "audits", "cluster", "twins"},
     {"recipes", "dispatch"},
     {"counterpart"},
     {"keep_options", "verification"},

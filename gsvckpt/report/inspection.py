@@ -85,9 +85,9 @@ class View(NamedTuple):
         return dict(sorted(chosen.items(), key=lambda item: -item[1].nbytes)) if self.sort == "size" else chosen
 
 
-def document(examination: Examination, view: View, measured: Mapping[str, Stats | None]) -> dict[str, object]:
-    """The JSON object of one file."""
-    counted = account(examination)
+def document(examination: Examination, view: View, measured: Mapping[str, Stats | None], counted: Account | None = None) -> dict[str, object]:
+    """The JSON object of one file. `counted` is where its bytes go, where the caller knows that already."""
+    counted = counted or account(examination)
     facts = examination_json(examination, counted)
     if view.tensors or view.stats:
         from gsvckpt.report import listings

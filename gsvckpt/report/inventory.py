@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.accounting import account
+from gsvckpt.accounting import Account
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import Examination
 from gsvckpt.locations import absolute, below, is_url, name_of
@@ -45,7 +45,7 @@ class Entry:
     strippable: int
 
 
-def make_entry(examination: Examination) -> Entry:
+def make_entry(examination: Examination, counted: Account) -> Entry:
     """Sum up one checkpoint."""
     identity, source = examination.identity, examination.checkpoint.source
     return Entry(
@@ -58,7 +58,7 @@ def make_entry(examination: Examination) -> Entry:
         modified=getattr(source, "mtime_ns", 0) / 1e9 if is_url(source.path) else os.path.getmtime(source.path),
         verdict=examination.safety.verdict,
         warnings=len(examination.warnings),
-        strippable=account(examination).saves_strip,
+        strippable=counted.saves_strip,
     )
 
 

@@ -16,6 +16,7 @@ _INFO = r"(?P<epoch>[0-9]{1,12})epoch_(?P<step>[0-9]{1,12})iteration"  # process
 _GPT_INFO = r"GPT-e(?P<epoch>[0-9]{1,12})"  # s1_train.py:62-81
 _EPOCHS = ("epoch", "epochs", "current_epoch", "epoch_idx")
 _STEPS = ("global_step", "step", "steps", "iteration", "iter", "iters", "num_steps", "total_steps")
+PROGRESS_KEYS = (*_EPOCHS, *_STEPS, "info")  # root entries that are looked at here
 
 
 class Progress(NamedTuple):
