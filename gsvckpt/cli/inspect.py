@@ -192,7 +192,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
         for error in failures:
             _warn_of(error, settings)
         if not settings.quiet and (entries or len(failures) > len(found.failures)):
-            inventory.print_inventory(entries, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None)
+            inventory.print_inventory(entries, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None, verbose=view.verbose)
     return worst
 
 

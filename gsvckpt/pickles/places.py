@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-_INTEGERS = {b"K": 1, b"M": 2, b"J": 4}  # opcodes of whole numbers, and the bytes of each
-_FORBIDDEN = frozenset(b"012VSTUILFP")  # what reorders the stack, or says the same in another way; torch writes none of it
+_LONG1 = 0x8A
+_FORBIDDEN = frozenset(b"012VSTUILFP\x94")  # what reorders the stack, or says the same in another way; torch writes none of it
 _MEMO = {b"q"[0]: 1, b"r"[0]: 4, b"h"[0]: 1, b"j"[0]: 4}
 
 
@@ -15,16 +15,16 @@ class Place(NamedTuple):
 
     begin: int
     end: int
-    is_text: bool = False
+    form: Literal["unsigned", "signed", "text"] = "unsigned"
 
     def moved(self, by: int) -> Place:
         """The same place where the pickle begins at byte `by`."""
-        return Place(self.begin + by, self.end + by, self.is_text)
+        return self._replace(begin=self.begin + by, end=self.end + by)
 
     def read(self, pickle: bytes) -> int | str:
         """The value. Raises UnicodeDecodeError."""
         raw = pickle[self.begin : self.end]
-        return raw.decode("utf-8") if self.is_text else int.from_bytes(raw, "little", signed=self.end - self.begin == 4)
+        return raw.decode("utf-8") if self.form == "text" else int.from_bytes(raw, "little", signed=self.form == "signed")
 
 
 class Places(NamedTuple):
@@ -63,8 +63,8 @@ def find_places(pickle: bytes, keys: Collection[str]) -> Places | None:
                     continue  # the value is still to come
             elif code == b"G"[0]:
                 floats.append(begin)
-            elif key and pickle[begin - 1 : begin] in _INTEGERS:
-                values[key] = Place(begin, position)
+            elif key and code in b"KMJ":
+                values[key] = Place(begin, position, "signed" if code == b"J"[0] else "unsigned")
             key = ""
         elif width == _LINES:
             position = pickle.index(b"\n", pickle.index(b"\n", begin) + 1) + 1
@@ -73,8 +73,8 @@ def find_places(pickle: bytes, keys: Collection[str]) -> Places | None:
             count = int.from_bytes(pickle[begin : begin - width], "little")
             position = begin - width + count
             is_text = code in b"X\x8c\x8d"
-            if key and is_text:
-                values[key] = Place(begin - width, position, is_text=True)
+            if key and (is_text or code == _LONG1):
+                values[key] = Place(begin - width, position, "text" if is_text else "signed")
             key = wanted.get(pickle[begin - width : position], "") if is_text and not key else ""
             seen.append(key)
         if code == b"."[0]:

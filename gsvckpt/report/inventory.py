@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -25,6 +26,8 @@ from gsvckpt.sovits.names import experiment
 if TYPE_CHECKING:
     from gsvckpt.scan import Difference
 
+_MANY = 500  # checkpoints
+_VERDICTS = ("safe", "unknown", "unsafe")
 _ROOMY = 100  # columns from which there is place for times
 _LISTED = 20  # entries of each kind of difference without --verbose
 
@@ -62,8 +65,11 @@ def make_entry(examination: Examination, counted: Account) -> Entry:
     )
 
 
-def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], others: int, root: str | None) -> None:
-    """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for."""
+def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], others: int, root: str | None, *, verbose: bool = False) -> None:
+    """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for.
+
+    Where there are more than anybody reads, those of one run stand in one line, unless `verbose`.
+    """
     console = make_console()
     roomy = console.width >= _ROOMY
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -77,13 +83,15 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
     table.add_column("safety", no_wrap=True)
     names = _short_names([entry.path for entry in entries] + [error.path for error in failures], root)
     current: str | None = None
-    for entry in sorted(entries, key=lambda entry: (entry.experiment, entry.kind, entry.version, _number(entry.epoch), entry.path)):
+    rows = sorted(entries, key=lambda entry: (entry.experiment, entry.kind, entry.version, _number(entry.epoch), entry.path))
+    shortened = len(rows) > _MANY and not verbose
+    for entry in _sum_runs(rows, names) if shortened else rows:
         if entry.experiment != current:
             current = entry.experiment
             table.add_section()
             if current:
                 table.add_row(Folded(Text(printable(current), style="bold")))
-        name = Text.assemble(printable(names[entry.path]), (" !" if entry.warnings else "", "yellow"))
+        name = Text.assemble(printable(names.get(entry.path, entry.path)), (" !" if entry.warnings else "", "yellow"))
         modified = [ago(entry.modified) if entry.modified else "-"] if roomy else []
         safety = Text(entry.verdict, style=VERDICTS[entry.verdict])
         table.add_row(Folded(name), entry.kind, entry.version, entry.epoch, size(entry.size), *modified, safety)
@@ -100,8 +108,26 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
     lines += [f"{size(strippable)} are training state that strip-optimizer removes; training then goes on with fresh moments"] if strippable else []
     for line in lines:
         console.print(line, soft_wrap=not console.is_terminal)
+    if shortened:
+        console.print("the checkpoints of one run are in one line; -v lists each")
     if any(entry.warnings for entry in entries):
         console.print(Text("! has warnings: inspect the file alone", style="yellow"))
+
+
+def _sum_runs(rows: Sequence[Entry], names: Mapping[str, str]) -> Iterator[Entry]:
+    """One entry for each run: its number of files in the name's place, its first and last epoch, all bytes, and the worst verdict."""
+    for _, together in groupby(rows, key=lambda entry: (entry.experiment, entry.kind, entry.version)):
+        run = list(together)
+        epochs = list(dict.fromkeys(entry.epoch for entry in run if entry.epoch))
+        yield replace(
+            run[-1],
+            path=f"{len(run):,} files" if len(run) > 1 else names[run[0].path],
+            epoch=f"{epochs[0]}-{epochs[-1]}" if len(epochs) > 1 else "".join(epochs),
+            size=sum(entry.size for entry in run),
+            modified=max(entry.modified for entry in run),
+            verdict=max((entry.verdict for entry in run), key=_VERDICTS.index),
+            warnings=sum(entry.warnings for entry in run),
+        )
 
 
 def _number(text: str) -> int:

@@ -7,7 +7,7 @@ import re
 import sys
 
 import pytest
-from builders import tensor, torch_zip
+from builders import Make, Name, tensor, torch_zip
 
 from .samples import assert_one_error, generator, gpt, numbers, s2_training, save, small, weights
 
@@ -126,3 +126,32 @@ def test_a_difference_that_cannot_be_told_is_no_success(gsvckpt, tmp_path):
         assert run.file["path"] == str(bad)
         assert_one_error(gsvckpt("inspect", pair[0], "--diff", pair[1]), bad, 3)
     assert_one_error(gsvckpt("inspect", one, "--diff", tmp_path), tmp_path, 3)
+
+
+def test_a_folder_with_more_than_anybody_reads_is_summed_up_by_run(gsvckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr("gsvckpt.report.inventory._MANY", 5)
+    for epoch in range(1, 7):
+        save(tmp_path / "logs" / "alice" / "logs_s2_v2" / f"G_{epoch}.pth", s2_training(generator("v2", enc_q=True), epoch=epoch))
+    save(tmp_path / "logs" / "alice" / "logs_s2_v2" / "weights-G_6.pth", {"weight": generator("v2"), "config": evil_config(), "info": "x"})
+    run = gsvckpt("inspect", tmp_path, "-r")
+    (line,) = [line for line in run.out.splitlines() if "6 files" in line]
+    assert "1-6" in line
+    assert "G_6.pth" not in run.out.replace("weights-G_6.pth", "")
+    assert "weights-G_6.pth" in run.out  # alone of its kind
+    assert ("-v lists each" in run.out, "UNSAFE" in run.err) == (True, True)
+    listed = gsvckpt("inspect", tmp_path, "-r", "-v").out
+    assert all(f"G_{epoch}.pth" in listed for epoch in range(1, 7))
+    assert "-v lists each" not in listed
+
+
+def evil_config():
+    return Make(Name("os", "system"), ("true",))
+
+
+def test_the_worst_verdict_of_a_run_is_shown(gsvckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr("gsvckpt.report.inventory._MANY", 2)
+    for epoch in range(1, 5):
+        tree = s2_training(generator("v2", enc_q=True), epoch=epoch)
+        save(tmp_path / f"G_{epoch}.pth", {**tree, "x": evil_config()} if epoch == 2 else tree)
+    (line,) = [line for line in gsvckpt("inspect", tmp_path).out.splitlines() if "4 files" in line]
+    assert "unsafe" in line
