@@ -5,7 +5,6 @@ Memory does not grow with the number of files: not more than a window of them is
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +54,7 @@ def run_in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share]
     # Fresh processes on every system: a fork would inherit the threads and buffers of this one in the middle of their work.
     pool = ProcessPoolExecutor(running, get_context("spawn"), initializer=_start)
     try:
-        yield from run_on(pool, job, items, shares, chunk=chunk, window=WINDOW * running, threads=max(1, jobs // running))
+        yield from run_on(pool, job, items, shares, chunk=chunk, window=WINDOW * running, threads=max(1, jobs // running), work=_perform_apart)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -86,6 +85,7 @@ def run_on(
     chunk: int = 1,
     window: int = 64,
     threads: int = 1,
+    work: Callable[[Job[T, R], Sequence[T], int], list[R]] = perform,
     lost: Callable[[Exception], Lost] = _do_it_here,
 ) -> Generator[R, None, None]:
     """Yield the result for each item, in order, from any executor: not more than `window` tasks of `chunk` items are with it or wait for their turn.
@@ -94,24 +94,29 @@ def run_on(
     """
     pending: deque[tuple[range, Future[list[R]]]] = deque()
     chunks = iter([range(begin, min(begin + chunk, len(items))) for begin in range(0, len(items), chunk)])
+
+    def fill() -> None:
+        while len(pending) < window and (indices := next(chunks, None)) is not None:
+            pending.append((indices, _submit(executor, work, job, [items[n] for n in indices], threads)))
+            _end_with(pending[-1][1], [shares[n] for n in indices])
+
     try:
-        while True:
-            with _quiet_start():
-                while len(pending) < window and (indices := next(chunks, None)) is not None:
-                    pending.append((indices, _submit(executor, job, [items[n] for n in indices], threads)))
-                    _end_with(pending[-1][1], [shares[n] for n in indices])
-            if not pending:
-                return
+        with _quiet_start():  # a pool starts its processes with its first tasks
+            fill()
+        while pending:
             indices, future = pending.popleft()
             yield from _collect(job, [items[n] for n in indices], [shares[n] for n in indices], future, lost)
+            fill()
     finally:
         for _, future in pending:
             future.cancel()
 
 
-def _submit(executor: Executor, job: Job[T, R], items: list[T], threads: int) -> Future[list[R]]:
+def _submit(
+    executor: Executor, work: Callable[[Job[T, R], Sequence[T], int], list[R]], job: Job[T, R], items: list[T], threads: int
+) -> Future[list[R]]:
     try:
-        return executor.submit(perform, job, items, threads)
+        return executor.submit(work, job, items, threads)
     except RuntimeError as error:  # the pool broke
         from concurrent.futures import Future
 
@@ -157,10 +162,42 @@ def _quiet_start() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _start() -> None:
-    """Ctrl-C reaches every process of the terminal; these end without a word, as the first one speaks for all."""
-    import signal
-    import sys
+class _Process:
+    """What a process of a pool is at. Ctrl-C reaches every process of the terminal; these tidy up in silence, as the first one speaks for all."""
 
-    sys.setswitchinterval(0.0005)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    working = stopped = False
+
+    def start(self) -> None:
+        import signal
+        import sys
+
+        sys.setswitchinterval(0.0005)
+        signal.signal(signal.SIGINT, self.interrupt)
+
+    def interrupt(self, *_: object) -> None:
+        self.stopped = True
+        if self.working:
+            raise KeyboardInterrupt
+
+    def perform(self, job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
+        """Do a job as ever, so that nothing half-written stays at Ctrl-C. The process ends with its pool: by itself, it would take others along."""
+        try:
+            self.working = True
+            if self.stopped:
+                raise KeyboardInterrupt
+            return perform(job, items, jobs)
+        except KeyboardInterrupt:
+            raise RuntimeError("interrupted") from None
+        finally:
+            self.working = False
+
+
+_process = _Process()  # this one, where it is one of a pool
+
+
+def _start() -> None:
+    _process.start()
+
+
+def _perform_apart(job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
+    return _process.perform(job, items, jobs)

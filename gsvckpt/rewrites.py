@@ -170,12 +170,16 @@ def rewrite_files(
             names = list(run_each(_Naming(job), orders, load, jobs, Silent(), cluster=cluster))
         free = dict(_free(sources, names))
         orders = [order._replace(taken=free.get(n, standing), token=temp_name()) for n, order in enumerate(orders)]
-        with closing(run_each(job, [orders[n] for n in free], load, jobs, progress, [sizes[n] for n in free], cluster)) as running:
-            for n, order in enumerate(orders):
-                # One whose name another has waits until all before it are done, and is done here.
-                result = next(running) if n in free else next(run_each(job, [order], load, jobs, progress, [sizes[n]]))
-                _add(standing, result)
-                yield result
+        try:
+            with closing(run_each(job, [orders[n] for n in free], load, jobs, progress, [sizes[n] for n in free], cluster)) as running:
+                for n, order in enumerate(orders):
+                    # One whose name another has waits until all before it are done, and is done here.
+                    result = next(running) if n in free else next(run_each(job, [order], load, jobs, progress, [sizes[n]]))
+                    _add(standing, result)
+                    job.forget(order)
+                    yield result
+        finally:
+            for order in orders:  # those that Ctrl-C cut off
                 job.forget(order)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from builders import tensor, torch_zip
-from cli.samples import evil, generator, leftovers, lora, s2_training, save, small
+from cli.samples import environment, evil, generator, leftovers, lora, s2_training, save, small
 
 from gsvckpt import dispatch, rewrites
 from gsvckpt.destinations import Destination
@@ -144,6 +148,34 @@ def test_an_output_never_replaces_another_source(tmp_path: Path, jobs: int) -> N
     results = run(Stripping(), Destination("weights", force=True), [*map(str, sources), str(other)], jobs)
     assert [isinstance(result, Written) for result in results] == [True, True, False, True, True]
     assert other.read_bytes() == before
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("pause", [0, 0.05, 0.2])
+def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, pause: float) -> None:
+    """As a terminal sends it: to every process."""
+    padding = {"large": tensor("float32", (1 << 19,), bytes(1 << 21))}
+    paths = [save(tmp_path / "in" / f"{n}.pth", {**generator("v2"), **padding}) for n in range(40)]
+    code = "from gsvckpt import dispatch; dispatch.START = 0; from gsvckpt.__main__ import run; run()"
+    command = [sys.executable, "-c", code, "convert-fp16", "-j2", *paths, "-o", f"{tmp_path}/out/", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), start_new_session=True) as process:
+        while not list(tmp_path.glob("out/*.pth")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(pause)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == json.loads(out)["exit_code"] == 130, err
+    assert b"Traceback" not in err
+    assert leftovers(tmp_path) == []
+    done = list((tmp_path / "out").iterdir())
+    assert 0 < len(done) < 40
+    for path in done:
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.source.size == done[0].stat().st_size
 
 
 # --- receipts ------------------------------------------------------------------------------------------------------------------------------------
