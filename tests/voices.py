@@ -91,16 +91,16 @@ class Maker:
 # --- the trees that upstream's training saves ---------------------------------------------------------------------------------------------------
 
 
-def sovits_weights(maker: Maker, name: str, version: str, epoch: int, step: int) -> OrderedDict[str, object]:
-    """Weights for inference (process_ckpt.py:41-60)."""
+def sovits_weights(maker: Maker, name: str, version: str, epoch: int, step: int, epochs: int | None = None) -> OrderedDict[str, object]:
+    """Weights for inference (process_ckpt.py:41-60), of a run of so many epochs, by default of one that ends here."""
     weight = maker.state(f"sovits-{version}-small" if version not in ("v3", "v4") else f"sovits-{version}", "float16")
-    return OrderedDict(weight=weight, config=_hparams(_sovits_config(name, version, epoch)), info=f"{epoch}epoch_{step}iteration")
+    return OrderedDict(weight=weight, config=_hparams(_sovits_config(name, version, epochs or epoch)), info=f"{epoch}epoch_{step}iteration")
 
 
-def gpt_weights(maker: Maker, name: str, version: str, epoch: int) -> OrderedDict[str, object]:
-    """Weights for inference (s1_train.py:62-81)."""
+def gpt_weights(maker: Maker, name: str, version: str, epoch: int, epochs: int | None = None) -> OrderedDict[str, object]:
+    """Weights for inference (s1_train.py:62-81), of a run of so many epochs, by default of one that ends here."""
     weight = OrderedDict(maker.state("gpt-v1" if version == "v1" else "gpt-v2", "float16"))
-    return OrderedDict(weight=weight, config=_gpt_config(name, version, epoch), info=f"GPT-e{epoch}")
+    return OrderedDict(weight=weight, config=_gpt_config(name, version, epochs or epoch), info=f"GPT-e{epoch}")
 
 
 def generator_training(maker: Maker, version: str, epoch: int, step: int) -> dict[str, object]:

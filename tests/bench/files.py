@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +40,7 @@ STREAM = Input("stream-1GiB.pth", GIB)  # as torch wrote files before 1.6
 THOUSANDS = tuple(Input(f"{count}-tensors.pth", 300 * count) for count in (50_000, 100_000, 200_000))
 VOICES = Input("500-voices", 400_000_000)
 TRAINING = Input("G_200.pth", 1_178_000_000, 2 * 400_000_000)
-SAVES = Input("10000-saves", 4_500_000_000)
+SAVES = Input("10000-saves-of-250-voices", 4_500_000_000)
 LORA = Input("G_100_lora.pth", 1_845_000_000, 2 * 769_000_000)
 
 
@@ -115,7 +118,10 @@ def build_voices(folder: Path) -> None:
 
 
 def build_saves(folder: Path) -> None:
-    """10,000 saves of four kinds and 250 experiments, with all their tensors, each of which is tiny: so most of the work is seeing what they are."""
+    """10,000 saves of four kinds and 250 experiments, with all their tensors, each of which is tiny: so most of the work is seeing what they are.
+
+    Each names its own experiment, as weights do, so those of two are not equal.
+    """
     from tests import voices
 
     maker = voices.Maker(tiny=True)
@@ -124,17 +130,26 @@ def build_saves(folder: Path) -> None:
         step = epoch * 25
         trees = {
             f"logs/{{}}/logs_s2_v2/G_{step}.pth": voices.generator_training(maker, "v2", epoch, step),
-            f"SoVITS_weights_v2/{{}}_e{epoch}_s{step}.pth": voices.sovits_weights(maker, "voice", "v2", epoch, step),
-            f"SoVITS_weights_v2Pro/{{}}_e{epoch}_s{step}.pth": voices.sovits_weights(maker, "voice", "v2Pro", epoch, step),
-            f"GPT_weights_v2/{{}}-e{epoch}.ckpt": voices.gpt_weights(maker, "voice", "v2", epoch),
+            f"SoVITS_weights_v2/{{}}_e{epoch}_s{step}.pth": voices.sovits_weights(maker, "voice000", "v2", epoch, step, 10),
+            f"SoVITS_weights_v2Pro/{{}}_e{epoch}_s{step}.pth": voices.sovits_weights(maker, "voice000", "v2Pro", epoch, step, 10),
+            f"GPT_weights_v2/{{}}-e{epoch}.ckpt": voices.gpt_weights(maker, "voice000", "v2", epoch, 10),
         }
         for name, tree in trees.items():
             voices.write(tree, template)
+            with zipfile.ZipFile(template) as archive:
+                (record,) = (info for info in archive.infolist() if info.filename.endswith("/data.pkl"))
+                pickled = archive.read(record)
+            whole = template.read_bytes()
             for experiment in range(250):
                 path = folder / name.format(f"voice{experiment:03}")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(template, path)
+                renamed = pickled.replace(b"voice000", f"voice{experiment:03}".encode())
+                path.write_bytes(whole.replace(pickled, renamed).replace(_crc(pickled), _crc(renamed)))
     template.unlink()
+
+
+def _crc(record: bytes) -> bytes:
+    return struct.pack("<I", zlib.crc32(record))
 
 
 if __name__ == "__main__":

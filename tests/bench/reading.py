@@ -17,7 +17,7 @@ _MAPPED = "torch.load(path, mmap=True, weights_only=False)"
 def _inspect() -> tuple[Job, ...]:
     mapped = torch_load("torch.load(mmap=True)", _MAPPED, place(V3))
     inspect = gsvckpt("inspect", place(V3))
-    many = gsvckpt("inspect", place(SAVES), "-r", "-q")
+    many = gsvckpt("inspect", place(SAVES), "-r")
     return (
         Job("help", "gsvckpt --help", gsvckpt("--help"), (Rival(_IMPORTS),)),
         Job("inspect-85MB", "inspect v2 weights of 85 MB", gsvckpt("inspect", place(V2)), (Rival(_IMPORTS, 1.4),), V2),
