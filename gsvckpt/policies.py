@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, get_args
@@ -38,6 +38,10 @@ class Policies:
         """What counts for a group: the command line, where it says nothing the group's own table, and then that of all."""
         own = next((policy for glob, policy in self.groups if fnmatchcase(group.label, glob) or fnmatchcase(group.name, glob)), Policy())
         return command_line.over(own).over(self.general)
+
+    def unmatched(self, groups: Collection[Group]) -> tuple[str, ...]:
+        """The globs that mean none of these groups."""
+        return tuple(glob for glob, _ in self.groups if not any(fnmatchcase(name, glob) for group in groups for name in (group.label, group.name)))
 
 
 def read_policies(path: str) -> Policies:

@@ -100,6 +100,14 @@ def unmatched(plan: PrunePlan, globs: Sequence[str]) -> tuple[str, ...]:
     return tuple(glob for glob in globs if not any(matches(path, glob) for path in paths))
 
 
+def excess(plan: PrunePlan, policy_of: Callable[[Group], Policy]) -> tuple[int, int] | None:
+    """What is left and the `max_size` that it is more than, in bytes; None where it fits or nothing says how much may stay."""
+    limits = [limit for group in plan.groups if (limit := policy_of(group.group).max_size) is not None]
+    left = sum(decision.unit.size for group in plan.groups for decision in (*group.of("keep"), *group.of("demote")))
+    left -= sum(unit.size for unit in plan.shrunk) - sum(part.size for parts in plan.shrunk.values() for part in parts)
+    return (left, min(limits)) if limits and left > min(limits) else None
+
+
 def _nothing(paths: Sequence[str], inventory: Inventory) -> GsvError:
     for failure in inventory.failures:
         return failure

@@ -22,10 +22,11 @@ from gsvckpt.manifest import NAME
 from gsvckpt.metrics import Wanted, find_scores, read_table
 from gsvckpt.policies import Policies, read_policies
 from gsvckpt.progress import Silent
-from gsvckpt.pruning import PrunePlan, Wishes, plan_prune, unmatched
+from gsvckpt.pruning import PrunePlan, Wishes, excess, plan_prune, unmatched
 from gsvckpt.quantities import parse_duration
 from gsvckpt.report import pruning as report
 from gsvckpt.report.console import print_document, print_error, print_warning, printing
+from gsvckpt.report.units import size
 from gsvckpt.retention import Policy, Scores
 from gsvckpt.transforms.plan import Plan
 from gsvckpt.trash import find_runs, has_trash
@@ -147,7 +148,7 @@ def prune(
         raise UsageError("goes with --empty-trash", where="--older-than")
     check_archive(archive, folders)
     _require_quoted(folders, rules)
-    policy_of = _policies(folders, rules, policy)
+    policy_of, written = _policies(folders, rules, policy)
     table = read_table(metrics) if metrics is not None else None
 
     def scores_of(units: Sequence[Unit], chosen: Policy) -> Scores:
@@ -165,6 +166,11 @@ def prune(
         print_error(failure)
     for glob in unmatched(plan, rules.keep):
         print_warning("--keep", f"{glob} matches no save")
+    for glob in (glob for policies in written for glob in policies.unmatched([group.group for group in plan.groups])):
+        print_warning("prune.groups", f"{glob} matches no group")
+    beyond = excess(plan, policy_of)
+    if beyond is not None:
+        print_warning("max-size", f"what has to stay takes {size(beyond[0])}, more than {size(beyond[1])}; the plan says why each file stays")
     worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
     if not settings.json and not settings.quiet:
         with printing(worst):
@@ -212,9 +218,9 @@ def _engine(settings: Settings, plan: Plan) -> Engine:
     return make_engine(settings, Silent(), plan)
 
 
-def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> Callable[[Group], Policy]:
-    """The policy of each group: the command line's, over those of the file that was named, or of the gsvckpt.toml in the folder. Raises UsageError
-    where nothing says what is to stay.
+def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> tuple[Callable[[Group], Policy], tuple[Policies, ...]]:
+    """The policy of each group: the command line's, over those of the file that was named, or of the gsvckpt.toml in the folder; and what these files
+    say. Raises UsageError where nothing says what is to stay.
     """
     named = read_policies(path) if path is not None else None
     found = {os.path.abspath(folder): named if named is not None else _own_policies(folder) for folder in folders}
@@ -230,7 +236,7 @@ def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> Callab
             known[group] = found[root].of(group, rules)
         return known[group]
 
-    return policy_of
+    return policy_of, tuple(dict.fromkeys(found.values()))
 
 
 def _own_policies(folder: str) -> Policies:

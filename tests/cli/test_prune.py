@@ -303,6 +303,20 @@ def test_a_glob_that_keeps_nothing_is_told(gsvckpt, tmp_path, run):
     assert "_2.pth" not in done.err
 
 
+def test_a_glob_of_groups_that_there_are_not_is_told(gsvckpt, tmp_path, run):
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[prune]\nkeep-last = 1\n[prune.groups."alice/*"]\nkeep-last = 2\n[prune.groups."alcie/*"]\nkeep-last = 3\n')
+    done = gsvckpt("prune", run, "--policy", policy, "-n")
+    assert done.code == 0
+    assert "prune.groups: warning: alcie/* matches no group" in done.err
+    assert "alice/*" not in done.err
+
+
+def test_a_size_that_what_has_to_stay_exceeds_is_told(gsvckpt, tmp_path, run):
+    assert "max-size: warning: what has to stay takes" in gsvckpt("prune", run, "--max-size", "1kB", "-n").err
+    assert "max-size" not in gsvckpt("prune", run, "--max-size", "1GB", "-n").err
+
+
 def test_a_glob_that_the_shell_took_apart_is_refused(gsvckpt, tmp_path, run):
     done = gsvckpt("prune", run, "--keep-last", "1", "--keep", run / "G_2.pth", run / "G_4.pth", run / "G_6.pth", "--yes")
     assert done.code == 2
