@@ -63,7 +63,7 @@ class Destination:
         only_read = [url for url in written if is_url(url) and not is_writable(url)]
         if only_read:
             what = "cannot be written" if self.output else "has no room for an output beside it"
-            why = f"https only reads, so {only_read[0]} {what}"
+            why = f"{only_read[0].partition('://')[0]}:// is only read, so {only_read[0]} {what}"
             raise UsageError(why, where="--output", hint="name a file or folder with -o PATH")
 
     def named(self, source: str, output: str, name: str | None, extension: str | None) -> str:

@@ -112,3 +112,6 @@ class OutputError(GsvError):
 
     exit_code = 5
     kind = "output"
+
+
+FLAWS = (DamagedError, UnsupportedError, NotCheckpointError)  # what is wrong with a file itself, and not with the way to it

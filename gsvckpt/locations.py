@@ -117,7 +117,7 @@ def require_local(paths: Iterable[str], where: str) -> None:
 
 def is_writable(url: str) -> bool:
     """Whether anything can be written to URLs of this protocol, as far as that is known without asking."""
-    return not url.lower().startswith(_WEB)
+    return not url.lower().startswith((*_WEB, "hf://"))  # of the hub, each write is a commit
 
 
 def names_local(url: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike, fspath
 
-from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.errors import FLAWS, DamagedError
 from gsvckpt.files import open_source
 from gsvckpt.formats import safetensors, torch_remains
 from gsvckpt.formats.sniff import read_head
@@ -36,7 +36,7 @@ def open_remains(path: str | PathLike[str]) -> Iterator[Checkpoint]:
         except DamagedError as error:
             try:
                 checkpoint = find_remains(source).checkpoint
-            except GsvError as other:
+            except FLAWS as other:
                 why = f"nothing can be salvaged: {other.why}" + (f"; {error.why}" if other.why != error.why else "")
                 raise DamagedError(why, where=other.where or error.where, hint="get the file again", check=error.check) from error
         yield checkpoint
@@ -49,7 +49,7 @@ def _reread(checkpoint: Checkpoint) -> Checkpoint:
     """
     if checkpoint.container.format != "torch-zip" or checkpoint.container.compressed:
         return checkpoint
-    with suppress(GsvError):
+    with suppress(*FLAWS):
         other = find_remains(checkpoint.source).checkpoint
         places = {storage.key: (storage.offset, storage.crc) for storage in storages_of(checkpoint.root)}
         differs = any(storage.offset != LOST and places.get(storage.key) != (storage.offset, storage.crc) for storage in storages_of(other.root))

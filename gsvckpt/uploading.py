@@ -112,9 +112,15 @@ def join_path(path: str, name: str) -> str:
 
 def _opened(url: str) -> tuple[Any, str]:
     try:
-        return open_filesystem(url)
+        filesystem, path = open_filesystem(url)
     except MissingError as error:
         raise OutputError(error.why, path=error.path, hint=error.hint) from error
+    from fsspec import AbstractFileSystem
+
+    if getattr(filesystem.cp_file, "__func__", None) is AbstractFileSystem.cp_file:  # which only raises
+        why = "its server cannot copy, so nothing can be published there in one step"
+        raise OutputError(why, path=url, hint="write to a file of this machine, and copy that")
+    return filesystem, path
 
 
 @contextmanager

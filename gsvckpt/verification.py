@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from gsvckpt import checksum_files, manifest
 from gsvckpt.checks import containers, layouts, officials, pickles, resume, tensors, versions
-from gsvckpt.errors import ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError, UnreachableError
+from gsvckpt.errors import FLAWS, ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError, UnreachableError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.files import open_source
 from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding, name_file
@@ -193,7 +193,7 @@ class _Run:
     def _remains(self, error: GsvError) -> Remains | None:
         if not isinstance(error, DamagedError):  # of what is no checkpoint, or of another form, nothing is salvaged
             return None
-        with suppress(GsvError):
+        with suppress(*FLAWS):
             return find_remains(self.source)
         return None
 

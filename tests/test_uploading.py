@@ -7,6 +7,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import pytest
 import torch
 from builders import tensor, torch_zip
@@ -20,7 +21,7 @@ from gsvckpt.model import Storage, storages_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.streams import Stopped
 from gsvckpt.transforms.plan import begin
-from gsvckpt.uploading import OrderedTarget
+from gsvckpt.uploading import OrderedTarget, find_obstacle
 
 
 def target(stream):
@@ -74,6 +75,13 @@ def test_a_failure_of_the_stream_is_an_output_error_without_secrets():
     with pytest.raises(OutputError, match="cannot be written") as caught:
         target(Broken()).write_at(0, b"one")
     assert "?signature" not in caught.value.why
+
+
+def test_a_server_that_cannot_copy_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cp_file", fsspec.AbstractFileSystem.cp_file)
+    error = find_obstacle("memory://out.pth", overwrite=True)
+    assert isinstance(error, OutputError)
+    assert "cannot copy" in error.why
 
 
 @pytest.fixture

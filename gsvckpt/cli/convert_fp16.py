@@ -37,6 +37,8 @@ EXAMPLES = """
 
 `gsvckpt convert-fp16 model.safetensors --in-place --keep '*.norm.*'`
 
+`gsvckpt convert-fp16 https://host/model.pth -o s3://bucket/small/`  nothing lies on the disk meanwhile
+
 `gsvckpt convert-fp16 model.pth --dry-run --json`  the audit alone, for a script
 """
 
@@ -50,7 +52,9 @@ class OnOverflowChoice(str, Enum):
 
 
 def convert_fp16(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints: .pth, .ckpt, .pt, .safetensors.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints (.pth, .ckpt, .safetensors); also URLs.", show_default=False)
+    ],
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave matching tensors as they are (repeatable).")] = None,
     on_overflow: Annotated[
         OnOverflowChoice,

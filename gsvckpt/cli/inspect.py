@@ -33,6 +33,8 @@ EXAMPLES = """
 
 `gsvckpt inspect voice.pth --tensors --stats --include 'dec.*'`
 
+`gsvckpt inspect https://host/voice.pth s3://bucket/logs/`  little of each file is read
+
 `gsvckpt inspect G_16.pth --diff G_32.pth`  what training changed; exit 1 when they differ
 
 `gsvckpt inspect *.pth --json | jq '.files[] | [.path, .kind, .version]'`
@@ -54,7 +56,7 @@ class FormatChoice(str, Enum):
 
 
 def inspect(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them; also URLs.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.", rich_help_panel="Show")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Read the values: range, mean, NaN, zeros, histogram.", rich_help_panel="Show")] = False,
     config: Annotated[bool, typer.Option("--config", help="Print the embedded config.", rich_help_panel="Show")] = False,

@@ -83,7 +83,9 @@ _STEPS = "Steps"
 
 
 def migrate(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints: .pth, .ckpt, .pt, .bin, .safetensors.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints (.pth, .ckpt, .bin, .safetensors); also URLs.", show_default=False)
+    ],
     salvage: Annotated[
         bool,
         typer.Option("--salvage", help="What is whole of a damaged or cut-off file, and a list of what is lost (exit 1).", rich_help_panel=_STEPS),

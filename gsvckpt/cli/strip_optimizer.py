@@ -39,7 +39,9 @@ EXAMPLES = """
 
 
 def strip_optimizer(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Training checkpoints: .pth, .ckpt, .pt.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Training checkpoints (.pth, .ckpt, .pt); also URLs.", show_default=False)
+    ],
     drop: Annotated[list[str] | None, typer.Option("--drop", metavar="KEY", help="Remove this root entry, too (repeatable).")] = None,
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="KEY", help="Leave this root entry (repeatable).")] = None,
     output: OutputOption = None,

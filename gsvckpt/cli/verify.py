@@ -37,6 +37,8 @@ EXAMPLES = f"""
 
 `gsvckpt verify stranger.pth --checks pickle.safety`  would loading it run code?
 
+`gsvckpt verify s3://bucket/logs/ -r --quick`  a URL of a folder ends in a slash
+
 `gsvckpt verify small.pth --against big.pth`  are these the same tensors?
 
 `gsvckpt verify models/ --format sarif > verify.sarif`
@@ -83,7 +85,7 @@ class _Outcome:
 
 
 def verify(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them; also URLs.", show_default=False)],
     quick: Annotated[bool, typer.Option("--quick", help="Read no tensor bytes; believe size, time and structure.", rich_help_panel="Checks")] = False,
     checks: Annotated[
         str | None,

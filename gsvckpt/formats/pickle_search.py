@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from gsvckpt.errors import DamagedError, GsvError, UnreachableError, UnsupportedError
+from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
 from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, find_tail, read_entries
 from gsvckpt.model import Global, Source
 from gsvckpt.pickles.machine import Machine
@@ -108,9 +108,7 @@ class _Search:
             source.read_into(place.offset, memoryview(buffer))
             self._bytes -= len(buffer)
             return zlib.decompressobj(-15).decompress(buffer, size) if place.method == _DEFLATED else bytes(buffer)
-        except UnreachableError:  # says nothing of the file
-            raise
-        except (GsvError, zlib.error):
+        except (*FLAWS, zlib.error):
             return None
 
     def _is_archive(self, source: Source, place: _Place, data: bytes) -> bool:
@@ -195,7 +193,7 @@ def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[_Place
         yield _Place(0, "")  # a bare pickle, or several
     if everywhere:
         yield from _local_headers(source)
-    with suppress(DamagedError, UnsupportedError):
+    with suppress(*FLAWS):
         tail = find_tail(source)
         for entry, _ in read_entries(source, tail) if tail is not None else ():
             place = None if is_storage(entry.name) else _behind_header(source, entry.header)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gsvckpt.checksums import crc32
 from gsvckpt.dtypes import DType
-from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
 from gsvckpt.formats import torch_stream
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_remains import Claim, find_records, has_checksum, read_bytes, read_checksum, read_directory, read_header
@@ -77,7 +77,7 @@ def _find_pickle(source: Source, directory: Sequence[Claim]) -> Claim:
     """The pickle at the front of the file, where all torch versions write it, else the one that the directory knows."""
     try:
         return _front_pickle(source)
-    except GsvError:
+    except FLAWS:
         for claim in directory:
             if _is_pickle(claim.name) and claim.size <= _WINDOWS[-1] and has_checksum(source, claim):
                 return claim

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from gsvckpt.checksums import crc32
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import FLAWS
 from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, Entry, find_tail, read_entries
 from gsvckpt.model import Source
 
@@ -36,7 +36,7 @@ def read_directory(source: Source) -> tuple[Claim, ...]:
 
     It does not say where data begin, only where headers do: of a damaged header, all places are named that the next record leaves for the data.
     """
-    with suppress(GsvError):
+    with suppress(*FLAWS):
         tail = find_tail(source)
         if tail is None:
             return ()

@@ -15,7 +15,7 @@ from gsvckpt.locations import conceal
 from gsvckpt.remote.filesystems import explained
 from gsvckpt.remote.objects import HEAD, open_object
 
-BLOCK = 1 << 22  # bytes of one request when everything is read; two blocks a thread are kept, and four besides
+BLOCK = 1 << 22  # bytes of one request when everything is read; a block a thread is kept, and one besides
 _END = 1 << 18  # bytes at the end that are got at once: most directories of zips
 _GLANCE = 1 << 16  # bytes that one request of a glance gets at least
 _REMEMBERED = 1 << 22  # bytes of pieces that a glance keeps
@@ -124,7 +124,7 @@ class RemoteSource:
             future: Future[bytes] = found if found is not None else Future()
             self._blocks[index] = future
             self._blocks.move_to_end(index)
-            while len(self._blocks) > 4 + 2 * len(self._readers):
+            while len(self._blocks) > 1 + len(self._readers):
                 self._blocks.popitem(last=False)
         if found is None:
             try:

@@ -259,3 +259,26 @@ def test_a_file_and_its_url_can_be_named_together(gsvckpt, tmp_path, cloud):
     run = gsvckpt.json("verify", tmp_path / "one.pth", url, exit_code=1)
     assert [file["path"] for file in run.document["files"]] == [os.fspath(tmp_path / "one.pth"), url]
     assert len({file["digests"]["content"] for file in run.document["files"]}) == 1
+
+
+def test_a_network_that_breaks_loses_no_tensors_of_what_is_salvaged(gsvckpt, tmp_path, web):
+    data = large_model(gsvckpt, tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes(data[:-5000])
+    run = gsvckpt("migrate", web.url("model.pth"), "--salvage", "-o", tmp_path / "out.pth")
+    assert run.code == 1, run  # a tensor is lost
+    salvaged = (tmp_path / "out.pth").read_bytes()
+    for healthy in range(2, 12):  # requests until the network breaks
+
+        def spoil(number, answer, healthy=healthy):
+            answer.status = 503 if number >= healthy else answer.status
+
+        (tmp_path / "out.pth").unlink(missing_ok=True)
+        web.requests.clear()
+        web.spoil = spoil
+        run = gsvckpt("migrate", web.url("model.pth"), "--salvage", "-o", tmp_path / "out.pth")
+        if run.code != 3:
+            assert (run.code, (tmp_path / "out.pth").read_bytes()) == (1, salvaged)
+            break
+        assert "the server answers 503" in run.err
+        assert not (tmp_path / "out.pth").exists()
+    assert healthy > 3
