@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from gsvckpt.errors import GsvError, MissingError, OutputError, RefusedError
 from gsvckpt.locations import folder_of, join
-from gsvckpt.remote.filesystems import explain_output, open_filesystem
+from gsvckpt.remote.filesystems import can_copy, explain_output, open_filesystem
 from gsvckpt.removal import temp_name
 from gsvckpt.streams import Stopped
 
@@ -25,10 +26,10 @@ class OrderedTarget:
 
     ordered = True
 
-    def __init__(self, path: str, url: str, stream: Any) -> None:
-        """`path` is the temporary name under which it is written, `url` the one that it will have."""
+    def __init__(self, path: str, url: str, write: Callable[[memoryview], object]) -> None:
+        """`path` is the temporary name under which it is written, `url` the one that it will have; `write` adds bytes to its end."""
         self.path = path
-        self._url, self._stream = url, stream
+        self._url, self._write = url, write
         self._turns = threading.Condition()
         self._position = 0
         self._stopped = False
@@ -43,7 +44,7 @@ class OrderedTarget:
             if offset != self._position:
                 raise OutputError(f"byte {offset:,} was to be written when byte {self._position:,} was due", path=self._url)
         with _explained(self._url):
-            self._stream.write(view)  # the others wait, so this needs no lock
+            self._write(view)  # the others wait, so this needs no lock
         with self._turns:
             self._position += len(view)
             self._turns.notify_all()
@@ -84,23 +85,29 @@ def upload(
     name = temp_name()
     temp, temp_path = join(folder_of(url), name), join_path(path, name)
     stream: Any = None
+    requests = ThreadPoolExecutor(1)
+
+    def ask(request: Callable[..., Any], *args: object) -> Any:
+        return requests.submit(request, *args).result()
+
     try:
         with _explained(url):
             _require_free(filesystem, path, url, overwrite=overwrite)
-            stream = filesystem.open(temp_path, "wb", block_size=max(_PART, size // _MOST_PARTS))
-        target = OrderedTarget(temp, url, stream)
+            stream = ask(lambda: filesystem.open(temp_path, "wb", block_size=max(_PART, size // _MOST_PARTS)))
+        target = OrderedTarget(temp, url, lambda data: ask(stream.write, data))
         fill(target)
         with _explained(url):
-            stream.close()
+            ask(stream.close)
             stream = None
         with _read_back(url):
             check(target)
         settle()
         with _explained(url):
             _require_free(filesystem, path, url, overwrite=overwrite)
-            filesystem.cp_file(temp_path, path)
+            ask(filesystem.cp_file, temp_path, path)
             _require_same(filesystem, temp_path, path)
     finally:
+        requests.shutdown()  # what Ctrl-C interrupted would come to its end later, and leave something behind
         _clean_up(filesystem, temp_path, stream)
 
 
@@ -115,9 +122,7 @@ def _opened(url: str) -> tuple[Any, str]:
         filesystem, path = open_filesystem(url)
     except MissingError as error:
         raise OutputError(error.why, path=error.path, hint=error.hint) from error
-    from fsspec import AbstractFileSystem
-
-    if getattr(filesystem.cp_file, "__func__", None) is AbstractFileSystem.cp_file:  # which only raises
+    if not can_copy(filesystem):
         why = "its server cannot copy, so nothing can be published there in one step"
         raise OutputError(why, path=url, hint="write to a file of this machine, and copy that")
     return filesystem, path

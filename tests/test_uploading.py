@@ -25,7 +25,7 @@ from gsvckpt.uploading import OrderedTarget, find_obstacle
 
 
 def target(stream):
-    return OrderedTarget("memory://temporary", "memory://out.pth", stream)
+    return OrderedTarget("memory://temporary", "memory://out.pth", stream.write)
 
 
 def test_bytes_come_in_order_from_threads_in_any_order():

@@ -39,6 +39,13 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return filesystem, path
 
 
+def can_copy(filesystem: Any) -> bool:
+    """Whether its server copies an object to another name in one step."""
+    from fsspec import AbstractFileSystem
+
+    return getattr(filesystem.cp_file, "__func__", None) is not AbstractFileSystem.cp_file  # that one only raises
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
     """What fsspec and what is below it raise inside becomes an error with one sentence, without secrets."""
