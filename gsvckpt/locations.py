@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterable
 
 from gsvckpt.errors import UsageError
@@ -15,6 +16,8 @@ _OPTION = re.compile(r"-[A-Za-z](?=" + _SCHEME + ")")  # `-os3://...`, whose fir
 _WEB = ("http://", "https://")
 _LOCAL = ("file://", "local://")
 _HIDDEN = "..."
+
+_MOST = 10_000  # URLs that are remembered; a service meets ever new signatures
 
 _full: dict[str, str] = {}  # URLs with secrets, by what is shown of them; of this process alone
 
@@ -34,11 +37,13 @@ def conceal(word: str) -> str:
     if found is None:
         return word
     before, url = word[: found.start()], word[found.start() :]
-    shown = plain = _without_secrets(url)
-    count = 1
-    while shown != url and _full.setdefault(shown, url) != url:
-        count += 1
-        shown = f"{plain}?{count}"
+    shown = _without_secrets(url)
+    if shown != url:
+        if _full.get(shown, url) != url:
+            shown += f"?{zlib.crc32(url.encode('utf-8', 'surrogateescape')):08x}"
+        _full[shown] = url
+        if len(_full) > _MOST:
+            del _full[next(iter(_full))]
     return before + shown
 
 

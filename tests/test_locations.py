@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from gsvckpt import locations
 from gsvckpt.locations import below, conceal, folder_of, is_folder, is_url, join, name_of, redact, reveal
 
 
@@ -72,3 +73,11 @@ def test_folders(tmp_path):
     assert is_folder("s3://bucket/logs/")
     assert not is_folder("s3://bucket/logs")
     assert is_folder(str(tmp_path))
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(locations, "_full", {})
+    monkeypatch.setattr(locations, "_MOST", 3)
+    shown = [conceal(f"https://host/{n}.pth?signature=abcd{n}") for n in range(9)]
+    assert len(locations._full) == 3
+    assert reveal(shown[-1]) == "https://host/8.pth?signature=abcd8"

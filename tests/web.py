@@ -43,6 +43,7 @@ class Web:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # header and body go out one after the other
 
             def do_GET(self) -> None:
                 web.answer(self)

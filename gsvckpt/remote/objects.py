@@ -62,7 +62,7 @@ class _StoredObject:
         self._filesystem, self._path, self._url = filesystem, path, url
         facts = self._facts()
         if facts.get("type") == "directory":
-            raise MissingError("is a folder", path=url, hint="a folder's URL ends in /")
+            raise MissingError("is a folder", path=url, hint="name the files in it" if url.endswith("/") else "a folder's URL ends in /")
         if facts.get("size") is None:
             raise MissingError("does not tell its size", path=url, hint="download it first")
         self.size = int(facts["size"])
