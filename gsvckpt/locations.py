@@ -28,7 +28,7 @@ def is_url(path: str) -> bool:
 
 
 def conceal(word: str) -> str:
-    """A path or a word of a command line, its URL without user, password and query: they may be secrets. `reveal` knows the whole of it.
+    """A path or a word of a command line, its URL without user, password, query and fragment: they may be secrets. `reveal` knows the whole of it.
 
     Two URLs that differ in these alone stay two.
     """
@@ -69,6 +69,8 @@ def redact(text: str) -> str:
 def _without_secrets(url: str) -> str:
     scheme, _, rest = url.partition("://")
     rest = rest.partition("?")[0]
+    if url.lower().startswith(_WEB):
+        rest = rest.partition("#")[0]
     authority, slash, path = rest.partition("/")
     user, at, host = authority.rpartition("@")
     if at and (":" in user or url.lower().startswith(_WEB)):  # in `abfs://container@account` it is no user

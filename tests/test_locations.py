@@ -26,6 +26,8 @@ def test_no_urls(path):
         ("https://me:word@host:8080/a/b.pth", "https://host:8080/a/b.pth"),
         ("https://token@host/b.pth", "https://host/b.pth"),
         ("https://signed/b.pth?X-Amz-Signature=abcdef&X-Amz-Date=1", "https://signed/b.pth"),
+        ("https://host/c.pth#token=abcdef", "https://host/c.pth"),
+        ("s3://bucket/take #2.pth", "s3://bucket/take #2.pth"),
         ("sftp://me:word@host/b.pth", "sftp://host/b.pth"),
         ("ftp://me:w@rd@host/b.pth", "ftp://host/b.pth"),
         ("s3://bucket/G_1.pth", "s3://bucket/G_1.pth"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
@@ -15,6 +16,7 @@ import gsvckpt
 from gsvckpt.errors import ChangedError, DamagedError, MissingError, UnreachableError, UnsupportedError
 from gsvckpt.files import open_source
 from gsvckpt.opening import open_checkpoint
+from gsvckpt.remote import objects
 from gsvckpt.remote import source as remote
 from gsvckpt.remote.filesystems import open_filesystem
 from gsvckpt.remote.objects import HEAD
@@ -215,6 +217,13 @@ def test_the_signature_of_a_url_is_sent_and_not_shown(web, data):
     with open_source(web.url("file.bin?X-Amz-Signature=abcdef")) as source:
         assert source.path == web.url("file.bin")
     assert web.requests[0].path == "/file.bin?X-Amz-Signature=abcdef"
+
+
+def test_a_server_that_says_nothing_is_told(web, data, monkeypatch):
+    monkeypatch.setattr(objects, "_SECONDS", 0.2)
+    web.spoil = lambda _number, _answer: time.sleep(0.5)
+    with pytest.raises(UnreachableError, match=r"does not answer in time; asked 4 times"), open_source(web.url("file.bin")):
+        pass
 
 
 def test_nobody_listens():

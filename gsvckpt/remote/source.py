@@ -75,11 +75,13 @@ class RemoteSource:
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Get these small (offset, size) pieces together, in place of those that were got before; does nothing for a glance."""
-        wanted = [(offset, min(offset + size, self.size)) for offset, size in ranges if offset < self.size and not self.at_hand(offset, size)]
-        if self.glance or not wanted:
+        if self.glance:
+            return
+        wanted = sorted((offset, min(offset + size, self.size)) for offset, size in ranges if not self.at_hand(offset, size))
+        if not wanted:
             return
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            self._fetched = list(pool.map(lambda run: (run[0], self._get(*run)), list(_merge(sorted(wanted)))))
+            self._fetched = [piece for pieces in pool.map(self._get_pieces, _merge(wanted)) for piece in pieces]
 
     def check_unchanged(self) -> None:
         """Raise ChangedError unless the object is what was opened."""
@@ -114,6 +116,12 @@ class RemoteSource:
         if sum(len(data) for _, data in self._pieces) + len(piece[1]) <= _REMEMBERED:
             self._pieces = [*self._pieces, piece]
         return piece
+
+    def _get_pieces(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
+        """Pieces that stand close together, got at once; what lies between them is not kept."""
+        first = ranges[0][0]
+        data = self._get(first, max(end for _, end in ranges))
+        return [(start, data[start - first : end - first]) for start, end in ranges]
 
     def _block(self, index: int) -> tuple[int, bytes]:
         """A block of everything, got by the first thread that wants it while the others wait."""
@@ -161,12 +169,12 @@ def _patiently(url: str, ask: Callable[[], R], where: str = "") -> R:
     raise AssertionError  # the last round returns or raises
 
 
-def _merge(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Sorted (start, end) ranges, those close together as one."""
-    start, end = ranges[0]
-    for begin, stop in ranges[1:]:
-        if begin - end > _NEAR or stop - start > _LARGEST:
-            yield start, end
-            start, end = begin, stop
-        end = max(end, stop)
-    yield start, end
+def _merge(ranges: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Sorted (start, end) ranges, by those that are got with one request."""
+    together = [ranges[0]]
+    for start, end in ranges[1:]:
+        if start - together[-1][1] > _NEAR or end - together[0][0] > _LARGEST:
+            yield together
+            together = []
+        together.append((start, end))
+    yield together

@@ -200,6 +200,15 @@ def test_one_bad_url_does_not_stop_the_others(gsvckpt, tmp_path, web, command):
     assert sum("error" in file and file["error"] is not None for file in run.document["files"]) == 3
 
 
+def test_the_web_is_read_in_a_real_process(tmp_path, web):
+    save(tmp_path / "voice.pth", small(generator("v2", "float16"), "v2"))
+    for argv in (("inspect", "--json"), ("verify", *FILE_CHECKS), ("convert-fp16", "-n")):
+        run = spawn(*argv, web.url(f"voice.pth?{SIGNATURE}"))
+        assert run.returncode == 0
+        assert all(line.startswith(b"gsvckpt: ") and b": warning: " in line for line in run.stderr.splitlines())  # nothing of the libraries
+        assert b"Signature" not in run.stdout + run.stderr
+
+
 def test_the_cloud_is_read_in_a_real_process(cloud):
     url = cloud.put("logs/alice/G_16.pth", torch_zip(s2_training(generator("v2", enc_q=True))))
     run = spawn("inspect", url, "--json")

@@ -11,7 +11,7 @@ from gsvckpt.cli.app import COMMANDS
 
 from .samples import environment, generator, gpt, s1_training, s2_training, save, small
 
-HEAVY = {"torch", "numpy", "pydantic", "pydantic_core", "safetensors"}
+HEAVY = {"torch", "numpy", "pydantic", "pydantic_core", "safetensors", "fsspec", "aiohttp", "asyncio"}
 
 
 def imported(*argv, code=0):
