@@ -92,12 +92,17 @@ def name_of(path: str) -> str:
 
 def folder_of(path: str) -> str:
     """The folder that a file is in; empty for a bare name of this machine."""
-    return path.partition("?")[0].rstrip("/").rpartition("/")[0] if is_url(path) else os.path.dirname(path)
+    if not is_url(path):
+        return os.path.dirname(path)
+    folder, slash, _ = path.partition("?")[0].rstrip("/").rpartition("/")
+    return folder if _URL.match(folder) else f"{folder}{slash}"
 
 
 def join(folder: str, name: str) -> str:
     """The path of a name in a folder."""
-    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+    if not is_url(folder):
+        return os.path.join(folder, name)
+    return folder + name if folder.endswith("/") else f"{folder}/{name}"
 
 
 def absolute(path: str) -> str:

@@ -171,7 +171,8 @@ def _clean_up(filesystem: Any, temp_path: str, stream: Any) -> None:
     if stream is not None:
         with suppress(Exception):  # the failure that led here is the one to tell
             stream.discard()
-        stream.closed = True  # or its end would upload what it holds
+        with suppress(Exception):
+            stream.closed = True  # or its end would upload what it holds
     with suppress(Exception):
         filesystem.invalidate_cache(temp_path)
         if filesystem.exists(temp_path):

@@ -67,6 +67,8 @@ def test_parts():
     assert name_of("s3://bucket/logs/") == "logs"
     assert folder_of("s3://bucket/logs/G_1.pth") == "s3://bucket/logs"
     assert join("s3://bucket/logs/", "G_1.pth") == join("s3://bucket/logs", "G_1.pth") == "s3://bucket/logs/G_1.pth"
+    assert folder_of("memory://out.pth") == "memory://"
+    assert join("memory://", "out.pth") == "memory://out.pth"
     assert join("logs", "G_1.pth") == os.path.join("logs", "G_1.pth")
     assert below("s3://bucket/logs/", "s3://bucket/logs/a/G_1.pth") == "a/G_1.pth"
 

@@ -13,14 +13,15 @@ import torch
 from builders import tensor, torch_zip
 
 from gsvckpt.checksums import crc32
-from gsvckpt.engine import lay_out
-from gsvckpt.errors import OutputError
+from gsvckpt.dtypes import DTYPES
+from gsvckpt.engine import Engine, lay_out
+from gsvckpt.errors import ChangedError, OutputError
 from gsvckpt.formats import overlay_layout
 from gsvckpt.formats.layout import Layout, Text
-from gsvckpt.model import Storage, storages_of
+from gsvckpt.model import Checkpoint, Container, Storage, Tensor, storages_of
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.streams import Stopped
-from gsvckpt.transforms.plan import begin
+from gsvckpt.transforms.plan import Plan, begin
 from gsvckpt.uploading import OrderedTarget, find_obstacle
 
 
@@ -129,3 +130,36 @@ def test_a_file_written_over_another_is_patched_in_order(checkpoint, tmp_path, w
         checksums = dict.fromkeys(contained.values(), 0x12345678)
         assert written_in_order(layout, checksums) == written_anywhere(layout, checksums)
         assert (0x12345678).to_bytes(4, "little") in written_in_order(layout, checksums)
+
+
+class Fickle:
+    """A source that gives other bytes each time, whatever its marks say."""
+
+    path, size = "fickle.pth", 1000
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def read_into(self, _offset, buffer):
+        self.times += 1
+        buffer[:] = bytes([self.times]) * len(buffer)
+
+
+@pytest.mark.parametrize(("container", "raises"), [("torch-zip", True), ("safetensors", False)])
+def test_bytes_that_differ_from_those_that_headers_were_made_of_are_never_published(container, raises):
+    source = Fickle()
+    storage = Storage("0", DTYPES["float32"], 250, "cpu", source, 0)
+    root = {"weight": Tensor(storage, DTYPES["float32"], (250,), (1,))}
+    plan = Plan(Checkpoint(source, Container(container, records=1), root), root, container)
+    memory = fsspec.filesystem("memory")
+    try:
+        if raises:
+            with pytest.raises(ChangedError, match="gave other bytes the second time"):
+                Engine().write(plan, "memory://out.pth", overwrite=False)
+            assert memory.find("/") == []
+        else:  # whose header states no checksums, so that it is read only once
+            Engine().write(plan, "memory://out.pth", overwrite=False)
+            assert source.times == 1
+            assert memory.find("/") == ["/out.pth"]
+    finally:
+        memory.store.clear()

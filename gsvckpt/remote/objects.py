@@ -68,8 +68,10 @@ class _StoredObject:
         self.size = int(facts["size"])
         self.mtime_ns = _nanoseconds(facts)
         self._marks = _marks(facts)
-        opened = filesystem.open(path, "rb", cache_type="none")  # ours is the cache
-        self._read_range = getattr(opened, "_fetch_range", None)  # where there is one it also asks for this very object, by its mark
+        self._read_range = None
+        if "s3" in _protocols(filesystem) or not filesystem.async_impl:  # the others' `cat_file` asks for a range, and nothing else
+            opened = filesystem.open(path, "rb", cache_type="none")  # the cache is ours
+            self._read_range = getattr(opened, "_fetch_range", None)  # of S3 it asks for this very object, by its mark
 
     def _facts(self) -> dict[str, Any]:
         self._filesystem.invalidate_cache(self._path)
