@@ -74,5 +74,5 @@ def sizes_of(paths: Sequence[str]) -> list[int]:
 def _size(path: str) -> int:
     try:
         return os.path.getsize(path)
-    except OSError:
+    except (OSError, ValueError):  # a URL, or a NUL in it
         return 0

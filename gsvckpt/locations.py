@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from gsvckpt.errors import UsageError
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]+://"  # two letters at least: `C:` is a drive
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-_]+://"  # two letters at least: `C:` is a drive
 _URL = re.compile(_SCHEME)
 _IN_TEXT = re.compile(_SCHEME + r"[^\s'\"<>|]+")
 _OPTION = re.compile(r"-[A-Za-z](?=" + _SCHEME + ")")  # `-os3://...`, whose first letter would belong to the scheme

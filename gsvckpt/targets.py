@@ -73,7 +73,7 @@ def _without_repeats(files: Mapping[str, Expected]) -> dict[str, Expected]:
     """One file is one file, however it is spelt and through whatever link: the first name counts."""
     first: dict[str, str] = {}
     for path in files:
-        first.setdefault(os.path.normcase(os.path.realpath(path)), path)
+        first.setdefault(path if is_url(path) else os.path.normcase(os.path.realpath(path)), path)
     return {path: files[path] for path in first.values()}
 
 

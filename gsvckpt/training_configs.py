@@ -47,8 +47,9 @@ def find(path: str, explicit: str | None) -> Found:
                 return Found(_read(candidate), candidate if os.path.isabs(path) else os.path.relpath(candidate))
             break
         folder = os.path.dirname(folder)
+    looked = "what lies beside a URL is not looked at" if is_url(path) else "there is no config.json beside it or in the folders above"
     raise MissingError(
-        "a training file holds no config, and there is no config.json beside it or in the folders above",
+        f"a training file holds no config, and {looked}",
         where="config",
         hint="--config logs/EXPERIMENT/config.json, or --config with small weights of the same run",
     )

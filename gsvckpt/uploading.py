@@ -121,7 +121,7 @@ def _opened(url: str) -> tuple[Any, str]:
     try:
         filesystem, path = open_filesystem(url)
     except MissingError as error:
-        raise OutputError(error.why, path=error.path, hint=error.hint) from error
+        raise OutputError(error.why.replace("cannot be read", "cannot be written"), path=error.path, hint=error.hint) from error
     if not can_copy(filesystem):
         why = "its server cannot copy, so nothing can be published there in one step"
         raise OutputError(why, path=url, hint="write to a file of this machine, and copy that")

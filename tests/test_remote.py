@@ -233,7 +233,13 @@ def test_nobody_listens():
 
 @pytest.mark.parametrize(
     ("url", "why"),
-    [("xyz://a/b.pth", "nobody knows the protocol xyz"), ("file:///a.pth", "names a file of this machine"), ("zip://a::s3://b", "chains")],
+    [
+        ("xyz://a/b.pth", "nobody knows the protocol xyz"),
+        ("file:///a.pth", "names a file of this machine"),
+        ("zip://a::s3://b", "chains"),
+        ("http://", "no valid URL"),
+        ("reference://a", "cannot be read"),
+    ],
 )
 def test_urls_that_nobody_opens(url, why):
     with pytest.raises(MissingError, match=why), open_source(url):
