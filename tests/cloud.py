@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -19,6 +21,8 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_MAX_ATTEMPTS": "1",
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
 }
 
 
@@ -86,7 +90,9 @@ class Cloud:
 @contextmanager
 def serve() -> Iterator[Cloud]:
     """A server with an empty bucket, until the block ends."""
-    cloud = Cloud()
+    direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}  # whatever the machine's proxy
+    with patch.dict(os.environ, direct):
+        cloud = Cloud()
     thread = threading.Thread(target=cloud.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -226,6 +226,15 @@ def test_a_server_that_says_nothing_is_told(web, data, monkeypatch):
         pass
 
 
+def test_proxies_of_the_environment_are_asked(web, data, monkeypatch):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("http_proxy", web.url(""))
+    with open_source("http://host.invalid/file.bin") as source:
+        assert read(source, 1, 10) == data[1:11]
+    assert web.requests[0].path == "http://host.invalid/file.bin"
+
+
 def test_nobody_listens():
     with pytest.raises(UnreachableError, match="asked 4 times"), open_source("http://127.0.0.1:9/file.bin?token=abcdef"):
         pass

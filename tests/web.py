@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 
@@ -106,10 +108,12 @@ class Web:
 def serve(folder: Path) -> Iterator[Web]:
     """Serve a folder until the block ends."""
     web = Web(folder)
+    direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}  # whatever the machine's proxy
     thread = threading.Thread(target=web.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield web
+        with patch.dict(os.environ, direct):
+            yield web
     finally:
         web.server.shutdown()
         thread.join()

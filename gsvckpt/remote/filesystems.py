@@ -29,12 +29,13 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     with explained(url):
         try:
             from fsspec import filesystem
+            from fsspec.config import conf
             from fsspec.core import url_to_fs
         except ImportError as error:
             raise MissingError("is a URL, which fsspec opens, and that is not installed", path=url, hint=_INSTALL) from error
         try:
-            if is_web:
-                return filesystem(scheme), reveal(url)
+            if is_web:  # proxies and .netrc are of the environment, too
+                return filesystem(scheme, client_kwargs={"trust_env": True, **conf.get(scheme, {}).get("client_kwargs", {})}), reveal(url)
             found, path = url_to_fs(reveal(url))
         except ImportError as error:
             hint = _INSTALL if scheme in _EXTRA else "install it beside gsvckpt"

@@ -66,6 +66,8 @@ def hub(monkeypatch, tmp_path) -> Iterator[type[Hub]]:
     for name, value in {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": SIGN, "HF_HOME": str(tmp_path / "hub")}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield Hub
