@@ -10,12 +10,13 @@ from typing import Literal, NamedTuple
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import LARGEST, Audit, Device, Matrix
 from gsvckpt.dtypes import UNTYPED
-from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
+from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import LocalSource, open_source
 from gsvckpt.formats import overlay_layout, torch_layout
-from gsvckpt.formats.layout import Layout, Text
+from gsvckpt.formats.layout import Layout
 from gsvckpt.model import Checkpoint, Storage, Tensor, walk
 from gsvckpt.opening import read
+from gsvckpt.ordering import write_in_order
 from gsvckpt.pickles.equality import first_difference
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish
@@ -108,7 +109,8 @@ class Engine:
             if target.ordered:
                 outcome, known = self._carry_out(plan, layout, None, approve, whole=True)
                 accept(outcome)
-                done.append((outcome, self._write_in_order(outcome, known, target)))
+                move = partial(self._move, plan=outcome.plan, target=target, places=dict(outcome.layout.storages))
+                done.append((outcome, write_in_order(outcome.layout, known, move, target, jobs=self.jobs, progress=self.progress)))
                 return
             done.append(self._carry_out(plan, layout, target, approve))
             accept(done[-1][0])
@@ -153,32 +155,6 @@ class Engine:
         wrong = next((one for one, two in twins.items() if found[two] != checksums[one]), None)
         if wrong is not None:
             raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
-
-    def _write_in_order(self, outcome: Outcome, known: Mapping[Storage, int], target: Target) -> Mapping[Storage, int]:
-        """Write a file from its beginning to its end, `known` being the checksums of what that will be. Returns those of what was written.
-
-        Raises ChangedError where they differ.
-        """
-        plan, places = outcome.plan, dict(outcome.layout.storages)
-        pieces = outcome.layout.in_order(known)
-        self.progress.expect(sum(storage.nbytes for storage in places))
-
-        def write(piece: Text | Storage, buffers: Buffers) -> int | None:
-            try:
-                if isinstance(piece, Storage):
-                    return self._move(piece, buffers, plan=plan, target=target, places=places)[0]
-                target.write_at(piece.offset, piece.data)
-            except BaseException:
-                target.stop()  # the others would wait for what never comes
-                raise
-            return None
-
-        written = for_each(pieces, write, jobs=self.jobs, progress=self.progress)
-        checksums = {piece: crc for piece, crc in written.items() if isinstance(piece, Storage) and crc is not None}
-        changed = next((storage for storage, crc in checksums.items() if known.get(storage, crc) != crc), None)
-        if changed is not None:
-            raise ChangedError("gave other bytes the second time", where=f"storage {changed.key}", path=changed.source.path)
-        return checksums
 
     def _carry_out(
         self, plan: Plan, layout: Layout, target: Target | None, approve: Approve, *, whole: bool = False

@@ -23,7 +23,7 @@ LAYERS = [
     {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},
     {"opening", "callbacks", "tables", "event_files"},
-    {"asides", "salvaging", "strides", "sweep", "manifest", "checksum_files", "runs", "trash", "exclusion"},
+    {"asides", "ordering", "salvaging", "strides", "sweep", "manifest", "checksum_files", "runs", "trash", "exclusion"},
     {"computing", "engine", "scan", "loading", "metrics", "policies"},
     {"contents", "destinations", "sharding", "examination", "survey", "backup", "guards", "likeness"},
     {"references", "training_configs", "experiments", "recognition"},
