@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pydoc import locate
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -20,6 +20,8 @@ from gsvckpt.executors import Item, Job, Lost, run_on
 from gsvckpt.progress import Progress, Share
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from distributed import Client
 
 PATIENCE = 10  # seconds to reach the scheduler, and for it to have a worker
@@ -93,13 +95,38 @@ def run_on_cluster(address: str, job: Job[T, R], items: Sequence[T], shares: Seq
         return
     with _connected(address) as client:
         threads = _count_threads(client, address)
-        executor = client.get_executor(pure=False)
+        executor = _Executor(client)
         chunk = max(1, min(chunk, len(items) // (4 * threads)))
         window = min(_MOST, _WINDOW * threads)
         try:
             yield from run_on(executor, _Shipped(job, __version__), parcels, shares, chunk=chunk, window=window, lost=_explain)
         finally:
-            executor.shutdown(wait=False)
+            executor.cancel()
+
+
+class _GoneError(RuntimeError):
+    """The scheduler does not answer any more."""
+
+
+class _Executor:
+    """Dask's own, but for tasks that would wait for ever where the scheduler is gone."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inner = client.get_executor(pure=False)
+
+    def submit(self, fn: Callable[..., R], /, *args: object) -> Future[R]:
+        """Raises _GoneError."""
+        if self._client.status != "running":
+            raise _GoneError
+        future: Future[R] = self._inner.submit(fn, *args)
+        return future
+
+    def cancel(self) -> None:
+        """Take back what no worker is at."""
+        if self._client.status == "running":
+            with suppress(Exception):  # it may go away right now
+                self._inner.shutdown(wait=False)
 
 
 @contextmanager
@@ -144,7 +171,7 @@ def _explain(error: Exception) -> Lost:
     name = type(error).__name__
     if name == "KilledWorker":
         return Lost(ClusterError("every worker that had it died", hint="it may need more memory than they have; it can be done without --cluster"))
-    if name in ("CancelledError", "CommClosedError"):
+    if name in ("CancelledError", "CommClosedError") or isinstance(error, _GoneError):
         return Lost(ClusterError("the cluster went away", hint="run it again"))
     return Lost(_failure(error))
 

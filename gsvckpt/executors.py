@@ -15,7 +15,7 @@ from gsvckpt.errors import GsvError
 from gsvckpt.progress import Progress, Share, Silent
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Future
 
 WINDOW = 16  # tasks for each process that are under way or wait for their turn
 
@@ -64,6 +64,12 @@ def perform(job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
     return [job(item, jobs, Silent()) for item in items]
 
 
+class Submits(Protocol):
+    """As much of a `concurrent.futures.Executor` as is needed."""
+
+    def submit(self, fn: Callable[..., R], /, *args: object) -> Future[R]: ...
+
+
 class Lost(NamedTuple):
     """What to do about items whose process died: `error` is their result, or None where they are done here."""
 
@@ -77,7 +83,7 @@ def _do_it_here(error: Exception) -> Lost:
 
 
 def run_on(
-    executor: Executor,
+    executor: Submits,
     job: Job[T, R],
     items: Sequence[T],
     shares: Sequence[Share],
@@ -90,7 +96,8 @@ def run_on(
 ) -> Generator[R, None, None]:
     """Yield the result for each item, in order, from any executor: not more than `window` tasks of `chunk` items are with it or wait for their turn.
 
-    `lost` decides what becomes of items whose task failed; it may raise. Those of a process that died are done here, unless `recall` finds them done.
+    `lost` decides what becomes of items whose task failed and which `recall` does not find done; it may raise. Those of a process that died are done
+    here.
     """
     pending: deque[tuple[range, Future[list[R]]]] = deque()
     chunks = iter([range(begin, min(begin + chunk, len(items))) for begin in range(0, len(items), chunk)])
@@ -113,7 +120,7 @@ def run_on(
 
 
 def _submit(
-    executor: Executor, work: Callable[[Job[T, R], Sequence[T], int], list[R]], job: Job[T, R], items: list[T], threads: int
+    executor: Submits, work: Callable[[Job[T, R], Sequence[T], int], list[R]], job: Job[T, R], items: list[T], threads: int
 ) -> Future[list[R]]:
     try:
         return executor.submit(work, job, items, threads)
@@ -141,7 +148,10 @@ def _collect(job: Job[T, R], items: list[T], shares: list[Share], future: Future
         failure = lost(error).error
     results = []
     for item, share in zip(items, shares, strict=True):
-        results.append(job.fail(item, copy(failure)) if failure is not None else job.recall(item) or job(item, 1, share))
+        done = job.recall(item)
+        if done is None:
+            done = job.fail(item, copy(failure)) if failure is not None else job(item, 1, share)
+        results.append(done)
         share.end_file()
     return results
 

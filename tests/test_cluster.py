@@ -205,6 +205,26 @@ def test_a_file_that_kills_every_worker_is_that_files_own_error(own: Cluster, tm
     assert "died" in run.document["files"][1]["error"]["why"]
 
 
+def test_a_scheduler_that_dies_ends_the_run_with_a_result_for_every_file(own: Cluster, tmp_path: Path) -> None:
+    own.add_worker()
+    own.wait(1)
+    paths = voices(tmp_path / "in", 40, large=1 << 19)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "gsvckpt", "convert-fp16", *paths, "-o", f"{out}/", "--json", "--cluster", own.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        while process.poll() is None and (not out.exists() or len(os.listdir(out)) < 4):
+            time.sleep(0.01)
+        own.processes[0].kill()
+        stdout, stderr = process.communicate(timeout=100)
+    document = json.loads(stdout)
+    assert process.returncode == document["exit_code"] == 3
+    assert b"Traceback" not in stderr
+    assert [file["source"] for file in document["files"]] == list(map(str, paths))
+    lost = [file for file in document["files"] if not file["written"]]
+    assert {file["error"]["kind"] for file in lost} == {"damaged", "cluster"}
+    assert all((out / Path(file["source"]).name).exists() for file in document["files"] if file["written"])
+
+
 # --- clusters that cannot be used ----------------------------------------------------------------------------------------------------------------
 
 
