@@ -10,10 +10,11 @@ import struct
 import threading
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 from gsvckpt.accounting import Account, account
@@ -31,14 +32,15 @@ _MOST_RECORDS = 16_000  # of all files that are remembered; 1 KB each
 _MARKED = 1024  # bytes of the smallest storage that counts as a duplicate (see accounting)
 
 _Span = tuple[int, int]
+Pick = Callable[[bytes], object]
 
 
 class Twin(NamedTuple):
     """A file that was read, and what another must have in common with it.
 
     `gaps` are what of a file is read, `form` and `parts` how that is divided, and the parts that must be equal. In the gaps, `values` are where the
-    progress stands, `pickle` and `pickle_crc` the pickle and its checksum, `pairs` checksums that must be equal, `marks` those of storages, with the
-    sizes of these.
+    progress stands, `pickle` and `pickle_crc` the pickle and its checksum, `stated` what local headers and the directory state as checksums,
+    `marks` those of storages, with the sizes of these.
     """
 
     examination: Examination
@@ -51,7 +53,7 @@ class Twin(NamedTuple):
     values: tuple[tuple[str, Place], ...]
     pickle: _Span
     pickle_crc: int
-    pairs: tuple[tuple[int, int], ...]
+    stated: tuple[Pick, Pick] | None
     marks: tuple[tuple[int, int], ...]
 
 
@@ -74,12 +76,19 @@ class Twins:
         """What a file is that has a twin among them."""
         with self._lock:
             alike = [twin for twin in reversed(self._twins) if twin.size == source.size]
-        gathered: dict[tuple[_Span, ...], bytes] = {}
+        read: dict[tuple[_Span, ...], bytes] = {}
+        divided: dict[str, tuple[bytes, ...]] = {}  # nearly all of one size are divided in one way
         for twin in alike:
-            data = gathered.get(twin.gaps) or gathered.setdefault(twin.gaps, _gather(source, twin.gaps))
-            known = _recognise(twin, source, data)
-            if known is not None:
-                return known
+            if twin.gaps not in read:
+                read[twin.gaps] = _gather(source, twin.gaps)
+                divided.clear()
+            form = twin.form.format
+            if form not in divided:
+                divided[form] = twin.form.unpack(read[twin.gaps])
+            if divided[form] == twin.parts:
+                known = _recognise(twin, source, read[twin.gaps])
+                if known is not None:
+                    return known
         return None
 
     def keep(self, examination: Examination, counted: Account) -> None:
@@ -146,14 +155,14 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
         tuple((key, place.moved(at(pickled.offset))) for key, place in values.items()),
         (at(pickled.offset), at(pickled.offset) + pickled.size),
         at(checksums[pickled.name]),
-        tuple((at(place), at(checksums[name])) for name, place in local.items()),
+        (_pick(map(at, local.values())), _pick(at(checksums[name]) for name in local)) if local else None,
         tuple((at(checksums[name]), size) for name, size in marks.items() if name in checksums),
     )
 
 
 def _recognise(twin: Twin, source: LocalSource, data: bytes) -> Known | None:
-    """What a file is that is the other's twin; None where it is not, or where reading it would find something wrong."""
-    if twin.form.unpack(data) != twin.parts or any(data[one : one + 4] != data[two : two + 4] for one, two in twin.pairs):
+    """What a file is whose parts are the other's; None where reading it would find something wrong."""
+    if twin.stated is not None and twin.stated[0](data) != twin.stated[1](data):
         return None
     stated = int.from_bytes(data[twin.pickle_crc : twin.pickle_crc + 4], "little")
     if stated not in (0, crc32(data[twin.pickle[0] : twin.pickle[1]])):
@@ -167,6 +176,11 @@ def _recognise(twin: Twin, source: LocalSource, data: bytes) -> Known | None:
     found = examine(replace(twin.examination.checkpoint, source=source, root=root), twin.sections)
     counted = twin.counted if found.identity.kind == twin.examination.identity.kind else account(found)
     return Known(found, counted._replace(duplicates=_duplicates((size, data[at : at + 4]) for at, size in twin.marks)))
+
+
+def _pick(places: Iterable[int]) -> Pick:
+    """What takes four bytes at each of these places."""
+    return itemgetter(*(slice(place, place + 4) for place in places))
 
 
 def _duplicates(marks: Iterable[tuple[int, bytes]]) -> int:
