@@ -32,7 +32,7 @@ _MOST_RECORDS = 16_000  # of all files that are remembered; 1 KB each
 _MARKED = 1024  # bytes of the smallest storage that counts as a duplicate (see accounting)
 
 _Span = tuple[int, int]
-Pick = Callable[[bytes], object]
+Pick = Callable[[bytearray], object]
 
 
 class Twin(NamedTuple):
@@ -76,7 +76,7 @@ class Twins:
         """What a file is that has a twin among them."""
         with self._lock:
             alike = [twin for twin in reversed(self._twins) if twin.size == source.size]
-        read: dict[tuple[_Span, ...], bytes] = {}
+        read: dict[tuple[_Span, ...], bytearray] = {}
         divided: dict[str, tuple[bytes, ...]] = {}  # nearly all of one size are divided in one way
         for twin in alike:
             if twin.gaps not in read:
@@ -117,7 +117,7 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
     pickled = next((record for record in checkpoint.records if record.name == f"{container.prefix}/data.pkl"), None)
     if tail is None or pickled is None:
         return None
-    text = _gather(source, ((pickled.offset, pickled.offset + pickled.size),))
+    text = bytes(_gather(source, ((pickled.offset, pickled.offset + pickled.size),)))
     places = find_places(text, PROGRESS_KEYS)
     if places is None or any(isinstance(root.get(key), float) for key in PROGRESS_KEYS):
         return None
@@ -160,12 +160,12 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
     )
 
 
-def _recognise(twin: Twin, source: LocalSource, data: bytes) -> Known | None:
+def _recognise(twin: Twin, source: LocalSource, data: bytearray) -> Known | None:
     """What a file is whose parts are the other's; None where reading it would find something wrong."""
     if twin.stated is not None and twin.stated[0](data) != twin.stated[1](data):
         return None
     stated = int.from_bytes(data[twin.pickle_crc : twin.pickle_crc + 4], "little")
-    if stated not in (0, crc32(data[twin.pickle[0] : twin.pickle[1]])):
+    if stated not in (0, crc32(memoryview(data)[twin.pickle[0] : twin.pickle[1]])):
         return None
     root = copy(twin.examination.checkpoint.root)
     assert isinstance(root, dict)  # noqa: S101 - no other is learnt; for the type checker
@@ -175,7 +175,7 @@ def _recognise(twin: Twin, source: LocalSource, data: bytes) -> Known | None:
         return None
     found = examine(replace(twin.examination.checkpoint, source=source, root=root), twin.sections)
     counted = twin.counted if found.identity.kind == twin.examination.identity.kind else account(found)
-    return Known(found, counted._replace(duplicates=_duplicates((size, data[at : at + 4]) for at, size in twin.marks)))
+    return Known(found, counted._replace(duplicates=_duplicates((size, bytes(data[at : at + 4])) for at, size in twin.marks)))
 
 
 def _pick(places: Iterable[int]) -> Pick:
@@ -212,13 +212,13 @@ def _between(spans: Sequence[_Span], end: int) -> Iterator[_Span]:
         place = max(place, stop)
 
 
-def _gather(source: LocalSource, gaps: Sequence[_Span]) -> bytes:
+def _gather(source: LocalSource, gaps: Sequence[_Span]) -> bytearray:
     data = bytearray(sum(end - begin for begin, end in gaps))
     view, at = memoryview(data), 0
     for begin, end in gaps:
         source.read_into(begin, view[at : at + end - begin])
         at += end - begin
-    return bytes(data)
+    return data  # a copy would take as long as reading
 
 
 def _format(free: Sequence[_Span], total: int) -> Iterator[str]:

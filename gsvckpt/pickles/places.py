@@ -21,7 +21,7 @@ class Place(NamedTuple):
         """The same place where the pickle begins at byte `by`."""
         return self._replace(begin=self.begin + by, end=self.end + by)
 
-    def read(self, pickle: bytes) -> int | str:
+    def read(self, pickle: bytes | bytearray) -> int | str:
         """The value. Raises UnicodeDecodeError."""
         raw = pickle[self.begin : self.end]
         return raw.decode("utf-8") if self.form == "text" else int.from_bytes(raw, "little", signed=self.form == "signed")
