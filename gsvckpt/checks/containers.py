@@ -8,8 +8,8 @@ from gsvckpt.checks.versions import rewrite_head
 from gsvckpt.errors import TRY_SALVAGE, GsvError
 from gsvckpt.examination import Examination
 from gsvckpt.findings import UNCHECKED, Finding
-from gsvckpt.formats.pickle_search import is_storage
 from gsvckpt.formats.torch_remains import Remains
+from gsvckpt.formats.zip_directory import is_storage
 from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import Verdict

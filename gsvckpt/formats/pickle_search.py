@@ -7,14 +7,13 @@ makes the search incomplete, and an incomplete search proves nothing safe.
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
-from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, find_tail, read_entries
+from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, find_tail, is_storage, read_entries
 from gsvckpt.model import Global, Source
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
@@ -27,7 +26,6 @@ _PER_PICKLE = 100  # opcodes that a pickle counts for at least
 _MOST_PLACES = 20_000
 _MOST_DEPTH = 2  # zips inside zips
 _STEP = 1 << 22  # bytes looked through at a time
-_STORAGE = re.compile(r"(?:^|/)data/[0-9]+$")  # tensor bytes, which nobody unpickles
 _LOCAL = b"PK\x03\x04"
 _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")  # what is inside is not looked at
 _STORED, _DEFLATED = 0, 8
@@ -183,11 +181,6 @@ class _Memory:
         buffer[:] = part
 
 
-def is_storage(name: str) -> bool:
-    """Whether a record holds tensor bytes, by its name."""
-    return _STORAGE.search(name) is not None
-
-
 def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[_Place]:
     if front:
         yield _Place(0, "")  # a bare pickle, or several
@@ -214,7 +207,7 @@ def _local_headers(source: Source) -> Iterator[_Place]:
             place = _behind_header(source, begin + at)
             if place is not None:
                 found += 1
-                if not _STORAGE.search(place.name):
+                if not is_storage(place.name):
                     yield place
             at = window.find(_LOCAL, at + 1)
 

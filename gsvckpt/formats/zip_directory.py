@@ -5,6 +5,7 @@ The two first bytes are never trusted: GPT-SoVITS overwrites `PK` with a version
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -24,7 +25,13 @@ _DESCRIPTORS = (16, 24)  # bytes behind the data, with 32-bit and 64-bit sizes, 
 _DESCRIPTOR = max(_DESCRIPTORS)
 _ALIGNMENT = 64  # of data in torch's files
 _TOGETHER = 4_096  # local headers that are got at once
+_STORAGE = re.compile(r"(?:^|/)data/[0-9]+$")
 ENCRYPTED = 0x2041  # the three flags that mean so
+
+
+def is_storage(name: str) -> bool:
+    """Whether a record holds tensor bytes, by its name: nobody unpickles them."""
+    return _STORAGE.search(name) is not None
 
 
 class DistantSource(Source, Distant, Protocol):
@@ -115,8 +122,8 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
 
 
 def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[Entry, tuple[int, ...]]], limit: int) -> Iterator[Record]:
-    """Records of a zip on another machine, their local headers read many at a time; for a glance, where one is not at hand, as the headers around it
-    and torch's alignment leave it no other place. What is read there later is compared with its checksum.
+    """Records of a zip on another machine, their local headers read many at a time. For a glance, storages whose header is not at hand are placed
+    where the headers around them and torch's alignment leave room for them. Of everything else, which somebody may unpickle, the header counts.
     """
     ends = [entry.header for entry, _ in entries[1:]] + [limit]
     for at, ((entry, fields), end) in enumerate(zip(entries, ends, strict=True)):
@@ -124,7 +131,8 @@ def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[Entry, tupl
             source.fetch(
                 [(max(entry.header - _DESCRIPTOR, 0), _DESCRIPTOR + LOCAL.size + 256 + fields[10]) for entry, fields in entries[at : at + _TOGETHER]]
             )
-        begin = None if source.at_hand(entry.header, LOCAL.size + 256 + fields[10]) else _foresee(entry, fields, end)
+        is_known = not is_storage(entry.name) or source.at_hand(entry.header, LOCAL.size + 256 + fields[10])
+        begin = None if is_known else _foresee(entry, fields, end)
         if begin is None:
             yield _locate(source, entry, limit)
         else:
