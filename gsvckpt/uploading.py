@@ -106,6 +106,11 @@ def upload(
             _require_free(filesystem, path, url, overwrite=overwrite)
             ask(filesystem.cp_file, temp_path, path)
             _require_same(filesystem, temp_path, path)
+        try:
+            ask(filesystem.rm_file, temp_path)
+        except Exception as error:  # noqa: BLE001 - whatever the protocol's library raises
+            why = f"is written, but its temporary copy {name} is still there: {explain_output(error, url).why}"
+            raise OutputError(why, path=url, hint="remove it") from None
     finally:
         requests.shutdown()  # what Ctrl-C interrupted would come to its end later, and leave something behind
         _clean_up(filesystem, temp_path, stream)

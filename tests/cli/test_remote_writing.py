@@ -191,6 +191,17 @@ def test_a_failure_at_any_step_leaves_nothing(gsvckpt, cloud, large, step, jobs)
     assert cloud.names() == []
 
 
+def test_a_temporary_object_that_may_not_be_removed_is_told(gsvckpt, cloud, large):
+    cloud.refuse = lambda request: request.startswith("DELETE")
+    run = gsvckpt("convert-fp16", large, "-o", f"s3://{clouds.BUCKET}/out.pth")
+    cloud.refuse = lambda _request: False
+    (temporary,) = [key for key in cloud.names() if key != "out.pth"]
+    assert run.code == 5
+    assert f"is written, but its temporary copy {temporary} is still there: may not be written (permission denied)" in run.err
+    assert cloud.get("out.pth") == cloud.get(temporary)
+    cloud.clear()
+
+
 def test_what_does_not_read_back_is_never_published(gsvckpt, cloud, large):
     def alter(request, data):
         return data[:-1] + bytes([data[-1] ^ 1]) if request.startswith(f"GET {TEMPORARY}") and len(data) > 1_000_000 else data
