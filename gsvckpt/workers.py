@@ -15,6 +15,7 @@ from gsvckpt.verification import verify_file
 _PER_FILE = 0.02  # seconds that a file takes besides reading: opening it is Python, which one process does for one file at a time
 _RATE = 3e9  # bytes read a second
 _PER_LOOK = 0.0004  # seconds that it takes to see what a file is
+_QUICK = 16  # files that go to a process at a time where next to nothing is read of them
 _CHUNK = 256  # files that a process looks at in one go
 
 
@@ -44,7 +45,7 @@ def verify_files(files: Mapping[str, Expected], options: Options, jobs: int, pro
     """Verify all files; results in their order. One bad file does not stop the others."""
     items = [Candidate(path, expected) for path, expected in files.items()]
     sizes = [0] * len(items) if options.quick else sizes_of(list(files))
-    return list(run_each(Verify(options), items, Load(_PER_FILE, sum(sizes) / _RATE), jobs, progress, sizes, cluster))
+    return list(run_each(Verify(options), items, Load(_PER_FILE, sum(sizes) / _RATE, _QUICK if options.quick else 1), jobs, progress, sizes, cluster))
 
 
 class Chunk(NamedTuple):

@@ -200,7 +200,7 @@ def _options(checks: str | None, *, quick: bool, layout: str, against: str | Non
 
 def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:
     """Verify everything, with what is missing beside what is there."""
-    label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else f"{len(targets.files):,} files"
+    label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else "verify"
     with settings.watch(label) as progress:
         results = verify_files(targets.files, options, settings.workers, progress, settings.cluster)
     return _Outcome([*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results)], list(targets.failures))

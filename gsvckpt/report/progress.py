@@ -45,8 +45,7 @@ class Bar:
 
     def expect_files(self, count: int) -> None:
         with self._lock:
-            self._files += count
-            self._update()
+            self._files += count  # shown with their bytes, which are told next
 
     def end_file(self) -> None:
         with self._lock:
