@@ -33,10 +33,13 @@ class Receipt(NamedTuple):
         if os.path.exists(self.path):
             return
         text = json.dumps({"output": output, "before": _identify(output), "size": size, "result": result})
-        part = f"{self.path}.part"  # a receipt is there whole or not at all
-        with open(part, "w", encoding="utf-8", errors="surrogatepass") as file:
-            file.write(text)
-        os.replace(part, self.path)
+        try:
+            with open(self._part, "w", encoding="utf-8", errors="surrogatepass") as file:
+                file.write(text)
+            os.replace(self._part, self.path)
+        except BaseException:  # Ctrl-C, too
+            self.remove()
+            raise
 
     def find(self) -> dict[str, Any] | None:
         """The result that was left, if its output was published; None where there is none or it was not."""
@@ -50,9 +53,15 @@ class Receipt(NamedTuple):
         return None
 
     def remove(self) -> None:
-        """The result has arrived."""
-        with suppress(OSError):
-            unlink(self.path)
+        """The result has arrived, or none will."""
+        for path in (self.path, self._part):
+            with suppress(OSError):
+                unlink(path)
+
+    @property
+    def _part(self) -> str:
+        """What becomes the receipt, so that it is there whole or not at all."""
+        return f"{self.path}.part"
 
 
 def _identify(path: str) -> _Identity | None:
