@@ -160,7 +160,7 @@ def _count_threads(client: Client, address: str) -> int:
     except Exception as error:  # TimeoutError, and whatever a cluster that goes away raises
         raise ClusterError(f"the cluster at {address} has no worker that answers", where="--cluster", hint="start a `dask worker`") from error
     for worker, version in found.items():
-        if version != __version__:
+        if version != __version__ and not isinstance(version, OSError):  # one that is too busy, or just went, is asked again by each task
             has = f"gsvckpt {version}, not {__version__}" if isinstance(version, str) else "no gsvckpt"
             raise ClusterError(f"the worker {worker} has {has}", where="--cluster", hint=_INSTALL)
     return int(max(threads, 1))
