@@ -18,7 +18,8 @@ from gsvckpt.pickles.safety import Safety
 from gsvckpt.progress import Progress
 from gsvckpt.report.inspection import View, document
 from gsvckpt.report.inventory import Entry, make_entry
-from gsvckpt.twins import Known, Twins
+from gsvckpt.resemblance import Known
+from gsvckpt.twins import Twins
 
 if TYPE_CHECKING:
     from gsvckpt.scan import Stats

@@ -11,7 +11,7 @@ from builders import tensor, torch_zip
 from cli.samples import discriminator, generator, gpt, lora, numbers, s1_training, s2_training, small
 from voices import Maker, generator_training, sovits_weights, write
 
-from gsvckpt import inspections, twins
+from gsvckpt import inspections, resemblance, twins
 from gsvckpt.accounting import account
 from gsvckpt.errors import GsvError
 from gsvckpt.examination import examine
@@ -68,7 +68,7 @@ PAIRS = {
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 def test_a_twin_is_told_as_if_it_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
-    monkeypatch.setattr(twins, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(resemblance, "_WHOLE", 1 << 22 if whole else 0)
     name, one, two = PAIRS[kind]
     first, second = tmp_path / name.format(8), tmp_path / "other" / name.format(9)
     second.parent.mkdir()
@@ -96,7 +96,7 @@ def test_real_saves_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 def test_whatever_is_changed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
     """Every byte that is no tensor data in turn, and a few of those: the answer is always that of reading the file."""
-    monkeypatch.setattr(twins, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(resemblance, "_WHOLE", 1 << 22 if whole else 0)
     name, one, _ = PAIRS[kind]
     path = tmp_path / name.format(8)
     data = torch_zip(one)

@@ -8,7 +8,8 @@ bytes of memory, and opcodes, waiting objects and heavy ones are counted, so tha
 from __future__ import annotations
 
 import struct
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import NamedTuple, NoReturn
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global
@@ -32,21 +33,35 @@ class Machine:
 
     `reduce(name, args)` may turn a call into a value of ours and returns None to keep it as an Opaque; `persist(pid)` resolves persistent ids. After
     `run`, `position` is the first byte behind the pickle. `globals` holds every name met, also when `run` failed. `max_opcodes` lowers the limit, for
-    data that may be no pickle at all; `executed` is how many were run, rounded down to rounds of _ROUND.
+    data that may be no pickle at all; `executed` is how many were run, rounded down to rounds of _ROUND. `memo` is what is remembered already.
     """
 
     def __init__(
-        self, data: bytes, *, reduce: Reduce, persist: Persist = _refuse_persistent, position: int = 0, max_opcodes: int | None = None
+        self,
+        data: bytes,
+        *,
+        reduce: Reduce,
+        persist: Persist = _refuse_persistent,
+        position: int = 0,
+        max_opcodes: int | None = None,
+        memo: dict[int, object] | None = None,
     ) -> None:
         self.data = data
         self.position = position
         self._limit = MAX_OPCODES if max_opcodes is None else min(max_opcodes, MAX_OPCODES)
         self.executed = 0
         self._state = State(data, reduce, persist)
+        if memo is not None:
+            self._state.memo = memo
 
     @property
     def globals(self) -> dict[Global, Global]:
         return self._state.globals
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the pickle left no other object on the stack, and copied nothing (see State.charge)."""
+        return not self._state.stack and not self._state.copied
 
     def run(self) -> object:
         """Return the pickled value. Raises DamagedError (EndOfPickle at the end of the data) or UnsupportedError with the byte in `where`."""
@@ -84,6 +99,40 @@ class Machine:
         if self._state.marks:
             raise DamagedError("stops inside an unfinished container")
         return self._state.stack.pop()
+
+
+class Piece(NamedTuple):
+    """What opcodes from the middle of a pickle make: one object, the names in it in order of first use, and the numbers by which parts of it are
+    remembered.
+    """
+
+    value: object
+    globals: tuple[Global, ...]
+    memo: frozenset[int]
+
+
+class _Memo(dict[int, object]):
+    """What is remembered, of which only a part is known."""
+
+    def __len__(self) -> int:
+        raise KeyError("how much is remembered by now")
+
+
+def run_piece(data: bytes, texts: Mapping[int, str], reduce: Reduce) -> Piece | None:
+    """Run opcodes as they would run where they stand, if that is certain.
+
+    None unless they make one object out of nothing but themselves and the remembered `texts`, all of which they leave, and copy nothing. No limit on
+    the whole pickle is looked at: the caller must know that they cannot matter.
+    """
+    memo = _Memo(texts)
+    machine = Machine(data + b".", reduce=reduce, memo=memo)
+    try:
+        value = machine.run()
+    except (DamagedError, UnsupportedError):
+        return None
+    if machine.position != len(data) + 1 or not machine.is_clean or any(memo[number] is not text for number, text in texts.items()):
+        return None
+    return Piece(value, tuple(machine.globals), frozenset(memo.keys() - texts.keys()))
 
 
 def _unknown(state: State, position: int) -> int:

@@ -1,13 +1,38 @@
-"""Where the numbers and texts of a pickle stand, so that another pickle can be told to be the same but for some of them."""
+"""Where the numbers, texts and objects of a pickle stand, so that another pickle can be told to be the same but for some of them.
+
+The pickle is run without values: an object on the stack is the bytes that spell it. So what belongs to what is known, not guessed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-_LONG1 = 0x8A
-_FORBIDDEN = frozenset(b"012VSTUILFP\x94")  # what reorders the stack, or says the same in another way; torch writes none of it
-_MEMO = {b"q"[0]: 1, b"r"[0]: 4, b"h"[0]: 1, b"j"[0]: 4}
+_PUT = {b"q"[0]: 1, b"r"[0]: 4}  # by opcode, the bytes that follow
+_GET = {b"h"[0]: 1, b"j"[0]: 4}
+_TEXTS = {b"X"[0]: -4, 0x8C: -1, 0x8D: -8}  # negative: the bytes of the count of those that follow
+_NUMBERS: Mapping[int, tuple[int, Literal["unsigned", "signed"]]] = {
+    b"K"[0]: (1, "unsigned"),
+    b"M"[0]: (2, "unsigned"),
+    b"J"[0]: (4, "signed"),
+    0x8A: (-1, "signed"),
+}
+_LINES = -100  # two lines of text follow
+_FLOAT, _GLOBAL = b"Gc"
+_PUSHES = {
+    **dict.fromkeys(b"N)}]\x88\x89", 0),
+    **{code: width for code, (width, _) in _NUMBERS.items()},
+    **_TEXTS,
+    **_GET,
+    _FLOAT: 8,
+    _GLOBAL: _LINES,
+    0x8B: -4,
+    b"C"[0]: -1,
+    b"B"[0]: -4,
+}
+_JOINS = {b"Q"[0]: 1, b"R"[0]: 2, 0x81: 2, 0x85: 1, 0x86: 2, 0x87: 3, b"b"[0]: 2, b"a"[0]: 2, b"s"[0]: 3}  # so many objects become one
+_MARK, _TUPLE, _SETITEMS, _APPENDS, _BUILD, _APPEND, _SETITEM, _PROTO, _STOP = b"(tuebas\x80."
 
 
 class Place(NamedTuple):
@@ -27,82 +52,187 @@ class Place(NamedTuple):
         return raw.decode("utf-8") if self.form == "text" else int.from_bytes(raw, "little", signed=self.form == "signed")
 
 
+class Passage(NamedTuple):
+    """The opcodes that make one object, which nothing behind them takes apart or refers to. `texts` are those from before that it refers to."""
+
+    begin: int
+    end: int
+    texts: Mapping[int, str]
+
+
 class Places(NamedTuple):
-    """Where all floats begin (8 bytes each), and by key the values of root entries that are whole numbers or texts."""
+    """Where floats begin (8 bytes each) that are values of dicts, also inside lists; and by key those values of the root that are numbers or texts,
+    and the passages of values.
+    """
 
     floats: tuple[int, ...]
     values: Mapping[str, Place]
+    passages: Mapping[str, Passage]
 
 
-def find_places(pickle: bytes, keys: Collection[str]) -> Places | None:
-    """Look through a pickle that was read already. A key counts where its text stands once, is not remembered for elsewhere, and a value follows.
+class _Item(NamedTuple):
+    """An object: the bytes that spell it, whether they are one opcode, and the floats in it that are no part of a key."""
 
-    None for a pickle with opcodes that torch does not write, as then its order does not tell what belongs together.
+    begin: int
+    end: int
+    single: bool = False
+    floats: tuple[int, ...] = ()
+
+
+class _Put(NamedTuple):
+    """Where an object is remembered, and as what."""
+
+    place: int
+    number: int
+    item: _Item
+
+
+def find_places(pickle: bytes, keys: Collection[str], others: Collection[str] = ()) -> Places | None:
+    """Look through a pickle that was read already, whose root is a dict: values by `keys` that are numbers or texts, passages by `others`.
+
+    A key counts where its text stands once and is not referred to elsewhere, and its value neither. None for a pickle with opcodes that torch does
+    not write.
     """
-    floats: list[int] = []
-    values: dict[str, Place] = {}
-    memos: dict[str, int] = {}  # where the text of a key is remembered
-    fetched: set[int] = set()
-    seen: list[str] = []
-    widths, position, key = _widths(), 0, ""
-    wanted = {name.encode(): name for name in keys}
-    while position < len(pickle):
-        code = pickle[position]
-        width = widths.get(code)
-        if width is None or code in _FORBIDDEN:
+    scan = _Scan(pickle, {*keys, *others})
+    try:
+        if not scan.run():
             return None
-        begin = position + 1
+    except (IndexError, ValueError):
+        return None
+    values = {key: place for key, item in scan.entries(keys) if item.single and (place := scan.place(item)) is not None and scan.is_apart(item)}
+    passages = {key: passage for key, item in scan.entries(others) if (passage := scan.passage(item)) is not None}
+    return Places(tuple(sorted(scan.floats())), values, passages)
+
+
+class _Scan:
+    """One run. `pairs` are the entries of the dict at the bottom of the stack, in the end the root."""
+
+    def __init__(self, pickle: bytes, wanted: Collection[str]) -> None:
+        self.pickle = pickle
+        self.stack: list[_Item] = []
+        self.marks: list[tuple[list[_Item], int]] = []
+        self.pairs: list[tuple[_Item, _Item]] = []
+        self.puts: list[_Put] = []
+        self.gets: list[tuple[int, int]] = []
+        self.set: list[_Item] = []  # values of dicts with floats in them
+        self.seen: Counter[bytes] = Counter()
+        self.wanted = {key.encode() for key in wanted}
+
+    def run(self) -> bool:
+        """Whether there was nothing but what torch writes, and one object in the end."""
+        pickle, position, puts, gets = self.pickle, 0, self.puts, self.gets
+        while True:
+            begin, code = position, pickle[position]
+            position += 1
+            if code in _PUT:
+                position += _PUT[code]
+                item = self.stack[-1]
+                puts.append(_Put(begin, int.from_bytes(pickle[begin + 1 : position], "little"), item))
+                self.stack[-1] = _Item(item.begin, position, item.single, item.floats)
+            elif code in _PUSHES:
+                position = self._end(position, _PUSHES[code])
+                if code in _GET:
+                    gets.append((begin, int.from_bytes(pickle[begin + 1 : position], "little")))
+                elif code in _TEXTS and (text := pickle[begin + 1 - _TEXTS[code] : position]) in self.wanted:
+                    self.seen[text] += 1
+                if not self.stack and not self.marks:
+                    self.pairs.clear()
+                self.stack.append(_Item(begin, position, True, (begin + 1,) if code == _FLOAT else ()))
+            elif code == _MARK:
+                self.marks.append((self.stack, begin))
+                self.stack = []
+            elif code in (_TUPLE, _SETITEMS, _APPENDS):
+                items, (self.stack, begin) = self.stack, self.marks.pop()
+                if code == _TUPLE:
+                    self._make(_Item(begin, position))
+                else:
+                    self._add(items, position, pairs=code == _SETITEMS)
+            elif code in _JOINS:
+                count = _JOINS[code]
+                if count > len(self.stack):
+                    return False
+                items = self.stack[-count:]
+                if code in (_SETITEM, _APPEND, _BUILD):
+                    del self.stack[1 - count :]
+                    self._add(items[1:] if code != _BUILD else [], position, pairs=code == _SETITEM)
+                else:
+                    del self.stack[-count:]
+                    self._make(_Item(items[0].begin, position))
+            elif code == _PROTO and begin == 0:
+                position += 1
+            else:
+                return code == _STOP and len(self.stack) == 1 and not self.marks
+
+    def _end(self, position: int, width: int) -> int:
         if width >= 0:
-            position = begin + width
-            if code in _MEMO:
-                number = int.from_bytes(pickle[begin:position], "little")
-                if code in b"hj":
-                    fetched.add(number)
-                elif key:
-                    memos[key] = number
-                    continue  # the value is still to come
-            elif code == b"G"[0]:
-                floats.append(begin)
-            elif key and code in b"KMJ":
-                values[key] = Place(begin, position, "signed" if code == b"J"[0] else "unsigned")
-            key = ""
-        elif width == _LINES:
-            position = pickle.index(b"\n", pickle.index(b"\n", begin) + 1) + 1
-            key = ""
-        else:
-            count = int.from_bytes(pickle[begin : begin - width], "little")
-            position = begin - width + count
-            is_text = code in b"X\x8c\x8d"
-            if key and (is_text or code == _LONG1):
-                values[key] = Place(begin - width, position, "text" if is_text else "signed")
-            key = wanted.get(pickle[begin - width : position], "") if is_text and not key else ""
-            seen.append(key)
-        if code == b"."[0]:
-            break
-    single = {name for name in values if seen.count(name) == 1 and memos.get(name) not in fetched}
-    return Places(tuple(floats), {name: place for name, place in values.items() if name in single})
+            return position + width
+        if width == _LINES:
+            return self.pickle.index(b"\n", self.pickle.index(b"\n", position) + 1) + 1
+        return position - width + int.from_bytes(self.pickle[position : position - width], "little")
 
+    def _make(self, item: _Item) -> None:
+        if not self.stack and not self.marks:
+            self.pairs.clear()
+        self.stack.append(item)
 
-_LINES = -100  # two lines of text follow
+    def _add(self, items: list[_Item], end: int, *, pairs: bool) -> None:
+        """Give items to the object on top: keys and values, or what a list is extended by."""
+        target = self.stack[-1]
+        if not pairs:
+            floats = target.floats + tuple(place for item in items for place in item.floats)
+            self.stack[-1] = _Item(target.begin, end, False, floats)
+            return
+        set_now = list(zip(items[::2], items[1::2], strict=True))
+        self.set.extend(value for _, value in set_now if value.floats)
+        if len(self.stack) == 1 and not self.marks:
+            self.pairs.extend(set_now)
+        self.stack[-1] = _Item(target.begin, end, False, target.floats)
 
+    def entries(self, keys: Collection[str]) -> Iterator[tuple[str, _Item]]:
+        """Those of the root whose keys nothing else can be set by."""
+        wanted = {key.encode(): key for key in keys}
+        for key, value in self.pairs:
+            place = self.place(key) if key.single else None
+            if place is None or place.form != "text" or key.end != value.begin:
+                continue
+            text = self.pickle[place.begin : place.end]
+            if text in wanted and self.seen[text] == 1 and self.is_apart(key):
+                yield wanted[text], value
 
-def _widths() -> dict[int, int]:
-    """By opcode: how many bytes follow; negative: the bytes of the count of those that follow."""
-    import pickletools
+    def place(self, item: _Item) -> Place | None:
+        """The value that a single opcode spells, if it is a whole number or a text."""
+        code, begin = self.pickle[item.begin], item.begin + 1
+        if code in _TEXTS:
+            return Place(begin - _TEXTS[code], self._end(begin, _TEXTS[code]), "text")
+        if code not in _NUMBERS:
+            return None
+        width, form = _NUMBERS[code]
+        return Place(begin if width > 0 else begin - width, self._end(begin, width), form)
 
-    found: dict[int, int] = {}
-    for opcode in pickletools.opcodes:
-        argument = opcode.arg
-        if argument is None:
-            found[ord(opcode.code)] = 0
-        elif argument.n >= 0:
-            found[ord(opcode.code)] = argument.n
-        elif argument.n == pickletools.TAKEN_FROM_ARGUMENT1:
-            found[ord(opcode.code)] = -1
-        elif argument.n in (pickletools.TAKEN_FROM_ARGUMENT4, pickletools.TAKEN_FROM_ARGUMENT4U):
-            found[ord(opcode.code)] = -4
-        elif argument.n == pickletools.TAKEN_FROM_ARGUMENT8U:
-            found[ord(opcode.code)] = -8
-        elif opcode.name == "GLOBAL":
-            found[ord(opcode.code)] = _LINES
-    return found
+    def is_apart(self, item: _Item) -> bool:
+        """Whether nothing behind an object refers to any part of it."""
+        numbers = {put.number for put in self.puts if item.begin <= put.place < item.end}
+        return not any(place >= item.end and number in numbers for place, number in self.gets)
+
+    def passage(self, item: _Item) -> Passage | None:
+        if not self.is_apart(item):
+            return None
+        latest = {put.number: put.item for put in self.puts if put.place < item.begin}
+        inside = [put for put in self.puts if item.begin <= put.place < item.end]
+        texts: dict[int, str] = {}
+        for place, number in self.gets:
+            if item.begin <= place < item.end and not any(put.number == number and put.place < place for put in inside):
+                before = latest[number]
+                found = self.place(before) if before.single else None
+                if found is None or found.form != "text":
+                    return None
+                texts[number] = self.pickle[found.begin : found.end].decode("utf-8", "surrogatepass")
+        return Passage(item.begin, item.end, texts)
+
+    def floats(self) -> Iterator[int]:
+        """Those in values of dicts that cannot come to stand elsewhere, as in a key."""
+        fetched = {number for _, number in self.gets}
+        known = {put.place for put in self.puts if put.number in fetched}
+        for item in self.set:
+            if (item.single and item.end - item.begin == 9) or not any(item.begin <= place < item.end for place in known):
+                yield from item.floats

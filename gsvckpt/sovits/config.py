@@ -11,7 +11,7 @@ from gsvckpt.pickles.numpy_scalars import scalar_value
 
 # Small weights keep `config`; Lightning keeps `hyper_parameters`, in GPT training files with the YAML under `config` (s1_train.py and
 # AR/models/t2s_lightning_module.py:38); the rest is what other projects write.
-_KEYS = ("config", "hyper_parameters", "hparams", "hps", "args", "cfg", "opt")
+CONFIG_KEYS = ("config", "hyper_parameters", "hparams", "hps", "args", "cfg", "opt")
 _MAX_NODES = 20_000  # a GPT-SoVITS config has about 100; a crafted one can share a branch until its text fills the disk
 _MAX_NESTING = 32
 _MAX_TEXT = 10_000
@@ -31,7 +31,7 @@ def find_config(root: object) -> object:
     """The raw config object of a checkpoint's tree (dict, Opaque or anything else a file put there); None when there is none."""
     if not isinstance(root, dict):
         return None
-    found = next((root[key] for key in _KEYS if root.get(key) is not None and tensor_of(root[key]) is None), None)
+    found = next((root[key] for key in CONFIG_KEYS if root.get(key) is not None and tensor_of(root[key]) is None), None)
     if found is not None and found is root.get("hyper_parameters"):
         inner = fields(found).get("config")
         return found if inner is None else inner

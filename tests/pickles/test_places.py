@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 import pickletools
 import struct
+from collections import OrderedDict
 
 import pytest
 
-from gsvckpt.pickles.places import Place, find_places
+from gsvckpt.pickles.places import find_places
 
 KEYS = ("epoch", "info", "step")
 
@@ -35,11 +36,120 @@ def test_a_value_put_there_is_what_is_unpickled() -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_all_floats(protocol: int) -> None:
-    data = dump([0.5, {"G": b"GGGGGGGGGGGG", "x": 1e300, "y": ("G" * 300, 2.0)}, 7], protocol)
+def test_floats_that_are_values(protocol: int) -> None:
+    data = dump({"G": b"GGGGGGGGGGGG", "x": 1e300, "y": ["G" * 300, 2.0, [3.0]], "z": {"lr": 4.0}}, protocol)
     judged = [place + 1 for opcode, _, place in pickletools.genops(data) if opcode.name == "BINFLOAT"]
     assert list(find_places(data, KEYS).floats) == judged
-    assert len(judged) == 3
+    assert len(judged) == 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1.5: 1},
+        {1: 2, 1.5: 3},
+        {(1.5, 2.5): 1},
+        {"betas": (0.5, 0.75)},
+        [1.5],
+        OrderedDict({1.5: 1}),
+        {"x": {2.5: "y"}},
+    ],
+    ids=str,
+)
+def test_a_float_that_may_be_a_key_is_none_of_them(value: object) -> None:
+    assert find_places(dump(value), KEYS).floats == ()
+
+
+def test_a_list_that_becomes_keys_elsewhere() -> None:
+    """OrderedDict([pair]), where the pair was the value of a dict before."""
+    listed = b"]q\x01(" + b"G" + struct.pack(">d", 1.5) + b"K\x01e"
+    data = b"\x80\x02}X\x01\x00\x00\x00a" + listed + b"sX\x01\x00\x00\x00bccollections\nOrderedDict\n]h\x01a\x85Rs."
+    assert pickle.loads(data) == {"a": [1.5, 1], "b": OrderedDict({1.5: 1})}
+    assert find_places(data, KEYS).floats == ()
+
+
+def test_a_text_that_is_referred_to_elsewhere_is_no_value() -> None:
+    text = "8epochs"
+    assert find_places(dump({"info": text, "other": text}), KEYS).values == {}
+    assert set(find_places(dump({"other": text + "!", "info": text}), KEYS).values) == {"info"}
+
+
+def test_keys_of_the_root_alone_count() -> None:
+    data = dump({"other": {"epoch": 1}, "list": [{"info": "x"}], "step": 3})
+    assert set(find_places(data, KEYS).values) == {"step"}
+    below = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01}q\x02X\x05\x00\x00\x00epochq\x03K\x08sb."
+    assert find_places(below, KEYS).values == {}
+
+
+class Settings:
+    def __init__(self, **values: object) -> None:
+        self.__dict__.update(values)
+
+
+CONFIGS = {
+    "dict": {"a": 1, "b": {"c": "d"}},
+    "object": Settings(a=1, b=Settings(c="d", e=[1, 2])),
+    "texts of others": {"first": 1, "second": "first"},
+    "None": None,
+    "text": "text",
+    "list": [{"a": 1}],
+    "aliases": [["a"]] * 3,
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("last", [True, False])
+def test_a_passage_makes_its_object(kind: str, last: bool) -> None:
+    tree = {"first": {"x": 1}, "config": CONFIGS[kind], **({} if last else {"info": "8epoch", "w": [1, 2]})}
+    data = dump(tree)
+    passage = find_places(data, KEYS, ("config",)).passages["config"]
+    alone = data[:2] + data[passage.begin : passage.end] + b"."
+    for number, text in passage.texts.items():
+        alone = alone[:2] + f"V{text}\np{number}\n0".encode() + alone[2:]
+    made = pickle.loads(alone)
+    assert pickle.dumps(made) == pickle.dumps(pickle.loads(data)["config"])
+
+
+def apart() -> dict[str, object]:
+    shared = ["s"]
+    return {
+        "referred to behind": {"config": shared, "z": shared},
+        "a part referred to behind": {"config": [shared], "z": {"y": shared}},
+        "refers to a list before": {"a": shared, "config": [shared]},
+        "is an object from before": {"a": shared, "config": shared},
+        "not of the root": {"x": {"config": [1]}},
+        "twice": {"config": [1], "x": {"config": [2]}},
+        "its key elsewhere": {"config": [1], "x": "config"},
+    }
+
+
+@pytest.mark.parametrize("kind", apart())
+def test_what_is_no_passage(kind: str) -> None:
+    assert find_places(dump(apart()[kind]), KEYS, ("config",)).passages == {}
+
+
+CONFIG = b"X\x06\x00\x00\x00config"
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"}(" + CONFIG + b"}K\x01K\x02sK\x03K\x04u.", None),  # its own item is part of it
+        (b"}" + CONFIG + b"q\x01]s(h\x01]K\x05au.", "the key is set again"),
+        (b"}" + CONFIG + b"]s\x85.", "the root is the tuple around it"),
+        (b"}" + CONFIG + b"]s\x85K\x01\x86.", "the root is made of it"),
+        (b"}" + CONFIG + b"]q\x01s(X\x01\x00\x00\x00ah\x01K\x05au.", "what is referred to behind it grows"),
+        (b"}q\x00(" + CONFIG + b"h\x00u.", "it is the root itself"),
+        (b"}K\x01" + CONFIG + b"]s.", "an object is left on the stack"),
+    ],
+)
+def test_passages_of_crafted_pickles(data: bytes, why: str | None) -> None:
+    found = find_places(b"\x80\x02" + data, KEYS, ("config",))
+    passages = found.passages if found is not None else {}
+    if why is None:
+        assert data[passages["config"].begin - 2 : passages["config"].end - 2] == b"}K\x01K\x02s"
+    else:
+        assert passages == {}
 
 
 @pytest.mark.parametrize(
@@ -58,12 +168,6 @@ def test_all_floats(protocol: int) -> None:
 )
 def test_what_is_no_single_number_or_text(value: object) -> None:
     assert find_places(dump(value), KEYS).values == {}
-
-
-def test_globals_are_passed_over() -> None:
-    data = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01}q\x02X\x05\x00\x00\x00epochq\x03K\x08sb."
-    found = find_places(data, KEYS)
-    assert found.values == {"epoch": Place(data.index(b"K\x08") + 1, data.index(b"K\x08") + 2)}
 
 
 @pytest.mark.parametrize(
