@@ -7,42 +7,17 @@ import struct
 from pathlib import Path
 
 import pytest
-from builders import tensor, torch_zip
+from builders import Raw, tensor, torch_zip
 from cli.samples import discriminator, generator, gpt, lora, numbers, s1_training, s2_training, small
-from voices import Maker, generator_training, sovits_weights, write
+from recalled import is_recalled, look, pickle_of, remember, with_pickle
+from voices import Maker, generator_training, gpt_weights, sovits_weights, write
 
-from gsvckpt import inspections, resemblance, twins
+from gsvckpt import resemblance, twins
 from gsvckpt.accounting import account
-from gsvckpt.errors import GsvError
 from gsvckpt.examination import examine
-from gsvckpt.files import open_source
-from gsvckpt.inspections import Inspect, Inspected, Sought
+from gsvckpt.inspections import Inspected
 from gsvckpt.opening import open_checkpoint
-from gsvckpt.progress import Silent
-from gsvckpt.report.documents import failure_json
-from gsvckpt.report.inspection import View
 from gsvckpt.twins import Twins
-
-
-def look(path: Path, known: Twins, monkeypatch: pytest.MonkeyPatch) -> object:
-    """What inspect says of a file that remembers those of `known`: the line, the object, and an error as JSON."""
-    monkeypatch.setattr(inspections, "_twins", known)
-    results = [Inspect(view)(Sought(str(path)), 1, Silent()) for view in (None, View())]
-    return [failure_json(result) if isinstance(result, GsvError) else result for result in results]
-
-
-def remember(*paths: Path) -> Twins:
-    known = Twins()
-    for path in (*paths, *paths):  # a size is learnt when it comes for the second time
-        with open_checkpoint(path) as checkpoint:
-            examination = examine(checkpoint)
-            known.keep(examination, account(examination))
-    return known
-
-
-def is_recalled(path: Path, known: Twins) -> bool:
-    with open_source(path) as source:
-        return known.recall(source) is not None
 
 
 def s2(epoch: int, rate: float, seed: int = 1) -> dict[str, object]:
@@ -89,6 +64,56 @@ def test_real_saves_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     known = remember(paths[0], paths[4])
     assert sum(is_recalled(path, known) for path in paths) >= 5  # all of the training files, whose configs say nothing of the epoch
     for path in paths:
+        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+
+
+@pytest.mark.parametrize(("first", "second", "alike"), [("alice", "bobby", True), ("alice", "bob", False), ("声音の", "聲音の", True)])
+def test_real_saves_of_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, alike: bool) -> None:
+    """Only the names in their configs differ; and what is told of them differs with these."""
+    maker = Maker(tiny=True)
+    one, two = ([tmp_path / name / "s.pth", tmp_path / name / "g.ckpt"] for name in (first, second))
+    for name, (sovits, gpt_file) in ((first, one), (second, two)):
+        write(sovits_weights(maker, name, "v2", 3, 30, 8), sovits)
+        write(gpt_weights(maker, name, "v2", 3, 8), gpt_file)
+    known = remember(*one)
+    for path in two:
+        assert is_recalled(path, known) is alike
+        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+
+
+FOLDERS = {
+    "1718345678.1234567": True,
+    "ARCHIVE-ARCHIVE_-0": True,
+    "1718345678.123456": False,  # shorter
+    "1718345678.12345/7": False,
+    "1718345678.12345\\7": False,
+    "1718345678.12345 7": False,
+}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
+def test_the_folder_inside_the_zip_may_have_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, whole: bool) -> None:
+    """By torch it is taken from the file's first name, in which upstream puts the time."""
+    monkeypatch.setattr(resemblance, "_WHOLE", 1 << 22 if whole else 0)
+    path, other = tmp_path / "G_8.pth", tmp_path / "G_9.pth"
+    path.write_bytes(torch_zip(s2(8, 1e-4), prefix="1718345678.7654321"))
+    other.write_bytes(torch_zip(s2(9, 1e-4, seed=2), prefix=folder))
+    known = remember(path)
+    assert is_recalled(other, known) is FOLDERS[folder]
+    assert look(other, known, monkeypatch) == look(other, Twins(), monkeypatch)
+
+
+def test_every_record_is_in_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "G_8.pth"
+    path.write_bytes(torch_zip(s2(8, 1e-4), prefix="abc"))
+    known = remember(path)
+    data = torch_zip(s2(8, 1e-4), prefix="xyz")
+    places = [at for at in range(len(data)) if data.startswith(b"xyz/", at)]
+    assert len(places) > 20
+    for count, at in enumerate(places):
+        path.write_bytes(data[:at] + b"xyZ" + data[at + 3 :] if count else data)
+        assert is_recalled(path, known) is (count == 0)
         assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
 
 
@@ -148,6 +173,30 @@ def test_a_progress_in_floats_is_not_skipped(tmp_path: Path, monkeypatch: pytest
     path.write_bytes(torch_zip({"epoch": 8.0, "w": numbers((4, 4))}))
     known = remember(path)
     path.write_bytes(torch_zip({"epoch": 9.0, "w": numbers((4, 4))}))
+    assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+
+
+def test_a_text_that_is_also_elsewhere_is_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`info` and the config's version may be one object, by reference, and change together."""
+    path = tmp_path / "x.pth"
+    state = generator("v3", "float16")
+    known = Twins()
+    for said in (b"v3", b"v3", b"v4"):
+        info, version = Raw(b"X\x02\x00\x00\x00" + said + b"q\x01"), Raw(b"h\x01")
+        path.write_bytes(torch_zip({"weight": state, "info": info, "config": {"model": {"version": version}}}))
+        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+
+
+@pytest.mark.parametrize("same", [1, 2.5])
+def test_floats_that_are_keys_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: float) -> None:
+    """Two keys of one value are one entry, so there is a tensor less."""
+    path = tmp_path / "x.pth"
+    data = torch_zip({"state_dict": {same: tensor("float32", (1,), [1]), 1.5: tensor("float32", (1,), [2])}})
+    path.write_bytes(data)
+    known = remember(path)
+    assert is_recalled(path, known)
+    path.write_bytes(with_pickle(data, pickle_of(data).replace(struct.pack(">d", 1.5), struct.pack(">d", same))))
+    assert not is_recalled(path, known)
     assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
 
 

@@ -1,0 +1,61 @@
+"""What inspect says of a file with and without others that it remembers."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from gsvckpt import inspections
+from gsvckpt.accounting import account
+from gsvckpt.errors import GsvError
+from gsvckpt.examination import examine
+from gsvckpt.files import open_source
+from gsvckpt.inspections import Inspect, Sought
+from gsvckpt.opening import open_checkpoint
+from gsvckpt.progress import Silent
+from gsvckpt.report.documents import failure_json
+from gsvckpt.report.inspection import View
+from gsvckpt.twins import Twins
+
+
+def look(path: Path, known: Twins, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What inspect says of a file that remembers those of `known`: the line, the object, and an error as JSON."""
+    monkeypatch.setattr(inspections, "_twins", known)
+    results = [Inspect(view)(Sought(str(path)), 1, Silent()) for view in (None, View())]
+    return [failure_json(result) if isinstance(result, GsvError) else result for result in results]
+
+
+def remember(*paths: Path) -> Twins:
+    known = Twins()
+    for path in (*paths, *paths):  # a size is learnt when it comes for the second time
+        with open_checkpoint(path) as checkpoint:
+            examination = examine(checkpoint)
+            known.keep(examination, account(examination))
+    return known
+
+
+def is_recalled(path: Path, known: Twins) -> bool:
+    with open_source(path) as source:
+        try:
+            return known.recall(source) is not None
+        except GsvError:
+            return False
+
+
+def pickle_of(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        return archive.read(name)
+
+
+def with_pickle(data: bytes, changed: bytes) -> bytes:
+    """The same zip with another pickle of that size, and its checksum."""
+    before = pickle_of(data)
+    assert len(before) == len(changed) and data.count(before) == 1
+    old, new = (struct.pack("<I", zlib.crc32(pickled)) for pickled in (before, changed))
+    return data.replace(before, changed).replace(old, new)
