@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from gsvckpt.accounting import Account, account
@@ -34,6 +35,7 @@ _WHOLE = 1 << 22  # bytes: a smaller file is read at once, of a larger one what 
 _MARKED = 1024  # bytes of the smallest storage that counts as a duplicate (see accounting)
 # No limit of the pickle machine can be reached in a pickle of so many bytes, or by a config of so many.
 _LARGEST_PICKLE, _LARGEST_CONFIG = 500_000, 1 << 14
+_OBJECT, _RECORD = 60, 400  # bytes of memory that each takes, besides the bytes of the file that must be equal
 _FOLDER = re.compile(r"[0-9A-Za-z_.+-]+")  # a folder inside a zip of which every reader makes the same
 
 
@@ -53,7 +55,8 @@ class Twin(NamedTuple):
 
     `gaps` are what of a file is read; `form` takes from these the `parts` that must be equal. `values` are where the progress stands, `pickle` and
     `pickle_crc` the pickle and its checksum, `local` and `central` take checksums that must be equal, `marks` takes those of storages of the sizes
-    `marked`, `folders` takes all names of the folder inside the zip.
+    `marked`, `folders` takes all names of the folder inside the zip. `length` is where the length of the pickle is stated; `weight` is about how many
+    bytes of memory all this takes.
     """
 
     examination: Examination
@@ -72,6 +75,13 @@ class Twin(NamedTuple):
     marks: struct.Struct
     marked: tuple[int, ...]
     folders: struct.Struct
+    length: Span
+    weight: int
+
+    def is_alike(self, data: bytearray) -> bool:
+        """Whether the pickle has the same length, which is told soonest."""
+        begin, end = self.length
+        return int.from_bytes(data[begin:end], "little") == self.pickle[1] - self.pickle[0]
 
 
 class Known(NamedTuple):
@@ -145,6 +155,8 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
         make_picker([(place, place + 4) for place, _ in marks]),
         tuple(size for _, size in marks),
         make_picker([at.move(begin, end - begin) for begin, end in folders]),
+        at.move(entries[pickled.name] + 24, 4),
+        _OBJECT * places.objects + _RECORD * len(entries) + at.total - sum(end - begin for begin, end in data if at.has(begin)),
     )
 
 
@@ -167,7 +179,7 @@ def recognise(twin: Twin, source: LocalSource, data: bytearray) -> Known | None:
     for config in twin.configs:
         raw = bytes(data[config.begin : config.end])
         if raw != config.raw:
-            piece = _read_config(config.key, raw, config.passage)
+            piece = _read_config(config.key, raw, config.passage.texts)
             if piece is None or piece[1:] != config.piece[1:]:
                 return None
             root[config.key] = piece.value
@@ -181,14 +193,17 @@ def _find_configs(text: bytes, places: Places, root: dict[object, object]) -> It
     for key, passage in places.passages.items():
         if key not in root or len(text) > _LARGEST_PICKLE or passage.end - passage.begin > _LARGEST_CONFIG:
             continue
-        piece = _read_config(key, text[passage.begin : passage.end], passage)
+        piece = _read_config(key, text[passage.begin : passage.end], passage.texts)
         if piece is not None and first_difference(piece.value, root[key], lambda _one, _two: False) is None:
             yield key, (passage, piece)
 
 
-def _read_config(key: str, raw: bytes, passage: Passage) -> Piece | None:
-    """A root entry; None also where it is none that says nothing of how the root is divided, or too deep for whoever walks through it."""
-    piece = run_piece(raw, passage.texts, rebuild)
+@lru_cache(2)
+def _read_config(key: str, raw: bytes, texts: tuple[tuple[int, str], ...]) -> Piece | None:
+    """A root entry; None also where it is none that says nothing of how the root is divided, or too deep for whoever walks through it. The last
+    are remembered, as those of one run are equal.
+    """
+    piece = run_piece(raw, dict(texts), rebuild)
     if piece is None or role(key, piece.value) != "other":
         return None
     try:

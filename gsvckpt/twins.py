@@ -15,16 +15,17 @@ from gsvckpt.files import LocalSource
 from gsvckpt.resemblance import Known, Twin, learn, recognise
 from gsvckpt.spans import Span, gather
 
-_MOST_RECORDS = 16_000  # of all files that are remembered; 1 KB each
+_MOST = 48 << 20  # bytes of memory, about, for all files that are remembered; a crafted one may take five times what it seems to
+_MOST_SEEN = 1_000  # sizes that came once
 _TRIES = 16  # files of one size that a file is compared with
 
 
 class Twins:
-    """Files that were read, the last that had a twin last. A size is learnt when it comes again, as learning takes as long as reading."""
+    """Files that were read, the last that had a twin last. A size is learnt when it comes again, as learning takes twice as long as reading."""
 
     def __init__(self) -> None:
         self._twins: list[Twin] = []
-        self._sizes: set[int] = set()
+        self._seen: dict[tuple[int, int], None] = {}  # a set in order: sizes of files and of their pickles
         self._lock = threading.Lock()
 
     def recall(self, source: LocalSource) -> Known | None:
@@ -32,8 +33,14 @@ class Twins:
         with self._lock:
             alike = [twin for twin in reversed(self._twins) if twin.size == source.size]
         gathered: dict[tuple[Span, ...], bytearray] = {}
-        for twin in alike[:_TRIES]:
+        tries = 0
+        for twin in alike:
             data = gathered.get(twin.gaps) or gathered.setdefault(twin.gaps, gather(source, twin.gaps))
+            if not twin.is_alike(data):
+                continue
+            if tries == _TRIES:
+                break
+            tries += 1
             known = recognise(twin, source, data)
             if known is not None:
                 self._prefer(twin)
@@ -42,17 +49,20 @@ class Twins:
 
     def keep(self, examination: Examination, counted: Account) -> None:
         """Remember a file that was read, if others can be its twins."""
-        source = examination.checkpoint.source
+        checkpoint = examination.checkpoint
+        pickled = next((record.size for record in checkpoint.records if record.name.endswith("data.pkl")), 0)
         with self._lock:
-            if source.size not in self._sizes:
-                self._sizes.add(source.size)
+            if (checkpoint.source.size, pickled) not in self._seen:
+                self._seen[checkpoint.source.size, pickled] = None
+                if len(self._seen) > _MOST_SEEN:
+                    del self._seen[next(iter(self._seen))]
                 return
         twin = learn(examination, counted)
-        if twin is None:
+        if twin is None or twin.weight > _MOST:
             return
         with self._lock:
             self._twins.append(twin)
-            while len(self._twins) > 1 and sum(len(one.examination.checkpoint.records) for one in self._twins) > _MOST_RECORDS:
+            while sum(one.weight for one in self._twins) > _MOST:
                 del self._twins[0]
 
     def _prefer(self, twin: Twin) -> None:

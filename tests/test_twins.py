@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -227,13 +228,47 @@ def test_duplicates_are_those_of_the_file_itself(tmp_path: Path, monkeypatch: py
 
 
 def test_memory_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "_MOST_RECORDS", 20)
     paths = []
-    for count in range(1, 9):
+    for count in range(10, 18):
         paths.append(tmp_path / f"{count}.pth")
         paths[-1].write_bytes(torch_zip({f"w{n}": tensor("float32", (1,), [n]) for n in range(count)}))
+    limit = 2 * weigh(paths[-1])
+    monkeypatch.setattr(twins, "_MOST", limit)
     known = remember(*paths)
-    assert [is_recalled(path, known) for path in paths] == [False] * 7 + [True]
+    assert [is_recalled(path, known) for path in paths] == [False] * 6 + [True] * 2
+    monkeypatch.setattr(twins, "_MOST", weigh(paths[-1]) - 1)
+    assert not is_recalled(paths[-1], remember(paths[-1]))
+
+
+def test_sizes_that_came_once_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twins, "_MOST_SEEN", 2)
+    paths = []
+    for count in range(1, 5):
+        paths.append(tmp_path / f"{count}.pth")
+        paths[-1].write_bytes(torch_zip({f"w{n}": tensor("float32", (1,), [n]) for n in range(count)}))
+    assert not any(is_recalled(path, remember(*paths)) for path in paths)
+    assert all(is_recalled(path, remember(path)) for path in paths)
+    again = remember(paths[0], paths[1])
+    assert is_recalled(paths[0], again) and is_recalled(paths[1], again)
+
+
+def test_the_weight_is_about_what_it_takes(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    write(sovits_weights(Maker(tiny=True), "x", "v2", 1, 10), path)
+    tracemalloc.start()
+    try:
+        known = remember(path)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert is_recalled(path, known)
+    assert taken / 2 < weigh(path) < 2 * taken
+
+
+def weigh(path: Path) -> int:
+    with open_checkpoint(path) as checkpoint:
+        examination = examine(checkpoint)
+        return resemblance.learn(examination, account(examination)).weight
 
 
 def test_nothing_is_learnt_of_what_comes_once(tmp_path: Path) -> None:

@@ -53,21 +53,22 @@ class Place(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """The opcodes that make one object, which nothing behind them takes apart or refers to. `texts` are those from before that it refers to."""
+    """The opcodes that make one object, which nothing behind them changes or refers to; and the texts from before, by number, that it refers to."""
 
     begin: int
     end: int
-    texts: Mapping[int, str]
+    texts: tuple[tuple[int, str], ...]
 
 
 class Places(NamedTuple):
-    """Where floats begin (8 bytes each) that are values of dicts, also inside lists; and by key those values of the root that are numbers or texts,
-    and the passages of values.
+    """Where floats begin (8 bytes each) that are values of dicts, also inside lists; by key those values of the root that are numbers or texts, and
+    passages of values; and how many objects are made.
     """
 
     floats: tuple[int, ...]
     values: Mapping[str, Place]
     passages: Mapping[str, Passage]
+    objects: int
 
 
 class _Item(NamedTuple):
@@ -101,7 +102,7 @@ def find_places(pickle: bytes, keys: Collection[str], others: Collection[str] = 
         return None
     values = {key: place for key, item in scan.entries(keys) if item.single and (place := scan.place(item)) is not None and scan.is_apart(item)}
     passages = {key: passage for key, item in scan.entries(others) if (passage := scan.passage(item)) is not None}
-    return Places(tuple(sorted(scan.floats())), values, passages)
+    return Places(tuple(sorted(scan.floats())), values, passages, scan.objects)
 
 
 class _Scan:
@@ -115,6 +116,7 @@ class _Scan:
         self.puts: list[_Put] = []
         self.gets: list[tuple[int, int]] = []
         self.set: list[_Item] = []  # values of dicts with floats in them
+        self.objects = 0
         self.seen: Counter[bytes] = Counter()
         self.wanted = {key.encode() for key in wanted}
 
@@ -135,9 +137,7 @@ class _Scan:
                     gets.append((begin, int.from_bytes(pickle[begin + 1 : position], "little")))
                 elif code in _TEXTS and (text := pickle[begin + 1 - _TEXTS[code] : position]) in self.wanted:
                     self.seen[text] += 1
-                if not self.stack and not self.marks:
-                    self.pairs.clear()
-                self.stack.append(_Item(begin, position, True, (begin + 1,) if code == _FLOAT else ()))
+                self._make(_Item(begin, position, True, (begin + 1,) if code == _FLOAT else ()))
             elif code == _MARK:
                 self.marks.append((self.stack, begin))
                 self.stack = []
@@ -171,6 +171,7 @@ class _Scan:
         return position - width + int.from_bytes(self.pickle[position : position - width], "little")
 
     def _make(self, item: _Item) -> None:
+        self.objects += 1
         if not self.stack and not self.marks:
             self.pairs.clear()
         self.stack.append(item)
@@ -227,7 +228,7 @@ class _Scan:
                 if found is None or found.form != "text":
                     return None
                 texts[number] = self.pickle[found.begin : found.end].decode("utf-8", "surrogatepass")
-        return Passage(item.begin, item.end, texts)
+        return Passage(item.begin, item.end, tuple(texts.items()))
 
     def floats(self) -> Iterator[int]:
         """Those in values of dicts that cannot come to stand elsewhere, as in a key."""

@@ -38,14 +38,14 @@ def learn(code: bytes) -> tuple[Passage, Piece, Whole]:
     data = BEFORE + code + AFTER
     passage = find_places(data, (), ("config",)).passages["config"]
     assert data[passage.begin : passage.end] == code
-    piece = run_piece(code, passage.texts, rebuild)
+    piece = run_piece(code, dict(passage.texts), rebuild)
     assert piece is not None
     return passage, piece, Whole(data)
 
 
 def check(code: bytes, passage: Passage, learnt: Piece, whole: Whole) -> bool:
     """Whether it is a piece as the other is; if so, the whole pickle is the other but for it."""
-    piece = run_piece(code, passage.texts, rebuild)
+    piece = run_piece(code, dict(passage.texts), rebuild)
     if piece is None or piece[1:] != learnt[1:]:
         return False
     found = Whole(BEFORE + code + AFTER)

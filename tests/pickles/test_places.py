@@ -104,7 +104,7 @@ def test_a_passage_makes_its_object(kind: str, last: bool) -> None:
     data = dump(tree)
     passage = find_places(data, KEYS, ("config",)).passages["config"]
     alone = data[:2] + data[passage.begin : passage.end] + b"."
-    for number, text in passage.texts.items():
+    for number, text in passage.texts:
         alone = alone[:2] + f"V{text}\np{number}\n0".encode() + alone[2:]
     made = pickle.loads(alone)
     assert pickle.dumps(made) == pickle.dumps(pickle.loads(data)["config"])
@@ -136,6 +136,7 @@ CONFIG = b"X\x06\x00\x00\x00config"
     [
         (b"}(" + CONFIG + b"}K\x01K\x02sK\x03K\x04u.", None),  # its own item is part of it
         (b"}" + CONFIG + b"q\x01]s(h\x01]K\x05au.", "the key is set again"),
+        (b"}q\x00" + CONFIG + b"]sX\x01\x00\x00\x00ah\x00" + CONFIG + b"K\x05ss.", "the key is spelt and set again"),
         (b"}" + CONFIG + b"]s\x85.", "the root is the tuple around it"),
         (b"}" + CONFIG + b"]s\x85K\x01\x86.", "the root is made of it"),
         (b"}" + CONFIG + b"]q\x01s(X\x01\x00\x00\x00ah\x01K\x05au.", "what is referred to behind it grows"),
