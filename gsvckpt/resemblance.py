@@ -33,8 +33,8 @@ from gsvckpt.spans import Map, Span, between, gather, make_picker
 
 _WHOLE = 1 << 22  # bytes: a smaller file is read at once, of a larger one what is no tensor data
 _MARKED = 1024  # bytes of the smallest storage that counts as a duplicate (see accounting)
-# No limit of the pickle machine can be reached in a pickle of so many bytes, or by a config of so many.
-_LARGEST_PICKLE, _LARGEST_CONFIG = 500_000, 1 << 14
+_LARGEST_PICKLE = 1 << 21  # bytes: what is learnt of a larger one takes too much memory
+_LARGEST_AROUND, _LARGEST_CONFIG = 500_000, 1 << 14  # bytes of a pickle, and of a config in it, that can reach no limit of the pickle machine
 _OBJECT, _RECORD = 60, 400  # bytes of memory that each takes, besides the bytes of the file that must be equal
 _FOLDER = re.compile(r"[0-9A-Za-z_.+-]+")  # a folder inside a zip of which every reader makes the same
 
@@ -99,10 +99,10 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
         return None
     tail = zip_directory.find_tail(source)
     pickled = next((record for record in checkpoint.records if record.name == f"{container.prefix}/data.pkl"), None)
-    if tail is None or pickled is None:
+    if tail is None or pickled is None or pickled.size > _LARGEST_PICKLE:
         return None
     text = bytes(gather(source, ((pickled.offset, pickled.offset + pickled.size),)))
-    places = find_places(text, PROGRESS_KEYS, CONFIG_KEYS)
+    places = find_places(text, PROGRESS_KEYS, CONFIG_KEYS, _LARGEST_CONFIG if len(text) <= _LARGEST_AROUND else 0)
     if places is None or any(isinstance(root.get(key), float) for key in PROGRESS_KEYS):
         return None
     try:
@@ -191,10 +191,8 @@ def recognise(twin: Twin, source: LocalSource, data: bytearray) -> Known | None:
 def _find_configs(text: bytes, places: Places, root: dict[object, object]) -> Iterator[tuple[str, tuple[Passage, Piece]]]:
     """Root entries that may differ, as they can be read without the rest of the pickle."""
     for key, passage in places.passages.items():
-        if key not in root or len(text) > _LARGEST_PICKLE or passage.end - passage.begin > _LARGEST_CONFIG:
-            continue
         piece = _read_config(key, text[passage.begin : passage.end], passage.texts)
-        if piece is not None and first_difference(piece.value, root[key], lambda _one, _two: False) is None:
+        if piece is not None and key in root and first_difference(piece.value, root[key], lambda _one, _two: False) is None:
             yield key, (passage, piece)
 
 

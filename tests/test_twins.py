@@ -252,6 +252,14 @@ def test_sizes_that_came_once_are_forgotten(tmp_path: Path, monkeypatch: pytest.
     assert is_recalled(paths[0], again) and is_recalled(paths[1], again)
 
 
+def test_nothing_is_learnt_of_a_huge_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(data := torch_zip({"w": tensor("float32", (1,), [1])}))
+    for size, learnt in ((len(pickle_of(data)), True), (len(pickle_of(data)) - 1, False)):
+        monkeypatch.setattr(resemblance, "_LARGEST_PICKLE", size)
+        assert is_recalled(path, remember(path)) is learnt
+
+
 def test_the_weight_is_about_what_it_takes(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     write(sovits_weights(Maker(tiny=True), "x", "v2", 1, 10), path)

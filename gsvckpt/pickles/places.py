@@ -5,8 +5,9 @@ The pickle is run without values: an object on the stack is the bytes that spell
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 _PUT = {b"q"[0]: 1, b"r"[0]: 4}  # by opcode, the bytes that follow
@@ -32,7 +33,7 @@ _PUSHES = {
     b"B"[0]: -4,
 }
 _JOINS = {b"Q"[0]: 1, b"R"[0]: 2, 0x81: 2, 0x85: 1, 0x86: 2, 0x87: 3, b"b"[0]: 2, b"a"[0]: 2, b"s"[0]: 3}  # so many objects become one
-_MARK, _TUPLE, _SETITEMS, _APPENDS, _BUILD, _APPEND, _SETITEM, _PROTO, _STOP = b"(tuebas\x80."
+_MARK, _TUPLE, _SETITEMS, _APPENDS, _BUILD, _APPEND, _SETITEM, _PROTO, _STOP, _LIST = b"(tuebas\x80.]"
 
 
 class Place(NamedTuple):
@@ -61,8 +62,8 @@ class Passage(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where floats begin (8 bytes each) that are values of dicts, also inside lists; by key those values of the root that are numbers or texts, and
-    passages of values; and how many objects are made.
+    """Where floats begin (8 bytes each) that are values of dicts, or items of lists that are; by key values of the root that are numbers or texts,
+    and passages of values; and how many objects are made.
     """
 
     floats: tuple[int, ...]
@@ -72,12 +73,12 @@ class Places(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """An object: the bytes that spell it, whether they are one opcode, and the floats in it that are no part of a key."""
+    """An object: the bytes that spell it, whether they are one opcode, and where the float is that it is, or those are that are items of a list."""
 
     begin: int
     end: int
     single: bool = False
-    floats: tuple[int, ...] = ()
+    floats: Sequence[int] = ()
 
 
 class _Put(NamedTuple):
@@ -88,8 +89,9 @@ class _Put(NamedTuple):
     item: _Item
 
 
-def find_places(pickle: bytes, keys: Collection[str], others: Collection[str] = ()) -> Places | None:
-    """Look through a pickle that was read already, whose root is a dict: values by `keys` that are numbers or texts, passages by `others`.
+def find_places(pickle: bytes, keys: Collection[str], others: Collection[str] = (), longest: int = 0) -> Places | None:
+    """Look through a pickle that was read already, whose root is a dict: values by `keys` that are numbers or texts, passages of up to `longest`
+    bytes by `others`. Takes about 200 bytes of memory for each opcode.
 
     A key counts where its text stands once and is not referred to elsewhere, and its value neither. None for a pickle with opcodes that torch does
     not write.
@@ -101,7 +103,7 @@ def find_places(pickle: bytes, keys: Collection[str], others: Collection[str] = 
     except (IndexError, ValueError):
         return None
     values = {key: place for key, item in scan.entries(keys) if item.single and (place := scan.place(item)) is not None and scan.is_apart(item)}
-    passages = {key: passage for key, item in scan.entries(others) if (passage := scan.passage(item)) is not None}
+    passages = {key: passage for key, item in scan.entries(others) if (passage := scan.passage(item, longest)) is not None}
     return Places(tuple(sorted(scan.floats())), values, passages, scan.objects)
 
 
@@ -180,7 +182,9 @@ class _Scan:
         """Give items to the object on top: keys and values, or what a list is extended by."""
         target = self.stack[-1]
         if not pairs:
-            floats = target.floats + tuple(place for item in items for place in item.floats)
+            floats = target.floats if isinstance(target.floats, list) else []  # grows in place, as a list may be given one item at a time
+            if self.pickle[target.begin] == _LIST:  # and none from before
+                floats.extend(place for item in items if item.single for place in item.floats)
             self.stack[-1] = _Item(target.begin, end, False, floats)
             return
         set_now = list(zip(items[::2], items[1::2], strict=True))
@@ -215,8 +219,8 @@ class _Scan:
         numbers = {put.number for put in self.puts if item.begin <= put.place < item.end}
         return not any(place >= item.end and number in numbers for place, number in self.gets)
 
-    def passage(self, item: _Item) -> Passage | None:
-        if not self.is_apart(item):
+    def passage(self, item: _Item, longest: int) -> Passage | None:
+        if item.end - item.begin > longest or not self.is_apart(item):
             return None
         latest = {put.number: put.item for put in self.puts if put.place < item.begin}
         inside = [put for put in self.puts if item.begin <= put.place < item.end]
@@ -233,7 +237,8 @@ class _Scan:
     def floats(self) -> Iterator[int]:
         """Those in values of dicts that cannot come to stand elsewhere, as in a key."""
         fetched = {number for _, number in self.gets}
-        known = {put.place for put in self.puts if put.number in fetched}
+        shared = [put.place for put in self.puts if put.number in fetched]
         for item in self.set:
-            if (item.single and item.end - item.begin == 9) or not any(item.begin <= place < item.end for place in known):
+            first = bisect_left(shared, item.begin)
+            if first == len(shared) or shared[first] >= item.end:
                 yield from item.floats

@@ -36,7 +36,7 @@ class Whole:
 
 def learn(code: bytes) -> tuple[Passage, Piece, Whole]:
     data = BEFORE + code + AFTER
-    passage = find_places(data, (), ("config",)).passages["config"]
+    passage = find_places(data, (), ("config",), 1000).passages["config"]
     assert data[passage.begin : passage.end] == code
     piece = run_piece(code, dict(passage.texts), rebuild)
     assert piece is not None

@@ -12,6 +12,7 @@ import pytest
 from gsvckpt.pickles.places import find_places
 
 KEYS = ("epoch", "info", "step")
+ONE = b"G" + struct.pack(">d", 1.5)
 
 
 def dump(value: object, protocol: int = 2) -> bytes:
@@ -37,7 +38,7 @@ def test_a_value_put_there_is_what_is_unpickled() -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_floats_that_are_values(protocol: int) -> None:
-    data = dump({"G": b"GGGGGGGGGGGG", "x": 1e300, "y": ["G" * 300, 2.0, [3.0]], "z": {"lr": 4.0}}, protocol)
+    data = dump({"G": b"GGGGGGGGGGGG", "x": 1e300, "y": ["G" * 300, 2.0, 3.0], "z": {"lr": 4.0}}, protocol)
     judged = [place + 1 for opcode, _, place in pickletools.genops(data) if opcode.name == "BINFLOAT"]
     assert list(find_places(data, KEYS).floats) == judged
     assert len(judged) == 4
@@ -50,6 +51,7 @@ def test_floats_that_are_values(protocol: int) -> None:
         {1: 2, 1.5: 3},
         {(1.5, 2.5): 1},
         {"betas": (0.5, 0.75)},
+        {"nested": [[0.5]]},
         [1.5],
         OrderedDict({1.5: 1}),
         {"x": {2.5: "y"}},
@@ -60,11 +62,20 @@ def test_a_float_that_may_be_a_key_is_none_of_them(value: object) -> None:
     assert find_places(dump(value), KEYS).floats == ()
 
 
-def test_a_list_that_becomes_keys_elsewhere() -> None:
+@pytest.mark.parametrize(
+    ("before", "listed"),
+    [
+        (b"", b"]q\x01(" + ONE + b"K\x01e"),
+        (b"X\x01\x00\x00\x00z]q\x01s", b"h\x01(" + ONE + b"K\x01e"),
+        (b"X\x01\x00\x00\x00z]q\x01s", b"h\x01" + ONE + b"aK\x01a"),
+    ],
+    ids=["made there", "filled there", "filled there one by one"],
+)
+def test_a_list_that_becomes_keys_elsewhere(before: bytes, listed: bytes) -> None:
     """OrderedDict([pair]), where the pair was the value of a dict before."""
-    listed = b"]q\x01(" + b"G" + struct.pack(">d", 1.5) + b"K\x01e"
-    data = b"\x80\x02}X\x01\x00\x00\x00a" + listed + b"sX\x01\x00\x00\x00bccollections\nOrderedDict\n]h\x01a\x85Rs."
-    assert pickle.loads(data) == {"a": [1.5, 1], "b": OrderedDict({1.5: 1})}
+    data = b"\x80\x02}" + before + b"X\x01\x00\x00\x00a" + listed + b"sX\x01\x00\x00\x00bccollections\nOrderedDict\n]h\x01a\x85Rs."
+    made = pickle.loads(data)
+    assert (made["a"], made["b"]) == ([1.5, 1], OrderedDict({1.5: 1}))
     assert find_places(data, KEYS).floats == ()
 
 
@@ -102,12 +113,31 @@ CONFIGS = {
 def test_a_passage_makes_its_object(kind: str, last: bool) -> None:
     tree = {"first": {"x": 1}, "config": CONFIGS[kind], **({} if last else {"info": "8epoch", "w": [1, 2]})}
     data = dump(tree)
-    passage = find_places(data, KEYS, ("config",)).passages["config"]
+    passage = find_places(data, KEYS, ("config",), 1000).passages["config"]
     alone = data[:2] + data[passage.begin : passage.end] + b"."
     for number, text in passage.texts:
         alone = alone[:2] + f"V{text}\np{number}\n0".encode() + alone[2:]
     made = pickle.loads(alone)
     assert pickle.dumps(made) == pickle.dumps(pickle.loads(data)["config"])
+
+
+def test_a_passage_that_is_too_long() -> None:
+    data = dump({"config": ["text"]})
+    passage = find_places(data, KEYS, ("config",), 1000).passages["config"]
+    size = passage.end - passage.begin
+    assert find_places(data, KEYS, ("config",), size).passages == {"config": passage}
+    assert find_places(data, KEYS, ("config",), size - 1).passages == {}
+
+
+def test_many_of_everything_take_no_time() -> None:
+    """Each of these would take minutes if every one were compared with every other, or copied for every other."""
+    one, count = ONE, 30_000
+    appended = b"]" + (one + b"a") * count
+    lists = b"(" + b"".join(b"K\x01]r" + struct.pack("<I", n) + one + b"aK\x02j" + struct.pack("<I", n) for n in range(count)) + b"u"
+    nested = b"]" * count + one + b"a" * count
+    data = b"\x80\x02}X\x01\x00\x00\x00a" + appended + b"sX\x01\x00\x00\x00b}" + lists + b"sX\x01\x00\x00\x00c" + nested + b"s."
+    found = find_places(data, KEYS, ("config",), len(data))
+    assert len(found.floats) == count
 
 
 def apart() -> dict[str, object]:
@@ -125,7 +155,7 @@ def apart() -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", apart())
 def test_what_is_no_passage(kind: str) -> None:
-    assert find_places(dump(apart()[kind]), KEYS, ("config",)).passages == {}
+    assert find_places(dump(apart()[kind]), KEYS, ("config",), 1000).passages == {}
 
 
 CONFIG = b"X\x06\x00\x00\x00config"
@@ -145,7 +175,7 @@ CONFIG = b"X\x06\x00\x00\x00config"
     ],
 )
 def test_passages_of_crafted_pickles(data: bytes, why: str | None) -> None:
-    found = find_places(b"\x80\x02" + data, KEYS, ("config",))
+    found = find_places(b"\x80\x02" + data, KEYS, ("config",), 1000)
     passages = found.passages if found is not None else {}
     if why is None:
         assert data[passages["config"].begin - 2 : passages["config"].end - 2] == b"}K\x01K\x02s"
