@@ -57,6 +57,11 @@ def holds_secrets() -> bool:
     return bool(_full)
 
 
+def forget() -> None:
+    """Know no secrets any more: a new command line begins."""
+    _full.clear()
+
+
 def redact(text: str) -> str:
     """A text of others, such as an error of a library, without what `conceal` takes from URLs, also where that stands alone."""
     text = _IN_TEXT.sub(lambda found: _without_secrets(found[0]), text)

@@ -7,7 +7,13 @@ import os
 import pytest
 
 from gsvckpt import locations
-from gsvckpt.locations import below, conceal, folder_of, is_folder, is_url, join, name_of, redact, reveal
+from gsvckpt.locations import below, conceal, folder_of, forget, holds_secrets, is_folder, is_url, join, name_of, redact, reveal
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    yield
+    forget()
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a.pth", "https://host/a", "hf://user/repo/a.pth", "memory://a", "abfs+x://a", "S3://bucket/a"])
@@ -85,3 +91,15 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     shown = [conceal(f"https://host/{n}.pth?signature=abcd{n}") for n in range(9)]
     assert len(locations._full) == 3
     assert reveal(shown[-1]) == "https://host/8.pth?signature=abcd8"
+
+
+def test_secrets_are_forgotten_when_a_new_command_line_begins():
+    assert not holds_secrets()
+    conceal("https://host/plain.pth")
+    assert not holds_secrets()
+    shown = conceal("https://me:word@host/x.pth")
+    assert holds_secrets()
+    assert reveal(shown) == "https://me:word@host/x.pth"
+    forget()
+    assert not holds_secrets()
+    assert reveal(shown) == shown == "https://host/x.pth"

@@ -14,7 +14,7 @@ import typer
 
 from gsvckpt import __version__
 from gsvckpt.errors import GsvError, UsageError
-from gsvckpt.locations import conceal
+from gsvckpt.locations import conceal, forget
 from gsvckpt.report.console import LostOutput, forget_document, print_document, print_error, printing
 
 INTERRUPTED = 130
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, the process's own where `argv` is None, and return its exit code. Never a traceback for bad input."""
     _mend_streams()
     forget_document()
+    forget()
     arguments = [conceal(word) for word in (sys.argv[1:] if argv is None else argv)]  # from here on nobody can show what a URL hides
     asked = [word for word in arguments[:1] if word in COMMANDS]
     try:

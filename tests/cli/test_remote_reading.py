@@ -299,3 +299,10 @@ def test_a_network_that_breaks_loses_no_tensors_of_what_is_salvaged(gsvckpt, tmp
         assert "the server answers 503" in run.err
         assert not (tmp_path / "out.pth").exists()
     assert healthy > 3
+
+
+def test_a_secret_is_handed_to_no_cluster(gsvckpt):
+    run = gsvckpt("verify", "https://me:pa55word@127.0.0.1:9/x.pth", "--cluster", "tcp://127.0.0.1:9")
+    assert run.code == 2
+    assert "is not handed to others" in run.err
+    assert "pa55word" not in run.out + run.err
