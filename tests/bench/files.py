@@ -31,6 +31,7 @@ class Input:
 
 V2 = Input("v2.pth", 85_000_000)
 GPT = Input("gpt.ckpt", 155_000_000)
+GPT_FLOATS = Input("gpt-float32.ckpt", 310_000_000)
 V3 = Input("v3.pth", 769_000_000)
 SMALL_FLOATS = Input("float32-85MB.pth", 20 << 22)
 HUNDRED = Input("float32-100MiB.pth", 25 << 22)
@@ -76,6 +77,8 @@ def build(name: str, path: Path) -> None:
         voices.write(voices.sovits_weights(maker, "bench", "v2", epoch=8, step=200), path, "v2")
     elif name == GPT.name:
         voices.write(voices.gpt_weights(maker, "bench", "v2", epoch=8), path)
+    elif name == GPT_FLOATS.name:
+        voices.write(voices.gpt_weights(maker, "bench", "v2", epoch=8) | {"weight": maker.state("gpt-v2", "float32")}, path)
     elif name == V3.name:
         voices.write(voices.sovits_weights(maker, "bench", "v3", epoch=8, step=200), path, "v3")
     elif name == VOICES.name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from textwrap import dedent
 
-from tests.bench.files import FLOATS, GPT, LORA, MANY_FLOATS, SMALL_FLOATS, STREAM, TRAINING, V3, Input, place
+from tests.bench.files import FLOATS, GPT_FLOATS, LORA, MANY_FLOATS, SMALL_FLOATS, STREAM, TRAINING, V3, Input, place
 from tests.bench.jobs import UTILS, Job, Rival, gsvckpt, python, shell
 
 _HALVE = f"""{UTILS}
@@ -32,7 +32,7 @@ def _convert() -> tuple[Job, ...]:
 
     return (
         job("convert-85MB", "convert-fp16 of 85 MB of float32", SMALL_FLOATS, 4),
-        job("convert-155MB", "convert-fp16 of GPT weights of 155 MB", GPT, 4),
+        job("convert-310MB", "convert-fp16 of GPT weights in float32, 310 MB", GPT_FLOATS, 4),
         job("convert", "convert-fp16 of 1 GiB of float32", FLOATS, 4),
         job("convert-8GiB", "convert-fp16 of 8 GiB of float32", MANY_FLOATS, 2.5),
         job("convert-cold", "convert-fp16 of 1 GiB that is not in the cache", FLOATS, None, cold=True),
