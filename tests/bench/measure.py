@@ -32,12 +32,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Costs:
-    """What one run used, in bytes. `anonymous` is memory that no file backs, the largest that was seen, of all its `processes` together; `read` and
-    `written` went through system calls. None where the system does not tell.
+    """What one run used, in bytes. `anonymous` is memory that no file backs, the largest that was seen, of all its processes together, and `single`
+    that of one; `read` and `written` went through system calls. None where the system does not tell.
     """
 
     anonymous: int | None = None
-    processes: int = 1
+    single: int | None = None
     read: int | None = None
     written: int | None = None
 
@@ -92,20 +92,20 @@ def weigh(command: Command) -> Costs:
         run(command)
         return Costs()
     child, _ = _start(command)
-    largest, processes = 0, 1
+    largest = single = 0
     with child:
         assert child.stderr is not None
         os.set_blocking(child.stderr.fileno(), False)
         while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            family = (child.pid, *_children(child.pid))
-            largest, processes = max(largest, sum(map(_anonymous, family))), max(processes, len(family))
+            family = [*map(_anonymous, (child.pid, *_children(child.pid)))]
+            largest, single = max(largest, sum(family)), max(single, *family)
             with suppress(BlockingIOError):
                 child.stderr.read()  # lest it waits for somebody to read
             time.sleep(_LOOKS)
         counted = dict(line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines())  # a dead child can still be asked
         if child.wait():
             raise FailedError(f"{command.name} ended with {child.returncode}")
-    return Costs(largest, processes, int(counted["rchar"]), int(counted["wchar"]))
+    return Costs(largest, single, int(counted["rchar"]), int(counted["wchar"]))
 
 
 def _start(command: Command, cold: Sequence[Path] = ()) -> tuple[subprocess.Popen[bytes], float]:

@@ -39,8 +39,7 @@ def _told(rival: dict) -> str:
 def _goals(ours: dict) -> str:
     told = []
     if "peak_limit" in ours:
-        told.append(f"memory at most {ours['peak_limit'] / MB:.0f} MB more than python: {_verdict(ours['peak_met'])}")
-        told += [f"in {ours['processes']} processes together"] if ours["processes"] > 1 else []
+        told.append(f"a process has at most {ours['peak_limit'] / MB:.0f} MB more than python: {_verdict(ours['peak_met'])}")
     if "rate" in ours:
         asked = (
             f" (at least {ours['rate_limit']:,.0f}: {_verdict(ours['rate_met'], ours['rate_limit'] / ours['rate'])})" if ours["rate_limit"] else ""
