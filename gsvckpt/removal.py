@@ -14,6 +14,7 @@ from gsvckpt.files import reason
 
 TEMP_PREFIX, TEMP_SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
 _STALE_SECONDS = 86_400  # no run on another machine is silent for a day, and a day's leftovers harm nobody
+_SWEPT_SECONDS = 30  # between two looks through a folder, as thousands of outputs may go to one
 _SILENT_SECONDS = 60  # of a run on this machine whose process is gone; this long, as a container may share the machine's name
 
 
@@ -68,8 +69,15 @@ def _clear_folder(folder: str | Path) -> None:
         os.rmdir(folder)
 
 
+_swept: dict[str, float] = {}  # folders, and when this process looked through them
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed runs left: temporary files without a process, untouched for a while, as theirs may run on another machine."""
+    place, now = str(folder), time.monotonic()
+    if now - _swept.get(place, -_SWEPT_SECONDS) < _SWEPT_SECONDS:
+        return
+    _swept[place] = now
     with suppress(OSError):
         for entry in os.scandir(folder):
             if is_temporary(entry.name):

@@ -17,7 +17,7 @@ import pytest
 
 from gsvckpt import publishing, removal
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
-from gsvckpt.publishing import Target, publish, publish_folder
+from gsvckpt.publishing import Target, publish, publish_bytes, publish_folder
 
 OLD, NEW = b"old and whole", b"new and whole"
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX modes and links")
@@ -377,3 +377,14 @@ def test_a_folder_is_not_made_where_another_process_was_faster(tmp_path: Path, c
         publish_folder(str(place), 9, fill)
         assert left_in(place) == ["mine"]
     assert left_in(tmp_path) == ["out"]
+
+
+def test_a_folder_is_looked_through_once_for_many_outputs(tmp_path, monkeypatch):
+    """Each look at ten thousand outputs would take as long as writing one."""
+    looks = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looks.append(str(path)) or scandir(path))
+    for number in range(20):
+        publish_bytes(str(tmp_path / f"{number}.txt"), b"text", overwrite=False)
+    assert looks.count(str(tmp_path)) == 1
+    assert len(os.listdir(tmp_path)) == 20
