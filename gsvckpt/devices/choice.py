@@ -37,12 +37,14 @@ def choose(name: str, *, warn: Callable[[str], None] = warn) -> Device:
     """
     if name in ("cpu", "auto"):
         return HostOnDemand()  # NumPy, never torch: see costs
-    from gsvckpt.devices.accelerator import Accelerator
-    from gsvckpt.devices.memory import is_full
-
     try:
-        return Accelerator(torch_device(name), warn)
+        device = torch_device(name)  # before what imports torch: it says so where there is none
+        from gsvckpt.devices.accelerator import Accelerator
+
+        return Accelerator(device, warn)
     except RuntimeError as error:
+        from gsvckpt.devices.memory import is_full
+
         if not is_full(error):
             raise
     warn(f"{name} has no memory left; computing on the cpu")
@@ -71,7 +73,7 @@ def torch_device(name: str) -> torch.device:
         raise UsageError(f"{name[:40]!r} is no device", where="device", hint=_HINT)
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library of its own that is broken or missing
         raise UsageError(f"{name} needs torch, which cannot be imported: {error}", where="device", hint="pip install torch, or use cpu") from error
     from gsvckpt.devices.memory import is_full
 
