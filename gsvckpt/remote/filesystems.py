@@ -15,6 +15,7 @@ _CREDENTIALS = "credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_PR
 _CHANGED = "wait until it is written, then try again"
 _ABSENT = ("EntryNotFoundError", "RepositoryNotFoundError", "RevisionNotFoundError")
 _ODD = (TypeError, ValueError, AttributeError, NotImplementedError)  # of libraries that were asked for what they do not know: again helps nothing
+_UNSET = frozenset({"ProfileNotFound", "ConfigNotFound", "ConfigParseError"})  # of the environment; nobody was asked yet
 _DENIED = frozenset({"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError"})
 
 
@@ -73,6 +74,8 @@ def explain(error: Exception, url: str) -> GsvError:
         return MissingError("there is no such file", path=url, hint="" if "." in name_of(url) else "a folder's URL ends in /")
     if _is_denied(error):
         return MissingError("may not be read (permission denied)", path=url, hint=_CREDENTIALS)
+    if type(error).__name__ in _UNSET:
+        return MissingError(f"cannot be read: {_reason(error)}", path=url, hint=_CREDENTIALS)
     if isinstance(error, IsADirectoryError):
         return MissingError("is a folder", path=url, hint="a folder's URL ends in /")
     if isinstance(error, _ODD) and not isinstance(error, OSError):
@@ -86,7 +89,7 @@ def explain_output(error: Exception, url: str) -> OutputError:
         return OutputError("there is no such bucket or folder", path=url, hint="make it first")
     if _is_denied(error):
         return OutputError("may not be written (permission denied)", path=url, hint=_CREDENTIALS)
-    return OutputError(f"cannot be written: {_reason(error)}", path=url)
+    return OutputError(f"cannot be written: {_reason(error)}", path=url, hint=_CREDENTIALS if type(error).__name__ in _UNSET else "")
 
 
 def _is_missing(error: Exception) -> bool:

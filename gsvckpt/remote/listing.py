@@ -18,7 +18,8 @@ def list_files(folder: str, *, recursive: bool) -> list[str]:
             else:
                 found = [entry["name"] for entry in filesystem.ls(path, detail=True) if entry["type"] == "file"]
     except MissingError as error:
-        error.why, error.hint = error.why.replace("no such file", "no such folder"), ""
+        if "no such file" in error.why:
+            error.why, error.hint = error.why.replace("no such file", "no such folder"), ""
         raise
     base = path.rstrip("/") + "/"
     whole = reveal(folder).partition("?")[0]

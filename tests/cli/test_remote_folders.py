@@ -92,6 +92,14 @@ def test_a_folder_without_checkpoints_and_one_that_is_not_there(gsvckpt, cloud):
         assert run.err.startswith(f"gsvckpt: {url}: {why}")
 
 
+def test_a_folder_that_may_not_be_read_tells_where_credentials_come_from(gsvckpt, cloud):
+    cloud.refuse = lambda _request: True
+    run = gsvckpt("inspect", LOGS)
+    lines = run.err.splitlines()
+    assert (run.code, lines[0]) == (3, f"gsvckpt: {LOGS}: may not be read (permission denied)")
+    assert lines[1].startswith("hint: credentials come from the environment: AWS_ACCESS_KEY_ID")
+
+
 def test_a_folder_without_its_slash_is_told(gsvckpt, logs):
     run = gsvckpt("inspect", LOGS.rstrip("/"))
     assert (run.code, run.err) == (3, f"gsvckpt: {LOGS[:-1]}: is a folder\nhint: a folder's URL ends in /\n")
