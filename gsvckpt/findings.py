@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import UsageError
+from gsvckpt.locations import source_words
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -87,7 +88,8 @@ class Finding(NamedTuple):
 
 def name_file(finding: Finding, path: str) -> Finding:
     """The finding with a hint that can be pasted: `FILE` in it is this file."""
-    return finding._replace(hint=finding.hint.replace(" FILE", f" {shlex.quote(path)}"))
+    hint = finding.hint.replace("gsvckpt migrate FILE", f"gsvckpt migrate {source_words(path)}")
+    return finding._replace(hint=hint.replace(" FILE", f" {shlex.quote(path)}"))
 
 
 def name_copies(finding: Finding, folder: str) -> Finding:

@@ -137,6 +137,13 @@ def is_writable(url: str) -> bool:
     return not url.lower().startswith((*_WEB, "hf://"))  # of the hub, each write is a commit
 
 
+def source_words(path: str) -> str:
+    """A file as the source of a writing command in a hint, to be pasted. One with no room for an output beside it comes with a place for one."""
+    from shlex import quote  # hints are rare
+
+    return quote(path) if not is_url(path) or is_writable(path) else f"{quote(path)} -o ./"
+
+
 def names_local(url: str) -> bool:
     """Whether a URL only spells a path of this machine."""
     return url.lower().startswith(_LOCAL)

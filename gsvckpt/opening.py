@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from os import PathLike, fspath
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files import open_source
 from gsvckpt.formats import shards, sniff
-from gsvckpt.locations import conceal, is_url
+from gsvckpt.locations import conceal, is_url, source_words
 from gsvckpt.model import Checkpoint, Source
 
 
@@ -51,7 +50,7 @@ def blame(path: str) -> Iterator[None]:
     except GsvError as error:
         if not error.path:
             error.path = path
-            error.hint = _OWN.sub(lambda found: f"{found[1]} {shlex.quote(path)}", error.hint)
+            error.hint = _OWN.sub(lambda found: f"{found[1]} {source_words(path)}", error.hint)
         raise
 
 

@@ -6,6 +6,7 @@ import os
 
 from gsvckpt.examination import Examination
 from gsvckpt.findings import Finding, Severity
+from gsvckpt.locations import is_url, source_words
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import UpstreamError
 
@@ -47,6 +48,8 @@ def rewrite_head(path: str, head: str) -> str:
     """A command that puts these two bytes at the front of a file, whatever its name holds."""
     import shlex
 
+    if is_url(path):
+        return f"gsvckpt migrate --head {head} {source_words(path)}"
     quoted = shlex.quote(path) if os.name != "nt" else f'"{path}"'  # no file name on Windows holds a quote
     return f"gsvckpt migrate --head {head} --in-place {'-- ' if quoted.startswith('-') else ''}{quoted}"
 

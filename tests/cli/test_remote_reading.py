@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -239,6 +241,21 @@ def test_credentials_of_the_environment_are_never_shown(gsvckpt, cloud):
         assert clouds.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in run.out + run.err
 
 
+def test_a_profile_that_is_not_there_is_told_at_once(cloud, monkeypatch, tmp_path):
+    url = cloud.put("voice.pth", torch_zip(small(generator("v2", "float16"), "v2")))
+    monkeypatch.setenv("AWS_PROFILE", "nobody-s")
+    source = save(tmp_path / "mine.pth", small(generator("v2"), "v2"))
+    for argv, code, verb in (
+        (("inspect", url), 3, "read"),
+        (("convert-fp16", source, "-o", f"s3://{clouds.BUCKET}/new.pth"), 5, "written"),
+    ):
+        run = spawn(*argv)  # a session that is there would not look for it
+        lines = run.stderr.decode().splitlines()
+        assert (run.returncode, len(lines)) == (code, 2)
+        assert lines[0].endswith(f": cannot be {verb}: The config profile (nobody-s) could not be found")
+        assert lines[1].startswith("hint: credentials come from the environment: ")
+
+
 def test_missing_objects_and_buckets_of_the_cloud(gsvckpt, cloud):
     for url in (f"s3://{clouds.BUCKET}/voice.pth", "s3://no-such-bucket/voice.pth"):
         run = gsvckpt("inspect", url)
@@ -276,6 +293,30 @@ def test_a_file_and_its_url_can_be_named_together(gsvckpt, tmp_path, cloud):
     run = gsvckpt.json("verify", tmp_path / "one.pth", url, exit_code=1)
     assert [file["path"] for file in run.document["files"]] == [os.fspath(tmp_path / "one.pth"), url]
     assert len({file["digests"]["content"] for file in run.document["files"]}) == 1
+
+
+def test_what_is_advised_for_a_file_of_the_web_can_be_pasted(gsvckpt, tmp_path, web, monkeypatch):
+    folder = tmp_path / "in here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (tmp_path / "cut.pth").write_bytes(torch_zip(small(generator("v2"), "v2"))[:-200])
+    for command, stream in (("inspect", "err"), ("verify", "out")):
+        said = getattr(gsvckpt(command, web.url("cut.pth")), stream)
+        advised = re.findall(r"gsvckpt (migrate http\S+ -o \./ --salvage)", said)
+        assert advised, said
+        assert gsvckpt(*shlex.split(advised[-1]), "--force").code == 0  # every tensor is left
+        assert os.listdir(folder) == ["cut.salvaged.pth"]
+
+
+def test_a_head_that_is_wrong_on_the_web_is_mended_by_what_is_advised(gsvckpt, tmp_path, web, monkeypatch):
+    folder = tmp_path / "in here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    save(tmp_path / "voice.pth", small(generator("v2Pro", "float16"), "v2Pro"))  # without the head of its version
+    advised = re.findall(r"hint: gsvckpt (migrate --head 05 \S+ -o \./)$", gsvckpt("verify", web.url("voice.pth")).out, re.MULTILINE)
+    assert advised
+    assert gsvckpt(*shlex.split(advised[0])).code == 0
+    assert (folder / "voice.pth").read_bytes()[:2] == b"05"
 
 
 def test_a_network_that_breaks_loses_no_tensors_of_what_is_salvaged(gsvckpt, tmp_path, web):
