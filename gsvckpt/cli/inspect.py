@@ -102,7 +102,7 @@ def inspect(
         if len(paths) != 1:
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
-    if len(paths) == 1 and not is_folder(paths[0]) and (cluster is None or (view.asks_for_parts and not json)):
+    if len(paths) == 1 and not is_folder(paths[0]) and (cluster is None or not json):  # nothing to share out
         return _show_one(paths[0], view, settings)
     return _show_many(list(map(settings.locate, paths)), view, settings, recursive=recursive)
 
