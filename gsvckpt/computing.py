@@ -33,7 +33,7 @@ def open_device(name: str, work: Work, threads: Threads, *, warn: Callable[[str]
     if name == "auto":
         device, why = choose_for(work._replace(threads=threads.number), warn=warn)
     else:
-        device, why = choose(name, warn=warn), "as asked for"
+        device, why = choose(name, warn=warn), "the default" if name == "cpu" else "as asked for"
     busy = 1 if device.name == "cpu" or threads.fixed else _THREADS_A_CORE
     return Computing(device, threads.number * busy, why)
 

@@ -41,7 +41,7 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
                 worst = max(worst, int((destination.check and result.changed) or not result.whole))
                 if settings.verbose and result.device is not None:
                     name, why, count = result.device
-                    tell(name, f"{why} ({size(count)})")
+                    tell(name, f"{why} ({size(count)})" if len(sources) == 1 else f"{why} ({size(count)} of {name_of(source)})")
                 done.append(result if not settings.json else result._replace(details={}))
             else:
                 if isinstance(result, MissingError) and os.path.isdir(source) and result.path == source:

@@ -44,6 +44,13 @@ def test_verify_says_why_it_needs_no_device(gsvckpt, voice):
     assert run.err == "device: cpu: it looks for NaN faster than a device could be given the bytes\n"
 
 
+def test_of_several_files_each_line_names_its_own(gsvckpt, voice, tmp_path):
+    other = save(tmp_path / "other.pth", small(generator("v2"), "v2"))
+    run = gsvckpt("convert-fp16", voice, other, "--dry-run", "-v")
+    told = [line for line in run.err.splitlines() if line.startswith("device:")]
+    assert told == ["device: cpu: the default (8.0 kB of voice.pth)", "device: cpu: the default (8.0 kB of other.pth)"]
+
+
 def test_nothing_is_told_of_a_device_where_nothing_is_computed(gsvckpt, tmp_path):
     half = save(tmp_path / "half.pth", small(generator("v2", "float16"), "v2"))
     assert "device:" not in gsvckpt("convert-fp16", half, "--dry-run", "--device", "auto", "-v").err
