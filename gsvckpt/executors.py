@@ -5,9 +5,11 @@ Memory does not grow with the number of files: not more than a window of them is
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 WINDOW = 16  # tasks for each process that are under way or wait for their turn
+_MOST_ON_WINDOWS = 61  # processes of a pool, which waits for no more handles there
+_ENDS = ("SIGTERM", "SIGHUP")  # requests to end, where the system has them
 
 
 class Item(Protocol):
@@ -47,16 +51,39 @@ class Job(Protocol[I_contra, R_co]):
 
 
 def run_in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share], chunk: int, jobs: int) -> Generator[R, None, None]:
+    """Yield the result for each item, in order, from processes of this one's. They tidy up and end before whoever stops listening goes on."""
+    import signal
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
-    running = min(jobs, len(items))
-    # Fresh processes on every system: a fork would inherit the threads and buffers of this one in the middle of their work.
-    pool = ProcessPoolExecutor(running, get_context("spawn"), initializer=_start)
+    running = count_processes(len(items), jobs)
+    ends = tuple(number for name in _ENDS if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) != signal.SIG_IGN)
+    others = {child.pid for child in active_children()}
+    with _quiet_start():  # Python's own tracker of what processes share starts here, and must outlive a terminal that goes away
+        # Fresh processes on every system: a fork would inherit the threads and buffers of this one in the middle of their work.
+        pool = ProcessPoolExecutor(running, get_context("spawn"), initializer=_start, initargs=(ends,))
     try:
         yield from run_on(pool, job, items, shares, chunk=chunk, window=WINDOW * running, threads=max(1, jobs // running), work=_perform_apart)
+    except BaseException:  # a request to end may have reached this process alone
+        _interrupt(child.pid for child in active_children() if child.pid not in others)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def count_processes(items: int, jobs: int) -> int:
+    """How many processes work on so many items."""
+    return min(jobs, items, _MOST_ON_WINDOWS if sys.platform == "win32" else jobs)
+
+
+def _interrupt(processes: Iterable[int | None]) -> None:
+    """What Ctrl-C does to each. Windows has no such signal for another process: there they finish what they are at."""
+    import signal
+
+    for number in processes if sys.platform != "win32" else ():
+        if number is not None:
+            with suppress(OSError):  # it is gone
+                os.kill(number, signal.SIGINT)
 
 
 def perform(job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
@@ -158,46 +185,67 @@ def _collect(job: Job[T, R], items: list[T], shares: list[Share], future: Future
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Processes that are started inside ignore Ctrl-C until `_start` runs in them; else they would print a traceback each."""
+    """Processes that are started inside ignore Ctrl-C, and a terminal that goes away, until `_start` runs in them; else they would print a traceback
+    each.
+    """
     import signal
 
+    ignored = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     try:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class _Process:
     """What a process of a pool is at. Ctrl-C reaches every process of the terminal; these tidy up in silence, as the first one speaks for all."""
 
-    working = stopped = False
+    working = stopped = ending = False
 
-    def start(self) -> None:
+    def start(self, ends: Sequence[int]) -> None:
         import signal
-        import sys
 
         sys.setswitchinterval(0.0005)
         signal.signal(signal.SIGINT, self.interrupt)
+        for number in ends:
+            signal.signal(number, self.end)
 
     def interrupt(self, *_: object) -> None:
-        self.stopped = True
-        if self.working:
+        """Stop what is done, once: a second Ctrl-C must not disturb the tidying up."""
+        is_first, self.stopped = not self.stopped, True
+        if self.working and is_first:
             raise KeyboardInterrupt
+
+    def end(self, *_: object) -> None:
+        """The same at a request to end, such as that of a pool of which another process died; this process ends then, too."""
+        self.ending = True
+        if not self.working:
+            os._exit(1)
+        self.interrupt()
 
     def perform(self, job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
         """Do a job as ever, so that nothing half-written stays at Ctrl-C. The process ends with its pool: by itself, it would take others along."""
+        try:
+            return self._work(job, items, jobs)
+        except KeyboardInterrupt:
+            raise RuntimeError("interrupted") from None
+        finally:
+            self.working = False  # it still is where the signal came just as it was to become that
+            if self.ending:
+                os._exit(1)
+
+    def _work(self, job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
         try:
             self.working = True
             if self.stopped:
                 raise KeyboardInterrupt
             return perform(job, items, jobs)
-        except KeyboardInterrupt:
-            raise RuntimeError("interrupted") from None
         finally:
             self.working = False
 
@@ -205,8 +253,8 @@ class _Process:
 _process = _Process()  # this one, where it is one of a pool
 
 
-def _start() -> None:
-    _process.start()
+def _start(ends: Sequence[int]) -> None:
+    _process.start(ends)
 
 
 def _perform_apart(job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:

@@ -178,6 +178,29 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, pause: float) -> Non
             assert checkpoint.source.size == done[0].stat().st_size
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_request_to_end_leaves_nothing_half_written(tmp_path: Path, name: str, alone: bool) -> None:
+    """As a service manager or a terminal that goes away sends it: to every process, or to the first `alone`."""
+    first = save(tmp_path / "in" / "0.pth", {"w": tensor("float32", (1 << 22,), bytes(1 << 24))})
+    paths = [first, *(tmp_path / "in" / f"{n}.pth" for n in range(1, 24))]
+    for path in paths[1:]:
+        os.link(first, path)
+    code = "from gsvckpt import dispatch; dispatch.START = 0; from gsvckpt.__main__ import run; run()"
+    command = [sys.executable, "-c", code, "convert-fp16", "-j2", *paths, "-o", f"{tmp_path}/out/", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), start_new_session=True) as process:
+        while not leftovers(tmp_path):
+            assert process.poll() is None
+            time.sleep(0.001)
+        (os.kill if alone else os.killpg)(process.pid, getattr(signal, name))
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == json.loads(out)["exit_code"] == 130, err
+    assert err.decode().splitlines() == ["gsvckpt: interrupted; nothing half-written was left behind"]
+    assert leftovers(tmp_path) == []
+    assert len(list(tmp_path.glob("out/*"))) < len(paths) // 2
+
+
 # --- receipts ------------------------------------------------------------------------------------------------------------------------------------
 
 

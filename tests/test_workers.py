@@ -13,7 +13,7 @@ import pytest
 from builders import tensor, torch_zip
 
 from gsvckpt import dispatch
-from gsvckpt.executors import run_on
+from gsvckpt.executors import count_processes, run_on
 from gsvckpt.progress import Share, Silent
 from gsvckpt.verdicts import Expected, Options
 from gsvckpt.verification import verify_file
@@ -99,6 +99,14 @@ def test_a_share_never_goes_back_nor_beyond_its_size() -> None:
     share.advance(50)
     share.end_file()
     assert (told.advanced, told.ended) == (1000, 1)
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_no_more_processes_than_the_system_has_pools_for(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    """Python's own pool refuses more than 61 on Windows."""
+    monkeypatch.setattr("sys.platform", system)
+    ProcessPoolExecutor(count_processes(1_000, 200)).shutdown()
+    assert [count_processes(1_000, 8), count_processes(3, 8)] == [8, 3]
 
 
 def run(executor: object, files: dict[str, Expected], **options: int) -> tuple[list[object], Counting]:
