@@ -13,6 +13,7 @@ from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.examination import Examination, examine, without_source
 from gsvckpt.files import LocalSource
 from gsvckpt.locations import is_url
+from gsvckpt.model import Tensor
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import Safety
 from gsvckpt.progress import Progress
@@ -48,10 +49,12 @@ class Sought(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """What was asked for of one file: its line of the inventory, or its JSON object."""
+    """What was asked for of one file: its line of the inventory, or its JSON object; and what is to be told of the device."""
 
     facts: Entry | dict[str, object]
     safety: Safety
+    warnings: tuple[str, ...] = ()
+    device: tuple[str, str, int] | None = None  # where something was computed: on what, why there, and of how many bytes
 
 
 class Inspect(NamedTuple):
@@ -59,6 +62,7 @@ class Inspect(NamedTuple):
 
     view: View | None
     device: str = "cpu"
+    fixed: bool = False  # the number of threads
 
     def __call__(self, item: Sought, jobs: int, progress: Progress) -> Inspected | GsvError:
         try:
@@ -70,7 +74,9 @@ class Inspect(NamedTuple):
                 examination = examine(checkpoint)
                 counted = account(examination)
                 _twins.keep(examination, counted)
-                return self._sum_up(examination, counted, self._measure(examination, jobs, progress))
+                if self.view is None or not self.view.stats:
+                    return self._sum_up(examination, counted)
+                return self._measure(examination, counted, self.view.choose(examination.state), jobs, progress)
         except (GsvError, OSError) as caught:
             return without_source(as_error(caught, item.path, MissingError))
 
@@ -78,13 +84,16 @@ class Inspect(NamedTuple):
         facts = make_entry(examination, counted) if self.view is None else document(examination, self.view, measured, counted)
         return Inspected(facts, examination.safety)
 
-    def _measure(self, examination: Examination, jobs: int, progress: Progress) -> Mapping[str, Stats | None]:
-        if self.view is None or not self.view.stats:
-            return {}
-        from gsvckpt.devices.choice import choose
+    def _measure(self, examination: Examination, counted: Account, tensors: Mapping[str, Tensor], jobs: int, progress: Progress) -> Inspected:
+        from gsvckpt.computing import Threads, bytes_of, open_device
+        from gsvckpt.devices.costs import Work
         from gsvckpt.scan import measure_tensors
 
-        return measure_tensors(self.view.choose(examination.state), choose(self.device), jobs, progress)
+        warnings: list[str] = []
+        nbytes = bytes_of(tensors)
+        device, threads, why = open_device(self.device, Work("stats", nbytes), Threads(jobs, self.fixed), warn=warnings.append)
+        found = self._sum_up(examination, counted, measure_tensors(tensors, device, threads, progress))
+        return found._replace(warnings=tuple(warnings), device=(device.name, why, nbytes))
 
     def recall(self, item: Sought) -> None:
         """Inspecting leaves nothing behind."""
@@ -94,11 +103,15 @@ class Inspect(NamedTuple):
         return error
 
 
-def inspect_files(
-    paths: Sequence[str], view: View | None, device: str, jobs: int, progress: Progress, cluster: str | None = None
-) -> Iterator[Inspected | GsvError]:
+def inspect_files(job: Inspect, paths: Sequence[str], jobs: int, progress: Progress, cluster: str | None = None) -> Iterator[Inspected | GsvError]:
     """Inspect every file; results in their order. One bad file does not stop the others."""
-    measures = view is not None and view.stats
+    measures = job.view is not None and job.view.stats
     sizes = sizes_of(paths) if measures else [0] * len(paths)
-    load = Load(_PER_FILE, sum(sizes) / _RATE, 1 if measures else _CHUNK, together=device == "cpu" or not measures)
-    return run_each(Inspect(view, device), [Sought(path) for path in paths], load, jobs, progress, sizes, cluster)
+    load = Load(_PER_FILE, sum(sizes) / _RATE, 1 if measures else _CHUNK, together=not measures or _may_share(job.device))
+    return run_each(job, [Sought(path) for path in paths], load, jobs, progress, sizes, cluster)
+
+
+def _may_share(device: str) -> bool:
+    from gsvckpt.computing import is_host  # only numbers need it
+
+    return is_host(device)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
-from gsvckpt.computing import Threads, open_device, work_of
+from gsvckpt.computing import Threads, is_host, open_device, work_of
 from gsvckpt.destinations import Destination
 from gsvckpt.dispatch import Load, pays, run_each, sizes_of
 from gsvckpt.engine import Engine
@@ -155,7 +155,7 @@ def rewrite_files(
 ) -> Iterator[Written | GsvError]:
     """Rewrite every source; results in their order. What one source became, another does not replace, whichever of them is done first."""
     sizes = sizes_of(sources)
-    load = Load(_PER_FILE, sum(sizes) / _RATE, together=job.device == "cpu" and not job.recipe.is_large)
+    load = Load(_PER_FILE, sum(sizes) / _RATE, together=is_host(job.device) and not job.recipe.is_large)
     standing = set(sources)  # what must stay: the sources, and what others of them became
     if cluster is None and not (load.together and pays(len(sources), load, jobs)):
         orders = [Order(source, output, standing) for source, output in zip(sources, outputs, strict=True)]

@@ -13,15 +13,16 @@ from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOpt
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.locations import is_folder, name_of
-from gsvckpt.model import Tensor
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.report import inspection
-from gsvckpt.report.console import add_file, begin_document, print_document, print_error, printing, warn_unsafe
+from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing, warn_unsafe
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.inspection import View
+from gsvckpt.report.units import size
 
 if TYPE_CHECKING:
+    from gsvckpt.inspections import Inspected
     from gsvckpt.scan import Difference, Stats
 
 EXAMPLES = """
@@ -154,7 +155,7 @@ def _show_one(path: str, view: View, settings: Settings) -> int:
 def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursive: bool) -> int:
     """Show several files and what folders hold: the parts that were asked for of each, else one table of all."""
     from gsvckpt.formats.shards import is_index  # what only folders need is imported only for them
-    from gsvckpt.inspections import Inspected, inspect_files
+    from gsvckpt.inspections import Inspect, Inspected, inspect_files
     from gsvckpt.report import inventory
     from gsvckpt.survey import find_files
 
@@ -175,9 +176,11 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
             add_file(failure_json(error))
     entries: list[inventory.Entry] = []
     with settings.watch("inspect") as progress:
-        results = inspect_files(files, view if settings.json else None, settings.device, settings.workers, progress, settings.cluster)
+        job = Inspect(view if settings.json else None, settings.device, fixed=settings.jobs is not None)
+        results = inspect_files(job, files, settings.workers, progress, settings.cluster)
         for path, result in zip(files, results, strict=True):
             if isinstance(result, Inspected):
+                _tell_device(result, settings)
                 warn_unsafe(path, result.safety)
             else:
                 print_error(result)
@@ -198,24 +201,31 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
     return worst
 
 
+def _tell_device(result: Inspected, settings: Settings) -> None:
+    for warning in result.warnings:
+        print_warning("", warning)
+    if settings.verbose and result.device is not None:
+        from gsvckpt.cli.computing import tell
+
+        name, why, count = result.device
+        tell(name, f"{why} ({size(count)})")
+
+
 def _measure(examination: Examination, view: View, settings: Settings) -> Mapping[str, Stats | None]:
     from gsvckpt.cli.computing import open_device
+    from gsvckpt.computing import bytes_of
     from gsvckpt.devices.costs import Work
     from gsvckpt.scan import measure_tensors
 
     tensors = view.choose(examination.state)
-    device, threads, _ = open_device(settings, Work("stats", _bytes(tensors)))
+    device, threads, _ = open_device(settings, Work("stats", bytes_of(tensors)))
     with settings.watch(name_of(examination.checkpoint.source.path)) as progress:
         return measure_tensors(tensors, device, threads, progress)
 
 
-def _bytes(tensors: Mapping[str, Tensor]) -> int:
-    """What the tensors take in the file: those that share memory once."""
-    return sum({tensor.storage: tensor.storage.nbytes for tensor in tensors.values()}.values())
-
-
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     from gsvckpt.cli.computing import open_device
+    from gsvckpt.computing import bytes_of
     from gsvckpt.devices.costs import Work
     from gsvckpt.report import inventory
     from gsvckpt.scan import differences
@@ -227,7 +237,7 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
         with _opened(path, glance=False) as left, _opened(other, glance=False) as right, settings.watch("comparing") as progress:
             view.require_match(left.state, right.state)
             one, two = view.choose(left.state), view.choose(right.state)
-            device, threads, _ = open_device(settings, Work("difference", _bytes(one) + _bytes(two)))
+            device, threads, _ = open_device(settings, Work("difference", bytes_of(one) + bytes_of(two)))
             found.append(differences(one, two, device, threads, progress))
             if settings.json:
                 documents.extend(inspection.document(side, view, {}) for side in (left, right))

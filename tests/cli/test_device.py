@@ -6,8 +6,10 @@ import re
 
 import pytest
 import torch
+from builders import tensor
 
-from gsvckpt.devices import accelerator, choice
+from gsvckpt import dispatch
+from gsvckpt.devices import accelerator, choice, presence
 from gsvckpt.devices.costs import Choice
 
 from .samples import generator, save, small
@@ -37,6 +39,24 @@ def test_auto_says_with_v_what_it_picked_and_why(gsvckpt, voice, argv):
 def test_auto_says_so_when_two_files_are_compared(gsvckpt, voice, tmp_path):
     other = save(tmp_path / "other.pth", small(generator("v2"), "v2"))
     assert len(TOLD.findall(gsvckpt("inspect", voice, "--diff", other, "--device", "auto", "-v").err)) == 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_statistics_of_many_say_the_same_of_each(gsvckpt, voice, tmp_path, monkeypatch, jobs):
+    monkeypatch.setattr(dispatch, "START", 0)
+    monkeypatch.setattr(presence, "may_have_gpu", lambda: False)
+    for number in range(8):
+        save(tmp_path / f"{number}.pth", {"w": tensor("float32", (2,), [1.0, number])})
+    run = gsvckpt("inspect", tmp_path, "--stats", "--json", "--device", "auto", "-v", "-j", str(jobs))
+    assert len(TOLD.findall(run.err)) == 9
+    assert gsvckpt("inspect", tmp_path, "--stats", "--json", "-j", str(jobs)).out == run.out
+
+
+def test_statistics_of_many_take_the_gpu_where_that_is_sooner(gsvckpt, voice, tmp_path, torchs_cpu, monkeypatch):
+    monkeypatch.setattr(choice, "choose_by_time", lambda *_, **__: Choice("cuda", "about 1.0 s there, 9.0 s on the cpu"))
+    monkeypatch.setattr(presence, "may_have_gpu", lambda: True)
+    save(tmp_path / "other.pth", {"w": tensor("float32", (2,), [1.0, 2.0])})
+    assert gsvckpt("inspect", tmp_path, "--stats", "--json", "--device", "auto", "-v").err.count("about 1.0 s there, 9.0 s on the cpu") == 2
 
 
 def test_verify_says_why_it_needs_no_device(gsvckpt, voice):
