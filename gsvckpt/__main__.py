@@ -12,7 +12,8 @@ def run() -> None:
     import gc
 
     sys.setswitchinterval(0.0005)  # threads that compute give way at once to those that wait for the disk
-    gc.disable()  # opening a checkpoint makes 100,000 objects and no garbage; a run is short and its memory bounded
+    if not any("://" in word for word in sys.argv):  # libraries for URLs leave garbage that keeps alive all that a request was made for
+        gc.disable()  # opening a checkpoint makes 100,000 objects and no garbage; a run is short and its memory bounded
     from gsvckpt.cli.app import main
 
     code = main()

@@ -303,3 +303,32 @@ def test_no_temporary_file_is_needed_on_the_disk(gsvckpt, tmp_path, cloud, monke
     source = cloud.put("voice.pth", torch_zip({"a": tensor("float32", (2,), [1.0, 2.0]), **weights({"b": (4, 4)})}))
     assert gsvckpt("convert-fp16", source).code == 0
     assert list(tmp_path.iterdir()) == leftovers(tmp_path) == []
+
+
+MEASURED = """
+import os, sys
+from gsvckpt.__main__ import run
+
+end = os._exit
+
+def tell(code):
+    with open("/proc/self/status") as status:
+        print(status.read().partition("VmHWM:")[2].split()[0], flush=True)
+    end(code)
+
+os._exit = tell
+run()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only /proc tells the peak of a process alone")
+def test_memory_does_not_grow_with_the_number_of_outputs(cloud, tmp_path):
+    values = tensor("float32", (1 << 20,), bytes(1 << 22))
+    sources = [save(tmp_path / f"{number}.pth", {"w": values}) for number in range(24)]
+    peaks = []
+    for count in (4, 24):
+        argv = ["convert-fp16", *sources[:count], "-o", f"s3://{clouds.BUCKET}/{count}/", "-q", "-j", "1"]
+        done = subprocess.run([sys.executable, "-c", MEASURED, *argv], capture_output=True, check=False, env=environment())
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout) << 10)
+    assert peaks[1] - peaks[0] < 24_000_000  # what is kept of each would be twice as much
