@@ -19,6 +19,7 @@ import xxhash
 from gsvckpt.checksums import crc32
 from gsvckpt.devices.measures import Device, Extremes
 from gsvckpt.dtypes import DType
+from gsvckpt.errors import DamagedError
 from gsvckpt.model import Source
 from gsvckpt.progress import Progress
 from gsvckpt.streams import BATCH, CHUNK, Buffers, Stopped, for_each
@@ -59,6 +60,8 @@ def sweep(source: Source, spans: Sequence[Span], device: Device | None, *, whole
     """Read the spans, with `whole` the entire file, once. Raises DamagedError where the file ends early or cannot be read."""
     ordered = sorted((span for span in spans if span.size), key=lambda span: span.offset)
     ends = [span.offset + span.size for span in ordered]
+    if ends and ends[-1] > source.size:
+        raise DamagedError(f"the file ends at byte {source.size:,}, {ends[-1] - source.size:,} bytes too early", path=source.path)
     runs = [(0, source.size)] if whole else _runs(ordered)
     chunks = [chunk for begin, end in runs for chunk in _cut(begin, end, ordered, ends)]
     progress.expect(sum(count for _, count in chunks))

@@ -97,3 +97,11 @@ def test_a_failure_ends_all_lanes(jobs: int) -> None:
 
     with pytest.raises(DamagedError, match="cannot be read"):
         run(Failing(bytes(20_000_000)), [Span(0, 20_000_000, crc=True)], jobs=jobs)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_a_span_that_the_file_does_not_hold(size: int, whole: bool) -> None:
+    """Where the last chunk would end inside a value, the next one would begin where it began, for ever."""
+    with pytest.raises(DamagedError, match="the file ends at byte 100"):
+        run(Bytes(bytes(100)), [Span(96, 4 + size, crc=True)], whole=whole)
