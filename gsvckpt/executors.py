@@ -63,7 +63,8 @@ def run_in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share]
         # Fresh processes on every system: a fork would inherit the threads and buffers of this one in the middle of their work.
         pool = ProcessPoolExecutor(running, get_context("spawn"), initializer=_start, initargs=(ends,))
     try:
-        yield from run_on(pool, job, items, shares, chunk=chunk, window=WINDOW * running, threads=max(1, jobs // running), work=_perform_apart)
+        threads, window = max(1, jobs // running), WINDOW * running
+        yield from run_on(pool, job, items, shares, chunk=chunk, window=window, threads=threads, work=_perform_apart, cancel=False)
     except BaseException:  # a request to end may have reached this process alone
         _interrupt(child.pid for child in active_children() if child.pid not in others)
         raise
@@ -120,11 +121,13 @@ def run_on(
     threads: int = 1,
     work: Callable[[Job[T, R], Sequence[T], int], list[R]] = perform,
     lost: Callable[[Exception], Lost] = _do_it_here,
+    cancel: bool = True,
 ) -> Generator[R, None, None]:
     """Yield the result for each item, in order, from any executor: not more than `window` tasks of `chunk` items are with it or wait for their turn.
 
     `lost` decides what becomes of items whose task failed and which `recall` does not find done; it may raise. Those of a process that died are done
-    here.
+    here. Whoever stops listening cancels what waits, unless the executor does so itself: Python's pool trips over tasks that others cancelled when
+    one of its processes ends at that moment.
     """
     pending: deque[tuple[range, Future[list[R]]]] = deque()
     chunks = iter([range(begin, min(begin + chunk, len(items))) for begin in range(0, len(items), chunk)])
@@ -142,7 +145,7 @@ def run_on(
             yield from _collect(job, [items[n] for n in indices], [shares[n] for n in indices], future, lost)
             fill()
     finally:
-        for _, future in pending:
+        for _, future in pending if cancel else ():
             future.cancel()
 
 
