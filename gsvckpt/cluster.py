@@ -172,7 +172,7 @@ def _explain(error: Exception) -> Lost:
     if name == "KilledWorker":
         return Lost(ClusterError("every worker that had it died", hint="it may need more memory than they have; it can be done without --cluster"))
     if name in ("CancelledError", "CommClosedError") or isinstance(error, _GoneError):
-        return Lost(ClusterError("the cluster went away", hint="run it again"))
+        return Lost(ClusterError("the cluster went away", hint="run it again; what workers had written by then is told as existing already"))
     return Lost(_failure(error))
 
 

@@ -113,8 +113,15 @@ def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
     except KeyboardInterrupt:  # before typer ran, or after it
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
-        code = _fail(_Interruption("interrupted; nothing half-written was left behind"), arguments, asked)
+        code = _fail(_Interruption(_interrupted(arguments)), arguments, asked)
     return code if isinstance(code, int) else 0
+
+
+def _interrupted(arguments: list[str]) -> str:
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if os.environ.get("GSVCKPT_CLUSTER") or any(word.partition("=")[0] == "--cluster" for word in options):
+        return "interrupted; what the cluster's workers are at, they finish"
+    return "interrupted; nothing half-written was left behind"
 
 
 def _fail(failure: GsvError, arguments: list[str], asked: list[str]) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"([a-z]+)(:[0-9]{1,4})?")
 _HINT = "use cpu, cuda, cuda:N or auto"
+_OTHERS = "--device auto takes a GPU only where one is"
 _KINDS = ("cuda", "xpu", "mps")  # what is looked for when the devices that are there have to be listed
 
 
@@ -87,7 +88,7 @@ def torch_device(name: str) -> torch.device:
     except Exception as error:  # its own errors, too
         if is_full(error):
             raise
-        raise UsageError(f"there is no {name} device here; devices: {', '.join(_present())}", where="device") from error
+        raise UsageError(f"there is no {name} device here; devices: {', '.join(_present())}", where="device", hint=_OTHERS) from error
     return device
 
 
