@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pydoc import locate
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+_LOOKS = 0.5  # seconds between two looks whether the scheduler is still there
 PATIENCE = 10  # seconds to reach the scheduler, and for it to have a worker
 _WINDOW = 8  # tasks for each thread of the cluster that are with it or wait for their turn
 _MOST = 512  # tasks at all
@@ -109,21 +112,54 @@ class _GoneError(RuntimeError):
 
 
 class _Executor:
-    """Dask's own, but for tasks that would wait for ever where the scheduler is gone."""
+    """Dask's own, but for tasks that would wait for ever where the scheduler is gone: it forgets those that were on their way to it just then."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._inner = client.get_executor(pure=False)
+        self._lock = threading.Lock()
+        self._waiting: set[Future[Any]] = set()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch_over, daemon=True).start()
 
     def submit(self, fn: Callable[..., R], /, *args: object) -> Future[R]:
-        """Raises _GoneError."""
+        """Raises _GoneError; so does the result, at the latest a moment after the scheduler went."""
+        from concurrent.futures import Future
+
         if self._client.status != "running":
             raise _GoneError
-        future: Future[R] = self._inner.submit(fn, *args)
-        return future
+        task: Future[R] = Future()
+        with self._lock:
+            self._waiting.add(task)
+        self._inner.submit(fn, *args).add_done_callback(partial(self._settle, task))
+        return task
+
+    def _settle(self, task: Future[R], done: Future[R]) -> None:
+        from concurrent.futures import InvalidStateError
+
+        with self._lock:
+            self._waiting.discard(task)
+        error = _GoneError() if done.cancelled() else done.exception()
+        with suppress(InvalidStateError):  # given up or cancelled meanwhile
+            if error is not None:
+                task.set_exception(error)
+            else:
+                task.set_result(done.result())
+
+    def _watch_over(self) -> None:
+        from concurrent.futures import InvalidStateError
+
+        while not self._over.wait(_LOOKS):
+            if self._client.status != "running":
+                with self._lock:
+                    lost, self._waiting = self._waiting, set()
+                for task in lost:
+                    with suppress(InvalidStateError):
+                        task.set_exception(_GoneError())
 
     def cancel(self) -> None:
         """Take back what no worker is at."""
+        self._over.set()
         if self._client.status == "running":
             with suppress(Exception):  # it may go away right now
                 self._inner.shutdown(wait=False)

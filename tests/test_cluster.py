@@ -55,6 +55,15 @@ def own(tmp_path: Path) -> Iterator[Cluster]:
         made.close()
 
 
+def finish(process: subprocess.Popen[bytes], seconds: int) -> tuple[bytes, bytes]:
+    """What a run printed. One that does not end is ended: `with` would wait for it for ever."""
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
 def spawn(*argv: object, cwd: Path | None = None, **variables: str) -> Run:
     """The program as a process of its own."""
     command = [sys.executable, "-m", "gsvckpt", *map(os.fspath, argv)]
@@ -144,7 +153,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(own: Clust
             time.sleep(0.01)
         assert process.poll() is None, "it ended before anything could be killed"
         victim.kill()
-        stdout, _ = process.communicate(timeout=100)
+        stdout, _ = finish(process, 100)
     document = json.loads(stdout)
     assert process.returncode == 3  # of the file that is cut off
     assert [file["source"] for file in document["files"]] == list(map(str, paths))
@@ -220,7 +229,7 @@ def test_a_scheduler_that_dies_ends_the_run_with_a_result_for_every_file(own: Cl
         while process.poll() is None and (not out.exists() or len(os.listdir(out)) < 4):
             time.sleep(0.01)
         own.processes[0].kill()
-        stdout, stderr = process.communicate(timeout=100)
+        stdout, stderr = finish(process, 100)
     document = json.loads(stdout)
     assert process.returncode == document["exit_code"] == 3
     assert b"Traceback" not in stderr
@@ -335,7 +344,7 @@ def test_ctrl_c_cancels_what_is_queued(shared: Cluster, tmp_path: Path) -> None:
         while shared.count_tasks() < 2 and process.poll() is None:
             assert time.monotonic() < end
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = finish(process, 60)
     assert process.returncode == 130, err
     assert b"workers are at, they finish" in err
     assert b"Traceback" not in err
