@@ -43,7 +43,7 @@ _USES: Mapping[str, str] = {
 }
 _BAR = 14
 _FRAME = 6  # columns of a panel's upper edge that its title cannot take
-_MOST_MODULES = 200  # rows, unless -v asks for all: rich needs a millisecond for each
+_MOST_MODULES = 40  # rows, unless -v asks for all: rich needs a millisecond for each
 _DEEPEST = 6  # name parts, where a single group is opened up
 
 
