@@ -10,12 +10,6 @@ from gsvckpt import locations
 from gsvckpt.locations import below, conceal, folder_of, forget, holds_secrets, is_folder, is_url, join, name_of, redact, reveal
 
 
-@pytest.fixture(autouse=True)
-def _forgotten():
-    yield
-    forget()
-
-
 @pytest.mark.parametrize("path", ["s3://bucket/a.pth", "https://host/a", "hf://user/repo/a.pth", "memory://a", "abfs+x://a", "S3://bucket/a"])
 def test_urls(path):
     assert is_url(path)

@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments, asked, expand=argv is None)
     except LostOutput as lost:
         return _stop_printing(lost)
+    finally:
+        forget()
 
 
 def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
