@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,20 +14,6 @@ from tests import cloud as clouds
 from .samples import evil, generator, gpt, s1_training, s2_training, small
 
 LOGS = f"s3://{clouds.BUCKET}/logs/"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[clouds.Cloud]:
-    with clouds.serve() as server:
-        yield server
-
-
-@pytest.fixture
-def cloud(server, monkeypatch) -> clouds.Cloud:
-    server.clear()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return server
 
 
 @pytest.fixture

@@ -43,20 +43,6 @@ def web(tmp_path) -> Iterator[Web]:
         yield web
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[clouds.Cloud]:
-    with clouds.serve() as server:
-        yield server
-
-
-@pytest.fixture
-def cloud(server, monkeypatch) -> clouds.Cloud:
-    server.clear()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return server
-
-
 def write_sparse(root: object, path: Path, container: str) -> int:
     """A file of real size that takes no room on the disk, as all its tensors are zeros; its size."""
     plan = Plan(Checkpoint(Nothing(), Container("torch-zip", records=0), root), root, container, "PK")
