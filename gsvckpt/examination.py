@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.model import Checkpoint, Distant, Source, Tensor, format_path
-from gsvckpt.pickles.safety import Safety, judge_all
+from gsvckpt.pickles.safety import Safety, judge_checkpoint
 from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.official import Match
@@ -57,7 +57,7 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     verdict = upstream.detect(head, source.size) if opened and not foreign else None
     warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows), *([_FOREIGN] if foreign else []))
     weights = _all_weights(checkpoint.root, sections)
-    safety = judge_all(checkpoint.globals)
+    safety = judge_checkpoint(checkpoint)
     return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, verdict, recognise(source), warnings)
 
 

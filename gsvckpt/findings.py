@@ -33,6 +33,7 @@ CHECKS: Mapping[str, str] = {
     "container.trailing": "Does the file end where the checkpoint ends?",
     "record.crc": "Does every record have its checksum?",
     "pickle.safety": "Does the file name nothing that could run code?",
+    "pickle.encoding": "Is every pickle spelled as known picklers spell it, so that all readers read the same?",
     "pickle.damaged": "Can the pickle be read to its end?",
     "pickle.bomb": "Does the pickle ask for no more memory than an honest one?",
     "tensor.bounds": "Does every tensor lie inside its storage, and claim no more than is there?",

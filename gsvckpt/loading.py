@@ -12,8 +12,8 @@ from gsvckpt.errors import MissingError, UnsupportedError, UsageError
 from gsvckpt.files import LocalSource
 from gsvckpt.locations import conceal
 from gsvckpt.model import Checkpoint, Source, Tensor
-from gsvckpt.opening import blame, open_checkpoint
-from gsvckpt.pickles.safety import Safety, judge_all
+from gsvckpt.opening import blame, open_checkpoint, refuse_ambiguous
+from gsvckpt.pickles.safety import Safety, judge_checkpoint
 from gsvckpt.sovits.sections import find_state_path, state_tensors
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class OpenCheckpoint:
     @cached_property
     def safety(self) -> Safety:
         """Whether torch.load would run foreign code for this file: safe, unsafe or unknown, with every name that it holds."""
-        return judge_all(self.checkpoint.globals)
+        return judge_checkpoint(self.checkpoint)
 
     def numpy(self, tensor: str | Tensor) -> Array:
         """A read-only view of the file itself, with the tensor's strides; nothing is read before it is looked at, and no checksum is checked.
@@ -95,6 +95,7 @@ class OpenCheckpoint:
             if not found.dtype.numpy:
                 raise UnsupportedError(f"NumPy has no {found.dtype.name}", hint="the `torch` method gives a torch tensor")
             _require_little_endian(self.checkpoint)
+            refuse_ambiguous(self.checkpoint)
             try:
                 return _view(found, self._map(found.storage.source))
             except ValueError as error:  # too many dimensions for this NumPy, or too many elements for any
@@ -169,6 +170,7 @@ def _known(name: str, names: Mapping[str, Tensor]) -> str:
 
 def _load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: TorchDevice) -> dict[str, TorchTensor]:
     _require_little_endian(checkpoint)
+    refuse_ambiguous(checkpoint)
     from gsvckpt.devices import transfer
     from gsvckpt.devices.choice import torch_device
 

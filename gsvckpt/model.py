@@ -164,6 +164,18 @@ class Container:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+class Doubt(NamedTuple):
+    """A place in a file that readers may read differently, or that is spelled as no known program writes it: such a file is never called safe.
+
+    `check` is the id of verify's check that tells of it. `agreed` says that all known readers get the same values there all the same.
+    """
+
+    where: str
+    why: str
+    check: str = "pickle.encoding"
+    agreed: bool = False
+
+
 class Record(NamedTuple):
     """One entry of a zip: `offset` is where its data begin; `crc` 0 on data means "not computed" (torch with CRC switched off)."""
 
@@ -174,13 +186,20 @@ class Record(NamedTuple):
     method: int = 0
     flags: int = 0
     header: int = 0  # where its local header begins
+    packed: int = -1  # bytes in the file where they are compressed
+
+    @property
+    def end(self) -> int:
+        """Where its data end in the file."""
+        return self.offset + (self.size if self.method == 0 else self.packed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """An opened checkpoint: where it is, what holds it, and its tree.
 
-    `globals` are all names in its pickles, in order of first use; `records` what a zip holds, in file order.
+    `globals` are all names in every pickle that any reader may find in the file, in order of first use; `records` what a zip holds, in file order;
+    `doubts` where readers may part.
     """
 
     source: Source
@@ -188,6 +207,7 @@ class Checkpoint:
     root: object
     globals: tuple[Global, ...] = ()
     records: tuple[Record, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
 
 Path = tuple[object, ...]

@@ -39,6 +39,13 @@ def index_of(path: str) -> str | None:
     return path if shards.is_index(path) else None
 
 
+def refuse_ambiguous(checkpoint: Checkpoint) -> None:
+    """Raise DamagedError where readers may get other values than those that were read. What they may find besides is a matter of safety alone."""
+    for doubt in checkpoint.doubts:
+        if doubt.check == "pickle.encoding" and not doubt.agreed:
+            raise DamagedError(f"{doubt.why}, so what it says is not certain", where=doubt.where, hint="get the file again", check=doubt.check)
+
+
 _OWN = re.compile(r"(gsvckpt migrate|\.truncate\(\d+\)\") FILE")  # in hints of readers, the file itself
 
 

@@ -1,7 +1,7 @@
 """What two files have in common byte for byte, and what of a file is to be looked at where it may differ from its twin.
 
-Tensor data and what stands between records is read by nobody; checksums are compared with each other and with the pickle. The rest that may differ is
-read as reading the file would read it: progress, configs, and the name of the folder inside the zip, as long as in the other.
+Tensor data is read by nobody, and nothing hides between records; checksums are compared with each other and with the pickle. The rest that may
+differ is read as reading the file would read it: progress, configs, and the name of the folder inside the zip, as long as in the other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gsvckpt.errors import UnsupportedError
 from gsvckpt.examination import Closed, Examination, examine
 from gsvckpt.files import LocalSource
 from gsvckpt.formats import zip_directory
+from gsvckpt.formats.ambiguity import gaps as hiding_places
 from gsvckpt.formats.torch_objects import rebuild
 from gsvckpt.model import Checkpoint, Record, Source, storages_of, walk
 from gsvckpt.pickles.equality import first_difference
@@ -36,6 +37,7 @@ _MARKED = 1024  # bytes of the smallest storage that counts as a duplicate (see 
 _LARGEST_PICKLE = 1 << 21  # bytes: what is learnt of a larger one takes too much memory
 _LARGEST_AROUND, _LARGEST_CONFIG = 500_000, 1 << 14  # bytes of a pickle, and of a config in it, that can reach no limit of the pickle machine
 _OBJECT, _RECORD = 60, 400  # bytes of memory that each takes, besides the bytes of the file that must be equal
+_SAVE_NUMBER = ".data/serialization_id"  # a record of digits that differ from save to save
 _FOLDER = re.compile(r"[0-9A-Za-z_.+-]+")  # a folder inside a zip of which every reader makes the same
 
 
@@ -55,8 +57,8 @@ class Twin(NamedTuple):
 
     `gaps` are what of a file is read; `form` takes from these the `parts` that must be equal. `values` are where the progress stands, `pickle` and
     `pickle_crc` the pickle and its checksum, `local` and `central` take checksums that must be equal, `marks` takes those of storages of the sizes
-    `marked`, `folders` takes all names of the folder inside the zip. `length` is where the length of the pickle is stated; `weight` is about how many
-    bytes of memory all this takes.
+    `marked`, `folders` takes all names of the folder inside the zip, `numbers` the digits with which torch tells saves apart. `length` is where the
+    length of the pickle is stated; `weight` is about how many bytes of memory all this takes.
     """
 
     examination: Examination
@@ -75,6 +77,7 @@ class Twin(NamedTuple):
     marks: struct.Struct
     marked: tuple[int, ...]
     folders: struct.Struct
+    numbers: struct.Struct
     length: Span
     weight: int
 
@@ -98,6 +101,8 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
     if container.format != "torch-zip" or container.compressed or not isinstance(source, LocalSource) or not isinstance(root, dict):
         return None
     tail = zip_directory.find_tail(source)
+    if checkpoint.doubts or hiding_places(source, checkpoint.records, tail):
+        return None
     pickled = next((record for record in checkpoint.records if record.name == f"{container.prefix}/data.pkl"), None)
     if tail is None or pickled is None or pickled.size > _LARGEST_PICKLE:
         return None
@@ -111,8 +116,10 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
         return None
     configs = dict(_find_configs(text, places, root))
     entries = dict(_find_entries(source, tail))
-    read = {f"{container.prefix}/{name}" for name in ("data.pkl", "byteorder")}
-    data = [(record.offset, record.offset + record.size) for record in checkpoint.records if record.name not in read]
+    data = [(record.offset, record.end) for record in checkpoint.records if zip_directory.is_storage(record.name)]
+    numbers = [(record.offset, record.end) for record in checkpoint.records if record.name.endswith(_SAVE_NUMBER)]
+    if not _are_digits(gather(source, numbers)):
+        return None
     local, central = _find_checksums(checkpoint, entries)
     if central != sorted(central):
         return None
@@ -120,6 +127,7 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
     free = sorted(
         (
             *data,
+            *numbers,
             *_behind(checkpoint.records, tail.offset),
             *((entry + 16, entry + 20) for entry in entries.values()),
             *((at, at + 4) for at in local),
@@ -155,6 +163,7 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
         make_picker([(place, place + 4) for place, _ in marks]),
         tuple(size for _, size in marks),
         make_picker([at.move(begin, end - begin) for begin, end in folders]),
+        make_picker([at.move(begin, end - begin) for begin, end in numbers]),
         at.move(entries[pickled.name] + 24, 4),
         _OBJECT * places.objects + _RECORD * len(entries) + at.total - sum(end - begin for begin, end in data if at.has(begin)),
     )
@@ -163,6 +172,8 @@ def learn(examination: Examination, counted: Account) -> Twin | None:
 def recognise(twin: Twin, source: LocalSource, data: bytearray) -> Known | None:
     """What a file is that is the other's twin; None where it is not, or where reading it would find something wrong. Raises GsvError."""
     if twin.form.unpack_from(data) != twin.parts or twin.local.unpack_from(data) != twin.central.unpack_from(data):
+        return None
+    if not _are_digits(b"".join(twin.numbers.unpack_from(data))):  # which no reader takes for a pickle
         return None
     stated = int.from_bytes(data[twin.pickle_crc : twin.pickle_crc + 4], "little")
     if stated not in (0, crc32(memoryview(data)[twin.pickle[0] : twin.pickle[1]])):
@@ -186,6 +197,10 @@ def recognise(twin: Twin, source: LocalSource, data: bytearray) -> Known | None:
     found = examine(replace(checkpoint, source=source, root=root), twin.sections)
     counted = twin.counted if found.identity.kind == twin.examination.identity.kind else account(found)
     return Known(found, counted._replace(duplicates=_duplicates(twin.marked, twin.marks.unpack_from(data))))
+
+
+def _are_digits(raw: bytes | bytearray) -> bool:
+    return not raw or raw.isdigit()
 
 
 def _find_configs(text: bytes, places: Places, root: dict[object, object]) -> Iterator[tuple[str, tuple[Passage, Piece]]]:

@@ -18,7 +18,7 @@ from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.locations import is_url
 from gsvckpt.model import Checkpoint, Tensor, globals_of
-from gsvckpt.opening import open_checkpoint
+from gsvckpt.opening import open_checkpoint, refuse_ambiguous
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits import kinds, layouts, upstream
 from gsvckpt.sovits.kinds import Identity
@@ -197,6 +197,7 @@ def _write(engine: Engine, plan: Plan, output: str, destination: Destination, ap
 def _refuse_source(examination: Examination, destination: Destination) -> None:
     if destination.in_place and examination.checkpoint.container.shards:
         raise RefusedError("is a checkpoint in several files, which cannot be replaced in one step", hint="write a copy with -o PATH")
+    refuse_ambiguous(examination.checkpoint)
     if destination.force:
         return
     _refuse_code(examination.safety)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files import open_source
-from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, zip_directory
+from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, torch_tar, zip_directory
 from gsvckpt.locations import below, is_url
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.publishing import TRASH
@@ -151,7 +151,7 @@ def _deserves_a_look(path: str) -> bool:
             tail = zip_directory.find_tail(source)
             if tail is not None and any(entry.name.endswith(".pkl") for entry, _ in zip_directory.read_entries(source, tail)):
                 return True
-            if sniff.is_tar(sniff.read_head(source)):
+            if torch_tar.is_tar(sniff.read_head(source)):
                 return sniff.read_head(source)[:100].rstrip(b"\0") in _TAR_MEMBERS
             found = pickle_search.search(source, everywhere=False, front=True)
             if judge_all(found.names).verdict == "unsafe":

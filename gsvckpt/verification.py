@@ -89,10 +89,11 @@ class _Run:
         examination: Examination | None = None
         try:
             with self._opened() as checkpoint:
-                safety = self._safety(checkpoint)
                 examination = examine(checkpoint)
+                safety = examination.safety
+                self.findings += pickles.safety(safety)
+                self.blockers += pickles.doubts(safety)  # told whatever was asked for: nothing that was read is certain
                 self._check(examination)
-                safety = self._look_closer(checkpoint, safety)
         except _GONE:
             raise
         except GsvError as error:
@@ -124,30 +125,6 @@ class _Run:
             return
         with open_checkpoint(self.source.path) as checkpoint:
             yield checkpoint
-
-    def _safety(self, checkpoint: Checkpoint) -> Safety:
-        """The verdict on all pickles that any reader might find, not only on the one that counts."""
-        names, complete = checkpoint.globals, True
-        if checkpoint.container.format == "torch-zip" and not checkpoint.container.shards:
-            read_already = () if checkpoint.container.behind else (f"{checkpoint.container.prefix}/data.pkl".removeprefix("/"),)
-            found = pickle_search.search(self.source, everywhere=False, without=read_already)
-            names, complete = names + found.names, found.complete
-        verdict = judge_all(dict.fromkeys(names))
-        if not complete and verdict.verdict == "safe":
-            verdict = Safety("unknown", verdict.globals)
-        self.findings += pickles.safety(verdict)
-        return verdict
-
-    def _look_closer(self, checkpoint: Checkpoint, safety: Safety) -> Safety:
-        """Bytes that belong to nothing may hold a pickle that somebody's reader finds, so the whole file is looked through."""
-        if safety.verdict == "unsafe" or not any(found.check in ("container.gap", "container.trailing") for found in self.findings):
-            return safety
-        found = pickle_search.search(self.source, everywhere=True)
-        verdict = judge_all(dict.fromkeys((*checkpoint.globals, *found.names)))
-        if verdict.verdict == "safe" or safety.verdict == "unknown" == verdict.verdict:
-            return safety
-        self.findings += pickles.safety(verdict)
-        return verdict
 
     def _unreadable(self, error: GsvError) -> Safety:
         """What is to say of a file that could not be opened, or not to its end."""

@@ -94,13 +94,10 @@ def byteorder(checkpoint: Checkpoint) -> list[Finding]:
 def behind(checkpoint: Checkpoint) -> list[Finding]:
     """Bytes that follow the end of what readers read."""
     count, container = checkpoint.container.behind, checkpoint.container
-    if not count:
+    if not count or container.format != "torch-stream":  # behind a zip's pickle they are a doubt (see ambiguity)
         return []
-    if container.format == "torch-stream":
-        why = f"{count:,} bytes stand behind the last storage; torch.load ignores them"
-        return [Finding("container.trailing", "warning", "end of file", why, "harmless where a copy appended zeros; otherwise get the file again")]
-    why = f"{count:,} bytes stand behind the end of the pickle, in its record; torch.load ignores them"
-    return [Finding("container.trailing", "warning", "data.pkl", why, "torch never writes them; do not trust where the file comes from")]
+    why = f"{count:,} bytes stand behind the last storage; torch.load ignores them"
+    return [Finding("container.trailing", "warning", "end of file", why, "harmless where a copy appended zeros; otherwise get the file again")]
 
 
 def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Finding]:

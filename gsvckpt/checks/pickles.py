@@ -6,6 +6,7 @@ from gsvckpt.findings import Finding
 from gsvckpt.pickles.safety import Safety, Verdict
 
 _NAMED = 6
+_TRUST = "load it only if you trust whoever wrote it"
 
 
 def safety(verdict: Safety) -> list[Finding]:
@@ -18,11 +19,13 @@ def safety(verdict: Safety) -> list[Finding]:
         ]
     if verdict.verdict == "unknown" and worst:
         why = f"names {told}, of which it is not known whether loading it runs code"
-        return [Finding("pickle.safety", "error", "pickle", why, "load it only if you trust whoever wrote it", told, "names of data only")]
-    if verdict.verdict == "unknown":
-        why = "has records that cannot be looked into, so whether loading it runs code is not known"
-        return [Finding("pickle.safety", "error", "zip", why, "load it only if you trust whoever wrote it", "unknown", "safe")]
+        return [Finding("pickle.safety", "error", "pickle", why, _TRUST, told, "names of data only")]
     return []
+
+
+def doubts(found: Safety) -> list[Finding]:
+    """Where readers may part, or something cannot be looked into: so what loading the file does is not known, whatever it names."""
+    return [Finding(doubt.check, "error", doubt.where, doubt.why, _TRUST, "unknown", "safe") for doubt in found.doubts]
 
 
 def safety_of_unreadable(verdict: Safety) -> list[Finding]:

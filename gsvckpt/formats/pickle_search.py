@@ -8,13 +8,15 @@ makes the search incomplete, and an incomplete search proves nothing safe.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
+from gsvckpt.formats import torch_tar
 from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, find_tail, is_storage, read_entries
-from gsvckpt.model import Global, Source
+from gsvckpt.model import Global, Record, Source
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
@@ -24,15 +26,17 @@ _MOST_BYTES = 1 << 27
 _MOST_OPCODES = 2_000_000
 _PER_PICKLE = 100  # opcodes that a pickle counts for at least
 _MOST_PLACES = 20_000
+_MOST_SCANNED = 1 << 26  # bytes that belong to nothing, looked through for local headers
 _MOST_DEPTH = 2  # zips inside zips
 _STEP = 1 << 22  # bytes looked through at a time
 _LOCAL = b"PK\x03\x04"
 _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")  # what is inside is not looked at
 _STORED, _DEFLATED = 0, 8
+_UNKNOWN = -1  # a method of compression that nobody knows
 
 
-class _Place(NamedTuple):
-    """Where a pickle may begin: in the file, or in a record whose bytes are compressed. `size` is None where no directory states one."""
+class Place(NamedTuple):
+    """Where a pickle may begin: in the file, or in a record whose bytes are compressed. `size` is None where nothing states one."""
 
     offset: int
     name: str
@@ -48,15 +52,47 @@ class Searched(NamedTuple):
     complete: bool
 
 
-def search(source: Source, *, everywhere: bool, front: bool = False, without: Iterable[str] = ()) -> Searched:
+def search(source: Source, *, everywhere: bool, front: bool = False) -> Searched:
     """Look for pickles.
 
-    `everywhere` does not believe the zip's directory but looks for records throughout the file; `front` also takes the first bytes for a pickle.
-    Records called as in `without` were read before.
+    `everywhere` does not believe the zip's directory but looks for records throughout the file; `front` also takes the first bytes for a pickle,
+    and the members of a tar.
     """
     found = _Search()
-    found.look_through(source, everywhere=everywhere, front=front or everywhere, without=frozenset(without))
+    found.look_through(source, everywhere=everywhere, front=front or everywhere)
     return Searched(tuple(found.names), found.complete)
+
+
+def search_places(source: Source, places: Iterable[Place], spans: Sequence[tuple[int, int]]) -> Searched:
+    """Look for pickles at these places, and wherever a zip's local header stands in these (begin, end) parts of the file."""
+    found = _Search()
+    found.complete = sum(end - begin for begin, end in spans) <= _MOST_SCANNED
+    cut = ((begin, min(end, begin + _MOST_SCANNED)) for begin, end in spans)
+    found.look_at_all(source, chain(places, chain.from_iterable(_local_headers(source, begin, end) for begin, end in cut)))
+    return Searched(tuple(found.names), found.complete)
+
+
+def place_of(record: Record) -> Place:
+    """Where a located record's pickle would begin."""
+    return Place(record.offset, record.name, record.method, record.size, bool(record.flags & ENCRYPTED))
+
+
+def entries(source: Source) -> Iterator[Place]:
+    """The places of all records of the zip that a file ends as; storages' are not among them. Ends early where the directory is damaged."""
+    with suppress(*FLAWS):
+        tail = find_tail(source)
+        for entry, _ in read_entries(source, tail) if tail is not None else ():
+            place = None if is_storage(entry.name) else _behind_header(source, entry.header)
+            if place is not None:
+                name = entry.name if entry.name.endswith(".pkl") else place.name
+                encrypted = bool(entry.flags & ENCRYPTED)
+                yield place._replace(name=name, method=entry.method, size=entry.size, encrypted=encrypted)
+
+
+def tar_places(source: Source) -> Iterator[Place]:
+    """The places of all members of a tar; one that cannot be looked at, where they are too many or do not follow one another."""
+    for member in torch_tar.members(source, _MOST_PLACES):
+        yield Place(member.offset, f"{member.name}.pkl", size=member.size) if member is not None else Place(0, "", _UNKNOWN)
 
 
 class _Search:
@@ -67,10 +103,13 @@ class _Search:
         self.complete = True
         self._bytes, self._opcodes, self._depth = _MOST_BYTES, _MOST_OPCODES, 0
 
-    def look_through(self, source: Source, *, everywhere: bool, front: bool, without: frozenset[str] = frozenset()) -> None:
+    def look_through(self, source: Source, *, everywhere: bool, front: bool) -> None:
+        self.look_at_all(source, _places(source, everywhere=everywhere, front=front))
+
+    def look_at_all(self, source: Source, places: Iterable[Place]) -> None:
         seen: set[int] = set()
-        for place in _places(source, everywhere=everywhere, front=front):
-            if place.name in without or place.offset in seen:
+        for place in places:
+            if place.offset in seen and place.method != _UNKNOWN:
                 continue
             seen.add(place.offset)
             if len(seen) > _MOST_PLACES or self._bytes <= 0 or self._opcodes <= 0:
@@ -78,7 +117,7 @@ class _Search:
                 return
             self._look_at(source, place)
 
-    def _look_at(self, source: Source, place: _Place) -> None:
+    def _look_at(self, source: Source, place: Place) -> None:
         if place.encrypted:  # torch stops at the flag, others read on
             self.complete = False
         for window in _WINDOWS:
@@ -96,7 +135,7 @@ class _Search:
         trusted = place.name.endswith(".pkl")
         self.names |= {name: None for name in found if trusted or all(part.isidentifier() for part in str(name).split("."))}
 
-    def _read(self, source: Source, place: _Place, size: int) -> bytes | None:
+    def _read(self, source: Source, place: Place, size: int) -> bytes | None:
         """Up to `size` bytes from there on: where a pickle ends is known only once it was read. None where they cannot be had."""
         if place.method not in (_STORED, _DEFLATED):
             return None
@@ -109,7 +148,7 @@ class _Search:
         except (*FLAWS, zlib.error):
             return None
 
-    def _is_archive(self, source: Source, place: _Place, data: bytes) -> bool:
+    def _is_archive(self, source: Source, place: Place, data: bytes) -> bool:
         """Whether a record is an archive of its own; a zip is looked through."""
         if data.startswith(_ARCHIVES):
             self.complete = False
@@ -146,11 +185,14 @@ class _Search:
                 self.complete = False
                 return [*names, *machine.globals], False
             except DamagedError:
+                self.complete = self.complete and not machine.doubts
                 return [*names, *machine.globals], False
             finally:
                 self._opcodes -= machine.executed + _PER_PICKLE
             names += machine.globals
             position = machine.position
+            if any(not doubt.agreed for doubt in machine.doubts):  # others may read other names there, or go on elsewhere
+                self.complete = False
         return names, False
 
 
@@ -181,25 +223,22 @@ class _Memory:
         buffer[:] = part
 
 
-def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[_Place]:
+def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[Place]:
     if front:
-        yield _Place(0, "")  # a bare pickle, or several
+        yield Place(0, "")  # a bare pickle, or several
+        head = bytearray(min(torch_tar.BLOCK, source.size))
+        source.read_into(0, memoryview(head))
+        if torch_tar.is_tar(bytes(head)):
+            yield from tar_places(source)
     if everywhere:
-        yield from _local_headers(source)
-    with suppress(*FLAWS):
-        tail = find_tail(source)
-        for entry, _ in read_entries(source, tail) if tail is not None else ():
-            place = None if is_storage(entry.name) else _behind_header(source, entry.header)
-            if place is not None:
-                name = entry.name if entry.name.endswith(".pkl") else place.name
-                encrypted = bool(entry.flags & ENCRYPTED)
-                yield place._replace(name=name, method=entry.method, size=entry.size, encrypted=encrypted)
+        yield from _local_headers(source, 0, source.size)
+    yield from entries(source)
 
 
-def _local_headers(source: Source) -> Iterator[_Place]:
-    """Records wherever a local header stands; the first one may have lost its `PK`, as GPT-SoVITS writes a version there."""
+def _local_headers(source: Source, first: int, last: int) -> Iterator[Place]:
+    """Records wherever a local header stands; the first one of the file may have lost its `PK`, as GPT-SoVITS writes a version there."""
     found = 0
-    for begin in range(0, source.size, _STEP):
+    for begin in range(first, last, _STEP):
         window = bytearray(min(_STEP + 3, source.size - begin))
         source.read_into(begin, memoryview(window))
         at = 0 if not begin else window.find(_LOCAL)
@@ -212,7 +251,7 @@ def _local_headers(source: Source) -> Iterator[_Place]:
             at = window.find(_LOCAL, at + 1)
 
 
-def _behind_header(source: Source, header: int) -> _Place | None:
+def _behind_header(source: Source, header: int) -> Place | None:
     """The data behind a local header; None where none fits there."""
     if header < 0 or header + LOCAL.size > source.size:
         return None
@@ -224,7 +263,7 @@ def _behind_header(source: Source, header: int) -> _Place | None:
         return None
     name = bytearray(name_length)
     source.read_into(begin, memoryview(name))
-    return _Place(begin + name_length + extra_length, name.decode("utf-8", "replace"), method)
+    return Place(begin + name_length + extra_length, name.decode("utf-8", "replace"), method)
 
 
 def _ignore(_name: Global, _args: object) -> None:

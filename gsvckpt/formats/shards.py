@@ -99,10 +99,11 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     if container.head is not None and not is_head(container.head):
         raise DamagedError(f"names {container.head[:8]!r} as the first bytes of a zip", where="index", path=index)
     names = tuple(dict.fromkeys(name for opened in shards.values() for name in opened.globals))
+    doubts = tuple(doubt._replace(where=f"{shard}, {doubt.where}") for shard, opened in shards.items() for doubt in opened.doubts)
     if TREE in metadata:
         root, more = restore(tensors, metadata)
-        return Checkpoint(source, container, root, tuple(dict.fromkeys((*names, *more))))
-    return Checkpoint(source, container, tensors, names)
+        return Checkpoint(source, container, root, tuple(dict.fromkeys((*names, *more))), doubts=doubts)
+    return Checkpoint(source, container, tensors, names, doubts=doubts)
 
 
 def _open(path: str, stack: ExitStack, *, glance: bool) -> OpenSource:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gsvckpt.errors import TRY_SALVAGE, DamagedError, NotCheckpointError, UnsupportedError
-from gsvckpt.formats import safetensors, torch_stream, torch_zip, zip_directory
+from gsvckpt.errors import FLAWS, TRY_SALVAGE, DamagedError, NotCheckpointError, UnsupportedError
+from gsvckpt.formats import ambiguity, safetensors, torch_stream, torch_tar, torch_zip, zip_directory
+from gsvckpt.formats.zip_directory import Tail
 from gsvckpt.model import Checkpoint, Container, Global, Source
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.safety import judge_all
@@ -50,10 +51,19 @@ _ONNX = (b"\x08\x03", b"\x08\x04", b"\x08\x05", b"\x08\x06", b"\x08\x07", b"\x08
 
 
 def read(source: Source, *, inflate: bool = False) -> Checkpoint:
-    """Open any checkpoint; a zip with compressed records only where `inflate` asks for it.
+    """Open any checkpoint; a zip with compressed records only where `inflate` asks for it. What other readers may find in it is looked at, too.
 
-    Raises NotCheckpointError naming what the file is, DamagedError or UnsupportedError.
+    Raises NotCheckpointError naming what the file is, DamagedError or UnsupportedError, with the names in its pickles in `known`.
     """
+    try:
+        return ambiguity.compare_readers(*_read(source, inflate=inflate))
+    except FLAWS as error:
+        error.known = ambiguity.name_unreadable(source, error)
+        raise
+
+
+def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
+    """The checkpoint, and of a zip its end."""
     head = read_head(source)
     if not head:
         raise NotCheckpointError("the file is empty", hint="the disk was full or the download failed; get it again")
@@ -68,18 +78,18 @@ def read(source: Source, *, inflate: bool = False) -> Checkpoint:
         tail = zip_directory.find_tail(source)
         if tail is None:
             raise _overlong_zip(source) or _cut_zip(source, head)
-        return torch_zip.read(source, tail, inflate=inflate)
-    if is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
+        return torch_zip.read(source, tail, inflate=inflate), tail
+    if torch_tar.is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
         raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
     if head[2:4] == b"\x03\x04" and zip_directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
         raise _two_at_once(source, ())
-    names, finished, endless = _pickled_names(source)
-    if endless:
+    names, finished, doubtful = _pickled_names(source)
+    if doubtful and not torch_stream.looks_like(head):  # whose reader tells where it parts from others
         raise _two_at_once(source, names)
     if safetensors.looks_like(head, source.size) and not names:  # with names it is a pickle in disguise: torch.load would run it
-        return safetensors.read(source)
+        return safetensors.read(source), None
     if torch_stream.looks_like(head):
-        return torch_stream.read(source)
+        return torch_stream.read(source), None
     if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
         bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
         bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
@@ -87,8 +97,9 @@ def read(source: Source, *, inflate: bool = False) -> Checkpoint:
     raise _name(source, head)
 
 
-def _two_at_once(source: Source, names: tuple[Global, ...]) -> DamagedError:
-    error = DamagedError(
+def _two_at_once(source: Source, names: tuple[Global, ...]) -> UnsupportedError:
+    """Nothing is salvaged from such a file, as it is whole for whoever made it."""
+    error = UnsupportedError(
         f"begins with the bytes {read_head(source)[:4].hex(' ')}, which some readers take for something else than others do",
         where="first bytes",
         hint="get the file again from where it came; do not load it",
@@ -108,19 +119,6 @@ def read_head(source: Source) -> bytes:
     buffer = bytearray(min(HEAD, source.size))
     source.read_into(0, memoryview(buffer))
     return bytes(buffer)
-
-
-def is_tar(head: bytes) -> bool:
-    """A tar archive by its checksum, all that `tarfile` asks for."""
-    if len(head) < 512:
-        return False
-    import tarfile  # most runs never come here
-
-    try:
-        tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        return False
-    return True
 
 
 def _cut_zip(source: Source, head: bytes) -> DamagedError:
@@ -188,8 +186,8 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
 
 
 def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...], bool, bool]:
-    """The names in a pickle at `offset`, of any protocol, also the textual ones without a signature; whether it came to its end; and whether it went
-    on for longer than anybody looks.
+    """The names in a pickle at `offset`, of any protocol, also the textual ones without a signature; whether it came to its end; and whether others
+    may read on: it goes on for longer than anybody looks, or is spelled so that readers part.
 
     torch.load would run a bare pickle, whatever else the file looks like. Only what Python could import counts: other bytes hold newlines, too.
     """
@@ -207,7 +205,8 @@ def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...],
             endless = error.check == "pickle.bomb"
         if not endless:  # what more bytes would not change
             break
-    return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split("."))), finished, endless
+    doubtful = endless or any(not doubt.agreed for doubt in machine.doubts)
+    return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split("."))), finished, doubtful
 
 
 def _is_text(head: bytes) -> bool:

@@ -15,7 +15,7 @@ from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
 from gsvckpt.formats import torch_stream
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_remains import Claim, find_records, has_checksum, read_bytes, read_checksum, read_directory, read_header
-from gsvckpt.model import LOST, Checkpoint, Container, Global, Source, Storage, Tensor, walk
+from gsvckpt.model import LOST, Checkpoint, Container, Doubt, Global, Source, Storage, Tensor, walk
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
@@ -63,10 +63,10 @@ def _read_zip(source: Source, head: bytes) -> Checkpoint:
     if order is not None and read_bytes(source, order.offset, order.size) == _BIG:
         raise UnsupportedError("was saved on a big-endian machine", where=order.name)
     places = {owners[name]: claim for name, claim in found.items() if name in owners}
-    _, root, _, names = _load(source, pickled.offset, places)
+    _, root, _, names, doubts = _load(source, pickled.offset, places)
     told = head[:2].decode("latin-1")
     container = Container("torch-zip", len(places) + 1, told if told.isdigit() and told.isascii() else "PK", prefix.rstrip("/"))
-    return Checkpoint(source, container, root, names)
+    return Checkpoint(source, container, root, names, doubts=doubts)
 
 
 def _is_pickle(name: str) -> bool:
@@ -88,7 +88,7 @@ def _front_pickle(source: Source) -> Claim:
     name, begin = read_header(source, 0) or ("", 0)
     if not _is_pickle(name):
         raise DamagedError("does not begin with its pickle", where=_PICKLE)
-    _, _, end, _ = _load(source, begin, {})
+    _, _, end, *_ = _load(source, begin, {})
     fits, crc = read_checksum(source, 0, end)
     if not fits or crc not in (None, crc32(read_bytes(source, begin, end - begin))):
         why = "its pickle was altered, so neither names nor shapes nor the config can be believed"
@@ -96,8 +96,8 @@ def _front_pickle(source: Source) -> Claim:
     return Claim(name, begin, end - begin, crc)
 
 
-def _load(source: Source, begin: int, places: Mapping[str, Claim]) -> tuple[StorageTable, object, int, tuple[Global, ...]]:
-    """The storages and the tree, with storages at `places`, where the pickle ends, and the names in it."""
+def _load(source: Source, begin: int, places: Mapping[str, Claim]) -> tuple[StorageTable, object, int, tuple[Global, ...], tuple[Doubt, ...]]:
+    """The storages and the tree, with storages at `places`, where the pickle ends, the names in it, and its doubts."""
 
     def locate(key: str, dtype: DType, location: str, numel: int) -> Storage:
         place = places.get(key)
@@ -110,7 +110,7 @@ def _load(source: Source, begin: int, places: Mapping[str, Claim]) -> tuple[Stor
         machine = Machine(data, reduce=rebuild, persist=table.persist, max_opcodes=_MOST_OPCODES)
         try:
             root = machine.run()
-            return table, root, begin + machine.position, tuple(machine.globals)
+            return table, root, begin + machine.position, tuple(machine.globals), machine.doubts
         except EndOfPickle:
             if len(data) < window:
                 raise

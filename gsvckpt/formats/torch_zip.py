@@ -26,7 +26,7 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
     """
     records = read_records(source, tail)
     prefix = _find_prefix(records)
-    by_name = {record.name.removeprefix(prefix): record for record in records if record.name.startswith(prefix)}
+    by_name = {fold(record.name[len(prefix) :]): record for record in records if fold(record.name).startswith(fold(prefix))}
     container = Container(
         format="torch-zip",
         records=len(records),
@@ -49,16 +49,20 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
                 "the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc"
             )
         container = replace(container, behind=pickled.size - machine.position, compressed=sum(record.method != 0 for record in records))
-        return Checkpoint(source, container, root, tuple(machine.globals), records)
+        doubts = tuple(doubt._replace(where=f"{pickled.name}, {doubt.where}") for doubt in machine.doubts)
+        return Checkpoint(source, container, root, tuple(machine.globals), records, doubts)
     except GsvError as error:
         error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records)
         raise
 
 
 def _find_prefix(records: Sequence[Record]) -> str:
-    """The folder that holds data.pkl. torch takes it from the first record's name; here any one folder will do, but only one."""
+    """The folder that holds data.pkl. torch takes it from the first record's name; here any one folder will do, but only one.
+
+    torch looks names up without regard to case (miniz, mz_zip_reader_locate_file), and so is it done here.
+    """
     names = [record.name for record in records]
-    found = [name.removesuffix("data.pkl") for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+    found = [name[: -len("data.pkl")] for name in names if fold(name) == "data.pkl" or fold(name).endswith("/data.pkl")]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise NotCheckpointError(
             "this is a TorchScript program, not a checkpoint",
@@ -90,6 +94,11 @@ def _byteorder(opened: _Opener) -> str:
     """Torch 2.1 and later say it; before that it was always little."""
     record = opened.find("byteorder")
     return _read(*opened.place(record), min(record.size, 8)).decode("latin-1") if record is not None else "little"
+
+
+def fold(name: str) -> str:
+    """A record's name as torch compares it: without regard to the case of ASCII letters, and of no others."""
+    return name.lower() if name.isascii() else name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 class _Opener:

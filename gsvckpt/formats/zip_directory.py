@@ -15,6 +15,9 @@ from gsvckpt.model import Distant, Record, Source
 
 MAX_RECORDS = 1_000_000  # 200,000 tensors with optimizer state have 600,000
 MAX_DIRECTORY = 1 << 27  # bytes
+# Bytes from the end in which torch's reader finds the end record: 17 windows of 4,096 bytes, each 4,093 before the one behind it, as it gives up only
+# once it has looked 65,557 bytes back (miniz, mz_zip_reader_locate_header_sig). Python's zipfile gives up at 65,557 bytes.
+_FURTHEST = 4_096 + 16 * 4_093
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 LOCAL = struct.Struct("<4s5H3I2H")
 CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -49,12 +52,12 @@ class Tail(NamedTuple):
 
 
 def find_tail(source: Source) -> Tail | None:
-    """Find the end record within the last 64 KiB; None when there is none.
+    """Find the end record as far from the end of the file as torch looks for it; None when there is none.
 
     The last one decides and the zip64 record counts wherever its locator stands, as in miniz, which torch reads with. Where a reader could choose
     otherwise, the file is refused: it could show us one directory and torch another. Raises DamagedError.
     """
-    window = min(source.size, END.size + MAX16)
+    window = min(source.size, _FURTHEST)
     buffer = bytearray(window)
     source.read_into(source.size - window, memoryview(buffer))
     position = buffer.rfind(b"PK\x05\x06", 0, max(window - END.size + 4, 0))
@@ -136,7 +139,7 @@ def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[Entry, tupl
         if begin is None:
             yield _locate(source, entry, limit)
         else:
-            yield Record(entry.name, begin, entry.size, entry.crc, entry.method, entry.flags, entry.header)
+            yield Record(entry.name, begin, entry.size, entry.crc, entry.method, entry.flags, entry.header, entry.packed)
 
 
 def _foresee(entry: Entry, fields: tuple[int, ...], end: int) -> int | None:
@@ -181,6 +184,7 @@ class Entry(NamedTuple):
     crc: int
     method: int
     flags: int
+    packed: int
 
 
 def _parse_central(directory: bytearray, position: int, fields: tuple[int, ...]) -> tuple[Entry, int]:
@@ -194,7 +198,7 @@ def _parse_central(directory: bytearray, position: int, fields: tuple[int, ...])
         size, packed, header = _widen(directory[start + name_len : start + name_len + extra_len], size, packed, header, name)
     if method == 0 and packed != size:
         raise DamagedError("a stored entry with two sizes", where=name, check="container.directory")
-    return Entry(header, name, size, crc, method, flags), end
+    return Entry(header, name, size, crc, method, flags, packed), end
 
 
 def _widen(extra: bytearray, size: int, packed: int, header: int, name: str) -> tuple[int, int, int]:
@@ -235,7 +239,8 @@ def _locate(source: Source, entry: Entry, limit: int) -> Record:
         raise DamagedError("its two headers disagree", where=entry.name, check="container.headers")
     if not flags & 8 and entry.method == 0 and crc not in (0, entry.crc):
         raise DamagedError("its two headers state different checksums", where=entry.name, check="container.headers")
-    return Record(entry.name, entry.header + LOCAL.size + name_len + extra_len, entry.size, entry.crc, entry.method, entry.flags, entry.header)
+    begin = entry.header + LOCAL.size + name_len + extra_len
+    return Record(entry.name, begin, entry.size, entry.crc, entry.method, entry.flags, entry.header, entry.packed)
 
 
 def _check_layout(records: Sequence[Record], tail: Tail) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 from gsvckpt.errors import DamagedError, UnsupportedError
-from gsvckpt.model import Global
+from gsvckpt.model import Doubt, Global
+from gsvckpt.pickles import frames
 from gsvckpt.pickles.objects import OBJECTS
 from gsvckpt.pickles.scalars import SCALARS
-from gsvckpt.pickles.state import EndOfPickle, Handler, Persist, Reduce, State
+from gsvckpt.pickles.state import MAX_DOUBTS, EndOfPickle, Handler, Persist, Reduce, State
 
 MAX_OPCODES = 8_000_000  # 200,000 tensors with optimizer state take about 7 million
 _ROUND = 1 << 16  # opcodes between two looks at the stack
@@ -34,6 +35,7 @@ class Machine:
     `reduce(name, args)` may turn a call into a value of ours and returns None to keep it as an Opaque; `persist(pid)` resolves persistent ids. After
     `run`, `position` is the first byte behind the pickle. `globals` holds every name met, also when `run` failed. `max_opcodes` lowers the limit, for
     data that may be no pickle at all; `executed` is how many were run, rounded down to rounds of _ROUND. `memo` is what is remembered already.
+    `doubts` are the places that readers may read differently, or that no pickler writes so.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Machine:
         self.position = position
         self._limit = MAX_OPCODES if max_opcodes is None else min(max_opcodes, MAX_OPCODES)
         self.executed = 0
-        self._state = State(data, reduce, persist)
+        self._stop: int | None = None
+        self.doubts: tuple[Doubt, ...] = ()
+        self._state = State(data, reduce, persist, position)
         if memo is not None:
             self._state.memo = memo
 
@@ -65,6 +69,16 @@ class Machine:
 
     def run(self) -> object:
         """Return the pickled value. Raises DamagedError (EndOfPickle at the end of the data) or UnsupportedError with the byte in `where`."""
+        try:
+            return self._run()
+        finally:
+            state = self._state
+            self.doubts = (*self.doubts, *state.doubts)
+            if state.frames and not self.doubts and self._stop is None:  # others may get further, by what the frames say
+                begin, _ = state.frames[-1]
+                self.doubts = (Doubt(f"pickle byte {begin:,}", "a frame in a damaged pickle"),)
+
+    def _run(self) -> object:
         data, position, state = self.data, self.position, self._state
         try:
             for done in range(0, self._limit, _ROUND):
@@ -96,6 +110,9 @@ class Machine:
 
     def _finish(self, position: int) -> object:
         self.position = position + 1
+        self._stop = position
+        if self._state.frames:
+            self.doubts = tuple(frames.find_doubts(self.data, self._state.frames, position))[:MAX_DOUBTS]
         if self._state.marks:
             raise DamagedError("stops inside an unfinished container")
         return self._state.stack.pop()
@@ -130,7 +147,7 @@ def run_piece(data: bytes, texts: Mapping[int, str], reduce: Reduce) -> Piece | 
         value = machine.run()
     except (DamagedError, UnsupportedError):
         return None
-    if machine.position != len(data) + 1 or not machine.is_clean or any(memo[number] is not text for number, text in texts.items()):
+    if machine.position != len(data) + 1 or not machine.is_clean or machine.doubts or any(memo[number] is not text for number, text in texts.items()):
         return None
     return Piece(value, tuple(machine.globals), frozenset(memo.keys() - texts.keys()))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES
-from gsvckpt.model import Global
+from gsvckpt.model import Checkpoint, Doubt, Global
 
 Verdict = Literal["safe", "unsafe", "unknown"]
 
@@ -108,10 +108,11 @@ _MOST_PARTS = 1 + max(name.count(".") for name in _RUNS_CODE)
 
 
 class Safety(NamedTuple):
-    """The verdict on a file and on each name in it, in order of first use."""
+    """The verdict on a file and on each name in it, in order of first use; and the doubts with which it is unknown, whatever it names."""
 
     verdict: Verdict
     globals: tuple[tuple[str, Verdict], ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
 
 def modern_module(name: Global) -> str:
@@ -136,6 +137,13 @@ def judge(name: Global) -> Verdict:
 def _runs_code(parts: list[str]) -> bool:
     """Whether they begin with a listed name."""
     return any(".".join(parts[:n]) in _RUNS_CODE for n in range(1, len(parts) + 1))
+
+
+def judge_checkpoint(checkpoint: Checkpoint) -> Safety:
+    """The verdict on a file: that on its names, and never safe where readers may part."""
+    found = judge_all(checkpoint.globals)
+    verdict: Verdict = "unknown" if found.verdict == "safe" and checkpoint.doubts else found.verdict
+    return Safety(verdict, found.globals, checkpoint.doubts)
 
 
 def judge_all(names: Iterable[Global]) -> Safety:

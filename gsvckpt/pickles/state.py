@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gsvckpt.errors import DamagedError, UnsupportedError
-from gsvckpt.model import Global
+from gsvckpt.model import Doubt, Global
 
+MAX_DOUBTS = 8  # told of one pickle; more would add nothing
 MAX_HEAVY = 1_000_000  # 200,000 tensors with optimizer state have 600,000 OrderedDicts, one for each tensor's hooks
 
 Reduce = Callable[[Global, object], object]
@@ -18,12 +19,16 @@ class EndOfPickle(DamagedError):
 
 
 class State:
-    """The state between two opcodes. `globals` holds every name met so far."""
+    """The state between two opcodes. `globals` holds every name met so far, `frames` the first byte and the end of each frame, `start` is where the
+    pickle begins.
+    """
 
-    __slots__ = ("copied", "data", "globals", "heavy", "marks", "memo", "persist", "reduce", "stack")
+    __slots__ = ("copied", "data", "doubts", "frames", "globals", "heavy", "marks", "memo", "persist", "reduce", "stack", "start")
 
-    def __init__(self, data: bytes, reduce: Reduce, persist: Persist) -> None:
-        self.data = data
+    def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0) -> None:
+        self.data, self.start = data, start
+        self.doubts: list[Doubt] = []
+        self.frames: list[tuple[int, int]] = []
         self.reduce, self.persist = reduce, persist
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
@@ -54,6 +59,11 @@ class State:
         """Note a name, and return the one object that stands for it."""
         found = Global(module, name)
         return self.globals.setdefault(found, found)
+
+    def doubt(self, position: int, why: str, *, agreed: bool = False) -> None:
+        """Note an opcode whose operand, which ends before `position`, is spelled as no known pickler spells it."""
+        if len(self.doubts) < MAX_DOUBTS:
+            self.doubts.append(Doubt(f"pickle byte {position:,}", why, agreed=agreed))
 
     def charge(self, count: int) -> None:
         """Count what calls copy: an honest pickle spells each item once, a crafted one calls again and again on the same list."""

@@ -1,0 +1,101 @@
+"""Does every reader find the same in this file? The one answer, for every command.
+
+Readers differ in what they try first, where they look for a zip's end, how they compare names, and what they do with what is left over (torch's order
+of tries in torch/serialization.py; its zip reader, third_party/miniz; GPT-SoVITS, which puts `PK` over the first two bytes, process_ckpt.py). So the
+pickles of every one of them count: also those in other records, in zips inside the zip, in a tar that is the same file, and in bytes that belong to
+nothing. What cannot be looked into leaves a doubt, and a file with a doubt is never called safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from gsvckpt.errors import FLAWS, GsvError
+from gsvckpt.formats import pickle_search, torch_tar, zip_directory
+from gsvckpt.formats.pickle_search import Place, Searched
+from gsvckpt.formats.torch_zip import fold
+from gsvckpt.formats.zip_directory import LOCAL, Tail, is_storage
+from gsvckpt.model import Checkpoint, Container, Doubt, Global, Record, Source
+
+_LEAST = LOCAL.size  # bytes that a record takes at least: in fewer, none can hide
+_UNSEEN = Doubt("records", "has records that cannot be looked into", "pickle.safety")
+
+
+def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
+    """The checkpoint with the names that any reader finds in its file, and a doubt wherever readers may part. Reads no tensor bytes.
+
+    `tail` is the end of a zip.
+    """
+    container, source = checkpoint.container, checkpoint.source
+    doubts: list[Doubt] = [*checkpoint.doubts]
+    places: list[Place] = []
+    spans: list[tuple[int, int]] = []
+    if container.format == "torch-zip":
+        places += _records(checkpoint)
+        spans += gaps(source, checkpoint.records, tail)
+        if container.behind:
+            why = f"{container.behind:,} bytes stand behind the pickle, in its record; no pickler leaves any there"
+            doubts.append(Doubt("data.pkl", why, agreed=True))
+        tar = container.head != "PK" and _also_tar(source)
+        if tar:
+            places += tar
+            why = "is a tar archive as well: torch.load reads it as one, GPT-SoVITS reads it as a zip"
+            doubts.append(Doubt("first block", why, "container.head"))
+    elif container.format == "torch-stream" and container.behind:
+        begin = source.size - container.behind
+        places.append(Place(begin, ""))
+        spans.append((begin, source.size))
+    elif container.format == "safetensors" and zip_directory.has_tail(source):
+        places += pickle_search.entries(source)
+        doubts.append(Doubt("end of file", "ends as a zip does, which some readers take it for", "container.trailing"))
+    if not places and not spans:
+        return replace(checkpoint, doubts=tuple(doubts)) if doubts else checkpoint
+    found = pickle_search.search_places(source, places, spans)
+    return replace(checkpoint, globals=_unite(checkpoint.globals, found), doubts=(*doubts, *_left(found)))
+
+
+def name_unreadable(source: Source, error: GsvError) -> Checkpoint | None:
+    """What is known of a file that cannot be read, with the names of all pickles that its directory or its first bytes lead to."""
+    known = error.known if isinstance(error.known, Checkpoint) else None
+    with suppress(*FLAWS):
+        found = pickle_search.search(source, everywhere=False, front=True)
+        if known is not None:
+            return replace(known, globals=_unite(known.globals, found))
+        if found.names:
+            return Checkpoint(source, Container("pickle", records=1), None, found.names)
+    return known
+
+
+def gaps(source: Source, records: Sequence[Record], tail: Tail | None) -> list[tuple[int, int]]:
+    """The (begin, end) of what belongs to no record of a zip and may hide one: between records, around the directory, and behind the end."""
+    if tail is None or not records:
+        return []
+    ends = [record.end for record in records]
+    begins = [*(record.header for record in records[1:]), tail.offset]
+    comment = source.size - tail.trailing - tail.comment
+    found = [(0, records[0].header), *zip(ends, begins, strict=True), (comment, source.size)]
+    return [(begin, end) for begin, end in found if end - begin >= _LEAST]
+
+
+def _records(checkpoint: Checkpoint) -> Iterator[Place]:
+    """The records whose bytes are neither a tensor's nor the pickle that was read."""
+    read = fold(f"{checkpoint.container.prefix}/data.pkl".removeprefix("/"))
+    for record in checkpoint.records:
+        if not is_storage(record.name) and (fold(record.name) != read or checkpoint.container.behind):
+            yield pickle_search.place_of(record)
+
+
+def _also_tar(source: Source) -> list[Place]:
+    head = bytearray(min(torch_tar.BLOCK, source.size))
+    source.read_into(0, memoryview(head))
+    return list(pickle_search.tar_places(source)) if torch_tar.is_tar(bytes(head)) else []
+
+
+def _unite(names: Sequence[Global], found: Searched) -> tuple[Global, ...]:
+    return tuple(dict.fromkeys((*names, *found.names)))
+
+
+def _left(found: Searched) -> tuple[Doubt, ...]:
+    return () if found.complete else (_UNSEEN,)
