@@ -7,12 +7,13 @@ READY = .venv/.ready
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench bench-gpu completions clean
+.PHONY: help setup demo test check soak bench bench-gpu completions clean
 
 help:
 	@echo "make demo         build a small voice in ./demo and run gsvckpt on it"
 	@echo "make test         run the tests on all cores (ARGS='-k inspect' passes options to pytest)"
 	@echo "make check        format, lint, types and tests: everything CI asks for"
+	@echo "make soak         run the long tests whole, with a new seed, and put their figures into docs/reliability.md"
 	@echo "make bench        measure speed and memory against what one would run instead (ARGS='--list')"
 	@echo "make bench-gpu    measure what a GPU is good for, where there is one"
 	@echo "make completions  write completions/ anew, after commands or options changed"
@@ -31,6 +32,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
+
+soak: $(READY)
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python -m pip install -qq --group bench

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import soak
 
 from gsvckpt.locations import forget
+
+
+def pytest_report_header() -> str:
+    return f"long tests: {'all' if soak.IS_WHOLE else 'a tenth'} of their cases, seed {soak.SEED} (SEED=N repeats one)"
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""20,000 mutated files through verify: always a result, never an exception, never long, never much memory."""
+"""20,000 mutated files through verify (see soak): always a result, never an exception, never long, never much memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soak
 from builders import safetensors, tensor, torch_stream, torch_zip
 from cli.samples import adamw, generator, gpt, s1_training, small
 from hostile.payloads import payloads
@@ -16,9 +17,8 @@ from hostile.payloads import payloads
 from gsvckpt.verdicts import Options
 from gsvckpt.verification import verify_file
 
-SEED = 20261125
 SHARES = 40
-EACH = 500
+EACH = soak.count(20_000) // SHARES
 MOST_SECONDS, MOST_BYTES = 5, 300_000_000
 
 
@@ -62,7 +62,7 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_mutated_files(tmp_path: Path, share: int) -> None:
-    rng = random.Random(f"{SEED} {share}")
+    rng = random.Random(f"{soak.SEED} {share}")
     marker = tmp_path / "ran"
     whole = seeds(str(marker))
     path = tmp_path / "x.pth"
@@ -80,3 +80,4 @@ def test_mutated_files(tmp_path: Path, share: int) -> None:
     assert not marker.exists()
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MOST_BYTES
     assert sorted(os.listdir(tmp_path)) == ["x.pth"]
+    soak.tally("mutated files through verify", files=EACH)

@@ -1,4 +1,4 @@
-"""prune killed at a hundred moments: nothing is lost, and `--undo` or a second run ends in one of the two states that there may be."""
+"""prune killed at a hundred moments (a thousand by `make soak`): nothing is lost, and `--undo` or a second run ends in one of two states."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import soak
 
 from .prune_trees import NOW, record, snapshot, whole
 from .samples import environment
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
-SEED = 20261125
+MOMENTS, ENDS = soak.count(250), soak.count(120)
 
 # Forks a run for each line of its input, so that what takes long, the imports, is done once. A run is sent the signal at the n-th time that it
 # touches a file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how it ended].
@@ -138,7 +139,7 @@ def test_a_run_that_is_killed(run, tree, tmp_path, way):
     after = contents(place)
     gone = {entry[4] for entry in before.values() if entry[0] == "file"} - set(after.values())
     killed = undone = 0
-    for turn, (at, number, delay) in enumerate(moments(random.Random(f"{SEED} {way}"), total, 25)):
+    for turn, (at, number, delay) in enumerate(moments(random.Random(f"{soak.SEED} {way}"), total, MOMENTS)):
         prepare()
         _, code, status = run(*words, at=at, number=number, after=delay)
         told = (way, at, number, delay, code)
@@ -166,7 +167,8 @@ def test_a_run_that_is_killed(run, tree, tmp_path, way):
             assert contents(place) == after, told
             if way == "purging":
                 assert not list(place.rglob(".gsvckpt*")), told
-    assert killed >= 20, "nearly all runs must really have been interrupted"
+    assert killed >= MOMENTS * 4 // 5, "nearly all runs must really have been interrupted"
+    soak.tally("prune, killed or interrupted", moments=MOMENTS, killed=killed, undone=undone)
     assert undone >= 3
 
 
@@ -185,8 +187,8 @@ def test_an_end_that_is_killed(run, tree, tmp_path, what):
     prepare()
     total, code, _ = run(place, what, "--yes")
     assert code == 0
-    rng = random.Random(f"{SEED} {what}")
-    for _ in range(12):
+    rng = random.Random(f"{soak.SEED} {what}")
+    for _ in range(ENDS):
         prepare()
         at = rng.randrange(1, total + 1)
         assert os.WIFSIGNALED(run(place, what, "--yes", at=at)[2])

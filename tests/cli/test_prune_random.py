@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import pytest
+import soak
 import tomli
 
 from .prune_trees import DAY, Save, Tree, disk_use, make_tree, snapshot
 
-TREES = int(os.environ.get("GSVCKPT_PRUNE_TREES", "500"))
+TREES = int(os.environ.get("GSVCKPT_PRUNE_TREES", soak.count(500)))
 CHUNKS = 20
-FIRST = 20261125
+FIRST = int(soak.SEED)
 ONE = os.environ.get("GSVCKPT_PRUNE_SEED")
 
 
@@ -298,3 +299,4 @@ def test_random_trees(gsvckpt, tmp_path, monkeypatch, chunk):
             run_case(gsvckpt, tmp_path / str(seed), random.Random(seed))
         except BaseException as error:
             raise AssertionError(f"tree {seed} (GSVCKPT_PRUNE_SEED={seed} runs it alone): {error}") from error
+    soak.tally("prune on random trees, judged by a model", trees=len(seeds))

@@ -1,4 +1,7 @@
-"""Killed at fifty moments while recording, copying or restoring: the manifest is readable, nothing good is lost, a second run ends the job."""
+"""Killed at fifty moments (five hundred by `make soak`) while recording, copying or restoring.
+
+The manifest is readable, nothing good is lost, and a second run ends the job.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soak
 from builders import tensor, torch_zip
 
 from gsvckpt.manifest import NAME, read_manifest
@@ -18,8 +22,7 @@ from gsvckpt.manifest import NAME, read_manifest
 from .samples import environment, leftovers
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
-SEED = 20261125
-MOMENTS = 50
+MOMENTS = soak.count(500)
 
 # Forks a run for each line of its input, so that what takes long, the imports, is done once. A run kills itself at the n-th time that it touches a
 # file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how the process ended].
@@ -81,7 +84,7 @@ def run():
 
 def moments(run: Runs, folder: Path, total: int, prepare, *argv: object):
     """Yield after each of the kills: at every kind of file operation, and at moments between them."""
-    rng = random.Random(f"{SEED} {argv}")
+    rng = random.Random(f"{soak.SEED} {argv}")
     steps = [rng.randrange(1, total + 1) for _ in range(MOMENTS * 3 // 5)]
     delays = [rng.uniform(0.0005, 0.08) for _ in range(MOMENTS - len(steps))]
     killed = 0
@@ -91,6 +94,7 @@ def moments(run: Runs, folder: Path, total: int, prepare, *argv: object):
         killed += os.WIFSIGNALED(status)
         yield
     assert killed >= MOMENTS * 3 // 5, "nearly all runs must really have been killed"
+    soak.tally("verify, killed while it records, copies or restores", moments=MOMENTS, killed=killed)
 
 
 def tree(value: float) -> dict[str, object]:
