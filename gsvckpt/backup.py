@@ -16,6 +16,7 @@ from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files import open_source
 from gsvckpt.manifest import NAME, Entry, read_manifest, record
 from gsvckpt.model import OpenSource
+from gsvckpt.obstacles import file_obstacle
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish, publish_bytes
 from gsvckpt.removal import is_temporary
@@ -62,6 +63,9 @@ class Backup:
             self._store_config(path, known, config)
             return Copied(known, made=False)
         target = os.path.join(self.folder, place)
+        obstacle = file_obstacle(target)
+        if obstacle is not None:
+            raise obstacle
         if os.path.lexists(target) and _digest_of(target) != digest:  # another good copy, or a file that is not ours: it stays
             stem, extension = os.path.splitext(target)
             target = f"{stem}.{digest[:8]}{extension}"
@@ -111,6 +115,9 @@ def restore(path: str, entry: Entry, backup: str, progress: Progress | None = No
 
     Every copy of the right size is tried. Raises DamagedError where none has the right bytes, and OutputError.
     """
+    obstacle = file_obstacle(path)
+    if obstacle is not None:
+        raise obstacle
     path = os.path.realpath(path)  # a link stays a link, to a file that is sound again
     tried = 0
     for copy in _of_size(backup, entry.size):

@@ -35,9 +35,10 @@ from gsvckpt.keep_options import RECORDED
 from gsvckpt.keeping import entry_of
 from gsvckpt.manifest import NAME, Entry, record
 from gsvckpt.migration import Migrated, Migration, Steps
+from gsvckpt.obstacles import folder_obstacle
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Progress
-from gsvckpt.publishing import folder_obstacle, publish_bytes, publish_folder
+from gsvckpt.publishing import publish_bytes, publish_folder
 from gsvckpt.rewriting import Planned, Rewritten, rewrite
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.names import parse

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.locations import folder_of, is_folder, is_url, is_writable, join, name_of
-from gsvckpt.publishing import folder_obstacle
+from gsvckpt.obstacles import file_obstacle, folder_obstacle
 from gsvckpt.sovits.names import resumes, shorten
 
 SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
@@ -94,6 +94,8 @@ class Destination:
         """
         if is_url(output):
             return self._obstacle_at(source, output, others, folder=folder)
+        if not folder and (irregular := file_obstacle(output)) is not None:
+            return irregular
         if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
             return RefusedError("is a file that this reads from", path=output, hint="write elsewhere with -o PATH")
         if self.in_place:
@@ -104,8 +106,6 @@ class Destination:
             return RefusedError("is the source itself", path=output, hint="--in-place replaces it; -o PATH writes elsewhere")
         if folder and (taken := folder_obstacle(output)) is not None:
             return taken
-        if not folder and os.path.isdir(output):
-            return OutputError("is a folder", path=output, hint="name a file with -o PATH")
         if not folder and not self.force and os.path.exists(output):
             return RefusedError("exists already", path=output, hint="--force overwrites it; -o PATH writes elsewhere")
         parent = os.path.dirname(output)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError
-from gsvckpt.files import BINARY, CHUNK, reason
+from gsvckpt.files import BINARY, CHUNK, LINKLESS, reason
 from gsvckpt.locations import is_url
+from gsvckpt.obstacles import entry_obstacle, file_obstacle, folder_obstacle
 from gsvckpt.removal import remove_folder, sweep, temp_name, unlink
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
@@ -81,8 +82,8 @@ def publish(
 
     A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
     kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
-    `overwrite` is false, also when another process creates it meanwhile, and OutputError when the disk is full, the folder not writable or the path a
-    folder or no path at all; after any error no temporary file is left. A URL is published as `uploading.upload` tells, through an ordered target.
+    `overwrite` is false, or is no regular file, also when it becomes so meanwhile, and OutputError when the disk is full, the folder not writable or
+    the path no path at all; after any error no temporary file is left. A URL is published as `uploading.upload` tells, through an ordered target.
     """
     if is_url(path):
         from gsvckpt.uploading import upload  # files of this machine need nothing of it
@@ -149,14 +150,6 @@ def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle:
             remove_folder(temp)
 
 
-def folder_obstacle(path: str) -> RefusedError | None:
-    """Why no folder can take this name: something is there already that is no empty folder. None where nothing is."""
-    place = os.path.realpath(path)
-    if os.path.lexists(place) and not (os.path.isdir(place) and not os.listdir(place)):
-        return RefusedError("exists already", path=path, hint="name a folder that is not there yet; a folder is never overwritten")
-    return None
-
-
 def _take_folder(temp: Path, destination: Path, path: str) -> None:
     try:
         if destination.is_dir():
@@ -205,8 +198,10 @@ def sync_folders(folders: Iterable[str]) -> None:
 def append_line(path: str, line: str) -> None:
     """Add a line to a small file and bring it to the disk. Raises OutputError."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY | LINKLESS)
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "is no regular file")
             os.write(fd, line.encode() + b"\n")
             os.fsync(fd)
         finally:
@@ -223,13 +218,10 @@ def _resolve(path: str) -> Path:
 
 
 def _require_free(destination: Path, path: str, *, overwrite: bool) -> None:
-    try:
-        mode = os.lstat(destination).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        raise OutputError("is a folder", path=path, hint="name a file in it")
-    if not overwrite:
+    obstacle = file_obstacle(path) or entry_obstacle(str(destination), path)
+    if obstacle is not None:
+        raise obstacle
+    if not overwrite and os.path.lexists(destination):
         raise _exists(path)
 
 
@@ -283,6 +275,9 @@ def _copy_mode(destination: Path, temp: Path) -> None:
 
 def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> None:
     if overwrite:
+        obstacle = entry_obstacle(str(destination), path)  # once more: it may have come while the file was written
+        if obstacle is not None:
+            raise obstacle
         os.replace(temp, destination)
         return
     try:

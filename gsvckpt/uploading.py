@@ -159,7 +159,7 @@ def _require_free(filesystem: Any, path: str, url: str, *, overwrite: bool) -> N
     except FileNotFoundError:
         return
     if facts.get("type") == "directory":
-        raise OutputError("is a folder", path=url, hint="name a file in it")
+        raise RefusedError("is a folder, and only a file is ever replaced", path=url, hint="name a file in it")
     if not overwrite:
         raise RefusedError("exists already", path=url, hint="--force overwrites it; -o PATH writes elsewhere")
 

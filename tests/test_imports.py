@@ -18,7 +18,7 @@ LAYERS = [
     {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
     {"remote"},
     {"files", "streams", "pickles"},
-    {"removal", "spans"},
+    {"removal", "spans", "obstacles"},
     {"uploading"},
     {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},

@@ -253,7 +253,7 @@ def test_no_such_folder(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_folder_in_the_way_is_noticed_before_anything_is_written(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "x").mkdir()
-    with pytest.raises(OutputError, match="is a folder"):
+    with pytest.raises(RefusedError, match="is a folder"):
         publish(str(tmp_path / "x"), 1, lambda _: pytest.fail("wrote"), lambda _: None, overwrite=overwrite)
     assert left_in(tmp_path) == ["x"]
 

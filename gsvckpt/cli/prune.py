@@ -16,7 +16,7 @@ from gsvckpt.cli.computing import make_engine
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
 from gsvckpt.engine import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
-from gsvckpt.exclusion import alone
+from gsvckpt.exclusion import alone, require_trash
 from gsvckpt.locations import require_local
 from gsvckpt.manifest import NAME
 from gsvckpt.metrics import Wanted, find_scores, read_table
@@ -154,6 +154,8 @@ def prune(
     def scores_of(units: Sequence[Unit], chosen: Policy) -> Scores:
         return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
 
+    for place in places if not dry_run else ():
+        require_trash(place)
     engine_for = partial(_engine, settings)
     if not dry_run and (yes or trash.can_ask()) and has_trash(places):
         trash.settle(places)
