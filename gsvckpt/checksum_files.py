@@ -98,6 +98,15 @@ def compare(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
     return [Finding("checksum.mismatch", "error", "file", "is not what the checksum file lists", _AGAIN, f"{name} {found}", listed.digest)]
 
 
+def confirm(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
+    """That a file which could not be examined is the one that its line means: a list says nothing of what a file holds."""
+    name = next((name for name in listed.algorithms if digests.get(name) == listed.digest), None) if listed is not None else None
+    if listed is None or name is None:
+        return []
+    why = "has the digest that the checksum file lists, which does not say what it holds"
+    return [Finding("checksum.match", "info", "file", why, "", f"{name} {listed.digest}", listed.digest)]
+
+
 def missing(listed: Listed) -> Finding:
     """A listed file that is not there."""
     return Finding("checksum.missing", "error", "file", "is listed in the checksum file and not there", _AGAIN, "no file", listed.digest)
