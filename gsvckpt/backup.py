@@ -19,8 +19,8 @@ from gsvckpt.model import OpenSource
 from gsvckpt.obstacles import file_obstacle
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish, publish_bytes
-from gsvckpt.removal import is_temporary
 from gsvckpt.streams import buffer
+from gsvckpt.temporaries import is_temporary
 
 _CHUNK = 1 << 21
 _DIGEST = "xxh3_128"

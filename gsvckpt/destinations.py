@@ -7,11 +7,13 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.locations import folder_of, is_folder, is_url, is_writable, join, name_of
 from gsvckpt.obstacles import file_obstacle, folder_obstacle
 from gsvckpt.sovits.names import resumes, shorten
+from gsvckpt.temporaries import sweep
 
 SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
 _TORCH = (".pth", ".ckpt", ".pt", ".bin", ".th")
@@ -131,6 +133,8 @@ class Destination:
 
         When what is done inside fails, folders that were made for it go again.
         """
+        if not is_url(output):
+            sweep(Path(os.path.realpath(output)).parent)  # also where something stands in the way
         obstacle = self.obstacle(source, output, others, folder=folder)
         if obstacle is not None:
             raise obstacle

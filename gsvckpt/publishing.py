@@ -15,7 +15,7 @@ from gsvckpt.errors import GsvError, OutputError, RefusedError
 from gsvckpt.files import BINARY, CHUNK, LINKLESS, reason
 from gsvckpt.locations import is_url
 from gsvckpt.obstacles import entry_obstacle, file_obstacle, folder_obstacle
-from gsvckpt.removal import remove_folder, sweep, temp_name, unlink
+from gsvckpt.temporaries import sweep, temporary_file, temporary_folder
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
 _SYNC_SECONDS = 0.05  # short: the disk then works while the rest is still copied, and little is left to wait for at the end
@@ -90,32 +90,26 @@ def publish(
 
         upload(path, size, fill, check, overwrite=overwrite, settle=settle)
         return
-    temp: Path | None = None
     try:
         destination = _resolve(path)
-        _require_free(destination, path, overwrite=overwrite)
         sweep(destination.parent)
+        _require_free(destination, path, overwrite=overwrite)
         _require_space(destination, size)
-        # Its name is known before it is there, as Ctrl-C can come anywhere.
-        temp = destination.parent / temp_name()
-        target = Target(temp, os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666))
-        try:
-            with _syncing(target) as written:
-                fill(target)
-                written.set()
-                check(target)
-        finally:
-            target.close()
-        settle()
-        _copy_mode(destination, temp)  # last: Windows removes no read-only file
-        _take_name(temp, destination, path, overwrite=overwrite)
+        with temporary_file(destination.parent) as (temp, fd):
+            target = Target(temp, fd)
+            try:
+                with _syncing(target) as written:
+                    fill(target)
+                    written.set()
+                    check(target)
+            finally:
+                target.close()
+            settle()
+            _copy_mode(destination, temp)  # last: Windows removes no read-only file
+            _take_name(temp, destination, path, overwrite=overwrite)
         _sync_folder(destination.parent)
     except OSError as error:
         _fail(path, error)
-    finally:
-        if temp is not None:
-            with suppress(OSError):
-                unlink(temp)
 
 
 def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle: Callable[[], None] = lambda: None) -> None:
@@ -124,30 +118,25 @@ def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle:
     A kill at any moment leaves nothing at `path`, or all of it. Raises RefusedError where something else than an empty folder is at `path`, also when
     another process makes it meanwhile, and OutputError; after any error no temporary folder is left.
     """
-    temp: Path | None = None
     try:
         destination = _resolve(path.rstrip(f"/{os.sep}") or path)
+        sweep(destination.parent)
         taken = folder_obstacle(path)
         if taken is not None:
             raise taken
-        sweep(destination.parent)
         _require_space(destination, size)
-        temp = destination.parent / temp_name()
-        os.mkdir(temp)
-        try:
-            fill(str(temp))
-        except GsvError as error:
-            error.path = error.path.replace(str(temp), path.rstrip(f"/{os.sep}") or path)  # nobody will see the other folder
-            raise
-        _sync_folder(temp)
-        settle()
-        _take_folder(temp, destination, path)
+        with temporary_folder(destination.parent) as temp:
+            try:
+                fill(str(temp))
+            except GsvError as error:
+                error.path = error.path.replace(str(temp), path.rstrip(f"/{os.sep}") or path)  # nobody will see the other folder
+                raise
+            _sync_folder(temp)
+            settle()
+            _take_folder(temp, destination, path)
         _sync_folder(destination.parent)
     except OSError as error:
         _fail(path, error)
-    finally:
-        if temp is not None and os.path.lexists(temp):
-            remove_folder(temp)
 
 
 def _take_folder(temp: Path, destination: Path, path: str) -> None:

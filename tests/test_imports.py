@@ -19,6 +19,7 @@ LAYERS = [
     {"remote"},
     {"files", "streams", "pickles"},
     {"removal", "spans", "obstacles"},
+    {"temporaries"},
     {"uploading"},
     {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},
