@@ -12,6 +12,7 @@ from typing import NamedTuple
 import xxhash
 
 from gsvckpt.asides import damaged_name
+from gsvckpt.characters import escape_json
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files import open_source
 from gsvckpt.manifest import NAME, Entry, read_manifest, record
@@ -93,9 +94,14 @@ class Backup:
         return self._by_digest
 
     def _store_config(self, path: str, copy: str, config: object) -> None:
-        text = json.dumps(config, indent=2, ensure_ascii=False, default=str).encode("utf-8", "replace") if config else _config_nearby(path)
+        text = _config_text(config) if config else _config_nearby(path)
         if text and not os.path.lexists(copy + _CONFIG):
             publish_bytes(copy + _CONFIG, text, overwrite=False)
+
+
+def _config_text(config: object) -> bytes:
+    text = json.dumps(config, indent=2, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
+    return escape_json(text).encode()
 
 
 def _config_nearby(path: str) -> bytes | None:

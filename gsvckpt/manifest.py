@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
+from gsvckpt.characters import escape_toml
 from gsvckpt.errors import DamagedError, MissingError, RefusedError
 from gsvckpt.findings import Finding
 from gsvckpt.locking import locked
@@ -73,8 +74,6 @@ def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], boo
     Others that record at the same time wait, so nothing is lost. Raises DamagedError where the manifest that is there cannot be understood, which
     is then left as it is, RefusedError where its name is taken by something that is no regular file, and OutputError.
     """
-    import tomli_w
-
     path = os.path.join(folder, NAME)
     obstacle = file_obstacle(path)
     if obstacle is not None:
@@ -85,15 +84,18 @@ def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], boo
         before = _entries(path, document)
         known = {name: entry for name, entry in before.items() if not forget(name)}
         known |= {entry.name: entry for entry in entries}
-        own = _own_text(path, text, document, _spell(before, tomli_w.dumps))
-        renewed = f"{own}{MARK}\n{_spell(known, tomli_w.dumps)}"
+        own = _own_text(path, text, document, spell(before))
+        renewed = f"{own}{MARK}\n{spell(known)}"
         _require_same(path, document, renewed, known)
         publish_bytes(path, renewed.replace("\n", newline).encode(), overwrite=True)
     return path
 
 
-def _spell(entries: Mapping[str, Entry], dumps: Callable[[Mapping[str, object]], str]) -> str:
-    return dumps({"files": {name: entries[name].as_table() for name in sorted(entries)}})
+def spell(entries: Mapping[str, Entry]) -> str:
+    """The entries as a manifest has them below its mark."""
+    import tomli_w
+
+    return escape_toml(tomli_w.dumps({"files": {name: entries[name].as_table() for name in sorted(entries)}}))
 
 
 def _own_text(path: str, text: str, document: Mapping[str, object], generated: str) -> str:
