@@ -6,7 +6,7 @@ import struct
 
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
-from gsvckpt.formats.torch_objects import StorageTable, rebuild
+from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
 from gsvckpt.model import LOST, Checkpoint, Container, Global, Source, Storage
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
@@ -16,6 +16,7 @@ _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every 
 HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
 MAX_PICKLES = 1 << 27
 _FIRST_WINDOW = 1 << 18
+_SAVE_STATE = "load it with the program that wrote it, and save its .state_dict()"
 
 
 def looks_like(head: bytes) -> bool:
@@ -59,7 +60,10 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         if magic != MAGIC or protocol != 1001:
             raise DamagedError("begins with other numbers than torch's magic number and protocol 1001")
         system, start = _load(data, position, names, StorageTable(announce))
-        _, position = _load(data, start, names, StorageTable(announce))
+        modules: list[Global] = []
+        _, position = _load(data, start, names, StorageTable(announce), modules)
+        if modules:
+            raise UnsupportedError(f"holds a whole module ({modules[0]}), not only its tensors", hint=_SAVE_STATE)
         keys, position = _load(data, position, names, StorageTable(announce))
         places = _place(source, keys, sizes, position, partial=partial)
         table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
@@ -74,8 +78,17 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
     return Checkpoint(source, container, root, tuple(names))
 
 
-def _load(data: bytes, position: int, names: dict[Global, Global], table: StorageTable) -> tuple[object, int]:
-    machine = Machine(data, reduce=rebuild, persist=table.persist, position=position)
+def _load(data: bytes, position: int, names: dict[Global, Global], table: StorageTable, modules: list[Global] | None = None) -> tuple[object, int]:
+    """One pickle, and where it ends. Classes of whole modules go into `modules`, and the reading goes on, so that all names behind them are known."""
+
+    def persist(pid: object) -> object:
+        found = module_of(pid)
+        if found is None or modules is None:
+            return table.persist(pid)
+        modules.append(found)
+        return found
+
+    machine = Machine(data, reduce=rebuild, persist=persist, position=position)
     try:
         return machine.run(), machine.position
     finally:
