@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import stat
+import socket
 from pathlib import Path
 
 import pytest
@@ -44,11 +44,13 @@ def test_elsewhere_these_are_names_like_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes and links")
-def test_what_stands_there(tmp_path: Path) -> None:
+def test_what_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
     for name in ("file", "folder", "pipe", "socket", "nothing", "loop"):
         (tmp_path / f"to-{name}").symlink_to(name if name != "loop" else "to-loop")
     said = {name: str(found) if (found := file_obstacle(str(tmp_path / name))) else "" for name in (*os.listdir(tmp_path), "nothing", "a\0b")}
