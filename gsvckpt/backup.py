@@ -12,14 +12,16 @@ from typing import NamedTuple
 import xxhash
 
 from gsvckpt.asides import damaged_name
+from gsvckpt.characters import escape_json
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files import open_source
 from gsvckpt.manifest import NAME, Entry, read_manifest, record
 from gsvckpt.model import OpenSource
+from gsvckpt.obstacles import file_obstacle
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.publishing import Target, publish, publish_bytes
-from gsvckpt.removal import is_temporary
 from gsvckpt.streams import buffer
+from gsvckpt.temporaries import is_temporary
 
 _CHUNK = 1 << 21
 _DIGEST = "xxh3_128"
@@ -62,6 +64,9 @@ class Backup:
             self._store_config(path, known, config)
             return Copied(known, made=False)
         target = os.path.join(self.folder, place)
+        obstacle = file_obstacle(target)
+        if obstacle is not None:
+            raise obstacle
         if os.path.lexists(target) and _digest_of(target) != digest:  # another good copy, or a file that is not ours: it stays
             stem, extension = os.path.splitext(target)
             target = f"{stem}.{digest[:8]}{extension}"
@@ -89,9 +94,14 @@ class Backup:
         return self._by_digest
 
     def _store_config(self, path: str, copy: str, config: object) -> None:
-        text = json.dumps(config, indent=2, ensure_ascii=False, default=str).encode("utf-8", "replace") if config else _config_nearby(path)
+        text = _config_text(config) if config else _config_nearby(path)
         if text and not os.path.lexists(copy + _CONFIG):
             publish_bytes(copy + _CONFIG, text, overwrite=False)
+
+
+def _config_text(config: object) -> bytes:
+    text = json.dumps(config, indent=2, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
+    return escape_json(text).encode()
 
 
 def _config_nearby(path: str) -> bytes | None:
@@ -111,6 +121,9 @@ def restore(path: str, entry: Entry, backup: str, progress: Progress | None = No
 
     Every copy of the right size is tried. Raises DamagedError where none has the right bytes, and OutputError.
     """
+    obstacle = file_obstacle(path)
+    if obstacle is not None:
+        raise obstacle
     path = os.path.realpath(path)  # a link stays a link, to a file that is sound again
     tried = 0
     for copy in _of_size(backup, entry.size):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError, MissingError, RefusedError
 from gsvckpt.experiments import TITLES, File, Stage, agrees
-from gsvckpt.manifest import MARK, Entry
+from gsvckpt.manifest import MARK, Entry, spell
 from gsvckpt.verdicts import Verification
 
 How = Literal["copy", "extracted", "written"]
@@ -148,9 +148,7 @@ def by_age(weights: Sequence[File], version: str | None, newest: Saved | None) -
 
 def manifest_size(entries: Sequence[Entry]) -> int:
     """The bytes of a manifest with these entries, where there was none."""
-    import tomli_w
-
-    return len(f"{MARK}\n{tomli_w.dumps({'files': {entry.name: entry.as_table() for entry in entries}})}".encode())
+    return len(f"{MARK}\n{spell({entry.name: entry for entry in entries})}".encode())
 
 
 def nothing_left(planned: Bundle) -> GsvError:

@@ -26,6 +26,7 @@ from gsvckpt.bundles import (
     portable,
     unfit,
 )
+from gsvckpt.characters import escape_shown
 from gsvckpt.destinations import Destination
 from gsvckpt.engine import Engine
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError
@@ -35,9 +36,10 @@ from gsvckpt.keep_options import RECORDED
 from gsvckpt.keeping import entry_of
 from gsvckpt.manifest import NAME, Entry, record
 from gsvckpt.migration import Migrated, Migration, Steps
+from gsvckpt.obstacles import folder_obstacle
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Progress
-from gsvckpt.publishing import folder_obstacle, publish_bytes, publish_folder
+from gsvckpt.publishing import publish_bytes, publish_folder
 from gsvckpt.rewriting import Planned, Rewritten, rewrite
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.names import parse
@@ -253,7 +255,8 @@ class _Planner:
         parts = []
         for log in logs:
             text = read_end(log.path)
-            parts.append(f"===== {f'{log.run}/' if log.run else ''}train.log =====\n".encode() + text + b"\n" * (not text.endswith(b"\n")))
+            place = escape_shown(f"{log.run}/") if log.run else ""
+            parts.append(f"===== {place}train.log =====\n".encode() + text + b"\n" * (not text.endswith(b"\n")))
         if logs:
             self._add_text("log.txt", logs[0].path if len(logs) == 1 else self.experiment.path, b"".join(parts), "written")
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from gsvckpt.characters import escape_shown, is_plain
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.findings import Finding
 from gsvckpt.publishing import publish_bytes
@@ -98,6 +99,15 @@ def compare(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
     return [Finding("checksum.mismatch", "error", "file", "is not what the checksum file lists", _AGAIN, f"{name} {found}", listed.digest)]
 
 
+def confirm(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
+    """That a file which could not be examined is the one that its line means: a list says nothing of what a file holds."""
+    name = next((name for name in listed.algorithms if digests.get(name) == listed.digest), None) if listed is not None else None
+    if listed is None or name is None:
+        return []
+    why = "has the digest that the checksum file lists, which does not say what it holds"
+    return [Finding("checksum.match", "info", "file", why, "", f"{name} {listed.digest}", listed.digest)]
+
+
 def missing(listed: Listed) -> Finding:
     """A listed file that is not there."""
     return Finding("checksum.missing", "error", "file", "is listed in the checksum file and not there", _AGAIN, "no file", listed.digest)
@@ -121,11 +131,22 @@ def format_for(path: str) -> str:
 def write_checksums(path: str, digests: Iterable[tuple[str, str]], *, overwrite: bool) -> None:
     """Write (path, digest) pairs so that the tool itself can check them from the folder of the list. Raises OutputError and RefusedError."""
     folder = os.path.abspath(os.path.dirname(path))
-    text = "".join(sorted(_line(os.path.relpath(os.path.abspath(name), folder), digest) for name, digest in digests))
+    text = "".join(sorted((_line(os.path.relpath(os.path.abspath(name), folder), digest) for name, digest in digests), key=_behind_comment))
     publish_bytes(path, text.encode("utf-8", "surrogateescape"), overwrite=overwrite)
 
 
 def _line(name: str, digest: str) -> str:
     name = name.replace(os.sep, "/") if os.sep != "/" else name
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"
+    return f"{_comment(escaped)}{'' if escaped == name else chr(92)}{digest}  {escaped}\n"
+
+
+def _comment(name: str) -> str:
+    """A line above that of a name in which something turns or hides text. The tools know no escape for that, so the name itself has to stand there as
+    it is; they skip the comment.
+    """
+    return "" if is_plain(name) else f"# the next name has characters that turn or hide text: {escape_shown(name)}\n"
+
+
+def _behind_comment(line: str) -> str:
+    return line.split("\n")[-2]

@@ -17,6 +17,7 @@ from gsvckpt.errors import ChangedError, GsvError, OutputError, UsageError
 from gsvckpt.files import open_source
 from gsvckpt.locking import locked
 from gsvckpt.manifest import Entry
+from gsvckpt.obstacles import file_obstacle
 from gsvckpt.progress import Progress
 from gsvckpt.pruning import PrunePlan
 from gsvckpt.publishing import publish_bytes
@@ -268,6 +269,8 @@ def _named(caught: GsvError | OSError, path: str) -> GsvError:
 
 
 def check_archive(archive: str | None, roots: Sequence[str]) -> None:
-    """Raise UsageError for an archive inside what is pruned."""
+    """Raise UsageError for an archive that is no folder, or inside what is pruned; RefusedError for a device or a pipe."""
+    if archive is not None and os.path.exists(archive) and not os.path.isdir(archive):
+        raise file_obstacle(archive) or UsageError("is no folder", where="--archive", path=archive)
     if archive is not None and any(_is_below(os.path.realpath(archive), os.path.realpath(root)) for root in roots):
         raise UsageError("lies inside what is pruned", where="--archive", path=archive, hint="name a folder elsewhere")

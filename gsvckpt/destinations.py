@@ -7,11 +7,13 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.locations import folder_of, is_folder, is_url, is_writable, join, name_of
-from gsvckpt.publishing import folder_obstacle
+from gsvckpt.obstacles import file_obstacle, folder_obstacle
 from gsvckpt.sovits.names import resumes, shorten
+from gsvckpt.temporaries import sweep
 
 SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
 _TORCH = (".pth", ".ckpt", ".pt", ".bin", ".th")
@@ -94,6 +96,8 @@ class Destination:
         """
         if is_url(output):
             return self._obstacle_at(source, output, others, folder=folder)
+        if not folder and (irregular := file_obstacle(output)) is not None:
+            return irregular
         if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
             return RefusedError("is a file that this reads from", path=output, hint="write elsewhere with -o PATH")
         if self.in_place:
@@ -104,8 +108,6 @@ class Destination:
             return RefusedError("is the source itself", path=output, hint="--in-place replaces it; -o PATH writes elsewhere")
         if folder and (taken := folder_obstacle(output)) is not None:
             return taken
-        if not folder and os.path.isdir(output):
-            return OutputError("is a folder", path=output, hint="name a file with -o PATH")
         if not folder and not self.force and os.path.exists(output):
             return RefusedError("exists already", path=output, hint="--force overwrites it; -o PATH writes elsewhere")
         parent = os.path.dirname(output)
@@ -131,6 +133,8 @@ class Destination:
 
         When what is done inside fails, folders that were made for it go again.
         """
+        if not is_url(output):
+            sweep(Path(os.path.realpath(output)).parent)  # also where something stands in the way
         obstacle = self.obstacle(source, output, others, folder=folder)
         if obstacle is not None:
             raise obstacle

@@ -25,6 +25,7 @@ def alone(folders: Sequence[str]) -> Iterator[None]:
             above = os.path.dirname(above)
     with ExitStack() as stack:
         for place in places:
+            require_trash(os.path.dirname(place))
             try:
                 os.makedirs(place, exist_ok=True)
             except OSError as error:
@@ -37,6 +38,13 @@ def alone(folders: Sequence[str]) -> Iterator[None]:
                     raise
                 raise RefusedError("another prune is at work here", path=os.path.dirname(place), hint="wait for it, then try again") from error
         yield
+
+
+def require_trash(folder: str) -> None:
+    """Raise RefusedError where the name of a folder's trash is taken by something else; a link could lead anywhere."""
+    place = os.path.join(folder, TRASH)
+    if os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place)):
+        raise RefusedError("is no folder, so it cannot be the trash", path=place, hint="move it away")
 
 
 def _leave(place: str) -> None:

@@ -15,6 +15,7 @@ from gsvckpt.locations import is_url
 from gsvckpt.model import OpenSource
 
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
+LINKLESS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # to open a file of gsvckpt's own: no link, no pipe that stalls us
 CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
 
 

@@ -60,6 +60,7 @@ CHECKS: Mapping[str, str] = {
     "manifest.missing": "Are all recorded files there?",
     "manifest.new": "Are all files recorded?",
     "checksum.mismatch": "Do files have the digests that a checksum file lists?",
+    "checksum.match": "Has a file that was not examined the digest that a checksum file lists?",
     "checksum.missing": "Are all listed files there?",
     "checksum.unlisted": "Are all files listed?",
     "checksum.malformed": "Can every line of the checksum file be read?",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from gsvckpt import checksum_files
+from gsvckpt.backup import place_for
 from gsvckpt.errors import UsageError
 from gsvckpt.findings import CHECKS, family, is_damage
 from gsvckpt.locations import require_local
+from gsvckpt.manifest import NAME
+from gsvckpt.obstacles import file_obstacle
 from gsvckpt.opening import index_of
 from gsvckpt.verdicts import Options
 
@@ -32,6 +35,22 @@ class Keep(NamedTuple):
         """The options that act on files for being sound or damaged."""
         options = {"--record": self.record, "--backup": self.backup, "--restore-from": self.restore_from, "--write-checksums": self.listing}
         return [option for option, value in options.items() if value]
+
+    def require_room(self, files: Iterable[str], roots: Mapping[str, str]) -> None:
+        """Raise RefusedError where something that is no regular file stands in the place of a file to write, before anything is read."""
+        files = list(files)
+        places = [self.listing] if self.listing is not None else []
+        if self.record:
+            places += [os.path.join(folder, NAME) for folder in dict.fromkeys(map(os.path.dirname, files))]
+        if self.backup is not None:
+            if os.path.exists(self.backup) and not os.path.isdir(self.backup):
+                raise file_obstacle(self.backup) or UsageError("is no folder", where="--backup", path=self.backup)
+            copies = [os.path.join(self.backup, place_for(path, roots.get(path))) for path in files]
+            places += [*copies, *(os.path.join(folder, NAME) for folder in dict.fromkeys(map(os.path.dirname, copies)))]
+        for place in places:
+            obstacle = file_obstacle(place)
+            if obstacle is not None:
+                raise obstacle
 
     @property
     def digests(self) -> frozenset[str]:

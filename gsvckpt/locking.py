@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from gsvckpt.errors import OutputError
-from gsvckpt.files import BINARY
+from gsvckpt.errors import OutputError, RefusedError
+from gsvckpt.files import BINARY, LINKLESS
+from gsvckpt.obstacles import entry_obstacle
 
 _NAME = ".gsvckpt.lock"
 _PATIENCE = 30.0  # seconds; whoever holds it writes one small file
@@ -21,7 +22,9 @@ _PAUSE = 0.01
 
 @contextmanager
 def locked(folder: str, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold the lock of `folder`, and leave no file behind. Raises OutputError where it cannot be had in `patience` seconds."""
+    """Hold the lock of `folder`, and leave no file behind. Raises OutputError where it cannot be had in `patience` seconds,
+    and RefusedError where something else has its name.
+    """
     path = os.path.join(folder, _NAME)
     deadline = time.monotonic() + patience
     held: list[int] = []  # Ctrl-C can come anywhere, and must leave no lock that this process holds without knowing
@@ -51,21 +54,24 @@ def _release(path: str, held: Sequence[int]) -> None:
 def sweep_lock(folder: str) -> None:
     """Remove the lock file that a killed process left in `folder`; one that somebody holds stays."""
     if os.path.lexists(os.path.join(folder, _NAME)):
-        with suppress(OutputError), locked(folder, patience=0):
+        with suppress(OutputError, RefusedError), locked(folder, patience=0):
             pass
 
 
 def _try(path: str, held: list[int]) -> bool:
     """Put a descriptor that holds the lock into `held`; False where another holds it, or removed the file meanwhile."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | BINARY | LINKLESS, 0o666)
     except PermissionError as error:
         if os.name == "nt" and os.path.isdir(os.path.dirname(path)) and os.access(os.path.dirname(path), os.W_OK):
             return False  # being removed
         raise OutputError("the folder cannot be written to (permission denied)", path=path) from error
     except OSError as error:
-        raise OutputError(f"cannot be locked: {error.strerror}", path=path) from error
+        raise entry_obstacle(path, path) or OutputError(f"cannot be locked: {error.strerror}", path=path) from error
     try:
+        obstacle = entry_obstacle(path, path)
+        if obstacle is not None:
+            raise obstacle
         _lock(fd)
         if os.path.samestat(os.fstat(fd), os.stat(path)):
             held.append(fd)

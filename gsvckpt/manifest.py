@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
+from gsvckpt.characters import escape_toml
 from gsvckpt.errors import DamagedError, MissingError, RefusedError
 from gsvckpt.findings import Finding
 from gsvckpt.locking import locked
+from gsvckpt.obstacles import file_obstacle
 from gsvckpt.publishing import publish_bytes
 
 NAME = "gsvckpt.toml"
@@ -69,26 +72,30 @@ def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], boo
     """Put entries into the folder's manifest, in one step, and drop those whose name `forget` says. Returns the manifest's path.
 
     Others that record at the same time wait, so nothing is lost. Raises DamagedError where the manifest that is there cannot be understood, which
-    is then left as it is, and OutputError.
+    is then left as it is, RefusedError where its name is taken by something that is no regular file, and OutputError.
     """
-    import tomli_w
-
     path = os.path.join(folder, NAME)
+    obstacle = file_obstacle(path)
+    if obstacle is not None:
+        raise obstacle
     with locked(folder or "."):
         text, newline = _read_text(path) or ("", "\n")
         document = _parse(path, text)
         before = _entries(path, document)
         known = {name: entry for name, entry in before.items() if not forget(name)}
         known |= {entry.name: entry for entry in entries}
-        own = _own_text(path, text, document, _spell(before, tomli_w.dumps))
-        renewed = f"{own}{MARK}\n{_spell(known, tomli_w.dumps)}"
+        own = _own_text(path, text, document, spell(before))
+        renewed = f"{own}{MARK}\n{spell(known)}"
         _require_same(path, document, renewed, known)
         publish_bytes(path, renewed.replace("\n", newline).encode(), overwrite=True)
     return path
 
 
-def _spell(entries: Mapping[str, Entry], dumps: Callable[[Mapping[str, object]], str]) -> str:
-    return dumps({"files": {name: entries[name].as_table() for name in sorted(entries)}})
+def spell(entries: Mapping[str, Entry]) -> str:
+    """The entries as a manifest has them below its mark."""
+    import tomli_w
+
+    return escape_toml(tomli_w.dumps({"files": {name: entries[name].as_table() for name in sorted(entries)}}))
 
 
 def _own_text(path: str, text: str, document: Mapping[str, object], generated: str) -> str:
@@ -129,7 +136,10 @@ def _read(path: str) -> str | None:
 def _read_text(path: str) -> tuple[str, str] | None:
     """The text with plain line ends, and the line end that it has; None where there is no manifest."""
     try:
-        if os.path.getsize(path) > LARGEST:
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):  # a pipe would never end
+            raise MissingError("is no regular file", path=path, hint="move it away")
+        if facts.st_size > LARGEST:
             raise DamagedError(f"is larger than {LARGEST:,} bytes", path=path)
         with open(path, encoding="utf-8-sig", newline="") as file:  # Windows' own editor puts a mark in front
             text = file.read()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 
 from gsvckpt.errors import UsageError
 from gsvckpt.manifest import LARGEST, MARK, NAME
-from gsvckpt.quantities import parse_duration, parse_size
+from gsvckpt.quantities import parse_duration, parse_size, spell_duration
 from gsvckpt.retention import DemoteTo, Policy
 from gsvckpt.rules.toml_lines import find_line, parse
 from gsvckpt.texts import hint_at, read_text
@@ -22,6 +22,7 @@ from gsvckpt.units import Group
 
 _COUNTS = {"keep-last": "last", "keep-best": "best", "keep-every": "every", "demote-after": "demote_after"}
 _CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {"mode": ("mode", ("min", "max")), "demote-to": ("demote_to", get_args(DemoteTo))}
+_FIELDS = {**_COUNTS, "keep-within": "within", "keep": "keep", "max-size": "max_size", "demote-to": "demote_to", "metric": "metric", "mode": "mode"}
 _GROUP_KEYS = (*_COUNTS, "keep-within", "keep", "metric", *_CHOICES)
 _KEYS = (*_GROUP_KEYS, "max-size", "groups")
 _FORM = "begin with a line [prune], and a line keep-last = 3 below it"
@@ -29,10 +30,13 @@ _FORM = "begin with a line [prune], and a line keep-last = 3 below it"
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """What a file says of all groups, and of those whose label or name a glob matches: the first that does."""
+    """What the file at `path` says of all groups, and of those whose label or name a glob matches: the first that does. `path` is None where no file
+    says anything.
+    """
 
     general: Policy = field(default_factory=Policy)
     groups: tuple[tuple[str, Policy], ...] = ()
+    path: str | None = None
 
     def of(self, group: Group, command_line: Policy) -> Policy:
         """What counts for a group: the command line, where it says nothing the group's own table, and then that of all."""
@@ -42,6 +46,29 @@ class Policies:
     def unmatched(self, groups: Collection[Group]) -> tuple[str, ...]:
         """The globs that mean none of these groups."""
         return tuple(glob for glob, _ in self.groups if not any(fnmatchcase(name, glob) for group in groups for name in (group.label, group.name)))
+
+
+class Applied(NamedTuple):
+    """Where the rules for some folders come from: a file, which may be a stranger's, and options, which go before what it says."""
+
+    folders: tuple[str, ...]
+    policies: Policies
+    options: Policy
+
+    def as_json(self) -> dict[str, object]:
+        """`rules` are those that count, of the file and the options together; `options` those of the command line alone."""
+        rules = spell_rules(self.options.over(self.policies.general))
+        groups = {glob: spell_rules(self.options.over(policy)) for glob, policy in self.policies.groups}
+        facts = {"file": self.policies.path, "rules": {**rules, **({"groups": groups} if groups else {})}, "options": spell_rules(self.options)}
+        return {**facts, "folders": list(self.folders)}
+
+
+def spell_rules(policy: Policy) -> dict[str, object]:
+    """The rules of a policy as a file has them."""
+    found = {key: getattr(policy, name) for key, name in _FIELDS.items()}
+    found |= {"keep-within": spell_duration(policy.within)} if policy.within is not None else {}
+    found |= {"keep": list(policy.keep) or None}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def read_policies(path: str) -> Policies:
@@ -99,7 +126,8 @@ def _policies(table: _Table) -> Policies:
             if not glob:
                 raise below.mistake(glob, "a group's glob is empty", example)
             groups.append((glob, _policy(below.below(glob, example), _GROUP_KEYS)))
-    return Policies(_policy(table, _KEYS), tuple(groups))
+    general = _policy(table, _KEYS)
+    return Policies(general, tuple(groups), table.path if groups or general != Policy() else None)
 
 
 def _policy(table: _Table, known: tuple[str, ...]) -> Policy:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from gsvckpt.errors import GsvError, OutputError, RefusedError
-from gsvckpt.files import BINARY, CHUNK, reason
+from gsvckpt.files import BINARY, CHUNK, LINKLESS, reason
 from gsvckpt.locations import is_url
-from gsvckpt.removal import remove_folder, sweep, temp_name, unlink
+from gsvckpt.obstacles import entry_obstacle, file_obstacle, folder_obstacle
+from gsvckpt.temporaries import sweep, temporary_file, temporary_folder
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
 _SYNC_SECONDS = 0.05  # short: the disk then works while the rest is still copied, and little is left to wait for at the end
@@ -81,40 +82,34 @@ def publish(
 
     A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
     kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
-    `overwrite` is false, also when another process creates it meanwhile, and OutputError when the disk is full, the folder not writable or the path a
-    folder or no path at all; after any error no temporary file is left. A URL is published as `uploading.upload` tells, through an ordered target.
+    `overwrite` is false, or is no regular file, also when it becomes so meanwhile, and OutputError when the disk is full, the folder not writable or
+    the path no path at all; after any error no temporary file is left. A URL is published as `uploading.upload` tells, through an ordered target.
     """
     if is_url(path):
         from gsvckpt.uploading import upload  # files of this machine need nothing of it
 
         upload(path, size, fill, check, overwrite=overwrite, settle=settle)
         return
-    temp: Path | None = None
     try:
         destination = _resolve(path)
-        _require_free(destination, path, overwrite=overwrite)
         sweep(destination.parent)
+        _require_free(destination, path, overwrite=overwrite)
         _require_space(destination, size)
-        # Its name is known before it is there, as Ctrl-C can come anywhere.
-        temp = destination.parent / temp_name()
-        target = Target(temp, os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666))
-        try:
-            with _syncing(target) as written:
-                fill(target)
-                written.set()
-                check(target)
-        finally:
-            target.close()
-        settle()
-        _copy_mode(destination, temp)  # last: Windows removes no read-only file
-        _take_name(temp, destination, path, overwrite=overwrite)
+        with temporary_file(destination.parent) as (temp, fd):
+            target = Target(temp, fd)
+            try:
+                with _syncing(target) as written:
+                    fill(target)
+                    written.set()
+                    check(target)
+            finally:
+                target.close()
+            settle()
+            _copy_mode(destination, temp)  # last: Windows removes no read-only file
+            _take_name(temp, destination, path, overwrite=overwrite)
         _sync_folder(destination.parent)
     except OSError as error:
         _fail(path, error)
-    finally:
-        if temp is not None:
-            with suppress(OSError):
-                unlink(temp)
 
 
 def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle: Callable[[], None] = lambda: None) -> None:
@@ -123,38 +118,25 @@ def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle:
     A kill at any moment leaves nothing at `path`, or all of it. Raises RefusedError where something else than an empty folder is at `path`, also when
     another process makes it meanwhile, and OutputError; after any error no temporary folder is left.
     """
-    temp: Path | None = None
     try:
         destination = _resolve(path.rstrip(f"/{os.sep}") or path)
+        sweep(destination.parent)
         taken = folder_obstacle(path)
         if taken is not None:
             raise taken
-        sweep(destination.parent)
         _require_space(destination, size)
-        temp = destination.parent / temp_name()
-        os.mkdir(temp)
-        try:
-            fill(str(temp))
-        except GsvError as error:
-            error.path = error.path.replace(str(temp), path.rstrip(f"/{os.sep}") or path)  # nobody will see the other folder
-            raise
-        _sync_folder(temp)
-        settle()
-        _take_folder(temp, destination, path)
+        with temporary_folder(destination.parent) as temp:
+            try:
+                fill(str(temp))
+            except GsvError as error:
+                error.path = error.path.replace(str(temp), path.rstrip(f"/{os.sep}") or path)  # nobody will see the other folder
+                raise
+            _sync_folder(temp)
+            settle()
+            _take_folder(temp, destination, path)
         _sync_folder(destination.parent)
     except OSError as error:
         _fail(path, error)
-    finally:
-        if temp is not None and os.path.lexists(temp):
-            remove_folder(temp)
-
-
-def folder_obstacle(path: str) -> RefusedError | None:
-    """Why no folder can take this name: something is there already that is no empty folder. None where nothing is."""
-    place = os.path.realpath(path)
-    if os.path.lexists(place) and not (os.path.isdir(place) and not os.listdir(place)):
-        return RefusedError("exists already", path=path, hint="name a folder that is not there yet; a folder is never overwritten")
-    return None
 
 
 def _take_folder(temp: Path, destination: Path, path: str) -> None:
@@ -205,8 +187,10 @@ def sync_folders(folders: Iterable[str]) -> None:
 def append_line(path: str, line: str) -> None:
     """Add a line to a small file and bring it to the disk. Raises OutputError."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY | LINKLESS)
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "is no regular file")
             os.write(fd, line.encode() + b"\n")
             os.fsync(fd)
         finally:
@@ -223,13 +207,10 @@ def _resolve(path: str) -> Path:
 
 
 def _require_free(destination: Path, path: str, *, overwrite: bool) -> None:
-    try:
-        mode = os.lstat(destination).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        raise OutputError("is a folder", path=path, hint="name a file in it")
-    if not overwrite:
+    obstacle = file_obstacle(path) or entry_obstacle(str(destination), path)
+    if obstacle is not None:
+        raise obstacle
+    if not overwrite and os.path.lexists(destination):
         raise _exists(path)
 
 
@@ -283,6 +264,9 @@ def _copy_mode(destination: Path, temp: Path) -> None:
 
 def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> None:
     if overwrite:
+        obstacle = entry_obstacle(str(destination), path)  # once more: it may have come while the file was written
+        if obstacle is not None:
+            raise obstacle
         os.replace(temp, destination)
         return
     try:

@@ -25,6 +25,12 @@ def parse_size(text: str, where: str) -> int:
     return count
 
 
+def spell_duration(seconds: int) -> str:
+    """`7d`, as `parse_duration` reads it."""
+    unit = next(unit for unit in ("d", "h", "s") if seconds % _SECONDS[unit] == 0)
+    return f"{seconds // _SECONDS[unit]}{unit}"
+
+
 def parse_duration(text: str, where: str) -> int:
     """Seconds: `7d`, `36h`, `2w`, `90min`, `1d12h`; not `m`, which is months to some. Raises UsageError, at `where`."""
     spelt = text.strip().lower()

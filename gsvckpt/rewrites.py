@@ -18,9 +18,9 @@ from gsvckpt.locations import is_url
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.receipts import Receipt
 from gsvckpt.recipes import Recipe
-from gsvckpt.removal import temp_name
 from gsvckpt.rewriting import Make, Planned, Rewritten, name_output, rewrite
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
+from gsvckpt.temporaries import temp_name
 from gsvckpt.transforms.plan import Plan
 
 _PER_FILE = 0.03  # seconds that a file takes besides its bytes

@@ -14,8 +14,8 @@ from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_str
 from gsvckpt.locations import below, is_url
 from gsvckpt.pickles.safety import judge_all
 from gsvckpt.publishing import TRASH
-from gsvckpt.removal import is_temporary
 from gsvckpt.sovits import official
+from gsvckpt.temporaries import is_temporary
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
 _OWN = frozenset((".git", TRASH))  # folders whose files are nobody's checkpoints any more

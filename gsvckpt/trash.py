@@ -17,7 +17,8 @@ from typing import Literal, NamedTuple
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.locking import sweep_lock
 from gsvckpt.publishing import TRASH, append_line, move, publish_bytes, sync_folders
-from gsvckpt.removal import is_temporary, remove_file, remove_folder
+from gsvckpt.removal import remove_file, remove_folder
+from gsvckpt.temporaries import is_temporary
 from gsvckpt.units import Member, freed_by
 
 _JOURNAL = "journal.jsonl"

@@ -11,8 +11,8 @@ from typing import Any
 from gsvckpt.errors import GsvError, MissingError, OutputError, RefusedError
 from gsvckpt.locations import folder_of, join
 from gsvckpt.remote.filesystems import can_copy, explain_output, open_filesystem
-from gsvckpt.removal import temp_name
 from gsvckpt.streams import Stopped
+from gsvckpt.temporaries import temp_name
 
 _PART = 1 << 23  # bytes of one part of an upload, of which two are in memory
 _MOST_PARTS = 9_000  # of one object; S3 allows 10,000
@@ -159,7 +159,7 @@ def _require_free(filesystem: Any, path: str, url: str, *, overwrite: bool) -> N
     except FileNotFoundError:
         return
     if facts.get("type") == "directory":
-        raise OutputError("is a folder", path=url, hint="name a file in it")
+        raise RefusedError("is a folder, and only a file is ever replaced", path=url, hint="name a file in it")
     if not overwrite:
         raise RefusedError("exists already", path=url, hint="--force overwrites it; -o PATH writes elsewhere")
 

@@ -12,7 +12,7 @@ from gsvckpt.checks import containers, layouts, officials, pickles, resume, tens
 from gsvckpt.errors import FLAWS, ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError, UnreachableError
 from gsvckpt.examination import Examination, examine, known_of
 from gsvckpt.files import open_source
-from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding, name_file
+from gsvckpt.findings import SEVERITIES, UNCHECKED, Finding, name_file, worst
 from gsvckpt.formats import pickle_search, shards, zip_audit, zip_directory
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_remains import Remains
@@ -77,6 +77,7 @@ class _Run:
         self.source, self.options, self.expected, self.jobs, self.progress = source, options, expected, jobs, progress
         self.findings: list[Finding] = []
         self.blockers: list[Finding] = []  # why checks that were asked for could not be made: told whatever was asked for
+        self.unexamined: Finding | None = None  # why nothing is known of the file but its digests, where these say nothing worse
         self.digests: dict[str, str] = {}
         self.tensors: dict[str, str] = {}
         self.official: str | None = None
@@ -104,6 +105,8 @@ class _Run:
         except ChangedError as error:
             self.blockers.append(Finding(error.check, "error", "file", error.why, error.hint))
         findings = [*self.blockers, *(found for found in self.findings if found.check in self.options.checks)]
+        if self.unexamined is not None and worst(findings) != "error":
+            findings.append(self.unexamined)
         findings = [name_file(found, self.source.path) for found in findings]
         findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
         result = Verification(
@@ -136,9 +139,7 @@ class _Run:
         verdict = judge_all(dict.fromkeys(names))
         if verdict.verdict == "safe":
             verdict = Safety("unknown", verdict.globals)
-        told = self._vouched_for(error)
-        if told is not None:
-            self.findings += told
+        if self._is_compared(error):
             return verdict
         self.blockers += containers.failure(error, head, self.source.size, self._remains(error))
         self.findings += pickles.safety_of_unreadable(verdict)
@@ -156,16 +157,23 @@ class _Run:
         self._read_file(frozenset())
         return Safety("safe")
 
-    def _vouched_for(self, error: GsvError) -> list[Finding] | None:
-        """The verdict on a file that is no checkpoint (a model for ONNX, a config) but known by its digest, which then tells all there is to tell."""
+    def _is_compared(self, error: GsvError) -> bool:
+        """Whether a file that is no checkpoint (a model for ONNX, a config) has a digest to be compared with, in place of being examined.
+
+        Only gsvckpt's own list of official files vouches for one. A name, or the list of a user, which may come from where the file does, can tell
+        that it is another, but never that it is sound.
+        """
         named, listed = official.named(self.source.path), self.expected.listed
         if not (named or listed) or not isinstance(error, NotCheckpointError) or self.options.quick or not self.source.size:
-            return None
+            return False
         self._read_file(frozenset({"sha256"} if named else ()))
-        if not named:
-            return []  # the comparison with the list follows
-        self.official, finding = officials.vouch(self.source.path, self.digests["sha256"])
-        return [finding]
+        if named and "sha256" in self.digests:
+            self.official, finding = officials.compare(self.source.path, self.digests["sha256"])
+            self.findings.append(finding)
+        if self.official is None:
+            self.unexamined = Finding("container.unsupported", "error", error.where or "file", f"{error.why}; so it was not examined")
+            self.findings += checksum_files.confirm(listed, self.digests)
+        return True
 
     def _remains(self, error: GsvError) -> Remains | None:
         if not isinstance(error, DamagedError):  # of what is no checkpoint, or of another form, nothing is salvaged

@@ -6,6 +6,8 @@ import json
 import math
 import re
 
+from gsvckpt.characters import escape_yaml
+
 _KEY = r"[A-Za-z_][A-Za-z0-9_]*"
 _WORDS = frozenset("y n yes no on off true false null".split())
 _SPECIAL = {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}
@@ -48,6 +50,5 @@ def _float(value: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In double quotes, with everything escaped that is not printable; what is no Unicode becomes a question mark."""
-    text = json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False)
-    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
+    """In double quotes, with everything escaped that turns or hides text; what is no Unicode becomes a question mark."""
+    return escape_yaml(json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False))

@@ -22,7 +22,7 @@ from gsvckpt.cluster import _look, _Parcel, _Shipped
 from gsvckpt.errors import ClusterError, DamagedError
 from gsvckpt.inspections import Inspect, Sought
 from gsvckpt.progress import Silent
-from gsvckpt.removal import is_temporary
+from gsvckpt.temporaries import is_temporary
 from gsvckpt.verdicts import Options
 from gsvckpt.workers import Candidate, Verify
 

@@ -14,11 +14,12 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
-    {"dtypes", "texts", "quantities", "locations"},
+    {"characters", "dtypes", "texts", "quantities", "locations"},
     {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
     {"remote"},
     {"files", "streams", "pickles"},
-    {"removal", "spans"},
+    {"removal", "spans", "obstacles"},
+    {"temporaries"},
     {"uploading"},
     {"locking", "publishing", "retention"},
     {"devices", "formats", "sovits", "transforms"},

@@ -55,6 +55,7 @@ def test_the_source_archive_can_be_built_and_tested(tmp_path):
         "LICENSE",
         "README.md",
         "CHANGELOG.md",
+        "SECURITY.md",
         "gsvckpt/py.typed",
         "tests/test_packaging.py",
         "completions/_gsvckpt",

@@ -44,7 +44,8 @@ def test_every_key(tmp_path: Path) -> None:
         demote-to = "inference"
     """
     everything = Policy(3, 2, 10, 604_800, ("*best*", "alice-e10.ckpt"), 20 * 10**9, 1, "inference", "loss/g/total", "min")
-    assert read(tmp_path, text) == Policies(everything)
+    assert read(tmp_path, text) == Policies(everything, path=str(tmp_path / "policy.toml"))
+    assert read(tmp_path, "[prune]\n").path is None
     own = text.replace("[prune]", "[prune.groups.'*']").replace('max-size = "20GB"', "")
     assert read(tmp_path, own).of(BOB, Policy(max_size=20 * 10**9)) == everything
     assert read(tmp_path, "[prune]\nkeep = '*x'\nmax-size = 512").general == Policy(keep=("*x",), max_size=512)

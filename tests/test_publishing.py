@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt import publishing, removal
+from gsvckpt import publishing, temporaries
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.publishing import Target, publish, publish_bytes, publish_folder
 
@@ -206,9 +206,9 @@ def test_of_two_publishers_exactly_one_wins(tmp_path: Path) -> None:
         (".gsvckpt-123-abc.part", False, 100_000, True),
         (".gsvckpt-123-abc.part", False, 10_000, False),
         (".gsvckpt-123-abc.part", True, 100_000, False),
-        (f".gsvckpt-123-{removal._machine()}-abc.part", False, 100, True),
-        (f".gsvckpt-123-{removal._machine()}-abc.part", False, 10, False),
-        (f".gsvckpt-123-{removal._machine()}-abc.part", True, 100_000, False),
+        (f".gsvckpt-123-{temporaries._machine()}-abc.part", False, 100, True),
+        (f".gsvckpt-123-{temporaries._machine()}-abc.part", False, 10, False),
+        (f".gsvckpt-123-{temporaries._machine()}-abc.part", True, 100_000, False),
         (".gsvckpt-123-00000000-abc.part", False, 10_000, False),
         (".gsvckpt-notes.part", False, 100_000, False),
         (".gsvckpt-123-abc.pth", False, 100_000, False),
@@ -219,17 +219,17 @@ def test_only_what_dead_runs_left_is_swept(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / name).write_bytes(b"")
     stamp = (tmp_path / name).stat().st_mtime - age
     os.utime(tmp_path / name, (stamp, stamp))
-    monkeypatch.setattr(removal, "_alive", lambda pid: alive)
+    monkeypatch.setattr(temporaries, "_alive", lambda pid: alive)
     write(tmp_path / "x")
     assert (tmp_path / name).exists() is not swept
 
 
 def test_alive() -> None:
-    assert removal._alive(os.getpid())
-    assert removal._alive(1 << 80)  # no process id at all: left alone
+    assert temporaries._alive(os.getpid())
+    assert temporaries._alive(1 << 80)  # no process id at all: left alone
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    assert not removal._alive(done.pid)
+    assert not temporaries._alive(done.pid)
 
 
 @pytest.mark.parametrize("windows", [False, True])
@@ -253,7 +253,7 @@ def test_no_such_folder(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_folder_in_the_way_is_noticed_before_anything_is_written(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "x").mkdir()
-    with pytest.raises(OutputError, match="is a folder"):
+    with pytest.raises(RefusedError, match="is a folder"):
         publish(str(tmp_path / "x"), 1, lambda _: pytest.fail("wrote"), lambda _: None, overwrite=overwrite)
     assert left_in(tmp_path) == ["x"]
 

@@ -25,10 +25,10 @@ from gsvckpt.opening import open_checkpoint
 from gsvckpt.progress import Silent
 from gsvckpt.receipts import Receipt
 from gsvckpt.recipes import Halving, Migrating, Recipe, Stripping
-from gsvckpt.removal import is_temporary, temp_name
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.writes import as_json
 from gsvckpt.rewrites import Order, Rewrite, Written, rewrite_files
+from gsvckpt.temporaries import is_temporary, temp_name
 
 
 @pytest.fixture

@@ -19,8 +19,10 @@ def identify(path: str, sha256: str) -> tuple[str | None, Finding]:
     return None, Finding("official.digest", "info", "file", why, "", sha256, file.sha256 or "")
 
 
-def vouch(path: str, sha256: str) -> tuple[str | None, Finding]:
-    """The same of a file that is no checkpoint (a model for ONNX, a config), of which its digest tells all there is to tell."""
+def compare(path: str, sha256: str) -> tuple[str | None, Finding]:
+    """The same of a file that is no checkpoint (a model for ONNX, a config), of which its digest tells all there is to tell: one that is not in the
+    list is altered, incomplete or another edition.
+    """
     name, found = _match(path, sha256)
     if found is not None:
         return name, found

@@ -16,11 +16,11 @@ from gsvckpt.cli.computing import make_engine
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
 from gsvckpt.engine import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
-from gsvckpt.exclusion import alone
+from gsvckpt.exclusion import alone, require_trash
 from gsvckpt.locations import require_local
 from gsvckpt.manifest import NAME
 from gsvckpt.metrics import Wanted, find_scores, read_table
-from gsvckpt.policies import Policies, read_policies
+from gsvckpt.policies import Applied, Policies, read_policies
 from gsvckpt.progress import Silent
 from gsvckpt.pruning import PrunePlan, Wishes, excess, plan_prune, unmatched
 from gsvckpt.quantities import parse_duration
@@ -148,12 +148,14 @@ def prune(
         raise UsageError("goes with --empty-trash", where="--older-than")
     check_archive(archive, folders)
     _require_quoted(folders, rules)
-    policy_of, written = _policies(folders, rules, policy)
+    policy_of, applied = _policies(folders, rules, policy)
     table = read_table(metrics) if metrics is not None else None
 
     def scores_of(units: Sequence[Unit], chosen: Policy) -> Scores:
         return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
 
+    for place in places if not dry_run else ():
+        require_trash(place)
     engine_for = partial(_engine, settings)
     if not dry_run and (yes or trash.can_ask()) and has_trash(places):
         trash.settle(places)
@@ -166,7 +168,7 @@ def prune(
         print_error(failure)
     for glob in unmatched(plan, rules.keep):
         print_warning("--keep", f"{glob} matches no save")
-    for glob in (glob for policies in written for glob in policies.unmatched([group.group for group in plan.groups])):
+    for glob in (glob for one in applied for glob in one.policies.unmatched([group.group for group in plan.groups])):
         print_warning("prune.groups", f"{glob} matches no group")
     beyond = excess(plan, policy_of)
     if beyond is not None:
@@ -174,7 +176,7 @@ def prune(
     worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
     if not settings.json and not settings.quiet:
         with printing(worst):
-            report.print_plan(plan, verbose=verbose)
+            report.print_plan(plan, applied, verbose=verbose)
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
         trash.confirm(report.question(plan, purge=purge), yes=yes)
@@ -183,7 +185,7 @@ def prune(
         worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
     with printing(worst):
         if settings.json:
-            print_document("prune", worst, report.failures_json(plan, cleared), report.as_json(plan, cleared))
+            print_document("prune", worst, report.failures_json(plan, cleared), report.as_json(plan, applied, cleared))
         elif cleared is not None and not settings.quiet:
             report.print_cleared(cleared, places, purged=purge)
     return worst
@@ -218,9 +220,9 @@ def _engine(settings: Settings, plan: Plan) -> Engine:
     return make_engine(settings, Silent(), plan)
 
 
-def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> tuple[Callable[[Group], Policy], tuple[Policies, ...]]:
-    """The policy of each group: the command line's, over those of the file that was named, or of the gsvckpt.toml in the folder; and what these files
-    say. Raises UsageError where nothing says what is to stay.
+def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> tuple[Callable[[Group], Policy], tuple[Applied, ...]]:
+    """The policy of each group: the command line's, over those of the file that was named, or of the gsvckpt.toml in the folder; and where each comes
+    from. Raises UsageError where nothing says what is to stay.
     """
     named = read_policies(path) if path is not None else None
     found = {os.path.abspath(folder): named if named is not None else _own_policies(folder) for folder in folders}
@@ -236,7 +238,8 @@ def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> tuple[
             known[group] = found[root].of(group, rules)
         return known[group]
 
-    return policy_of, tuple(dict.fromkeys(found.values()))
+    sharing = {policies: tuple(folder for folder in folders if found[os.path.abspath(folder)] == policies) for policies in found.values()}
+    return policy_of, tuple(Applied(shared, policies, rules) for policies, shared in sharing.items())
 
 
 def _own_policies(folder: str) -> Policies:

@@ -170,6 +170,7 @@ def verify(
     if against is not None:
         paths = [index_of(paths[0]) or paths[0]]  # a sharded checkpoint is one, whatever else its folder holds
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
+    keep.require_room(targets.files, targets.roots)
     outcome = _run(targets, options, settings)
     outcome.asked = keep.asked
     if keep.restore_from is not None:

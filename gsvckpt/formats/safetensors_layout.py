@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from gsvckpt.characters import escape_json
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.formats.layout import Layout
@@ -57,7 +58,8 @@ def lay_out_shards(
     total = sum(storage.numel * dtype_of(storage).itemsize for storage in named)
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
     index = {"metadata": {"total_size": total, **_metadata(root, named, metadata, head)}, "weight_map": weight_map}
-    return shards, json.dumps(index, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    text = json.dumps(index, indent=2, ensure_ascii=False).encode("utf-8", "replace").decode()
+    return shards, escape_json(text).encode() + b"\n"
 
 
 def _metadata(root: object, named: Mapping[Storage, Named], metadata: Mapping[str, str], head: str) -> dict[str, str]:

@@ -70,6 +70,15 @@ def storage_of(pid: object) -> tuple[str, DType, str, int, object]:
     return key, dtype, location, numel, view
 
 
+def module_of(pid: object) -> Global | None:
+    """The class in a persistent id `("module", class, file of its source, source)`, of which torch writes one for each class of a module that is
+    saved whole outside a zip; None for every other id. The source is a text, which torch only compares with its own.
+    """
+    if not isinstance(pid, tuple) or len(pid) != 4 or pid[0] != "module" or not isinstance(pid[1], Global):
+        return None
+    return pid[1] if all(part is None or isinstance(part, str) for part in pid[2:]) else None
+
+
 class StorageTable:
     """Storages by key, so that tensors that share one share it here too."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
-from gsvckpt.formats.torch_objects import StorageTable, rebuild
+from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
 from gsvckpt.model import LOST, Checkpoint, Container, Doubt, Global, Source, Storage
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
@@ -16,6 +17,7 @@ _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every 
 HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
 MAX_PICKLES = 1 << 27
 _FIRST_WINDOW = 1 << 18
+_SAVE_STATE = "load it with the program that wrote it, and save its .state_dict()"
 
 
 def looks_like(head: bytes) -> bool:
@@ -52,36 +54,55 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         return Storage(key, dtype, numel, location, source, -1)  # the place is known only behind the last pickle
 
     # Two passes over the object pickle: its tensors need the storages' places, which stand behind it.
-    names: dict[Global, Global] = {}
-    doubts: list[Doubt] = []
+    found = _Found({}, [], [])
     try:
-        magic, position = _load(data, 0, names, StorageTable(announce), doubts)
-        protocol, position = _load(data, position, names, StorageTable(announce), doubts)
+        magic, position = _load(data, 0, found, StorageTable(announce))
+        protocol, position = _load(data, position, found, StorageTable(announce))
         if magic != MAGIC or protocol != 1001:
             raise DamagedError("begins with other numbers than torch's magic number and protocol 1001")
-        system, start = _load(data, position, names, StorageTable(announce), doubts)
-        _, position = _load(data, start, names, StorageTable(announce), doubts)
-        keys, position = _load(data, position, names, StorageTable(announce), doubts)
+        system, start = _load(data, position, found, StorageTable(announce))
+        _, position = _load(data, start, found, StorageTable(announce))
+        if found.modules:
+            raise UnsupportedError(f"holds a whole module ({found.modules[0]}), not only its tensors", hint=_SAVE_STATE)
+        keys, position = _load(data, position, found, StorageTable(announce))
+        doubts = tuple(found.doubts)  # the second pass finds the same
         places = _place(source, keys, sizes, position, partial=partial)
         table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
-        root, _ = _load(data, start, names, table, [])  # whose doubts are known
+        root, _ = _load(data, start, found, table)
     except GsvError as error:
-        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(names))
+        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(found.names))
         raise
     order = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
     end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
     container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total, behind=source.size - end)
-    return Checkpoint(source, container, root, tuple(names), doubts=tuple(doubts))
+    return Checkpoint(source, container, root, tuple(found.names), doubts=doubts)
 
 
-def _load(data: bytes, position: int, names: dict[Global, Global], table: StorageTable, doubts: list[Doubt]) -> tuple[object, int]:
-    machine = Machine(data, reduce=rebuild, persist=table.persist, position=position)
+class _Found(NamedTuple):
+    """What was met in the pickles so far: names, doubts, and the classes of whole modules."""
+
+    names: dict[Global, Global]
+    doubts: list[Doubt]
+    modules: list[Global]
+
+
+def _load(data: bytes, position: int, found: _Found, table: StorageTable) -> tuple[object, int]:
+    """One pickle, and where it ends. A whole module stands for its class, and the reading goes on, so that all names behind it are known."""
+
+    def persist(pid: object) -> object:
+        module = module_of(pid)
+        if module is None:
+            return table.persist(pid)
+        found.modules.append(module)
+        return module
+
+    machine = Machine(data, reduce=rebuild, persist=persist, position=position)
     try:
         return machine.run(), machine.position
     finally:
-        names.update(machine.globals)
-        doubts += machine.doubts
+        found.names.update(machine.globals)
+        found.doubts.extend(machine.doubts)
 
 
 def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int, *, partial: bool) -> dict[str, int]:

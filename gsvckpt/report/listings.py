@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gsvckpt.accounting import Memory
+from gsvckpt.characters import escape_toml
 from gsvckpt.examination import Examination
 from gsvckpt.model import Tensor
 from gsvckpt.pickles.safety import Safety
@@ -111,21 +112,9 @@ def print_config(config: object, form: str, path: str) -> None:
 
         unset: list[str] = []
         table = _without_none(config if isinstance(config, dict) else {"value": config}, "", unset)
-        write_out(_harmless(tomli_w.dumps(table)))  # type: ignore[arg-type]  # a dict by construction
+        write_out(escape_toml(tomli_w.dumps(table)))  # type: ignore[arg-type]  # a dict by construction
         if unset:
             write_out(f"\n{NULLS}{printable(', '.join(unset))}\n")
-
-
-def _harmless(toml: str) -> str:
-    """TOML with everything that could act on a terminal escaped: tomli_w leaves C1 controls and bidirectional marks as they are.
-
-    A lone surrogate, which TOML cannot say, becomes the replacement character.
-    """
-    return "".join(char if char == "\n" or char.isprintable() else _escaped(ord(char)) for char in toml)
-
-
-def _escaped(point: int) -> str:
-    return f"\\U{0xFFFD if 0xD800 <= point <= 0xDFFF else point:08x}"
 
 
 def _without_none(value: object, place: str, unset: list[str]) -> object:

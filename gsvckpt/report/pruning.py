@@ -6,16 +6,17 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 from gsvckpt.clearing import Cleared
 from gsvckpt.demotion import Shrunk
 from gsvckpt.inventory import STRAYS
+from gsvckpt.policies import Applied, spell_rules
 from gsvckpt.pruning import PrunePlan
 from gsvckpt.report.console import Line, line, print_lines
 from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import plural, printable, size
-from gsvckpt.retention import Decision, Fate, GroupPlan
+from gsvckpt.retention import Decision, Fate, GroupPlan, Policy
 from gsvckpt.trash import Run
 from gsvckpt.units import Unit
 
@@ -37,9 +38,14 @@ _LISTED = 12  # lines of one fate in a group
 _SIZE_WIDTH = 9
 
 
-def as_json(plan: PrunePlan, cleared: Cleared | None) -> dict[str, object]:
-    """The keys of the document besides those that all have. Freed bytes are the plan's, after a run those that really went."""
+def as_json(plan: PrunePlan, applied: Sequence[Applied], cleared: Cleared | None) -> dict[str, object]:
+    """The keys of the document besides those that all have. Freed bytes are the plan's, after a run those that really went. `policy` is where the
+    rules come from; where folders have files of their own, the first of them, and `policies` has all.
+    """
+    told = sorted((one.as_json() for one in applied), key=lambda facts: facts["file"] is None)
     return {
+        "policy": told[0],
+        **({"policies": told} if len(told) > 1 else {}),
         "groups": [_group_json(group, plan.shrunk) for group in plan.groups],
         "ignored": [left._asdict() for left in plan.ignored],
         "freed_bytes": plan.freed if cleared is None else cleared.freed,
@@ -74,9 +80,33 @@ def _decision_json(decision: Decision, shrunk: Sequence[Shrunk]) -> dict[str, ob
     return facts
 
 
-def print_plan(plan: PrunePlan, *, verbose: bool) -> None:
-    """The plan, group by group: a picture of its saves from the oldest to the newest, then what becomes of each, and why."""
-    print_lines(_plan_lines(plan, verbose=verbose))
+def print_plan(plan: PrunePlan, applied: Sequence[Applied], *, verbose: bool) -> None:
+    """The plan: the files that its rules come from; then, group by group, a picture of its saves from the oldest to the newest, what becomes of each,
+    and why.
+    """
+    print_lines(chain(_rule_lines(applied), _plan_lines(plan, verbose=verbose)))
+
+
+def _rule_lines(applied: Sequence[Applied]) -> Iterator[Line]:
+    """Whose rules count, where a file says some: a folder's own may come from whom the folder comes from."""
+    files = [one for one in applied if one.policies.path is not None]
+    for one in files:
+        options = spell_rules(one.options)
+        general = spell_rules(one.policies.general)
+        yield line(f"rules of {printable(one.policies.path or '')}: {_rules(general, options)}")
+        for glob, policy in one.policies.groups:
+            yield line(f"[{printable(glob)}]: {_rules(spell_rules(policy), options)}", indent=2)
+    if files and files[0].options != Policy():
+        yield line(f"rules of the command line, which go before: {_rules(spell_rules(files[0].options), {})}")
+
+
+def _rules(rules: Mapping[str, object], before: Mapping[str, object]) -> str:
+    """`keep-last 3, keep-every 5 (not used)`: what the options say as well is not used."""
+    told = []
+    for key, value in rules.items():
+        values = value if isinstance(value, list) else [size(value) if key == "max-size" and isinstance(value, int) else value]
+        told += [f"{key} {printable(str(one))}{' (not used)' if key in before else ''}" for one in values]
+    return ", ".join(told) or "none for all groups"
 
 
 def _plan_lines(plan: PrunePlan, *, verbose: bool) -> Iterator[Line]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from gsvckpt.characters import escape_shown
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _STEPS = ((60, "s", 1), (3_600, "min", 60), (86_400, "h", 3_600), (86_400 * 60, "days", 86_400))
 
@@ -44,8 +46,8 @@ def ago(mtime: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from a file, harmless on a terminal: control characters, lone surrogates and bidirectional marks become escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode-escape").decode() for char in text)
+    """Text from a file, harmless on a terminal: control characters, lone surrogates and what turns or hides text become escapes."""
+    return escape_shown(text)
 
 
 def shape(sizes: tuple[int, ...]) -> str:

@@ -171,9 +171,9 @@ def test_a_name_that_is_taken_by_a_folder_is_that_files_own_error(gsvckpt, tmp_p
     long = save(tmp_path / f"{'x' * 248}.pth", s2_training(generator("v2", enc_q=True)))
     os.mkdir(tmp_path / "out")
     os.mkdir(tmp_path / "out" / long.name)
-    run = gsvckpt.json(command, long, training, "-o", tmp_path / "out", exit_code=5)
+    run = gsvckpt.json(command, long, training, "-o", tmp_path / "out", exit_code=4)
     failed, done = run.document["files"]
-    assert (failed["error"]["kind"], failed["written"], done["written"]) == ("output", False, True)
+    assert (failed["error"]["kind"], failed["written"], done["written"]) == ("refused", False, True)
     assert str(tmp_path) in run.err.splitlines()[0]
 
 

@@ -11,8 +11,8 @@ from builders import tensor
 from gsvckpt.inventory import STRAYS, take_inventory
 from gsvckpt.likeness import learn, read_beginning, recognise
 from gsvckpt.recognition import Memory, look, look_through
-from gsvckpt.removal import temp_name
 from gsvckpt.survey import find_files
+from gsvckpt.temporaries import temp_name
 from gsvckpt.workers import look_files
 
 from .samples import discriminator, evil, generator, gpt, lora, s1_training, s2_training, save, small, weights

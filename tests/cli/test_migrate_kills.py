@@ -114,8 +114,12 @@ def test_a_kill_at_any_step_leaves_the_old_file_or_the_new_one(runs, pair, step,
             assert set(pair.others) <= {output.name}
     assert seen == {True, False}
     pair.source.write_bytes(old)
+    (folder / OUTPUTS[step]).unlink(missing_ok=True)
+    runs(names.index("fsync") + 1, "before", *argv)
+    assert len(leftovers(folder)) == 1
     assert runs(-1, "", *argv, "--force")[1] == 0
     assert output.read_bytes() == new
+    assert leftovers(folder) == [], "what the killed run left goes with the next one"
 
 
 @POSIX

@@ -401,3 +401,59 @@ def test_two_roots_each_with_their_own_trash(gsvckpt, tmp_path):
 def test_inspect_and_verify_do_not_look_into_the_trash(gsvckpt, tmp_path, run):
     gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
     assert len(gsvckpt.json("inspect", tmp_path, "-r").document["files"]) == 2
+
+
+# --- whose rules they are --------------------------------------------------------------------------------------------------------------------------
+
+
+def policy_of(document):
+    return {key: document["policy"][key] for key in ("file", "rules", "options")}
+
+
+def test_options_alone_come_from_no_file(gsvckpt, tmp_path, run):
+    (run / "gsvckpt.toml").write_text("[files]\n")
+    done = gsvckpt.json("prune", run, "--keep-last", "2", "--keep-within", "36h", "--keep", "*x*", "-n")
+    rules = {"keep-last": 2, "keep-within": "36h", "keep": ["*x*"]}
+    assert policy_of(done.document) == {"file": None, "rules": rules, "options": rules}
+    assert "rules of" not in gsvckpt("prune", run, "--keep-last", "2", "-n").out
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["its own", "named"])
+def test_a_file_is_named_with_its_rules(gsvckpt, tmp_path, run, named):
+    """A folder's own may come from a stranger, who wants something gone."""
+    path = tmp_path / "policy.toml" if named else run / "gsvckpt.toml"
+    path.write_text('[prune]\nkeep-last = 1\nmax-size = "3GB"\nkeep-within = "1w"\n[prune.groups."alice/*"]\nkeep-every = 2\n')
+    more = ["--policy", path] if named else []
+    rules = {"keep-last": 1, "keep-within": "7d", "max-size": 3_000_000_000, "groups": {"alice/*": {"keep-every": 2}}}
+    assert policy_of(gsvckpt.json("prune", run, *more, "-n").document) == {"file": str(path), "rules": rules, "options": {}}
+    shown = gsvckpt("prune", run, *more, "-n").out.splitlines()
+    assert shown[:2] == [f"rules of {path}: keep-last 1, keep-within 7d, max-size 3.0 GB", "  [alice/*]: keep-every 2"]
+    assert policy_of(gsvckpt.json("prune", run, *more, "--yes").document)["file"] == str(path)
+
+
+def test_a_file_and_options_are_both_named(gsvckpt, tmp_path, run):
+    (run / "gsvckpt.toml").write_text("[prune]\nkeep-last = 1\nkeep-every = 5\n")
+    document = gsvckpt.json("prune", run, "--keep-last", "2", "-n").document
+    assert policy_of(document) == {"file": str(run / "gsvckpt.toml"), "rules": {"keep-last": 2, "keep-every": 5}, "options": {"keep-last": 2}}
+    shown = gsvckpt("prune", run, "--keep-last", "2", "-n").out.splitlines()
+    assert shown[:2] == [
+        f"rules of {run / 'gsvckpt.toml'}: keep-last 1 (not used), keep-every 5",
+        "rules of the command line, which go before: keep-last 2",
+    ]
+
+
+def test_folders_with_files_of_their_own(gsvckpt, tmp_path):
+    for name, rule in (("a", ""), ("b", "[prune]\nkeep-last = 2\n"), ("c", "[prune]\nkeep-last = 3\n")):
+        small_weights(tmp_path / name, name, range(1, 4))
+        (tmp_path / name / "gsvckpt.toml").write_text(rule)
+    document = gsvckpt.json("prune", *(tmp_path / name for name in "abc"), "--keep-every", "1", "-n").document
+    told = [(one["file"] and one["file"][len(str(tmp_path)) :], one["rules"], len(one["folders"])) for one in document["policies"]]
+    b, c = ({"keep-last": number, "keep-every": 1} for number in (2, 3))
+    assert told == [("/b/gsvckpt.toml", b, 1), ("/c/gsvckpt.toml", c, 1), (None, {"keep-every": 1}, 1)]
+    assert document["policy"] == document["policies"][0]
+
+
+def test_names_in_a_policy_turn_no_text(gsvckpt, run):
+    (run / "gsvckpt.toml").write_text('[prune]\nkeep-last = 1\nkeep = ["\\u202Egpj.x", "\\u001B[2J*"]\n')
+    shown = gsvckpt("prune", run, "-n").out.splitlines()[0]
+    assert shown.endswith("keep \\u202egpj.x, keep \\x1b[2J*")

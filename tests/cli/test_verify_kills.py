@@ -115,12 +115,6 @@ def total(run: Runs, folder: Path, *argv: object) -> int:
     return count
 
 
-def sweep_up(folder: Path) -> None:
-    """Temporary files of killed runs are old enough to go after a day; here they go at once."""
-    for path in leftovers(folder):
-        os.unlink(path)
-
-
 def test_recording(run: Runs, voices: Path) -> None:
     steps = total(run, voices, voices, "--record")
     good = (voices / NAME).read_bytes()
@@ -133,7 +127,7 @@ def test_recording(run: Runs, voices: Path) -> None:
         assert len(read_manifest(str(voices / NAME)).entries) in (3, 4)
         assert run(voices, voices, "--record")[1] == 0
         assert len(read_manifest(str(voices / NAME)).entries) == 4
-        sweep_up(voices)
+        assert leftovers(voices) == [], "what the killed run left goes with the next one"
         assert sorted(os.listdir(voices)) == ["G_0.pth", "G_1.pth", "G_2.pth", "G_3.pth", NAME]
 
 
@@ -147,7 +141,7 @@ def test_copying(run: Runs, tmp_path: Path, voices: Path) -> None:
         for path in copies.rglob(NAME):
             read_manifest(str(path))
         assert run(tmp_path, voices, "--backup", copies)[1] == 0
-        sweep_up(copies)
+        assert leftovers(copies) == [], "what the killed run left goes with the next one"
         assert {path.name: path.read_bytes() for path in copies.rglob("*.pth")} == originals
         assert set(read_manifest(str(copies / "voices" / NAME)).entries) == set(originals)
         assert {path.name: path.read_bytes() for path in voices.iterdir()} == originals
@@ -180,5 +174,5 @@ def test_restoring(run: Runs, tmp_path: Path, voices: Path) -> None:
         assert run(tmp_path, voices, "--restore-from", copies)[1] == 0
         assert {name: (voices / name).read_bytes() for name in good} == good
         assert {path.name: path.read_bytes() for path in (copies / "voices").glob("*.pth")} == good
-        sweep_up(tmp_path)
+        assert leftovers(tmp_path) == [], "what the killed run left goes with the next one"
         assert sorted(path.name for path in voices.iterdir()) == ["G_0.pth", "G_0.pth.damaged", "G_1.pth", "G_1.pth.damaged", "G_2.pth", NAME]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Bytes, Store, View, elements, pickled, read, storage_bytes, tensor, torch_stream
+from builders import Bytes, Name, Pid, Store, View, elements, pickled, read, storage_bytes, tensor, torch_stream, torch_zip
 from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled
 
 from gsvckpt.engine import Engine
@@ -14,6 +14,7 @@ from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import torch_stream as module
 from gsvckpt.opening import open_checkpoint
 from gsvckpt.transforms.plan import begin
+from gsvckpt.verification import verify_file
 
 OLD = {"_use_new_zipfile_serialization": False}
 
@@ -94,3 +95,64 @@ def test_errors_know_the_names_met_so_far() -> None:
     known = caught.value.known
     assert "torch._utils._rebuild_tensor_v2" in map(str, known.globals)
     assert known.container.format == "torch-stream"
+
+
+# --- whole modules ---------------------------------------------------------------------------------------------------------------------------------
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+        self.more = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 3), torch.nn.BatchNorm1d(2))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of sources that it cannot find
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a dict"])
+def test_a_whole_module_is_of_a_form_that_is_not_handled(tmp_path: Path, inside: bool) -> None:
+    """It is no damage: torch writes each class as a persistent id with its source, where only storages have one in a zip."""
+    torch.save({"model": Net(), "step": 3} if inside else Net(), tmp_path / "in.pth", **OLD)
+    with pytest.raises(UnsupportedError, match=r"holds a whole module \(.*Net\)") as caught, open_checkpoint(tmp_path / "in.pth"):
+        pass
+    assert caught.value.exit_code == 3
+    assert ".state_dict()" in caught.value.hint
+    names = {str(name) for name in caught.value.known.globals}
+    layers = {"linear.Linear", "container.Sequential", "conv.Conv1d", "batchnorm.BatchNorm1d"}
+    assert {f"torch.nn.modules.{name}" for name in layers} | {"torch._utils._rebuild_tensor_v2"} <= names
+    result = verify_file(tmp_path / "in.pth")
+    assert (result.status, result.safety.verdict) == ("unchecked", "unknown")
+
+
+def module_stream(cls: Name, *source: object) -> bytes:
+    return torch_stream([Pid(("module", cls, *source)), {"w": tensor("float32", (2,))}, Name("late", "name")])
+
+
+SOURCE = "import os\nopen('/tmp/gsvckpt-ran', 'w')\nraise SystemExit(99)\n"
+
+
+def test_the_source_in_it_is_never_run_and_what_it_names_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "in.pth").write_bytes(module_stream(Name("builtins", "eval"), "net.py", SOURCE))
+    result = verify_file(tmp_path / "in.pth")
+    assert (result.status, result.safety.verdict) == ("unsafe", "unsafe")
+    assert dict(result.safety.globals) == {"builtins.eval": "unsafe", "late.name": "unknown", "torch.FloatStorage": "safe"} | {
+        "torch._utils._rebuild_tensor_v2": "safe",
+        "collections.OrderedDict": "safe",
+    }
+    assert not Path("/tmp/gsvckpt-ran").exists()  # noqa: S108 - what the source would make
+
+
+@pytest.mark.parametrize("source", [(None, None), ("net.py", None), ("net.py", SOURCE)], ids=["none", "file", "both"])
+def test_sources_that_torch_found_or_not(source: tuple[object, ...]) -> None:
+    with pytest.raises(UnsupportedError, match="whole module"):
+        read(module_stream(Name("net", "Net"), *source))
+
+
+@pytest.mark.parametrize("pid", [("module",), ("module", "Net", None, None), ("module", Name("n", "N"), 1, None), ("module", Name("n", "N"), None)])
+def test_what_only_looks_like_a_module_is_damage(pid: tuple[object, ...]) -> None:
+    with pytest.raises(DamagedError, match="no storage"):
+        read(torch_stream([Pid(pid)]))
+
+
+def test_no_module_stands_so_in_a_zip() -> None:
+    with pytest.raises(DamagedError, match="no storage"):
+        read(torch_zip([Pid(("module", Name("net", "Net"), None, None))]))
