@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from gsvckpt import checksum_files
-from gsvckpt.backup import place_for
 from gsvckpt.errors import UsageError
 from gsvckpt.findings import CHECKS, family, is_damage
 from gsvckpt.locations import require_local
@@ -45,6 +44,8 @@ class Keep(NamedTuple):
         if self.backup is not None:
             if os.path.exists(self.backup) and not os.path.isdir(self.backup):
                 raise file_obstacle(self.backup) or UsageError("is no folder", where="--backup", path=self.backup)
+            from gsvckpt.backup import place_for  # most runs copy nothing
+
             copies = [os.path.join(self.backup, place_for(path, roots.get(path))) for path in files]
             places += [*copies, *(os.path.join(folder, NAME) for folder in dict.fromkeys(map(os.path.dirname, copies)))]
         for place in places:
