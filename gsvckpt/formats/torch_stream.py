@@ -7,7 +7,8 @@ import struct
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
-from gsvckpt.model import LOST, Checkpoint, Container, Doubt, Global, Source, Storage
+from gsvckpt.model import LOST, Call, Checkpoint, Container, Doubt, Global, Source, Storage
+from gsvckpt.pickles.calls import merge_calls
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
@@ -54,34 +55,36 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
     # Two passes over the object pickle: its tensors need the storages' places, which stand behind it.
     names: dict[Global, Global] = {}
     doubts: list[Doubt] = []
+    calls: list[Call] = []
     try:
-        magic, position = _load(data, 0, names, StorageTable(announce), doubts)
-        protocol, position = _load(data, position, names, StorageTable(announce), doubts)
+        magic, position = _load(data, 0, names, StorageTable(announce), doubts, calls)
+        protocol, position = _load(data, position, names, StorageTable(announce), doubts, calls)
         if magic != MAGIC or protocol != 1001:
             raise DamagedError("begins with other numbers than torch's magic number and protocol 1001")
-        system, start = _load(data, position, names, StorageTable(announce), doubts)
-        _, position = _load(data, start, names, StorageTable(announce), doubts)
-        keys, position = _load(data, position, names, StorageTable(announce), doubts)
+        system, start = _load(data, position, names, StorageTable(announce), doubts, calls)
+        _, position = _load(data, start, names, StorageTable(announce), doubts, calls)
+        keys, position = _load(data, position, names, StorageTable(announce), doubts, calls)
         places = _place(source, keys, sizes, position, partial=partial)
         table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
-        root, _ = _load(data, start, names, table, [])  # whose doubts are known
+        root, _ = _load(data, start, names, table, [], [])  # whose doubts and calls are known
     except GsvError as error:
-        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(names))
+        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(names), calls=merge_calls(calls))
         raise
     order = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
     end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
     container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total, behind=source.size - end)
-    return Checkpoint(source, container, root, tuple(names), doubts=tuple(doubts))
+    return Checkpoint(source, container, root, tuple(names), doubts=tuple(doubts), calls=merge_calls(calls))
 
 
-def _load(data: bytes, position: int, names: dict[Global, Global], table: StorageTable, doubts: list[Doubt]) -> tuple[object, int]:
+def _load(data: bytes, position: int, names: dict[Global, Global], table: StorageTable, doubts: list[Doubt], calls: list[Call]) -> tuple[object, int]:
     machine = Machine(data, reduce=rebuild, persist=table.persist, position=position)
     try:
         return machine.run(), machine.position
     finally:
         names.update(machine.globals)
         doubts += machine.doubts
+        calls += machine.calls
 
 
 def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int, *, partial: bool) -> dict[str, int]:

@@ -62,9 +62,8 @@ def print_warning(path: str, text: str) -> None:
 
 def warn_unsafe(path: str, safety: Safety) -> None:
     """The one warning that no option silences."""
-    names = [name for name, verdict in safety.globals if verdict == "unsafe"]
-    if names:
-        print_line(f"gsvckpt: {path}: warning: UNSAFE, do not load this file: it would run {', '.join(names[:4])}", "bold red")
+    if safety.of("unsafe"):
+        print_line(f"gsvckpt: {path}: warning: UNSAFE, do not load this file: it {safety.tell_unsafe(4)}", "bold red")
 
 
 class Line(NamedTuple):
