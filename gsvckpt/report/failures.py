@@ -16,7 +16,7 @@ def print_known(known: Checkpoint) -> None:
     container, safety = known.container, judge_all(known.globals, known.calls)
     head = f", head {printable(container.head)}" if container.head is not None else ""
     records = f", {plural(container.records, 'record')}" if container.records else ""
-    names = ", ".join(f"{printable(judged.name)} ({judged.verdict})" for judged in safety.globals)
+    names = ", ".join(f"{printable(judged.name if judged.verdict == 'safe' else str(judged))} ({judged.verdict})" for judged in safety.globals)
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")

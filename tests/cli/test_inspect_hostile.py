@@ -149,3 +149,12 @@ def test_a_bare_pickle_is_judged_but_not_read(gsvckpt, tmp_path):
     run = gsvckpt.json("inspect", path, exit_code=3)
     assert run.file["safety"]["verdict"] == "unsafe"
     assert "UNSAFE" in run.err
+
+
+def test_a_call_in_a_file_that_ends_early_is_told_with_its_arguments(gsvckpt, tmp_path):
+    whole = torch_zip(evil())
+    for size in (len(whole) // 2, len(whole) - 30):
+        (tmp_path / "x.pth").write_bytes(whole[:size])
+        run = gsvckpt("inspect", str(tmp_path / "x.pth"))
+        assert 'it would run os.system("touch /tmp/gsvckpt-was-here")' in run.err
+        assert run.code == 3
