@@ -323,32 +323,6 @@ def storages_of(root: object) -> set[Storage]:
     return {leaf if isinstance(leaf, Storage) else leaf.storage for _, leaf in walk(root) if isinstance(leaf, (Storage, Tensor))}
 
 
-def globals_of(root: object) -> tuple[Global, ...]:
-    """Every class and function that a tree names, in keys too, as `Checkpoint.globals` has those of a pickle."""
-    return tuple(dict.fromkeys(node if isinstance(node, Global) else node.name for node in _named_in(root)))
-
-
-def objects_of(root: object) -> Iterator[Opaque]:
-    """Every object in a tree that is kept as its recipe, in keys too."""
-    return (node for node in _named_in(root) if isinstance(node, Opaque))
-
-
-def _named_in(root: object) -> Iterator[Global | Opaque]:
-    seen: set[int] = set()
-    pending: list[object] = [root]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, Global):
-            yield node
-        if id(node) in seen or not isinstance(node, (*_WALKED, Global)):
-            continue
-        seen.add(id(node))
-        if isinstance(node, Opaque):
-            yield node
-        for pair in children(node):
-            pending.extend(pair)
-
-
 class _Removed:
     def __repr__(self) -> str:
         return "REMOVED"

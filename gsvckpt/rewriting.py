@@ -17,9 +17,10 @@ from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.locations import is_url
-from gsvckpt.model import Checkpoint, Tensor, globals_of
+from gsvckpt.model import Checkpoint, Tensor
 from gsvckpt.opening import open_checkpoint, refuse_ambiguous
 from gsvckpt.pickles.calls import calls_of
+from gsvckpt.pickles.mentions import globals_of
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits import kinds, layouts, upstream
 from gsvckpt.sovits.kinds import Identity

@@ -14,7 +14,7 @@ def safety(verdict: Safety) -> list[Finding]:
     worst = [judged.name for judged in verdict.of(verdict.verdict)]
     told = ", ".join(worst[:_NAMED]) + (f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else "")
     if verdict.verdict == "unsafe":
-        why = f"{verdict.tell_unsafe(_NAMED)} when it is loaded"
+        why = verdict.tell_unsafe(_NAMED)
         return [Finding("pickle.safety", "error", "pickle", why, "do not load this file", told, "names of data only")]
     if verdict.verdict == "unknown" and worst:
         return [Finding("pickle.safety", "error", "pickle", verdict.tell_unknown(_NAMED), _TRUST, told, "names of data only")]

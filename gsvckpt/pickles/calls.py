@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gsvckpt.model import Call, Global, Opaque, Storage, Tensor, objects_of
+from gsvckpt.model import Call, Global, Opaque, Storage, Tensor
 from gsvckpt.pickles.forms import FORMS, Form, never
+from gsvckpt.pickles.mentions import objects_of
 from gsvckpt.pickles.python2 import readings
 
 _LONGEST = 120  # characters of all arguments

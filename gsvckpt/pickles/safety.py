@@ -45,7 +45,7 @@ class Safety(NamedTuple):
         """What loading the file would run, and what else can run code that it only names: `most` of each."""
         unsafe = self.of("unsafe")
         called, named = [judged for judged in unsafe if judged.called], [judged for judged in unsafe if not judged.called]
-        parts = [f"would run {_list(called, most)}"] if called else []
+        parts = [f"would run {_list(called, most)} when it is loaded"] if called else []
         if named:
             parts.append(f"names {_list(named, most)}, which can run code")
         return " and ".join(parts)

@@ -215,6 +215,12 @@ def test_no_form_makes_the_judge_stumble(seed: int) -> None:
         assert {call.name for call in tell_calls(made)} == {one.name for one in made}
 
 
+def test_the_finding_tells_calls_from_mentions(tmp_path: Path) -> None:
+    result = verify(tmp_path / "x.pth", torch_zip([Make(Name("posix", "system"), ("calc.exe",)), Name("os", "remove"), Name("a", "B")]))
+    (finding,) = (finding for finding in result.findings if finding.check == "pickle.safety")
+    assert finding.why == 'would run posix.system("calc.exe") when it is loaded and names os.remove, which can run code'
+
+
 def test_a_dtype_inside_itself_ends() -> None:
     inner = Opaque(Global("numpy", "dtype"), "reduce", ("V8", False, True))
     inner.steps.append(("build", (3, "|", None, ("a",), {"a": (inner, 0)}, 8, 1, 16)))
