@@ -64,6 +64,19 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
+class Call(NamedTuple):
+    """That a pickle calls a name, or makes an object of it: the arguments of the first time as text, where they are worth telling.
+
+    `oddity` says what about its arguments or states is not as those who write it do it; `reached` are the names that a call of `getattr` leads to,
+    itself among them where that is not known.
+    """
+
+    name: Global
+    arguments: str = ""
+    oddity: str = ""
+    reached: tuple[Global, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
     """A run of `numel` elements at `offset` in `source`, compared by identity. `crc` is the CRC-32 that its container states, if any."""
@@ -198,8 +211,8 @@ class Record(NamedTuple):
 class Checkpoint:
     """An opened checkpoint: where it is, what holds it, and its tree.
 
-    `globals` are all names in every pickle that any reader may find in the file, in order of first use; `records` what a zip holds, in file order;
-    `doubts` where readers may part.
+    `globals` are all names in every pickle that any reader may find in the file, in order of first use, and `calls` which of them are called;
+    `records` what a zip holds, in file order; `doubts` where readers may part.
     """
 
     source: Source
@@ -208,6 +221,7 @@ class Checkpoint:
     globals: tuple[Global, ...] = ()
     records: tuple[Record, ...] = ()
     doubts: tuple[Doubt, ...] = ()
+    calls: tuple[Call, ...] = ()
 
 
 Path = tuple[object, ...]
@@ -307,25 +321,6 @@ def format_key(key: object) -> str:
 def storages_of(root: object) -> set[Storage]:
     """All storages that a tree refers to."""
     return {leaf if isinstance(leaf, Storage) else leaf.storage for _, leaf in walk(root) if isinstance(leaf, (Storage, Tensor))}
-
-
-def globals_of(root: object) -> tuple[Global, ...]:
-    """Every class and function that a tree names, in keys too, as `Checkpoint.globals` has those of a pickle."""
-    found: dict[Global, None] = {}
-    seen: set[int] = set()
-    pending: list[object] = [root]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, Global):
-            found[node] = None
-        if id(node) in seen or not isinstance(node, (*_WALKED, Global)):
-            continue
-        seen.add(id(node))
-        if isinstance(node, Opaque):
-            found[node.name] = None
-        for pair in children(node):
-            pending.extend(pair)
-    return tuple(found)
 
 
 class _Removed:

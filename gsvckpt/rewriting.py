@@ -17,8 +17,10 @@ from gsvckpt.examination import Examination, examine, recognise
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.locations import is_url
-from gsvckpt.model import Checkpoint, Tensor, globals_of
+from gsvckpt.model import Checkpoint, Tensor
 from gsvckpt.opening import open_checkpoint, refuse_ambiguous
+from gsvckpt.pickles.calls import calls_of
+from gsvckpt.pickles.mentions import globals_of
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.sovits import kinds, layouts, upstream
 from gsvckpt.sovits.kinds import Identity
@@ -173,7 +175,7 @@ def _plan(source: str, checkpoint: Checkpoint, output: str, destination: Destina
     _refuse_source(examination, destination)
     planned = make(examination, begin(checkpoint))
     if planned.plan.root is not checkpoint.root and not destination.force:  # a config or a base may have brought names along
-        _refuse_code(judge_all(globals_of(planned.plan.root)))
+        _refuse_code(judge_all(globals_of(planned.plan.root), calls_of(planned.plan.root)))
     plan = replace(planned.plan, window=_window(planned.identity, planned.plan) if planned.complete else None)
     return examination, planned._replace(plan=plan), destination.named(source, output, planned.name, _extension(planned.identity, plan))
 
@@ -213,7 +215,7 @@ def _refuse_source(examination: Examination, destination: Destination) -> None:
 
 def _refuse_code(safety: Safety) -> None:
     if safety.verdict == "unsafe":
-        names = ", ".join(name for name, verdict in safety.globals if verdict == "unsafe")
+        names = ", ".join(map(str, safety.of("unsafe")))
         raise RefusedError(f"holds code that would run when it is loaded ({names})", hint=f"do not load this file; {_INSIST} and writes it back")
 
 

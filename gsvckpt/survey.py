@@ -154,9 +154,10 @@ def _deserves_a_look(path: str) -> bool:
             if torch_tar.is_tar(sniff.read_head(source)):
                 return sniff.read_head(source)[:100].rstrip(b"\0") in _TAR_MEMBERS
             found = pickle_search.search(source, everywhere=False, front=True)
-            if judge_all(found.names).verdict == "unsafe":
+            verdict = judge_all(found.names, found.calls).verdict
+            if verdict == "unsafe":
                 return True
             begins = sniff.read_head(source)[:2]
-            return begins[:1] == b"\x80" and begins[1:] <= b"\x05" and (not found.complete or judge_all(found.names).verdict == "unknown")
+            return begins[:1] == b"\x80" and begins[1:] <= b"\x05" and (not found.complete or verdict == "unknown")
     except GsvError:
         return False

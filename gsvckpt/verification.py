@@ -19,6 +19,7 @@ from gsvckpt.formats.torch_remains import Remains
 from gsvckpt.locations import conceal, name_of
 from gsvckpt.model import Checkpoint, OpenSource, Tensor, format_path, walk
 from gsvckpt.opening import open_checkpoint, read
+from gsvckpt.pickles.calls import merge_calls
 from gsvckpt.pickles.safety import Safety, judge_all
 from gsvckpt.progress import Progress, Silent
 from gsvckpt.salvaging import find_remains
@@ -135,8 +136,9 @@ class _Run:
             return self._fall_apart(error)
         known = known_of(error)
         head = read_head(self.source)
-        names = (*(known.globals if known else ()), *pickle_search.search(self.source, everywhere=True).names)
-        verdict = judge_all(dict.fromkeys(names))
+        found = pickle_search.search(self.source, everywhere=True)
+        names = (*(known.globals if known else ()), *found.names)
+        verdict = judge_all(dict.fromkeys(names), merge_calls(known.calls if known else (), found.calls))
         if verdict.verdict == "safe":
             verdict = Safety("unknown", verdict.globals)
         if self._is_compared(error):

@@ -11,15 +11,13 @@ _TRUST = "load it only if you trust whoever wrote it"
 
 def safety(verdict: Safety) -> list[Finding]:
     """The verdict as a finding: what is not known to be data is not safe, and nothing else is safe."""
-    worst = [name for name, said in verdict.globals if said == verdict.verdict]
+    worst = [judged.name for judged in verdict.of(verdict.verdict)]
     told = ", ".join(worst[:_NAMED]) + (f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else "")
     if verdict.verdict == "unsafe":
-        return [
-            Finding("pickle.safety", "error", "pickle", f"would run {told} when it is loaded", "do not load this file", told, "names of data only")
-        ]
+        why = verdict.tell_unsafe(_NAMED)
+        return [Finding("pickle.safety", "error", "pickle", why, "do not load this file", told, "names of data only")]
     if verdict.verdict == "unknown" and worst:
-        why = f"names {told}, of which it is not known whether loading it runs code"
-        return [Finding("pickle.safety", "error", "pickle", why, _TRUST, told, "names of data only")]
+        return [Finding("pickle.safety", "error", "pickle", verdict.tell_unknown(_NAMED), _TRUST, told, "names of data only")]
     return []
 
 
@@ -30,8 +28,5 @@ def doubts(found: Safety) -> list[Finding]:
 
 def safety_of_unreadable(verdict: Safety) -> list[Finding]:
     """The same for a file that could not be read to its end: the names that were met may not be all, so it is never safe."""
-    named = [name for name, said in verdict.globals if said != "safe"]
-    if named:
-        worst: Verdict = "unsafe" if verdict.verdict == "unsafe" else "unknown"
-        return safety(Safety(worst, tuple((name, said) for name, said in verdict.globals if said == worst)))
-    return []
+    worst: Verdict = "unsafe" if verdict.verdict == "unsafe" else "unknown"
+    return safety(Safety(worst, verdict.of(worst)))

@@ -126,7 +126,7 @@ def _warn_of(error: GsvError, settings: Settings, *, alone: bool = False) -> Non
         from gsvckpt.report.failures import print_known
 
         print_known(known)
-    warn_unsafe(error.path, judge_all(known.globals))
+    warn_unsafe(error.path, judge_all(known.globals, known.calls))
 
 
 def _show(path: str, view: View, settings: Settings, *, alone: bool = False) -> dict[str, object]:

@@ -18,6 +18,7 @@ from gsvckpt.formats.pickle_search import Place, Searched
 from gsvckpt.formats.torch_zip import fold
 from gsvckpt.formats.zip_directory import LOCAL, Tail, is_storage
 from gsvckpt.model import Checkpoint, Container, Doubt, Global, Record, Source
+from gsvckpt.pickles.calls import merge_calls
 
 _LEAST = LOCAL.size  # bytes that a record takes at least: in fewer, none can hide
 _UNSEEN = Doubt("records", "has records that cannot be looked into", "pickle.safety")
@@ -53,7 +54,9 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
     if not places and not spans:
         return replace(checkpoint, doubts=tuple(doubts)) if doubts else checkpoint
     found = pickle_search.search_places(source, places, spans)
-    return replace(checkpoint, globals=_unite(checkpoint.globals, found), doubts=(*doubts, *_left(found)))
+    return replace(
+        checkpoint, globals=_unite(checkpoint.globals, found), calls=merge_calls(checkpoint.calls, found.calls), doubts=(*doubts, *_left(found))
+    )
 
 
 def name_unreadable(source: Source, error: GsvError) -> Checkpoint | None:
@@ -62,9 +65,9 @@ def name_unreadable(source: Source, error: GsvError) -> Checkpoint | None:
     with suppress(*FLAWS):
         found = pickle_search.search(source, everywhere=False, front=True)
         if known is not None:
-            return replace(known, globals=_unite(known.globals, found))
+            return replace(known, globals=_unite(known.globals, found), calls=merge_calls(known.calls, found.calls))
         if found.names:
-            return Checkpoint(source, Container("pickle", records=1), None, found.names)
+            return Checkpoint(source, Container("pickle", records=1), None, found.names, calls=found.calls)
     return known
 
 

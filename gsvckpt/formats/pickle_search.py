@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
 from gsvckpt.formats import torch_tar
+from gsvckpt.formats.torch_objects import storage_of
 from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, find_tail, is_storage, read_entries
-from gsvckpt.model import Global, Record, Source
+from gsvckpt.model import LOST, Call, Global, Record, Source, Storage
+from gsvckpt.pickles.calls import merge_calls
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
@@ -46,10 +48,11 @@ class Place(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """The names in all pickles that were found, in order of first use; and whether there was nothing that could not be looked at."""
+    """The names in all pickles that were found, in order of first use; whether there was nothing that could not be looked at; and the calls."""
 
     names: tuple[Global, ...]
     complete: bool
+    calls: tuple[Call, ...] = ()
 
 
 def search(source: Source, *, everywhere: bool, front: bool = False) -> Searched:
@@ -60,7 +63,7 @@ def search(source: Source, *, everywhere: bool, front: bool = False) -> Searched
     """
     found = _Search()
     found.look_through(source, everywhere=everywhere, front=front or everywhere)
-    return Searched(tuple(found.names), found.complete)
+    return Searched(tuple(found.names), found.complete, merge_calls(found.calls))
 
 
 def search_places(source: Source, places: Iterable[Place], spans: Sequence[tuple[int, int]]) -> Searched:
@@ -69,7 +72,7 @@ def search_places(source: Source, places: Iterable[Place], spans: Sequence[tuple
     found.complete = sum(end - begin for begin, end in spans) <= _MOST_SCANNED
     cut = ((begin, min(end, begin + _MOST_SCANNED)) for begin, end in spans)
     found.look_at_all(source, chain(places, chain.from_iterable(_local_headers(source, begin, end) for begin, end in cut)))
-    return Searched(tuple(found.names), found.complete)
+    return Searched(tuple(found.names), found.complete, merge_calls(found.calls))
 
 
 def place_of(record: Record) -> Place:
@@ -100,6 +103,7 @@ class _Search:
 
     def __init__(self) -> None:
         self.names: dict[Global, None] = {}
+        self.calls: list[Call] = []
         self.complete = True
         self._bytes, self._opcodes, self._depth = _MOST_BYTES, _MOST_OPCODES, 0
 
@@ -127,13 +131,14 @@ class _Search:
                 return
             if self._is_archive(source, place, data):
                 return
-            found, cut = self._run(data)
+            found, calls, cut = self._run(data)
             if not cut or len(data) < window:
                 break
         else:
             self.complete = False
         trusted = place.name.endswith(".pkl")
         self.names |= {name: None for name in found if trusted or all(part.isidentifier() for part in str(name).split("."))}
+        self.calls += [call for call in calls if call.name in self.names]
 
     def _read(self, source: Source, place: Place, size: int) -> bytes | None:
         """Up to `size` bytes from there on: where a pickle ends is known only once it was read. None where they cannot be had."""
@@ -168,9 +173,12 @@ class _Search:
         self._depth -= 1
         return True
 
-    def _run(self, data: bytes) -> tuple[list[Global], bool]:
-        """The names in the pickles that stand one behind the other, also in one that is damaged; and whether one goes on where the data end."""
+    def _run(self, data: bytes) -> tuple[list[Global], list[Call], bool]:
+        """The names in the pickles that stand one behind the other, also in one that is damaged, and how they are called; and whether one goes on
+        where the data end.
+        """
         names: list[Global] = []
+        calls: list[Call] = []
         position = 0
         while position < len(data):
             if self._opcodes <= 0:
@@ -180,20 +188,21 @@ class _Search:
             try:
                 machine.run()
             except EndOfPickle:
-                return [*names, *machine.globals], True
+                return names, calls, True
             except UnsupportedError:  # a limit, or an opcode whose operand is not followed: what comes behind is not known
                 self.complete = False
-                return [*names, *machine.globals], False
+                return names, calls, False
             except DamagedError:
-                self.complete = self.complete and not machine.doubts
-                return [*names, *machine.globals], False
+                self.complete = self.complete and not machine.doubts and not calls  # a class that was changed instead of called
+                return names, calls, False
             finally:
                 self._opcodes -= machine.executed + _PER_PICKLE
-            names += machine.globals
+                names += machine.globals
+                calls += machine.calls
             position = machine.position
             if any(not doubt.agreed for doubt in machine.doubts):  # others may read other names there, or go on elsewhere
                 self.complete = False
-        return names, False
+        return names, calls, False
 
 
 class _Part:
@@ -270,5 +279,9 @@ def _ignore(_name: Global, _args: object) -> None:
     """Every call stays a recipe."""
 
 
-def _accept(_pid: object) -> None:
-    """Every object outside the pickle is nothing."""
+def _accept(pid: object) -> Storage | None:
+    """A storage without bytes, so that what is said of sizes can be looked at; every other object outside the pickle is nothing."""
+    with suppress(DamagedError):
+        key, dtype, location, numel, _ = storage_of(pid)
+        return Storage(key, dtype, numel, location, _Memory("", b""), LOST)
+    return None

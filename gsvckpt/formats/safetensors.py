@@ -9,6 +9,7 @@ from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.safetensors_tree import HEAD, TREE, is_head, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import LOST, Checkpoint, Container, Source, Storage, Tensor, contiguous_stride
+from gsvckpt.pickles.calls import calls_of
 
 MAX_HEADER = 100_000_000  # the format's own limit
 METADATA = "__metadata__"
@@ -70,7 +71,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
     except GsvError as error:
         error.known = Checkpoint(source, container, None)
         raise
-    return Checkpoint(source, container, root, names)
+    return Checkpoint(source, container, root, names, calls=calls_of(root))
 
 
 def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:

@@ -13,7 +13,8 @@ from gsvckpt.dtypes import DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.formats.json_values import Json, read_json, write_json
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, rebuild
-from gsvckpt.model import Global, Opaque, Path, Storage, Tensor, contiguous_stride, format_key, globals_of, storages_of, walk
+from gsvckpt.model import Global, Opaque, Path, Storage, Tensor, contiguous_stride, format_key, storages_of, walk
+from gsvckpt.pickles.mentions import globals_of
 
 TREE, STORAGES, HEAD = "gsvckpt.tree", "gsvckpt.storages", "gsvckpt.head"
 OWN = (TREE, STORAGES, HEAD)

@@ -13,6 +13,7 @@ from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
 from gsvckpt.locations import folder_of, is_url, join
 from gsvckpt.model import Checkpoint, OpenSource, Source, Tensor, tensor_of
+from gsvckpt.pickles.calls import calls_of, merge_calls
 
 INDEX = ".index.json"
 _LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB
@@ -100,10 +101,11 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
         raise DamagedError(f"names {container.head[:8]!r} as the first bytes of a zip", where="index", path=index)
     names = tuple(dict.fromkeys(name for opened in shards.values() for name in opened.globals))
     doubts = tuple(doubt._replace(where=f"{shard}, {doubt.where}") for shard, opened in shards.items() for doubt in opened.doubts)
+    calls = merge_calls(*(opened.calls for opened in shards.values()))
     if TREE in metadata:
         root, more = restore(tensors, metadata)
-        return Checkpoint(source, container, root, tuple(dict.fromkeys((*names, *more))), doubts=doubts)
-    return Checkpoint(source, container, tensors, names, doubts=doubts)
+        return Checkpoint(source, container, root, tuple(dict.fromkeys((*names, *more))), doubts=doubts, calls=merge_calls(calls, calls_of(root)))
+    return Checkpoint(source, container, tensors, names, doubts=doubts, calls=calls)
 
 
 def _open(path: str, stack: ExitStack, *, glance: bool) -> OpenSource:

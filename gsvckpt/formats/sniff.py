@@ -82,22 +82,23 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
     if torch_tar.is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
         raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
     if head[2:4] == b"\x03\x04" and zip_directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
-        raise _two_at_once(source, ())
-    names, finished, doubtful = _pickled_names(source)
+        raise _two_at_once(source)
+    machine, finished, doubtful = _run_as_pickle(source)
+    names = _importable(machine)
     if doubtful and not torch_stream.looks_like(head):  # whose reader tells where it parts from others
-        raise _two_at_once(source, names)
+        raise _two_at_once(source, machine)
     if safetensors.looks_like(head, source.size) and not names:  # with names it is a pickle in disguise: torch.load would run it
         return safetensors.read(source), None
     if torch_stream.looks_like(head):
         return torch_stream.read(source), None
-    if (names and finished) or judge_all(names).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+    if (names and finished) or judge_all(names, machine.calls).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
         bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
-        bare.known = Checkpoint(source, Container("pickle", records=1), None, names)
+        bare.known = Checkpoint(source, Container("pickle", records=1), None, names, calls=machine.calls)
         raise bare
     raise _name(source, head)
 
 
-def _two_at_once(source: Source, names: tuple[Global, ...]) -> UnsupportedError:
+def _two_at_once(source: Source, machine: Machine | None = None) -> UnsupportedError:
     """Nothing is salvaged from such a file, as it is whole for whoever made it."""
     error = UnsupportedError(
         f"begins with the bytes {read_head(source)[:4].hex(' ')}, which some readers take for something else than others do",
@@ -105,7 +106,8 @@ def _two_at_once(source: Source, names: tuple[Global, ...]) -> UnsupportedError:
         hint="get the file again from where it came; do not load it",
         check="container.head",
     )
-    error.known = Checkpoint(source, Container("pickle", records=1), None, names)
+    found = (_importable(machine), machine.calls) if machine is not None else ((), ())
+    error.known = Checkpoint(source, Container("pickle", records=1), None, found[0], calls=found[1])
     return error
 
 
@@ -129,8 +131,10 @@ def _cut_zip(source: Source, head: bytes) -> DamagedError:
         check="container.truncated",
     )
     # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.
-    names, *_ = _pickled_names(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
-    error.known = Checkpoint(source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, names)
+    machine, *_ = _run_as_pickle(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
+    error.known = Checkpoint(
+        source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, _importable(machine), calls=machine.calls
+    )
     return error
 
 
@@ -185,11 +189,16 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
     )
 
 
-def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...], bool, bool]:
-    """The names in a pickle at `offset`, of any protocol, also the textual ones without a signature; whether it came to its end; and whether others
-    may read on: it goes on for longer than anybody looks, or is spelled so that readers part.
+def _importable(machine: Machine) -> tuple[Global, ...]:
+    """The names that Python could import: bytes that are no pickle hold newlines, too."""
+    return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split(".")))
 
-    torch.load would run a bare pickle, whatever else the file looks like. Only what Python could import counts: other bytes hold newlines, too.
+
+def _run_as_pickle(source: Source, offset: int = 0) -> tuple[Machine, bool, bool]:
+    """The machine that ran a pickle at `offset`, of any protocol, also the textual ones without a signature; whether it came to its end; and whether
+    others may read on: it goes on for longer than anybody looks, or is spelled so that readers part.
+
+    torch.load would run a bare pickle, whatever else the file looks like.
     """
     finished = endless = False
     for window in (_GLIMPSE, _PEEK):
@@ -206,7 +215,7 @@ def _pickled_names(source: Source, offset: int = 0) -> tuple[tuple[Global, ...],
         if not endless:  # what more bytes would not change
             break
     doubtful = endless or any(not doubt.agreed for doubt in machine.doubts)
-    return tuple(name for name in machine.globals if all(part.isidentifier() for part in str(name).split("."))), finished, doubtful
+    return machine, finished, doubtful
 
 
 def _is_text(head: bytes) -> bool:

@@ -15,7 +15,7 @@ from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
 from gsvckpt.formats import torch_stream
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_remains import Claim, find_records, has_checksum, read_bytes, read_checksum, read_directory, read_header
-from gsvckpt.model import LOST, Checkpoint, Container, Doubt, Global, Source, Storage, Tensor, walk
+from gsvckpt.model import LOST, Checkpoint, Container, Source, Storage, Tensor, walk
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
@@ -63,10 +63,10 @@ def _read_zip(source: Source, head: bytes) -> Checkpoint:
     if order is not None and read_bytes(source, order.offset, order.size) == _BIG:
         raise UnsupportedError("was saved on a big-endian machine", where=order.name)
     places = {owners[name]: claim for name, claim in found.items() if name in owners}
-    _, root, _, names, doubts = _load(source, pickled.offset, places)
+    _, root, _, known = _load(source, pickled.offset, places)
     told = head[:2].decode("latin-1")
     container = Container("torch-zip", len(places) + 1, told if told.isdigit() and told.isascii() else "PK", prefix.rstrip("/"))
-    return Checkpoint(source, container, root, names, doubts=doubts)
+    return Checkpoint(source, container, root, tuple(known.globals), doubts=known.doubts, calls=known.calls)
 
 
 def _is_pickle(name: str) -> bool:
@@ -96,8 +96,8 @@ def _front_pickle(source: Source) -> Claim:
     return Claim(name, begin, end - begin, crc)
 
 
-def _load(source: Source, begin: int, places: Mapping[str, Claim]) -> tuple[StorageTable, object, int, tuple[Global, ...], tuple[Doubt, ...]]:
-    """The storages and the tree, with storages at `places`, where the pickle ends, the names in it, and its doubts."""
+def _load(source: Source, begin: int, places: Mapping[str, Claim]) -> tuple[StorageTable, object, int, Machine]:
+    """The storages and the tree, with storages at `places`, where the pickle ends, and the machine that ran it."""
 
     def locate(key: str, dtype: DType, location: str, numel: int) -> Storage:
         place = places.get(key)
@@ -110,7 +110,7 @@ def _load(source: Source, begin: int, places: Mapping[str, Claim]) -> tuple[Stor
         machine = Machine(data, reduce=rebuild, persist=table.persist, max_opcodes=_MOST_OPCODES)
         try:
             root = machine.run()
-            return table, root, begin + machine.position, tuple(machine.globals), machine.doubts
+            return table, root, begin + machine.position, machine
         except EndOfPickle:
             if len(data) < window:
                 raise

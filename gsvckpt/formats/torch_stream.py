@@ -8,7 +8,8 @@ from typing import NamedTuple
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
-from gsvckpt.model import LOST, Checkpoint, Container, Doubt, Global, Source, Storage
+from gsvckpt.model import LOST, Call, Checkpoint, Container, Doubt, Global, Source, Storage
+from gsvckpt.pickles.calls import merge_calls
 from gsvckpt.pickles.machine import Machine
 from gsvckpt.pickles.state import EndOfPickle
 
@@ -54,7 +55,7 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         return Storage(key, dtype, numel, location, source, -1)  # the place is known only behind the last pickle
 
     # Two passes over the object pickle: its tensors need the storages' places, which stand behind it.
-    found = _Found({}, [], [])
+    found = _Found({}, [], [], [])
     try:
         magic, position = _load(data, 0, found, StorageTable(announce))
         protocol, position = _load(data, position, found, StorageTable(announce))
@@ -65,25 +66,26 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         if found.modules:
             raise UnsupportedError(f"holds a whole module ({found.modules[0]}), not only its tensors", hint=_SAVE_STATE)
         keys, position = _load(data, position, found, StorageTable(announce))
-        doubts = tuple(found.doubts)  # the second pass finds the same
+        doubts, calls = tuple(found.doubts), merge_calls(found.calls)  # the second pass finds the same
         places = _place(source, keys, sizes, position, partial=partial)
         table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
         root, _ = _load(data, start, found, table)
     except GsvError as error:
-        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(found.names))
+        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(found.names), calls=merge_calls(found.calls))
         raise
     order = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
     end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
     container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total, behind=source.size - end)
-    return Checkpoint(source, container, root, tuple(found.names), doubts=doubts)
+    return Checkpoint(source, container, root, tuple(found.names), doubts=doubts, calls=calls)
 
 
 class _Found(NamedTuple):
-    """What was met in the pickles so far: names, doubts, and the classes of whole modules."""
+    """What was met in the pickles so far: names, doubts, calls, and the classes of whole modules."""
 
     names: dict[Global, Global]
     doubts: list[Doubt]
+    calls: list[Call]
     modules: list[Global]
 
 
@@ -103,6 +105,7 @@ def _load(data: bytes, position: int, found: _Found, table: StorageTable) -> tup
     finally:
         found.names.update(machine.globals)
         found.doubts.extend(machine.doubts)
+        found.calls.extend(machine.calls)
 
 
 def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int, *, partial: bool) -> dict[str, int]:

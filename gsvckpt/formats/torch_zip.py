@@ -50,9 +50,9 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
             )
         container = replace(container, behind=pickled.size - machine.position, compressed=sum(record.method != 0 for record in records))
         doubts = tuple(doubt._replace(where=f"{pickled.name}, {doubt.where}") for doubt in machine.doubts)
-        return Checkpoint(source, container, root, tuple(machine.globals), records, doubts)
+        return Checkpoint(source, container, root, tuple(machine.globals), records, doubts, machine.calls)
     except GsvError as error:
-        error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records)
+        error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records, calls=machine.calls if machine else ())
         raise
 
 

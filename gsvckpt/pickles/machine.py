@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 from gsvckpt.errors import DamagedError, UnsupportedError
-from gsvckpt.model import Doubt, Global
+from gsvckpt.model import Call, Doubt, Global
 from gsvckpt.pickles import frames
+from gsvckpt.pickles.calls import tell_calls
 from gsvckpt.pickles.objects import OBJECTS
 from gsvckpt.pickles.scalars import SCALARS
 from gsvckpt.pickles.state import MAX_DOUBTS, EndOfPickle, Handler, Persist, Reduce, State
@@ -61,6 +62,11 @@ class Machine:
     @property
     def globals(self) -> dict[Global, Global]:
         return self._state.globals
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Which of the names were called, and how; also when `run` failed."""
+        return tell_calls(self._state.made, self._state.called)
 
     @property
     def is_clean(self) -> bool:
@@ -147,9 +153,20 @@ def run_piece(data: bytes, texts: Mapping[int, str], reduce: Reduce) -> Piece | 
         value = machine.run()
     except (DamagedError, UnsupportedError):
         return None
-    if machine.position != len(data) + 1 or not machine.is_clean or machine.doubts or any(memo[number] is not text for number, text in texts.items()):
+    if (
+        machine.position != len(data) + 1
+        or not machine.is_clean
+        or machine.doubts
+        or _is_odd(machine)
+        or any(memo[number] is not text for number, text in texts.items())
+    ):
         return None
     return Piece(value, tuple(machine.globals), frozenset(memo.keys() - texts.keys()))
+
+
+def _is_odd(machine: Machine) -> bool:
+    """Whether it calls anything so that the verdict on it hangs on the arguments."""
+    return any(call.oddity or call.reached for call in machine.calls)
 
 
 def _unknown(state: State, position: int) -> int:

@@ -138,6 +138,9 @@ def _call(m: State, name: object, args: object) -> object:
     if not isinstance(args, tuple):
         raise DamagedError(f"calls {name} with arguments that are no tuple")
     if name.name == "OrderedDict" and name.module == "collections" and len(args) <= 1:
+        if m.ordered is not name:
+            m.ordered = name
+            m.called[name] = None
         ordered: OrderedDict[object, object] = OrderedDict()
         pairs = args[0] if args else []
         if not isinstance(pairs, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
@@ -148,16 +151,25 @@ def _call(m: State, name: object, args: object) -> object:
         return ordered
     if name == _ENCODE and len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1":  # how protocol 2 carries bytes
         m.charge(len(args[0]))
+        m.called[name] = None
         return args[0].encode("latin-1")
     if name in _BYTES and not args:
+        m.called[name] = None
         return b""
     made = m.reduce(name, args)
-    return _opaque(m, name, "reduce", args) if made is None else made
+    if made is None:
+        return _opaque(m, name, "reduce", args)
+    if m.rebuilt is not name:
+        m.rebuilt = name
+        m.called[name] = None
+    return made
 
 
 def _opaque(m: State, name: Global, how: Literal["reduce", "newobj", "newobj_ex"], args: object) -> Opaque:
     m.weigh(1)
-    return Opaque(name, how, args)
+    made = Opaque(name, how, args)
+    m.made.append(made)
+    return made
 
 
 def op_reduce(m: State, position: int) -> int:
@@ -186,14 +198,19 @@ def op_inst(m: State, position: int) -> int:
     module, position = m.line(position)
     name, position = m.line(position)
     args = tuple(m.pop_mark())
-    m.stack.append(_call(m, m.named(module.decode(), name.decode()), args))
+    m.stack.append(_instance(m, m.named(module.decode(), name.decode()), args))
     return position
 
 
 def op_obj(m: State, position: int) -> int:
     name, *args = m.pop_mark()
-    m.stack.append(_call(m, name, tuple(args)))
+    m.stack.append(_instance(m, name, tuple(args)))
     return position
+
+
+def _instance(m: State, name: object, args: tuple[object, ...]) -> object:
+    """What INST and OBJ make: without arguments, CPython calls no class but its `__new__` (Lib/pickle.py, _instantiate)."""
+    return _call(m, name, args) if args or not isinstance(name, Global) else _opaque(m, name, "newobj", ())
 
 
 def op_build(m: State, position: int) -> int:

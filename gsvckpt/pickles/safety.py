@@ -1,156 +1,117 @@
-"""Would loading this pickle run somebody's code? Judged by the names it holds, an allow-list first: what is not known to be data is not safe."""
+"""Would loading this pickle run somebody's code? Judged by the names it holds and by how it calls them; what is not known to be data is not safe."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES
-from gsvckpt.model import Checkpoint, Doubt, Global
+from gsvckpt.model import Call, Checkpoint, Doubt, Global
+from gsvckpt.pickles.calls import GETATTR, GETITEM
+from gsvckpt.pickles.code_names import NEITHER, PACKAGES, RUNS_CODE, STANDARD_LIBRARY, WAYS_OUT
+from gsvckpt.pickles.forms import FORMS
+from gsvckpt.pickles.python2 import readings
 
 Verdict = Literal["safe", "unsafe", "unknown"]
 
-_BUILTINS = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names, which protocol 2 pickles carry
-_PATHS = frozenset("Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath".split())
+_ORDER: tuple[Verdict, ...] = ("safe", "unknown", "unsafe")
+_MOST_PARTS = 1 + max(name.count(".") for name in RUNS_CODE)
 
-# Data only: making one and setting its state runs no code that the file chooses.
-_DATA: dict[str, frozenset[str]] = {
-    # the last three are what Python 3 calls range, int and str in protocol 2, as in defaultdict(int)
-    "builtins": frozenset("set frozenset list dict tuple int float complex bool str bytes bytearray slice range object xrange long unicode".split()),
-    "collections": frozenset("OrderedDict defaultdict Counter deque".split()),
-    "_codecs": frozenset(["encode"]),
-    "copyreg": frozenset(["_reconstructor"]),
-    "pathlib": _PATHS,
-    "pathlib._local": _PATHS,  # where Python 3.13 pickles them from
-    "datetime": frozenset("datetime date time timedelta timezone".split()),
-    "decimal": frozenset(["Decimal"]),
-    "uuid": frozenset(["UUID"]),
-    "argparse": frozenset(["Namespace"]),
-    "types": frozenset(["SimpleNamespace"]),
-    "utils": frozenset(["HParams"]),  # GPT-SoVITS's config class (GPT_SoVITS/utils.py)
-    "torch": frozenset(
-        [*DTYPES, *STORAGE_DTYPES, "Size", "device", "Tensor", "strided", "sparse_coo", "sparse_csr", "sparse_csc", "per_tensor_affine"]
-    ),
-    "torch.storage": frozenset(["UntypedStorage", "TypedStorage", *STORAGE_DTYPES]),
-    "torch.serialization": frozenset(["_get_layout"]),
-    "torch.nn.parameter": frozenset(["Parameter", "Buffer"]),
-    "torch._tensor": frozenset(["_rebuild_from_type_v2"]),
-    "torch._utils": frozenset(
-        [
-            "_rebuild_tensor",
-            "_rebuild_tensor_v2",
-            "_rebuild_tensor_v3",
-            "_rebuild_parameter",
-            "_rebuild_parameter_with_state",
-            "_rebuild_sparse_tensor",
-            "_rebuild_sparse_csr_tensor",
-            "_rebuild_qtensor",
-            "_rebuild_meta_tensor_no_storage",
-            "_rebuild_device_tensor_from_cpu_tensor",
-            "_rebuild_device_tensor_from_numpy",
-            "_rebuild_wrapper_subclass",
-        ]
-    ),
-    "numpy": frozenset(["dtype", "ndarray"]),
-    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), frozenset(["scalar", "_reconstruct"])),
-}
 
-# Third-party names known to run what they are given; every module of the standard library that is not data is unsafe without being listed.
-_RUNS_CODE = frozenset(
-    [
-        "torch.load",
-        "torch.serialization.load",
-        "torch.storage._load_from_bytes",
-        "torch.hub",
-        "torch.jit",
-        "torch.utils.cpp_extension",
-        "torch.package",
-        "torch.distributed.rpc",
-        "torch._inductor",
-        "torch._dynamo",
-        "torch.fx",
-        "numpy.load",
-        "numpy.testing",
-        "numpy.f2py",
-        "numpy.ctypeslib",
-        "pip",
-        "setuptools",
-        "pkg_resources",
-        "cloudpickle",
-        "dill",
-        "joblib",
-        "pandas.read_pickle",
-        "IPython",
-        "requests",
-        "urllib3",
-        "httpx",
-        "paramiko",
-        "fabric",
-    ]
-)
-# What some Pythons have and others lack is listed, so that the verdict on a file does not depend on which of them runs this.
-_OTHER_PYTHONS = frozenset(
-    (
-        "__builtin__ cPickle commands dummy_threading imputil new nt os2 popen2 posix "  # Python 2, and other systems
-        "_bootlocale binhex formatter macpath parser symbol "  # gone by 3.11
-        "asynchat asyncore distutils imp smtpd "  # gone in 3.12, and in 3.13 what follows
-        "aifc audioop cgi cgitb chunk crypt imghdr lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sndhdr spwd sunau telnetlib uu xdrlib "
-        "_bootsubprocess _compression _crypt _msi _sha256 _sha512 "
-        "tomllib annotationlib compression "  # new since 3.11
-        "_android_support _apple_support _ast_unparse _colorize _hmac _interpchannels _interpqueues _interpreters _ios_support _opcode_metadata "
-        "_py_warnings _pydatetime _pylong _pyrepl _remote_debugging _sha2 _suggestions _sysconfig _types _wmi _zstd"
-    ).split()
-)
-_STANDARD_LIBRARY = sys.stdlib_module_names | _OTHER_PYTHONS
-_WAYS_OUT = frozenset("__builtins__ __globals__ __import__ __loader__ __subclasses__".split())  # attributes that lead from anything to everything
-_MOST_PARTS = 1 + max(name.count(".") for name in _RUNS_CODE)
+class Judged(NamedTuple):
+    """A name, its verdict, and whether and how it is called: the arguments of the first call, and what is unusual about them or a state."""
+
+    name: str
+    verdict: Verdict
+    called: bool = False
+    arguments: str = ""
+    oddity: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.arguments})" if self.called else self.name
 
 
 class Safety(NamedTuple):
     """The verdict on a file and on each name in it, in order of first use; and the doubts with which it is unknown, whatever it names."""
 
     verdict: Verdict
-    globals: tuple[tuple[str, Verdict], ...] = ()
+    globals: tuple[Judged, ...] = ()
     doubts: tuple[Doubt, ...] = ()
 
+    def of(self, verdict: Verdict) -> tuple[Judged, ...]:
+        """The names with this verdict."""
+        return tuple(judged for judged in self.globals if judged.verdict == verdict)
 
-def modern_module(name: Global) -> str:
-    """The module of a name, as Python 3 calls it."""
-    return _BUILTINS.get(name.module, name.module)
+    def tell_unsafe(self, most: int) -> str:
+        """What loading the file would run, and what else can run code that it only names: `most` of each."""
+        unsafe = self.of("unsafe")
+        called, named = [judged for judged in unsafe if judged.called], [judged for judged in unsafe if not judged.called]
+        parts = [f"would run {_list(called, most)} when it is loaded"] if called else []
+        if named:
+            parts.append(f"names {_list(named, most)}, which can run code")
+        return " and ".join(parts)
+
+    def tell_unknown(self, most: int) -> str:
+        """What it is of the names that is not known."""
+        unknown = self.of("unknown")
+        odd, named = [judged for judged in unknown if judged.oddity], [judged for judged in unknown if not judged.oddity]
+        parts = [f"names {_list([judged.name for judged in named], most)}, of which it is not known whether loading it runs code"] if named else []
+        parts += [f"holds {judged}, which {judged.oddity}, so that loading it may do harm" for judged in odd[:most]]
+        return "; ".join(parts)
+
+
+def _list(things: Sequence[object], most: int) -> str:
+    return ", ".join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")
 
 
 def judge(name: Global) -> Verdict:
-    """safe: known data; unsafe: can run code on any machine; unknown: neither."""
-    module = modern_module(name)
-    if name.name in _DATA.get(module, ()):
+    """safe: known data; unsafe: can run code on any machine; unknown: neither. Whatever a name may be to one who loads it, the worst counts."""
+    return _worst(_judge(reading) for reading in readings(name))
+
+
+def _worst(verdicts: Iterable[Verdict]) -> Verdict:
+    return max(verdicts, key=_ORDER.index, default="safe")
+
+
+def _judge(name: Global) -> Verdict:
+    if name in FORMS:
         return "safe"
-    parts = f"{module}.{name.name}".split(".")
+    parts = f"{name.module}.{name.name}".split(".")
     reached = name.name.split(".")  # protocol 4 reaches through attributes, and modules have others as theirs: torch.serialization, os.system
-    if parts[0] in _STANDARD_LIBRARY or not _STANDARD_LIBRARY.isdisjoint(reached[:-1]) or not _WAYS_OUT.isdisjoint(parts):
+    if not WAYS_OUT.isdisjoint(parts) or not STANDARD_LIBRARY.isdisjoint(part.lstrip("_") or part for part in reached[:-1]):
         return "unsafe"
     if _runs_code(parts[:_MOST_PARTS]) or any(_runs_code(reached[n : n + _MOST_PARTS]) for n in range(len(reached) - 1)):
-        return "unsafe"
+        return "unknown" if str(name) in NEITHER else "unsafe"
+    attributes = len(reached) > 1 or ("." in name.module and not name.module.startswith(PACKAGES))
+    if attributes and parts[0] in STANDARD_LIBRARY:  # a method, or a module that another one imported
+        return "unknown" if str(name) in NEITHER else "unsafe"
     return "unknown"
 
 
 def _runs_code(parts: list[str]) -> bool:
     """Whether they begin with a listed name."""
-    return any(".".join(parts[:n]) in _RUNS_CODE for n in range(1, len(parts) + 1))
+    return any(".".join(parts[:n]) in RUNS_CODE for n in range(1, len(parts) + 1))
+
+
+def judge_all(names: Iterable[Global], calls: Iterable[Call] = ()) -> Safety:
+    """The worst of all names, of which `calls` says how they are called; a file without any is safe."""
+    by_name = {call.name: call for call in calls}
+    judged = tuple(_judge_use(name, by_name.get(name)) for name in names)
+    return Safety(_worst(one.verdict for one in judged), judged)
 
 
 def judge_checkpoint(checkpoint: Checkpoint) -> Safety:
     """The verdict on a file: that on its names, and never safe where readers may part."""
-    found = judge_all(checkpoint.globals)
+    found = judge_all(checkpoint.globals, checkpoint.calls)
     verdict: Verdict = "unknown" if found.verdict == "safe" and checkpoint.doubts else found.verdict
-    return Safety(verdict, found.globals, checkpoint.doubts)
+    return found._replace(verdict=verdict, doubts=checkpoint.doubts)
 
 
-def judge_all(names: Iterable[Global]) -> Safety:
-    """The worst of all names; a file without any is safe."""
-    verdicts = tuple((str(name), judge(name)) for name in names)
-    worst: Verdict = "safe"
-    for _, verdict in verdicts:
-        if verdict == "unsafe" or (verdict == "unknown" and worst == "safe"):
-            worst = verdict
-    return Safety(worst, verdicts)
+def _judge_use(name: Global, call: Call | None) -> Judged:
+    verdict = judge(name)
+    if call is None:
+        return Judged(str(name), verdict)
+    if call.reached and readings(name)[-1] in {GETATTR, *GETITEM} and name not in call.reached:
+        verdict = _worst(("unknown", *map(judge, call.reached)))  # no more than the names that it leads to
+    elif verdict == "safe" and call.oddity:
+        verdict = "unknown"
+    return Judged(str(name), verdict, called=True, arguments=call.arguments, oddity=call.oddity)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gsvckpt.errors import DamagedError, UnsupportedError
-from gsvckpt.model import Doubt, Global
+from gsvckpt.model import Doubt, Global, Opaque
 
 MAX_DOUBTS = 8  # told of one pickle; more would add nothing
 MAX_HEAVY = 1_000_000  # 200,000 tensors with optimizer state have 600,000 OrderedDicts, one for each tensor's hooks
@@ -19,11 +19,16 @@ class EndOfPickle(DamagedError):
 
 
 class State:
-    """The state between two opcodes. `globals` holds every name met so far, `frames` the first byte and the end of each frame, `start` is where the
-    pickle begins.
+    """The state between two opcodes.
+
+    `globals` holds every name met so far, `made` every Opaque, also those that are thrown away again, and `called` the names whose calls made
+    something else; `frames` the first byte and the end of each frame, `start` is where the pickle begins.
     """
 
-    __slots__ = ("copied", "data", "doubts", "frames", "globals", "heavy", "marks", "memo", "persist", "reduce", "stack", "start")
+    __slots__ = (
+        *("called", "copied", "data", "doubts", "frames", "globals", "heavy", "made", "marks", "memo", "ordered", "persist", "rebuilt", "reduce"),
+        *("stack", "start"),
+    )
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0) -> None:
         self.data, self.start = data, start
@@ -34,6 +39,10 @@ class State:
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.globals: dict[Global, Global] = {}
+        self.made: list[Opaque] = []
+        self.called: dict[Global, None] = {}
+        self.ordered: Global | None = None  # the last name that made an OrderedDict, and a tensor: noted once, as there are many
+        self.rebuilt: Global | None = None
         self.copied = self.heavy = 0
 
     def take(self, position: int, count: int) -> bytes:

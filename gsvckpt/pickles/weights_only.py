@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
-from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES
 from gsvckpt.model import Global, Opaque, children
-from gsvckpt.pickles.safety import modern_module
+from gsvckpt.pickles.python2 import readings
+from gsvckpt.pickles.torch_names import ALLOWED
 
-_REBUILD = "parameter parameter_with_state qtensor tensor tensor_v2 tensor_v3 sparse_tensor meta_tensor_no_storage nested_tensor wrapper_subclass"
-_ALLOWED: Mapping[str, frozenset[str]] = {
-    "builtins": frozenset("bytearray set complex".split()),
-    "collections": frozenset("OrderedDict Counter".split()),
-    "_codecs": frozenset(["encode"]),
-    "torch": frozenset([*DTYPES, *STORAGE_DTYPES, "Size", "Tensor", "device", "per_tensor_affine"]) - {"UntypedStorage"},
-    "torch.storage": frozenset("UntypedStorage TypedStorage".split()),
-    "torch.serialization": frozenset(["_get_layout"]),
-    "torch.nn.parameter": frozenset(["Parameter"]),
-    "torch._tensor": frozenset(["_rebuild_from_type_v2"]),
-    "torch._utils": frozenset(
-        [*(f"_rebuild_{what}" for what in _REBUILD.split()), "_rebuild_device_tensor_from_numpy", "_rebuild_device_tensor_from_cpu_tensor"]
-    ),
-}
 _MAPPINGS = frozenset({Global("collections", "OrderedDict"), Global("collections", "Counter")})
 _MOST_TOLD = 5  # classes in a warning
 _EMPTY_BYTES = Global("builtins", "bytes")  # protocol 2 calls it for b""
@@ -30,7 +15,8 @@ _EMPTY_BYTES = Global("builtins", "bytes")  # protocol 2 calls it for b""
 
 def is_allowed(name: Global) -> bool:
     """Whether torch knows the name without being told."""
-    return name.name in _ALLOWED.get(modern_module(name), ())
+    read = readings(name)[-1]
+    return read.name in ALLOWED.get(read.module, ())
 
 
 def refused(root: object) -> Counter[Global]:

@@ -61,10 +61,12 @@ def print_warning(path: str, text: str) -> None:
 
 
 def warn_unsafe(path: str, safety: Safety) -> None:
-    """The one warning that no option silences."""
-    names = [name for name, verdict in safety.globals if verdict == "unsafe"]
-    if names:
-        print_line(f"gsvckpt: {path}: warning: UNSAFE, do not load this file: it would run {', '.join(names[:4])}", "bold red")
+    """The one warning that no option silences: of code that would run, or that may although none was seen."""
+    if safety.of("unsafe"):
+        print_line(f"gsvckpt: {path}: warning: UNSAFE, do not load this file: it {safety.tell_unsafe(4)}", "bold red")
+    elif safety.doubts:
+        doubt = safety.doubts[0]
+        print_line(f"gsvckpt: {path}: warning: not known to be safe: {doubt.where}: {doubt.why}", "bold yellow")
 
 
 class Line(NamedTuple):

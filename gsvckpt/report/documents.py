@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gsvckpt.errors import GsvError, NotCheckpointError
 from gsvckpt.examination import Examination, known_of
 from gsvckpt.model import Container
-from gsvckpt.pickles.safety import Safety, judge_all
+from gsvckpt.pickles.safety import Judged, Safety, judge_all
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
 if TYPE_CHECKING:
@@ -35,8 +35,15 @@ def container_json(container: Container) -> dict[str, object]:
 
 
 def safety_json(safety: Safety) -> dict[str, object]:
-    """The verdict and each name behind it."""
-    return {"verdict": safety.verdict, "globals": [{"name": name, "verdict": verdict} for name, verdict in safety.globals]}
+    """The verdict, each name behind it, and where readers may part, if they do."""
+    doubts = {"doubts": [{"where": doubt.where, "why": doubt.why} for doubt in safety.doubts]} if safety.doubts else {}
+    return {"verdict": safety.verdict, "globals": [_judged_json(judged) for judged in safety.globals], **doubts}
+
+
+def _judged_json(judged: Judged) -> dict[str, object]:
+    told = {"arguments": judged.arguments} if judged.called and judged.arguments else {}
+    odd = {"why": judged.oddity} if judged.oddity else {}
+    return {"name": judged.name, "verdict": judged.verdict, "called": judged.called, **told, **odd}
 
 
 def failure_json(error: GsvError) -> dict[str, object]:
@@ -48,7 +55,7 @@ def failure_json(error: GsvError) -> dict[str, object]:
     if known is not None:
         facts["size"] = known.source.size
         facts["container"] = container_json(known.container)
-        found = safety_json(judge_all(known.globals))  # of the names that could be read; there may be others, so never safe
+        found = safety_json(judge_all(known.globals, known.calls))  # of the names that could be read; there may be others, so never safe
         facts["safety"] = found if found["verdict"] == "unsafe" else {**found, "verdict": "unknown"}
     else:
         with suppress(OSError):

@@ -13,10 +13,10 @@ from gsvckpt.report.units import plural, printable, size
 
 def print_known(known: Checkpoint) -> None:
     """Its size, its container, and the names in its pickle as far as that could be read."""
-    container, safety = known.container, judge_all(known.globals)
+    container, safety = known.container, judge_all(known.globals, known.calls)
     head = f", head {printable(container.head)}" if container.head is not None else ""
     records = f", {plural(container.records, 'record')}" if container.records else ""
-    names = ", ".join(f"{printable(name)} ({verdict})" for name, verdict in safety.globals)
+    names = ", ".join(f"{printable(judged.name if judged.verdict == 'safe' else str(judged))} ({judged.verdict})" for judged in safety.globals)
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")

@@ -190,17 +190,16 @@ def _upstream(examination: Examination) -> Text:
 
 def _safety(examination: Examination) -> Text:
     safety = examination.safety
-    odd = [printable(name) for name, verdict in safety.globals if verdict != "safe"]
     why = {
         "safe": "it names only data"
         if safety.globals
         else "it holds no pickle"
         if examination.checkpoint.container.format == "safetensors"
         else "it names nothing",
-        "unsafe": f"loading it would run code: {', '.join(odd[:4])}",
-        "unknown": f"names that gsvckpt does not know: {', '.join(odd[:4])}",
+        "unsafe": f"it {safety.tell_unsafe(4)}",
+        "unknown": f"it {safety.tell_unknown(4)}" if safety.of("unknown") else "; ".join(doubt.why for doubt in safety.doubts),
     }[safety.verdict]
-    return Text.assemble((safety.verdict, VERDICTS[safety.verdict]), f", {why}")
+    return Text.assemble((safety.verdict, VERDICTS[safety.verdict]), f", {printable(why)}")
 
 
 def _modules(console: Console, examination: Examination, counted: Account, view: View) -> Table:

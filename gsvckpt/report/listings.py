@@ -139,9 +139,12 @@ def print_globals(console: Console, safety: Safety) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("name", overflow="fold")
+    table.add_column("use", overflow="fold")
     order = ("unsafe", "unknown", "safe")
-    for name, verdict in sorted(safety.globals, key=lambda entry: order.index(entry[1])):
-        table.add_row(Text(verdict, style=VERDICTS[verdict]), printable(name))
+    for judged in sorted(safety.globals, key=lambda judged: order.index(judged.verdict)):
+        told = f"called with ({judged.arguments})" if judged.verdict != "safe" and judged.arguments else "called" if judged.called else "named"
+        use = f"{told}; {judged.oddity}" if judged.oddity and judged.verdict == "unknown" else told
+        table.add_row(Text(judged.verdict, style=VERDICTS[judged.verdict]), Text(printable(judged.name)), Text(printable(use)))
     console.print(table if safety.globals else Text("it names nothing"))
 
 

@@ -35,7 +35,8 @@ def test_its_verdict_in_json_and_in_an_inventory(gsvckpt, tmp_path):
         "odd.pth": "unknown",
         "good.pth": "safe",
     }
-    assert {"name": "os.system", "verdict": "unsafe"} in files[0]["safety"]["globals"]
+    told = {"name": "os.system", "verdict": "unsafe", "called": True, "arguments": '"touch /tmp/gsvckpt-was-here"'}
+    assert told in files[0]["safety"]["globals"]
     run = gsvckpt("inspect", tmp_path)
     assert "unsafe" in run.out
     assert "evil.pth" in run.err
@@ -59,7 +60,7 @@ def test_a_damaged_file_shows_what_is_known_all_the_same(gsvckpt, tmp_path):
     file = gsvckpt.json("inspect", path, exit_code=3).file
     assert file["error"]["kind"] == "damaged"
     assert (file["size"], file["container"]["format"], file["container"]["head"]) == (path.stat().st_size, "torch-zip", "PK")
-    assert file["safety"] == {"verdict": "unknown", "globals": [{"name": "collections.OrderedDict", "verdict": "safe"}]}
+    assert file["safety"] == {"verdict": "unknown", "globals": [{"name": "collections.OrderedDict", "verdict": "safe", "called": False}]}
     run = gsvckpt("inspect", path)
     assert_one_error(run, path, 3)
     assert "torch-zip" in run.out
@@ -148,3 +149,12 @@ def test_a_bare_pickle_is_judged_but_not_read(gsvckpt, tmp_path):
     run = gsvckpt.json("inspect", path, exit_code=3)
     assert run.file["safety"]["verdict"] == "unsafe"
     assert "UNSAFE" in run.err
+
+
+def test_a_call_in_a_file_that_ends_early_is_told_with_its_arguments(gsvckpt, tmp_path):
+    whole = torch_zip(evil())
+    for size in (len(whole) // 2, len(whole) - 30):
+        (tmp_path / "x.pth").write_bytes(whole[:size])
+        run = gsvckpt("inspect", str(tmp_path / "x.pth"))
+        assert 'it would run os.system("touch /tmp/gsvckpt-was-here")' in run.err
+        assert run.code == 3

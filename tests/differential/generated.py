@@ -19,6 +19,8 @@ PIECES = [
     *(b"F%s\n" % text for text in (b"1.5", b"1_0.5", b" 1", b"inf", b"nan", b"1e5", b"0x1p3", b"Infinity", b"1.", b".5", b"1E5")),
     *(b"%s%s\n" % (code, text) for code in (b"p", b"g") for text in (b"0", b"1", b" 1", b"01", b"1_0", b"+1")),
     *(b"S%s\n" % text for text in (b"'a'", b'"b"', b"'a'b'", b"'\\x41'", b"'\\101'", b"''", b"'\\''", b"'a' ")),
+    *(b"(" + rest + b"ios\nsystem\n" for rest in (b"", b"N", b"K\x05")),
+    *(b"(cutils\nHParams\n" + rest + b"o" for rest in (b"", b"N")),
     *(b"V%s\n" % text for text in (b"a", b"\\u0041", b"\\", b"\xe9", b"")),
     b"K\x01", b"M\x01\x00", b"M\x00\x01", b"J\x01\x00\x00\x00", b"J\xff\xff\xff\xff", b"\x8a\x01\x05", b"\x8a\x02\x05\x00", b"\x8a\x00",
     b"\x8a\x08\x01\x00\x00\x00\x00\x00\x00\x00", b"\x8b\x01\x00\x00\x00\x05", b"N", b"\x88", b"\x89", b"]", b"}", b")", b"\x8f", b"(", b"0",

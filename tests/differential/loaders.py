@@ -10,13 +10,14 @@ import hashlib
 import io
 import os
 import pickle
+import resource
 import sys
 import types
 
 import torch
 
 from .plain import TooDeep, tell
-from .unpicklers import Inert, Reading, name_classes, names_of
+from .unpicklers import LIMIT, Inert, Reading, name_classes, names_of
 
 _TENSORS = {"_rebuild_tensor_v2": torch._utils._rebuild_tensor_v2, "_rebuild_tensor_v3": torch._utils._rebuild_tensor_v3}
 ASKED: dict[tuple[str, str], type] = {}
@@ -74,6 +75,9 @@ def text_of(value: object) -> object:
 
 def main() -> None:
     folder, out = sys.argv[1:]
+    with open("/proc/self/statm", encoding="ascii") as file:  # nine bytes can ask the C unpickler for gigabytes
+        limit = int(file.read().split()[0]) * resource.getpagesize() + LIMIT
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     found: dict[str, dict[str, tuple[object, ...]]] = {}
     for name in sorted(os.listdir(folder)):
         found[name] = {}
