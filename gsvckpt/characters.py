@@ -11,22 +11,23 @@ from collections.abc import Callable
 # What str.isprintable lets through although nothing is seen: fillers, blanks and joiners (Unicode, Default_Ignorable_Code_Point).
 _UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0"
 _SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # one chooses the form of the letter before it; more of them only carry hidden bytes
-_SUSPECT = re.compile(f"[{_UNSEEN}{_SELECTORS}]")
-_CHOOSING = re.compile(f"(?<=[^\x00-\x7f{_UNSEEN}{_SELECTORS}])[{_SELECTORS}]")
+# Compiled when they are first needed: names in ASCII alone need neither.
+_SUSPECT = f"[{_UNSEEN}{_SELECTORS}]"
+_CHOOSING = f"(?<=[^\x00-\x7f{_UNSEEN}{_SELECTORS}])[{_SELECTORS}]"
 _LONGEST_SHORT = 0xFFFF
 
 
 def is_plain(text: str) -> bool:
     """Whether nothing in a text turns or hides any of it, or controls a terminal."""
-    return text.isprintable() and not _SUSPECT.search(_CHOOSING.sub("", text))
+    return text.isprintable() and (text.isascii() or not re.search(_SUSPECT, re.sub(_CHOOSING, "", text)))
 
 
 def escape(text: str, spell: Callable[[str], str]) -> str:
     """The text with every such character as `spell` writes it."""
-    if text.isprintable() and not _SUSPECT.search(text):
+    if text.isprintable() and (text.isascii() or not re.search(_SUSPECT, text)):
         return text
-    chosen = {found.start() for found in _CHOOSING.finditer(text) if text[found.start() - 1].isprintable()}
-    shown = (char.isprintable() and (place in chosen or not _SUSPECT.match(char)) for place, char in enumerate(text))
+    chosen = {found.start() for found in re.finditer(_CHOOSING, text) if text[found.start() - 1].isprintable()}
+    shown = (char.isprintable() and (place in chosen or not re.match(_SUSPECT, char)) for place, char in enumerate(text))
     return "".join(char if seen else spell(char) for char, seen in zip(text, shown, strict=True))
 
 

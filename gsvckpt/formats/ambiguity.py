@@ -75,18 +75,26 @@ def gaps(source: Source, records: Sequence[Record], tail: Tail | None) -> list[t
     """The (begin, end) of what belongs to no record of a zip and may hide one: between records, around the directory, and behind the end."""
     if tail is None or not records:
         return []
-    ends = [record.end for record in records]
-    begins = [*(record.header for record in records[1:]), tail.offset]
+    found = []
+    behind = 0
+    for record in records:
+        if record.header - behind >= _LEAST:
+            found.append((behind, record.header))
+        behind = record.offset + record.size if record.method == 0 else record.end
     comment = source.size - tail.trailing - tail.comment
-    found = [(0, records[0].header), *zip(ends, begins, strict=True), (comment, source.size)]
-    return [(begin, end) for begin, end in found if end - begin >= _LEAST]
+    return [*found, *((begin, end) for begin, end in ((behind, tail.offset), (comment, source.size)) if end - begin >= _LEAST)]
 
 
 def _records(checkpoint: Checkpoint) -> Iterator[Place]:
     """The records whose bytes are neither a tensor's nor the pickle that was read."""
-    read = fold(f"{checkpoint.container.prefix}/data.pkl".removeprefix("/"))
+    folder = f"{checkpoint.container.prefix}/".removeprefix("/")
+    read, storages = fold(f"{folder}data.pkl"), f"{folder}data/"
     for record in checkpoint.records:
-        if not is_storage(record.name) and (fold(record.name) != read or checkpoint.container.behind):
+        name = record.name
+        number = name[len(storages) :] if name.startswith(storages) else ""
+        if number.isdecimal() and number.isascii():  # told sooner than by `is_storage`, for thousands of them
+            continue
+        if not is_storage(name) and (fold(name) != read or checkpoint.container.behind):
             yield pickle_search.place_of(record)
 
 

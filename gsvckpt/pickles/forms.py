@@ -16,7 +16,7 @@ from gsvckpt.pickles.torch_names import ALLOWED, DTYPE_NAMES, STORAGE_CLASSES, T
 Form = Callable[[Opaque], bool]
 
 _LONGEST_NUMBER = 4_000  # digits: Python itself refuses to read more
-_FRACTION = re.compile(r"[-+]?[0-9]{1,4000}(/[0-9]{1,4000})?")
+_FRACTION = r"[-+]?[0-9]{1,4000}(/[0-9]{1,4000})?"
 _TEXT_CODECS = frozenset("latin1 latin-1 ascii utf-8 utf8 utf-16 utf-32".split())
 _OBJECT = (Global("builtins", "object"), Global("__builtin__", "object"))
 _NONE_TYPES = (Global("builtins", "Ellipsis"), Global("builtins", "NotImplemented"))
@@ -153,7 +153,7 @@ def _fraction(made: Opaque) -> bool:
     args = _arguments(made)
     if args is None or len(args) not in (1, 2):
         return False
-    return all(type(arg) is int for arg in args) or (len(args) == 1 and isinstance(args[0], str) and _FRACTION.fullmatch(args[0]) is not None)
+    return all(type(arg) is int for arg in args) or (len(args) == 1 and isinstance(args[0], str) and re.fullmatch(_FRACTION, args[0]) is not None)
 
 
 def _uuid(made: Opaque) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeGuard
 
 from gsvckpt.model import Global, Opaque
 
-_DTYPE = re.compile(r"([biufcmMOSUV])([0-9]{1,9})?")
+_DTYPE = r"([biufcmMOSUV])([0-9]{1,9})?"
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8, 12, 16), "c": (8, 16, 24, 32), "O": (4, 8)}
 _OBJECT_FLAGS, _TEXT_FLAGS = 63, 8  # numpy/core/include/numpy/ndarraytypes.h
 _REFCOUNT, _INHERITED, _NEEDS_PYAPI, _ALIGNED = 1, 1 | 2 | 8, 16, 128
@@ -148,7 +148,7 @@ def _kind(value: object, depth: int = 0) -> _Kind | None:
     args = _args(value, 3)
     if args is None or not isinstance(value, Opaque) or value.name != _DTYPE_NAME or depth > _DEEPEST or args[2] not in (True, 1):
         return None  # the third argument asks for a copy: without it a state would change NumPy's own dtype
-    found = _DTYPE.fullmatch(args[0]) if isinstance(args[0], str) else None
+    found = re.fullmatch(_DTYPE, args[0]) if isinstance(args[0], str) else None
     if found is None or args[1] not in (False, 0, True, 1):
         return None
     letter, size = found[1], int(found[2] or 0)

@@ -21,10 +21,11 @@ from gsvckpt.pickles.state import Handler, State
 MAX_DIGITS = 4_096  # int() of a longer text is quadratic, and Python writes none beyond 4,300
 MAX_TEXT = 1 << 24  # bytes of UTF-8, which may take four times as many in memory
 MAX_LONG = MAX_DIGITS * 5 // 12  # as many digits, in bytes
-_DECIMAL = re.compile(rb"-?[1-9][0-9]*|0")
-_REAL = re.compile(rb"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?|inf|nan)")  # repr of a float
-_OCTAL = re.compile(rb"([+-]?)0([0-7]+)")
-_QUOTED = re.compile(rb"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+# Patterns of numbers and texts as text. They are compiled when they are first needed, which most files never do.
+_DECIMAL = rb"-?[1-9][0-9]*|0"
+_REAL = rb"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?|inf|nan)"  # repr of a float
+_OCTAL = rb"([+-]?)0([0-7]+)"
+_QUOTED = rb"""(?s)'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _TORCH_LONG = 8  # bytes
 _WIDE = "a number in more bytes than it needs, as no pickler writes it"
 _BYTEARRAY = Global("__builtin__", "bytearray")  # as protocol 2 spells it
@@ -184,7 +185,7 @@ def op_long4(m: State, position: int) -> int:
 def op_float(m: State, position: int) -> int:
     line, position = m.line(position)
     value = float(line)
-    if not _REAL.fullmatch(line):
+    if not re.fullmatch(_REAL, line):
         m.doubt(position, f"a float spelled {_shown(line)}, which not all readers take for the same")
     m.stack.append(value)
     return position
@@ -227,7 +228,7 @@ def op_string(m: State, position: int) -> int:  # the repr of a Python 2 str
     line, position = m.line(position)
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
         raise DamagedError("a text without quotes")
-    if not _QUOTED.fullmatch(line):
+    if not re.fullmatch(_QUOTED, line):
         m.doubt(position, "a text with its own quotes inside, as no pickler writes it", agreed=True)
     if b"\\" not in line:  # next to nothing, where entering catch_warnings takes microseconds
         m.stack.append(line[1:-1].decode())
@@ -266,9 +267,9 @@ def _integer(m: State, position: int, line: bytes, *, octal: bool = False) -> in
     """The value that CPython's C unpickler gives it; `octal` where that reads a leading zero as C does (INT)."""
     if len(line) > MAX_DIGITS:
         raise UnsupportedError(f"an integer of {len(line):,} digits")
-    if _DECIMAL.fullmatch(line):
+    if re.fullmatch(_DECIMAL, line):
         return int(line)
-    eight = _OCTAL.fullmatch(line) if octal else None
+    eight = re.fullmatch(_OCTAL, line) if octal else None
     value = int(eight[1] + eight[2], 8) if eight else int(line, 0)
     m.doubt(position, f"an integer spelled {_shown(line)}, which not all readers take for the same")
     return value
