@@ -15,6 +15,7 @@ from binascii import a2b_base64, b2a_base64
 from math import inf, isfinite, isnan, nan
 from typing import TypeAlias
 
+from gsvckpt.budget import require_small
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 
@@ -45,9 +46,12 @@ def write_json(tree: Json) -> str:
 
 
 def read_json(text: str) -> Json:
-    """What `text` says. Raises DamagedError where it is no JSON, or where parsers might not agree on what it says."""
+    """What `text` says. Raises DamagedError where it is no JSON, or where parsers might not agree on what it says, and
+    UnsupportedError where its values would take too much memory.
+    """
     import json  # most runs need none
 
+    require_small(text)
     try:
         tree: Json = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:

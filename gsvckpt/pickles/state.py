@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gsvckpt import budget
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global
-
-MAX_HEAVY = 1_000_000  # 200,000 tensors with optimizer state have 600,000 OrderedDicts, one for each tensor's hooks
 
 Reduce = Callable[[Global, object], object]
 Persist = Callable[[object], object]
@@ -20,7 +19,7 @@ class EndOfPickle(DamagedError):
 class State:
     """The state between two opcodes. `globals` holds every name met so far."""
 
-    __slots__ = ("copied", "data", "globals", "heavy", "marks", "memo", "persist", "reduce", "stack")
+    __slots__ = ("compared", "containers", "copied", "data", "globals", "heavy", "letters", "marks", "memo", "persist", "reduce", "stack", "tensors")
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist) -> None:
         self.data = data
@@ -29,7 +28,7 @@ class State:
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.globals: dict[Global, Global] = {}
-        self.copied = self.heavy = 0
+        self.compared = self.containers = self.copied = self.heavy = self.letters = self.tensors = 0
 
     def take(self, position: int, count: int) -> bytes:
         """The next `count` bytes. Raises EndOfPickle when there are fewer."""
@@ -52,8 +51,13 @@ class State:
 
     def named(self, module: str, name: str) -> Global:
         """Note a name, and return the one object that stands for it."""
+        if len(module) + len(name) > budget.LONGEST_NAME:
+            raise DamagedError(f"names a class by {len(module) + len(name):,} characters")
         found = Global(module, name)
-        return self.globals.setdefault(found, found)
+        known = self.globals.setdefault(found, found)
+        if known is found and len(self.globals) > budget.MOST_CLASSES:
+            raise budget.too_much("different classes", budget.MOST_CLASSES, check="pickle.bomb")
+        return known
 
     def charge(self, count: int) -> None:
         """Count what calls copy: an honest pickle spells each item once, a crafted one calls again and again on the same list."""
@@ -64,8 +68,41 @@ class State:
     def weigh(self, weight: int) -> None:
         """Count objects that take much more memory than the bytes that ask for them: about 150 bytes for each unit of `weight`."""
         self.heavy += weight
-        if self.heavy > MAX_HEAVY:
-            raise UnsupportedError(f"more than {MAX_HEAVY:,} objects of the large kinds: built to exhaust memory", check="pickle.bomb")
+        if self.heavy > budget.MOST_HEAVY:
+            raise budget.too_much("objects of the large kinds", budget.MOST_HEAVY, check="pickle.bomb")
+
+    def contain(self) -> None:
+        """Count a list or dict."""
+        self.containers += 1
+        if self.containers > budget.MOST_CONTAINERS:
+            raise budget.too_much("lists and dicts", budget.MOST_CONTAINERS, check="pickle.bomb")
+
+    def describe(self) -> None:
+        """Count a tensor or storage: what each of them costs comes after the pickle, in what a command does with it."""
+        self.tensors += 1
+        if self.tensors > budget.MOST_TENSORS:
+            raise budget.too_much("tensors", budget.MOST_TENSORS, check="pickle.bomb")
+
+    def spell(self, count: int) -> None:
+        """Count the characters of a long text."""
+        self.letters += count
+        if self.letters > budget.MOST_LETTERS:
+            raise budget.too_much("characters in long texts", budget.MOST_LETTERS, check="pickle.bomb")
+
+    def compare(self, count: int) -> None:
+        """Count comparisons that a key may need whose hash a file can choose."""
+        self.compared += count
+        if self.compared > budget.MOST_COMPARISONS:
+            raise budget.too_much("comparisons of keys that may collide", budget.MOST_COMPARISONS, check="pickle.bomb")
+
+    def look_around(self) -> None:
+        """Raise UnsupportedError where too much is on the stack or in the memo: looked at between many opcodes, as each adds one at most."""
+        if len(self.marks) > budget.MOST_OPEN:
+            raise budget.too_much("containers open", budget.MOST_OPEN, check="pickle.bomb")
+        if len(self.stack) + sum(map(len, self.marks)) > budget.MOST_WAITING:
+            raise budget.too_much("objects waiting", budget.MOST_WAITING, check="pickle.bomb")
+        if len(self.memo.keys()) > budget.MOST_REMEMBERED:
+            raise budget.too_much("objects remembered", budget.MOST_REMEMBERED, check="pickle.bomb")
 
 
 Handler = Callable[[State, int], int]  # gets the position behind its opcode, returns the position of the next one
