@@ -26,16 +26,19 @@ MOST_CLASSES = 5_000  # distinct classes and functions; a training file names 30
 LONGEST_NAME = 4_096  # characters of a class's name: CPython's own are below 100
 MOST_LETTERS = 1 << 25  # characters of long texts, each of which may take four bytes in memory
 LONG_TEXT = 1 << 12  # characters from which on a text is long
-MOST_COMPARISONS = 12_500_000  # of keys whose hashes a file can choose: one dict with 5,000 pairs of numbers as keys; each copy costs them again
+MOST_COMPARISONS = 12_500_000  # of different keys with one hash: 5,000 of them in one dict; each copy costs them again
 
 # Of JSON, and of text that people write.
 MOST_JSON = 300_000_000  # bytes of memory that the values of a JSON text may take: a header with 100,000 tensors takes 110 million
-DEEPEST_KEY = 64  # parts of a dotted TOML key, which take the square of their number in memory
+DEEPEST_KEY = 32  # parts of a dotted TOML key, which take the square of their number in memory
+MOST_TOML = 600_000  # values and tables of a TOML document: 10,000 recorded files have 60,000, their tensors with digests 50 each
 LONGEST_LINE = 1 << 16  # bytes of a line of a table
-MOST_CELLS = 1_500_000  # of a table, those that may be needed: 100 columns and 15,000 saves
-PATIENCE = 2.0  # seconds that a user's regular expression may take on all names together
+MOST_CELLS = 2_000_000  # of a table: 500,000 lines of two columns, as each line counts for two more
+MOST_LINES = 250_000  # of a list of digests: one for each file
+PATIENCE = 5.0  # seconds that a user's rules may take on all names together; the presets take one on 100,000
 
 _VALUE, _ENTRY, _CONTAINER, _TEXT = 40, 60, 64, 60  # bytes that Python takes for a number in a list, an entry of a dict, an empty dict, a short text
+_AT_ONCE = 64  # bytes that are compared in the time of one small key
 _COPIES, _WIDE = 3, 9  # bytes held for each byte of JSON, where all is ASCII and where one character may widen all others to four bytes
 
 
@@ -54,3 +57,29 @@ def require_small(json: bytes | str, where: str = "", most: int = MOST_JSON) -> 
     memory += _VALUE * comma + _ENTRY * colon + _CONTAINER * (brace + bracket) + _TEXT * quote // 2
     if memory > most:
         raise too_much(f"bytes of memory for the values of {len(json):,} bytes of JSON", most, where=where)
+
+
+class Comparisons:
+    """Counts what it takes to find the places of keys in the dicts of one file, beyond the one comparison that any key takes.
+
+    The hashes of numbers, and of tuples of them, are no secret, so that a file can choose keys that all collide. Long texts are compared letter by
+    letter with an equal one that was spelled elsewhere, each time that either is set.
+    """
+
+    __slots__ = ("_made", "_met")
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._met: dict[int, int] = {}  # how many keys of one hash one dict has
+
+    def count(self, key: object, owner: object) -> None:
+        """A key, which can be hashed without harm, is set in the dict `owner`. Raises UnsupportedError."""
+        parts = key if isinstance(key, tuple) else (key,)
+        if any(isinstance(part, (int, float)) for part in parts):
+            place = hash(key) ^ id(owner)
+            same = self._met.get(place, 0)
+            self._met[place] = same + 1
+            self._made += same
+        self._made += sum(len(part) // _AT_ONCE for part in parts if isinstance(part, (str, bytes)))
+        if self._made > MOST_COMPARISONS:
+            raise too_much("comparisons of keys that collide", MOST_COMPARISONS, check="pickle.bomb")

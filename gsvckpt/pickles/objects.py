@@ -12,8 +12,6 @@ from gsvckpt.model import Global, Opaque, Storage, Tensor
 from gsvckpt.pickles.state import Handler, State
 
 MAX_KEY = (1 << 61) - 1  # larger ints can be made to collide in a dict, which makes filling it quadratic
-_HASHED = 64  # bytes that are compared in the time of one small key
-_DENSE = 1 << 32  # larger ints, and floats, can be chosen so that they collide in a dict of any size
 
 _ENCODE, _BYTES = Global("_codecs", "encode"), {Global("__builtin__", "bytes"), Global("builtins", "bytes")}
 _SET, _FROZENSET = (Global("__builtin__", name) for name in ("set", "frozenset"))  # as protocol 2 spells them
@@ -262,7 +260,9 @@ def _set_items(m: State, target: object, flat: list[object]) -> None:
         for index in range(0, len(flat), 2):
             key = flat[index]
             if type(key) is not str or len(key) > budget.LONG_TEXT:
-                _check_key(m, key, len(target))
+                _check_key(key)
+                if type(key) is not int:  # two of those never have the same hash
+                    m.comparisons.count(key, target)
             target[key] = flat[index + 1]
     elif isinstance(target, Opaque):
         _add_step(target, "setitem", [(flat[index], flat[index + 1]) for index in range(0, len(flat), 2)])
@@ -270,25 +270,13 @@ def _set_items(m: State, target: object, flat: list[object]) -> None:
         raise DamagedError(f"sets items of {_kind(target)}")
 
 
-def _check_key(m: State, key: object, size: int) -> None:
-    """Refuse what is no key of a checkpoint, and count what finding the key's place among `size` others may cost."""
+def _check_key(key: object) -> None:
     parts = key if isinstance(key, tuple) and len(key) <= 64 else (key,)
-    if _is_foreseeable(key):
-        m.compare(size)
     for part in parts:
-        if isinstance(part, (str, bytes)):
-            m.compare(len(part) // _HASHED)  # with an equal one that was spelled elsewhere, however often each is set
         if isinstance(part, int) and abs(part) > MAX_KEY:
             raise UnsupportedError("an integer key beyond 61 bits")
         if part is not None and not isinstance(part, (str, int, float, bytes, Global, Opaque, Tensor, Storage)):
             raise UnsupportedError(f"{_kind(part)} as a key")
-
-
-def _is_foreseeable(key: object) -> bool:
-    """Whether keys like this one can be chosen so that they collide: hashes of numbers, and of tuples of them, are no secret."""
-    if isinstance(key, tuple):
-        return any(isinstance(part, (int, float)) for part in key)
-    return isinstance(key, float) or (isinstance(key, int) and abs(key) > _DENSE)
 
 
 OBJECTS: Mapping[int, Handler] = {

@@ -19,7 +19,10 @@ class EndOfPickle(DamagedError):
 class State:
     """The state between two opcodes. `globals` holds every name met so far."""
 
-    __slots__ = ("compared", "containers", "copied", "data", "globals", "heavy", "letters", "marks", "memo", "persist", "reduce", "stack", "tensors")
+    __slots__ = (
+        *("comparisons", "containers", "copied", "data", "globals", "heavy", "letters", "marks"),
+        *("memo", "persist", "reduce", "stack", "tensors"),
+    )
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist) -> None:
         self.data = data
@@ -28,7 +31,8 @@ class State:
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.globals: dict[Global, Global] = {}
-        self.compared = self.containers = self.copied = self.heavy = self.letters = self.tensors = 0
+        self.comparisons = budget.Comparisons()
+        self.containers = self.copied = self.heavy = self.letters = self.tensors = 0
 
     def take(self, position: int, count: int) -> bytes:
         """The next `count` bytes. Raises EndOfPickle when there are fewer."""
@@ -88,12 +92,6 @@ class State:
         self.letters += count
         if self.letters > budget.MOST_LETTERS:
             raise budget.too_much("characters in long texts", budget.MOST_LETTERS, check="pickle.bomb")
-
-    def compare(self, count: int) -> None:
-        """Count comparisons that a key may need whose hash a file can choose."""
-        self.compared += count
-        if self.compared > budget.MOST_COMPARISONS:
-            raise budget.too_much("comparisons of keys that may collide", budget.MOST_COMPARISONS, check="pickle.bomb")
 
     def look_around(self) -> None:
         """Raise UnsupportedError where too much is on the stack or in the memo: looked at between many opcodes, as each adds one at most."""
