@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from gsvckpt.budget import MOST_LINES
 from gsvckpt.characters import escape_shown, is_plain
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.findings import Finding
 from gsvckpt.publishing import publish_bytes
 
-_LARGEST = 1 << 26  # characters
+_LARGEST = 1 << 25  # characters
 _AGAIN = "get the file again"
 # Names of algorithms in BSD-style lines, as the tools print them.
 _TAGS = {"MD5": "md5", "SHA1": "sha1", "SHA256": "sha256", "SHA512": "sha512"}
@@ -51,12 +52,14 @@ def read_checksums(path: str) -> ChecksumFile:
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            lines = file.read(_LARGEST).split("\n")  # and at no other character, as the tools do
+            text = file.read(_LARGEST + 1)
     except OSError as error:
         raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
     listed: dict[str, Listed] = {}
     malformed = []
-    for number, line in enumerate(lines, 1):
+    if len(text) > _LARGEST or text.count("\n") > MOST_LINES:
+        raise UsageError(f"has more than {_LARGEST:,} characters or {MOST_LINES:,} lines", where="--checksums", path=path)
+    for number, line in enumerate(text.split("\n"), 1):  # and at no other character, as the tools do
         if not line.strip() or line.startswith("#"):
             continue
         found = _parse(line.removesuffix("\r"), os.path.dirname(path))

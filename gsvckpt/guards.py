@@ -111,7 +111,7 @@ def _strings(text: str) -> Iterator[str]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        for line in re.sub(r"\n +(?=[^:\n]+$)", " ", text, flags=re.MULTILINE).splitlines():  # PyYAML folds long texts at their blanks
+        for line in re.sub(r"\n +(?! )(?=[^:\n]+$)", " ", text, flags=re.MULTILINE).splitlines():  # PyYAML folds long texts at their blanks
             value = line.partition(":")[2].split(" #")[0].strip().rstrip(",")
             if value.startswith('"'):  # PyYAML escapes what is not ASCII as JSON does
                 try:

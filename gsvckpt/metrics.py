@@ -89,7 +89,7 @@ def _mode(found: _Found, wanted: Wanted) -> Mode:
 def _in_table(units: Sequence[Unit], wanted: Wanted) -> _Found:
     if wanted.table is None or not units:
         return _Found("", {})
-    rows = wanted.table.rows_of(units[0].group.name)
+    rows = tuple(wanted.table.rows_of(units[0].group.name))
     metric = wanted.metric or find_column(wanted.table, rows)
     log = [Logged(row.number(metric), row.whole("step"), row.whole("epoch"), row.places.get("file")) for row in rows if metric in row.cells]
     told = {basename(one.file): one.value for one in log if one.file is not None}

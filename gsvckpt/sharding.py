@@ -6,12 +6,12 @@ import os
 from contextlib import ExitStack
 from dataclasses import replace
 
+from gsvckpt.budget import MOST_SHARDS
 from gsvckpt.engine import Accept, Approve, Engine, Outcome, difference
 from gsvckpt.errors import OutputError, UsageError
 from gsvckpt.files import LocalSource
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.safetensors_layout import Shard, lay_out_shards
-from gsvckpt.formats.shards import MOST_SHARDS
 from gsvckpt.formats.shards import read as read_shards
 from gsvckpt.model import Checkpoint, Source
 from gsvckpt.opening import read

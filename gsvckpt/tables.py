@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import NamedTuple
 
-from gsvckpt.errors import UsageError
-from gsvckpt.texts import read_text
+from gsvckpt import budget
+from gsvckpt.errors import MissingError, UsageError
 
 _PLACES = {"epoch": ("epoch",), "step": ("step", "global_step"), "file": ("file", "path", "name"), "experiment": ("experiment",)}
-_LARGEST = 1 << 28  # bytes
+_LINE = 2  # cells' worth of memory that a line takes beside its cells
+_MOST_COLUMNS = 10_000
 _FORM = "the first line names the columns: epoch,val_loss"
 _OBJECTS = "write one object on each line"
 
@@ -33,46 +35,94 @@ class Row(NamedTuple):
         return int(number) if number.is_integer() else None
 
 
+class _Line(NamedTuple):
+    """A line as it was read: its cells that are not empty, and the names of their columns, which lines share."""
+
+    number: int
+    names: tuple[str, ...]
+    cells: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`columns` are those that may be metrics."""
+    """`columns` are those that may be metrics; `places` are the columns that tell a place, by what they tell."""
 
     path: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    places: Mapping[str, str]
+    lines: tuple[_Line, ...]
 
-    def rows_of(self, experiment: str) -> tuple[Row, ...]:
+    def rows_of(self, experiment: str) -> Iterator[Row]:
         """Those that name this experiment or none."""
-        return tuple(row for row in self.rows if row.places.get("experiment", experiment) == experiment)
+        columns = frozenset(self.columns)
+        for line in self.lines:
+            cells = dict(zip(line.names, line.cells, strict=True))
+            places = {place: cells[name] for place, name in self.places.items() if name in cells}
+            if places.get("experiment", experiment) == experiment:
+                yield Row(f"{self.path}:{line.number}", places, {name: text for name, text in cells.items() if name in columns})
 
 
-def read_table(path: str) -> Table:
-    """The table in a file: CSV with commas, semicolons or tabs, or JSON lines.
+def read_table(path: str, metric: str | None = None) -> Table:
+    """The table in a file: CSV with commas, semicolons or tabs, or JSON lines. With `metric`, no other column of numbers is kept.
 
     Columns epoch, step (or global_step) and file (or path, or name) tell the save, experiment the training. Raises UsageError, whose `where` is FILE
     or FILE:LINE, for what is no table or tells of no save, and MissingError.
     """
-    text = read_text(path, largest=_LARGEST)
-    lines = list(_json_rows(path, text) if text.lstrip().startswith("{") else _csv_rows(path, text))
-    names = dict.fromkeys(name for _, row in lines for name in row)
-    spelt = {name.lower().replace(" ", "_"): name for name in names}
+    text = _texts(path)
+    empty, first = 0, ""
+    for first in text:
+        if first.strip():
+            break
+        empty += 1
+    rows = (_json_rows if first.lstrip().startswith("{") else _csv_rows)(path, first, chain(repeat("", empty), [first], text))
+    wanted = {metric, *(name for names in _PLACES.values() for name in names)} if metric is not None else None
+    seen: dict[str, None] = {}  # all columns, in order
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    lines = []
+    left = budget.MOST_CELLS
+    for number, row in rows:
+        seen.update(dict.fromkeys(row))
+        kept = {name: cell for name, cell in row.items() if cell and (wanted is None or name in wanted or _spell(name) in wanted)}
+        left -= len(kept) + _LINE
+        if left < 0 or len(seen) > _MOST_COLUMNS:
+            raise UsageError(f"has more than {budget.MOST_CELLS:,} cells", where=f"{path}:{number}", hint="keep the lines and columns that matter")
+        names = tuple(kept)
+        lines.append(_Line(number, shared.setdefault(names, names), tuple(kept.values())))
+    spelt = {_spell(name): name for name in seen}
     places = {place: spelt[known] for place, all_known in _PLACES.items() for known in reversed(all_known) if known in spelt}
     if not places.keys() - {"experiment"}:
         raise UsageError("has no column epoch, step or file, to tell which save a line is about", where=path, hint=_FORM)
-    columns = tuple(name for name in names if name and name not in places.values())  # pandas gives the column of its index no name
-    return Table(path, columns, tuple(Row(f"{path}:{line}", *_divide(row, places, columns)) for line, row in lines))
+    columns = tuple(name for name in seen if name and name not in places.values())  # pandas gives the column of its index no name
+    return Table(path, columns, places, tuple(lines))
 
 
-def _divide(row: Mapping[str, str], places: Mapping[str, str], columns: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    told = {place: row[name] for place, name in places.items() if row.get(name)}
-    return told, {name: row[name] for name in columns if row.get(name)}
+def _spell(name: str) -> str:
+    return name.lower().replace(" ", "_")
 
 
-def _csv_rows(path: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _texts(path: str) -> Iterator[str]:
+    """The lines of a file, without what ends them. An endless one is refused before it is read."""
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            while raw := file.readline(budget.LONGEST_LINE + 1):
+                number += 1
+                if len(raw) > budget.LONGEST_LINE:
+                    raise UsageError(f"is a line of more than {budget.LONGEST_LINE:,} bytes", where=f"{path}:{number}", hint=_FORM)
+                if number > budget.MOST_CELLS:
+                    raise UsageError(f"has more than {budget.MOST_CELLS:,} lines", where=path)
+                yield raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UsageError("is no text in UTF-8", where=f"{path}:{number}", hint="save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise MissingError(f"cannot be read: {why}", path=path) from error
+
+
+def _csv_rows(path: str, header: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
     import csv
 
-    header = text.lstrip("\n").partition("\n")[0]
-    reader = csv.reader(text.split("\n"), delimiter=max(",;\t", key=header.count), skipinitialspace=True, strict=True)
+    reader = csv.reader(lines, delimiter=max(",;\t", key=header.count), skipinitialspace=True, strict=True)
     names: list[str] = []
     try:
         for cells in ([cell.strip() for cell in cells] for cells in reader):
@@ -89,19 +139,19 @@ def _csv_rows(path: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UsageError(f"is no valid CSV: {error}", where=f"{path}:{reader.line_num}", hint=_FORM) from error
 
 
-def _json_rows(path: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _json_rows(path: str, _: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
     import json
 
-    for line, row in enumerate(text.split("\n"), 1):
+    for number, row in enumerate(lines, 1):
         if not row.strip():
             continue
         try:
             values = json.loads(row)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"is no valid JSON: {error}", where=f"{path}:{line}", hint=_OBJECTS) from error
+            raise UsageError(f"is no valid JSON: {error}", where=f"{path}:{number}", hint=_OBJECTS) from error
         if not isinstance(values, dict):
-            raise UsageError("is no JSON object", where=f"{path}:{line}", hint=_OBJECTS)
-        yield line, {name.strip(): "" if value is None else str(value).strip() for name, value in values.items()}
+            raise UsageError("is no JSON object", where=f"{path}:{number}", hint=_OBJECTS)
+        yield number, {name.strip(): "" if value is None else str(value).strip() for name, value in values.items()}
 
 
 def find_column(table: Table, rows: Sequence[Row]) -> str:

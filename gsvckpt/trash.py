@@ -21,6 +21,7 @@ from gsvckpt.removal import remove_file, remove_folder
 from gsvckpt.temporaries import is_temporary
 from gsvckpt.units import Member, freed_by
 
+_LARGEST = 1 << 25  # characters of a journal, whose lines are about 300 for each file
 _JOURNAL = "journal.jsonl"
 _FILES, _NEW = "files", "new"
 _STAMP = "%Y%m%dT%H%M%S"
@@ -210,7 +211,10 @@ def _read(folder: str) -> Run | None:
         return None
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line for line in file.read().split("\n") if line]
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} characters")
+        lines = [line for line in text.split("\n") if line]
         head = json.loads(lines[0])
         steps = tuple(Step(**json.loads(line)) for line in lines[1 : head["steps"] + 1])
         if len(steps) != head["steps"]:

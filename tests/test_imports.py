@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # Low to high. What shares a line may not import one another; within one package imports are free.
 LAYERS = [
     {"errors"},
-    {"characters", "dtypes", "texts", "quantities", "locations"},
+    {"budget", "characters", "dtypes", "texts", "quantities", "locations"},
     {"model", "progress", "checksums", "findings", "rules", "yaml_text", "units"},
     {"remote"},
     {"files", "streams", "pickles"},

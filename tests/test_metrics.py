@@ -145,8 +145,8 @@ def test_the_last_finite_value_of_each_epoch(tmp_path_factory: pytest.TempPathFa
         ('epoch,val_loss\n"1,2\n', None, "is no valid CSV"),
         ('{"epoch": 1}\n{"epoch": }', 2, "is no valid JSON"),
         ('{"epoch": 1}\n3', 2, "is no JSON object"),
-        ("[" * 100_000, None, "has no column"),
-        ('{"a":' * 100_000, 1, "is no valid JSON"),
+        ("[" * 50_000, None, "has no column"),
+        ('{"a":' * 10_000, 1, "is no valid JSON"),
         (b"epoch,val_loss\n1,\xff\n", 2, "is no text in UTF-8"),
     ],
 )
@@ -412,3 +412,27 @@ def test_what_is_slow_to_import_is_not_until_it_is_needed() -> None:
     pytest.importorskip("tensorboard")
     script = "import sys; from gsvckpt.event_files import read_events; read_events([], {}); print({'tensorboard', 'tensorflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "{'tensorboard'}\n"
+
+
+def test_an_endless_line_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a line of more than 65,536 bytes") as caught:
+        table(tmp_path, "epoch,val_loss\n1," + "2" * 100_000)
+    assert caught.value.where.endswith(":2")
+
+
+@pytest.mark.parametrize("form", ["{},{}\n", '{{"epoch": {}, "mcd": {}}}\n'], ids=["csv", "json"])
+def test_cells_are_counted_and_columns_that_are_not_asked_for_are_not_kept(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.write_text(("epoch,mcd\n" if form.startswith("{},") else "") + "".join(form.format(n, n) for n in range(1, 41)))
+    monkeypatch.setattr("gsvckpt.budget.MOST_CELLS", 150)
+    with pytest.raises(UsageError, match="more than 150 cells"):
+        read_table(str(path))
+    kept = read_table(str(path), "other")
+    assert kept.columns == ("mcd",)
+    assert all(not row.cells and row.places for row in kept.rows_of("alice"))
+
+
+def test_empty_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsvckpt.budget.MOST_CELLS", 50)
+    with pytest.raises(UsageError, match="more than 50 lines"):
+        table(tmp_path, "epoch,val_loss\n" + "\n" * 100)

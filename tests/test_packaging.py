@@ -38,7 +38,7 @@ def test_the_wheel_names_its_program_license_and_needs(wheel):
     about = message_from_string(wheel.read(f"{INFO}/METADATA").decode())
     needs = {re.split("[^a-z-]", need)[0] for need in about.get_all("Requires-Dist", []) if "extra ==" not in need}
     assert (about["Version"], about["License-Expression"], about["Requires-Python"]) == (__version__, "Apache-2.0", ">=3.10")
-    assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "tomli", "tomli-w", "isal"}
+    assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "regex", "tomli", "tomli-w", "isal"}
     optional = [need for need in about.get_all("Requires-Dist", []) if "extra ==" in need]
     extras = {need.partition(";")[0].rstrip("0123456789.=>"): need.partition("extra == ")[2].strip("'") for need in optional}
     assert extras == {"distributed": "dask", "tensorboard": "tensorboard", "fsspec[http]": "remote", "s3fs": "remote", "huggingface-hub": "remote"}

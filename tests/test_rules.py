@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsvckpt.errors import MissingError, RefusedError, UsageError
-from gsvckpt.rules import Rule, apply_rules, preset_names, read_rules
+from gsvckpt.rules import Rule, apply_rules, preset_names, read_rules, toml_lines
 
 NAMES = ["enc_q.pre.weight", "enc_q.norm.weight", "dec.pre.weight", "dec.norm.gamma", "module.dec.bias"]
 
@@ -376,3 +376,63 @@ def test_weight_norm_there_and_back_is_nothing(form: str, there: str, back: str,
     moved = apply_rules(read_rules(there), names)
     assert rename(read_rules(back), moved.names.values()) == names
     assert sum(count for _, count in moved.used) == sum(old != new for old, new in moved.names.items())
+
+
+# --- what rules may cost -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["(a|aa)+$", "^(a|aa)+b$"])
+def test_a_pattern_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    monkeypatch.setattr("gsvckpt.rules.application.PATIENCE", 0.2)
+    with pytest.raises(RefusedError, match="is too slow") as caught:
+        apply_rules([Rule("rename", pattern, "x", 3)], ["a" * 200 + "!"])
+    assert pattern in caught.value.why and "(line 3)" in caught.value.why
+
+
+def test_many_rules_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsvckpt.rules.application.PATIENCE", 0.05)
+    with pytest.raises(RefusedError, match="is too slow"):
+        apply_rules([Rule("drop", f"*x*y*{n}") for n in range(20_000)], ["a" * 1_000] * 20)
+
+
+@pytest.mark.parametrize("pattern", ["(?:(?:a{1000}){1000}){1000}", "a{1000}{1000}{,1000}"])
+def test_counts_that_multiply_are_refused(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(UsageError, match="no regular expression") as caught:
+        read(tmp_path, f"[[rule]]\nrename = '{pattern}'\nto = ''")
+    assert caught.value.where.endswith(":2")
+
+
+def test_a_template_is_read_without_matching(tmp_path: Path) -> None:
+    """Python's own engine takes forever even on an empty name: 2**40 ways to match nothing."""
+    assert read(tmp_path, f"[[rule]]\nrename = '^{'(?:|)' * 40}(?P<n>x)$'\nto = '\\g<n>'")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"x*", r"(a)|b", r"(?i)A(?=b)", r"\bw", r"(?<=\.)(\w+)$", r"[^.]+", r"(?P<q>a)(?P=q)?", r"a??", r"^|$", r"\d{2,3}", r"."],
+)
+def test_names_are_renamed_as_python_does(pattern: str) -> None:
+    template = r"<\g<0>>"
+    for name in ("abxd", "a.b.weight", "aab.12.345", "Ab", "wow.w", "ä.ß", "xxaxx"):
+        assert rename([Rule("rename", pattern, template)], [name]) == [re.sub(pattern, template, name)]
+
+
+@pytest.mark.parametrize("text", [f"a{'.a' * 50_000}=1\n", f"[a{'.a' * 50_000}]\n", f"a = {{a{'.a' * 35}=1}}", f'a."b c"{" . a" * 35}=1'])
+def test_a_key_of_endless_parts(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="a key of more than 32 parts"):
+        read(tmp_path, text)
+
+
+def test_dots_that_are_no_key(tmp_path: Path) -> None:
+    dots = "x.y." * 40
+    floats = ", ".join(["0.5"] * 50)
+    text = f"# {dots}\n[[rule]]\ndrop = '{dots}'\n[[rule]]\ndrop = [\"{dots}\", '{dots}']  # {dots}\n"
+    assert [rule.pattern for rule in read(tmp_path, text)] == [dots, dots]
+    assert toml_lines.load(f"a = [{floats}]\nb.c.d.e = 1") == {"a": [0.5] * 50, "b": {"c": {"d": {"e": 1}}}}
+
+
+def test_values_of_a_document_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsvckpt.rules.toml_lines.MOST_TOML", 100)
+    for text in ("a = [" + "1," * 99 + "]", "".join(f"k{n} = 1\n" for n in range(101)), "[[a]]\n" * 51):
+        with pytest.raises(ValueError, match="more than 100 values"):
+            toml_lines.load(text)

@@ -70,8 +70,8 @@ def finite(weights: Mapping[str, Tensor], numbers: Mapping[str, Extremes], kept:
         severity = "error" if any(name in weights or name in kept for name in list(wild)[_LISTED:]) else "info"
         found.append(Finding("tensor.finite", severity, "tensors", f"and {len(wild) - _LISTED:,} more tensors with NaN or infinity"))
     constant = [name for name in weights if name in numbers and numbers[name].only and numbers[name].count > 1]
-    zero = [name for name in constant if not any(numbers[name].only.rstrip(b"\x80"))]
-    for names, what in ((zero, "all zero"), ([name for name in constant if name not in set(zero)], "all of one value")):
+    zero = dict.fromkeys(name for name in constant if not any(numbers[name].only.rstrip(b"\x80")))
+    for names, what in ((list(zero), "all zero"), ([name for name in constant if name not in zero], "all of one value")):
         if names:
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             verb = "is" if len(names) == 1 else "are"

@@ -149,7 +149,7 @@ def prune(
     check_archive(archive, folders)
     _require_quoted(folders, rules)
     policy_of, applied = _policies(folders, rules, policy)
-    table = read_table(metrics) if metrics is not None else None
+    table = read_table(metrics, metric) if metrics is not None else None
 
     def scores_of(units: Sequence[Unit], chosen: Policy) -> Scores:
         return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()

@@ -15,6 +15,7 @@ from binascii import a2b_base64, b2a_base64
 from math import inf, isfinite, isnan, nan
 from typing import TypeAlias
 
+from gsvckpt.budget import require_small
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 
@@ -23,8 +24,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 PLAIN = {"bytes", "name", "int", "float", "escaped"}  # the first keys of the objects above
 _SAFE = (1 << 53) - 1  # the largest integer that every parser keeps (RFC 8259, section 6)
 _MAX_BITS, _MAX_DIGITS = 14_000, 4_300  # of an integer: more than the reader of pickles takes, no more than Python converts
-_MAX_KEY = (1 << 61) - 1  # as in pickles.objects: larger integers can be made to collide in a dict,
-_MAX_NUMBER_TUPLES = 10_000  # and so can tuples of numbers
+_MAX_KEY = (1 << 61) - 1  # as in pickles.objects: larger integers can be made to collide in a dict
 _KEYS = (str, int, float, bytes, Global, Opaque, Tensor, Storage)
 _NAN = "7ff8000000000000"
 _FLOATS = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
@@ -45,9 +45,12 @@ def write_json(tree: Json) -> str:
 
 
 def read_json(text: str) -> Json:
-    """What `text` says. Raises DamagedError where it is no JSON, or where parsers might not agree on what it says."""
+    """What `text` says. Raises DamagedError where it is no JSON, or where parsers might not agree on what it says, and
+    UnsupportedError where its values would take too much memory.
+    """
     import json  # most runs need none
 
+    require_small(text)
     try:
         tree: Json = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
@@ -121,11 +124,9 @@ def pairs_of(json: Json) -> list[list[Json]]:
     return pairs
 
 
-def key_fault(key: object, size: int) -> str:
-    """Why `key` may not join `size` others, "" if it may. As in pickles.objects: to hash what is crafted may recurse or collide without end."""
+def key_fault(key: object) -> str:
+    """Why `key` may be none, "" if it may. As in pickles.objects: to hash what is crafted may recurse without end."""
     parts = key if isinstance(key, tuple) and len(key) <= 64 else (key,)
-    if parts is key and size > _MAX_NUMBER_TUPLES and any(isinstance(part, (int, float)) for part in parts):
-        return f"more than {_MAX_NUMBER_TUPLES:,} keys with tuples of numbers among them"
     if any(isinstance(part, int) and abs(part) > _MAX_KEY for part in parts):
         return "an integer key beyond 61 bits"
     odd = next((part for part in parts if part is not None and not isinstance(part, _KEYS)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from gsvckpt import budget
 from gsvckpt.dtypes import SAFETENSORS_DTYPES, DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.safetensors_tree import HEAD, TREE, is_head, restore
@@ -36,7 +37,9 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
             f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header", check="container.truncated"
         )
     try:
-        header = json.loads(_read(source, 8, length).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        text = _read(source, 8, length)
+        budget.require_small(text, "header")
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"is no valid JSON ({str(error)[:80]})", where="header", check="container.header") from error
     if not isinstance(header, dict):
@@ -45,6 +48,8 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DamagedError("its metadata are not all text", where="header", check="container.header")
     base = 8 + length
+    if len(header) > budget.MOST_TENSORS:
+        raise budget.too_much("tensors", budget.MOST_TENSORS, where="header")
     entries = sorted(((name, *_entry(name, entry)) for name, entry in header.items()), key=lambda entry: entry[3:])
     end = 0
     tensors: dict[str, Tensor] = {}

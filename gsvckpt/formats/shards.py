@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import accumulate
 
+from gsvckpt.budget import MOST_SHARDS, too_much
 from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
 from gsvckpt.files import allow_open_files, make_source
 from gsvckpt.formats.json_values import read_json
@@ -17,7 +20,6 @@ from gsvckpt.pickles.calls import calls_of, merge_calls
 
 INDEX = ".index.json"
 _LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB
-MOST_SHARDS = 10_000
 
 
 class ShardedSource:
@@ -26,20 +28,20 @@ class ShardedSource:
     def __init__(self, path: str, parts: Sequence[OpenSource]) -> None:
         self.path = path
         self.parts = tuple(parts)
-        self.size = sum(part.size for part in parts)
+        self._begins = list(accumulate((part.size for part in parts), initial=0))
+        self.size = self._begins[-1]
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from `offset`. Raises DamagedError where the files end before."""
         if offset < 0 or offset + len(buffer) > self.size:
             raise DamagedError(f"the files end at byte {self.size:,}", path=self.path)
-        begin = done = 0
-        for part in self.parts:
-            inside = offset + done - begin
-            if 0 <= inside < part.size and done < len(buffer):
-                count = min(part.size - inside, len(buffer) - done)
-                part.read_into(inside, buffer[done : done + count])
-                done += count
-            begin += part.size
+        done = 0
+        while done < len(buffer):
+            index = bisect_right(self._begins, offset + done) - 1
+            part, inside = self.parts[index], offset + done - self._begins[index]
+            count = min(part.size - inside, len(buffer) - done)
+            part.read_into(inside, buffer[done : done + count])
+            done += count
 
     def check_unchanged(self) -> None:
         """Raise ChangedError unless every file is what it was."""
@@ -151,7 +153,7 @@ def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
             raise DamagedError("is to be in a file outside the folder", where=name[:80], path=path)
         names[name] = shard
     if len(set(names.values())) > MOST_SHARDS:
-        raise UnsupportedError(f"more than {MOST_SHARDS:,} shards", path=path)
+        raise too_much("shards", MOST_SHARDS, where="index")
     metadata = found.get("metadata") if isinstance(found, dict) else None
     known = metadata if isinstance(metadata, dict) else {}
     return names, {key: value for key, value in known.items() if isinstance(value, str)}

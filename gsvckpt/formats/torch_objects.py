@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from gsvckpt import budget
 from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import Global, Storage, Tensor
@@ -93,6 +94,8 @@ class StorageTable:
             raise DamagedError("a storage that is a view of another (torch before 0.4)", where=f"storage {key}")
         storage = self.by_key.get(key)
         if storage is None:
+            if len(self.by_key) >= budget.MOST_TENSORS:
+                raise budget.too_much("storages", budget.MOST_TENSORS, check="pickle.bomb")
             storage = self.by_key[key] = self._locate(key, dtype, location, numel)
         elif (storage.dtype, storage.numel) != (dtype, numel):
             raise DamagedError(f"described twice, as {storage.numel:,} {storage.dtype.name} and as {numel:,} {dtype.name}", where=f"storage {key}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from gsvckpt import budget
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
@@ -16,7 +17,6 @@ from gsvckpt.pickles.state import EndOfPickle
 MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every protocol from 2 on spells it
 HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
-MAX_PICKLES = 1 << 27
 _FIRST_WINDOW = 1 << 18
 _SAVE_STATE = "load it with the program that wrote it, and save its .state_dict()"
 
@@ -42,8 +42,8 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
             if window == source.size:
                 error.check = "container.truncated"
                 raise
-            if window >= MAX_PICKLES:
-                raise UnsupportedError(f"pickles of more than {MAX_PICKLES:,} bytes") from None
+            if window >= budget.MOST_PICKLE:
+                raise budget.too_much("bytes in a pickle", budget.MOST_PICKLE, check="pickle.bomb") from None
             window = min(source.size, window * 8)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from zlib import crc32
 
+from gsvckpt import budget
 from gsvckpt.dtypes import DType
-from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
+from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError
 from gsvckpt.formats.inflated import DEFLATED, Inflated
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip_directory import ENCRYPTED, Tail, read_records, require_plain
@@ -15,7 +16,6 @@ from gsvckpt.model import Checkpoint, Container, Record, Source, Storage
 from gsvckpt.pickles.machine import Machine
 
 MAX_INFLATED_PICKLE = 1 << 22  # 20,000 tensors; a few kilobytes could become any size
-MAX_PICKLE = 1 << 27  # 200,000 tensors with optimizer state are about 25 MB
 
 
 def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
@@ -39,8 +39,9 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
     try:
         opened = _Opener(source, by_name, inflate=inflate)
         pickled = opened.record("data.pkl")
-        if pickled.size > (MAX_PICKLE if pickled.method == 0 else MAX_INFLATED_PICKLE):
-            raise UnsupportedError(f"a pickle of {pickled.size:,} bytes", where=pickled.name)
+        most = budget.MOST_PICKLE if pickled.method == 0 else MAX_INFLATED_PICKLE
+        if pickled.size > most:
+            raise budget.too_much("bytes in a pickle", most, where=pickled.name, check="pickle.bomb")
         table = StorageTable(opened.locate)
         machine = Machine(_read(*opened.place(pickled), pickled.size), reduce=rebuild, persist=table.persist)
         root = machine.run()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import GeneratorType
 from typing import Any, Literal, TypeAlias, TypeGuard
 
+from gsvckpt import budget
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.formats.json_values import PLAIN, Json, array_of, damaged, from_json, is_sound, key_fault, pairs_of, read_json, to_json, write_json
 from gsvckpt.model import MAX_DEPTH, Global, Opaque, Path, Storage, Tensor, children, format_path, state_dict_metadata
@@ -113,10 +114,10 @@ class _Encoder:
         texts: dict[str, Json] = {}
         pairs: list[Json] = []
         plain = all(type(key) is str and is_sound(key) for key in value)
-        for index, (key, item) in enumerate(value.items()):
+        for key, item in value.items():
             if plain:
                 texts[str(key)] = yield (key,), item
-            elif fault := key_fault(key, index):
+            elif fault := key_fault(key):
                 raise UnsupportedError(fault)
             else:
                 pairs.append([(yield (key,), key), (yield (key,), item)])
@@ -155,6 +156,7 @@ class _Decoder:
         self._resolve = resolve
         self._made: dict[int, object] = {}  # "id" -> what has it
         self._path: list[object] = []
+        self._comparisons = budget.Comparisons()
 
     def run(self, tree: Json) -> object:
         return _run(tree, self._enter, self._path)
@@ -193,8 +195,11 @@ class _Decoder:
         else:
             for first, second in pairs_of(content):
                 key = yield (None,), first
-                if fault := key_fault(key, len(made)) or ("a key twice" if key in made else ""):
+                if fault := key_fault(key):
                     raise damaged(f"has {fault}")
+                self._comparisons.count(key, made)
+                if key in made:
+                    raise damaged("has a key twice")
                 made[key] = yield (None,), second
         if "metadata" in fields:
             made._metadata = yield (None,), fields["metadata"]  # noqa: SLF001 - torch's own, set as the reader of pickles sets it

@@ -10,11 +10,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from gsvckpt.budget import MOST_DIRECTORY, MOST_RECORDS, too_much
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Distant, Record, Source
 
-MAX_RECORDS = 1_000_000  # 200,000 tensors with optimizer state have 600,000
-MAX_DIRECTORY = 1 << 27  # bytes
 # Bytes from the end in which torch's reader finds the end record: 17 windows of 4,096 bytes, each 4,093 before the one behind it, as it gives up only
 # once it has looked 65,557 bytes back (miniz, mz_zip_reader_locate_header_sig). Python's zipfile gives up at 65,557 bytes.
 _FURTHEST = 4_096 + 16 * 4_093
@@ -156,8 +155,10 @@ def _foresee(entry: Entry, fields: tuple[int, ...], end: int) -> int | None:
 
 def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...]]]:
     """The entries of the directory in its order, each with the raw fields of CENTRAL. Raises DamagedError with the entry's name."""
-    if tail.entries > MAX_RECORDS or tail.size > MAX_DIRECTORY:
-        raise UnsupportedError(f"a zip directory of {tail.entries:,} entries and {tail.size:,} bytes", where="zip directory")
+    if tail.entries > MOST_RECORDS:
+        raise too_much("entries", MOST_RECORDS, where="zip directory")
+    if tail.size > MOST_DIRECTORY:
+        raise too_much("bytes", MOST_DIRECTORY, where="zip directory")
     directory = bytearray(tail.size)
     source.read_into(tail.offset, memoryview(directory))
     entries: list[tuple[Entry, tuple[int, ...]]] = []

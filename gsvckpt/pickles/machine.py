@@ -1,8 +1,8 @@
 """The pickle virtual machine, without its dangerous half: names stay names, calls become recipes.
 
 It understands every opcode of protocols 0 to 5 (CPython `Lib/pickletools.py`) except extension codes and out-of-band buffers. CPython's C unpickler
-is not used: it allocates by memo index (nine bytes can cost 2 GiB) and runs `find_class` results. Here a byte of the pickle costs at most about 250
-bytes of memory, and opcodes, waiting objects and heavy ones are counted, so that no pickle costs more than about 1 GB.
+is not used: it allocates by memo index (nine bytes can cost 2 GiB) and runs `find_class` results. Here opcodes and what they make are counted against
+the limits in `budget`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
+from gsvckpt import budget
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Call, Doubt, Global
 from gsvckpt.pickles import frames
@@ -19,10 +20,7 @@ from gsvckpt.pickles.objects import OBJECTS
 from gsvckpt.pickles.scalars import SCALARS
 from gsvckpt.pickles.state import MAX_DOUBTS, EndOfPickle, Handler, Persist, Reduce, State
 
-MAX_OPCODES = 8_000_000  # 200,000 tensors with optimizer state take about 7 million
 _ROUND = 1 << 16  # opcodes between two looks at the stack
-MAX_STACK = 2_000_000  # picklers flush containers every 1,000 items; only crafted files go near this
-MAX_MARKS = 100_000  # unfinished containers, one for each level of nesting
 _STOP = 0x2E
 
 
@@ -51,7 +49,7 @@ class Machine:
     ) -> None:
         self.data = data
         self.position = position
-        self._limit = MAX_OPCODES if max_opcodes is None else min(max_opcodes, MAX_OPCODES)
+        self._limit = budget.MOST_OPCODES if max_opcodes is None else min(max_opcodes, budget.MOST_OPCODES)
         self.executed = 0
         self._stop: int | None = None
         self.doubts: tuple[Doubt, ...] = ()
@@ -94,11 +92,9 @@ class Machine:
                     if code == _STOP:
                         return self._finish(position)
                     position = _TABLE[code](state, position + 1)
-                if len(state.marks) > MAX_MARKS or len(state.stack) + sum(map(len, state.marks)) > MAX_STACK:
-                    why = f"more than {MAX_STACK:,} objects waiting, or {MAX_MARKS:,} containers open: built to exhaust memory"
-                    raise UnsupportedError(why, check="pickle.bomb")
+                state.look_around()
             self.executed = self._limit
-            raise UnsupportedError(f"more than {self._limit:,} opcodes: built to exhaust memory", check="pickle.bomb")
+            raise budget.too_much("opcodes", self._limit, check="pickle.bomb")
         except (DamagedError, UnsupportedError) as error:
             error.where = error.where or f"pickle byte {position:,}"
             if isinstance(error, DamagedError) and error.check == error.usual_check:

@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal
 
+from gsvckpt import budget
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 from gsvckpt.pickles.state import Handler, State
 
 MAX_KEY = (1 << 61) - 1  # larger ints can be made to collide in a dict, which makes filling it quadratic
-MAX_NUMBER_TUPLES = 10_000  # keys like (1, 2) can be made to collide, too, so a dict may only begin with them
 
 _ENCODE, _BYTES = Global("_codecs", "encode"), {Global("__builtin__", "bytes"), Global("builtins", "bytes")}
 _SET, _FROZENSET = (Global("__builtin__", name) for name in ("set", "frozenset"))  # as protocol 2 spells them
@@ -50,25 +50,29 @@ def op_tuple(m: State, position: int) -> int:
 
 
 def op_empty_list(m: State, position: int) -> int:
+    m.contain()
     m.stack.append([])
     return position
 
 
 def op_list(m: State, position: int) -> int:
     items = m.pop_mark()
+    m.contain()
     m.stack.append(items)
     return position
 
 
 def op_empty_dict(m: State, position: int) -> int:
+    m.contain()
     m.stack.append({})
     return position
 
 
 def op_dict(m: State, position: int) -> int:
     items = m.pop_mark()
+    m.contain()
     m.stack.append({})
-    _set_items(m.stack[-1], items)
+    _set_items(m, m.stack[-1], items)
     return position
 
 
@@ -86,13 +90,13 @@ def op_appends(m: State, position: int) -> int:
 
 def op_setitem(m: State, position: int) -> int:
     value, key = m.stack.pop(), m.stack.pop()
-    _set_items(m.stack[-1], [key, value])
+    _set_items(m, m.stack[-1], [key, value])
     return position
 
 
 def op_setitems(m: State, position: int) -> int:
     items = m.pop_mark()
-    _set_items(m.stack[-1], items)
+    _set_items(m, m.stack[-1], items)
     return position
 
 
@@ -147,7 +151,7 @@ def _call(m: State, name: object, args: object) -> object:
             raise DamagedError("an OrderedDict is made from something that is no list of pairs")
         m.charge(len(pairs))
         m.weigh(1)
-        _set_items(ordered, [part for pair in pairs for part in pair])
+        _set_items(m, ordered, [part for pair in pairs for part in pair])
         return ordered
     if name == _ENCODE and len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1":  # how protocol 2 carries bytes
         m.charge(len(args[0]))
@@ -162,6 +166,7 @@ def _call(m: State, name: object, args: object) -> object:
     if m.rebuilt is not name:
         m.rebuilt = name
         m.called[name] = None
+    m.describe()
     return made
 
 
@@ -262,15 +267,17 @@ def _add_step(target: Opaque, step: Literal["append", "setitem"], items: list[ob
         target.steps.append((step, items))
 
 
-def _set_items(target: object, flat: list[object]) -> None:
+def _set_items(m: State, target: object, flat: list[object]) -> None:
     """Set `flat` = [key, value, key, value, ...]. Keys are restricted: hashing a deep or shared tuple recurses in C without a guard."""
     if len(flat) % 2:
         raise DamagedError("a key without a value")
     if isinstance(target, dict):
         for index in range(0, len(flat), 2):
             key = flat[index]
-            if type(key) is not str:
-                _check_key(key, len(target))
+            if type(key) is not str or len(key) > budget.LONG_TEXT:
+                _check_key(key)
+                if type(key) is not int:  # two of those never have the same hash
+                    m.comparisons.count(key, target)
             target[key] = flat[index + 1]
     elif isinstance(target, Opaque):
         _add_step(target, "setitem", [(flat[index], flat[index + 1]) for index in range(0, len(flat), 2)])
@@ -278,10 +285,8 @@ def _set_items(target: object, flat: list[object]) -> None:
         raise DamagedError(f"sets items of {_kind(target)}")
 
 
-def _check_key(key: object, size: int) -> None:
+def _check_key(key: object) -> None:
     parts = key if isinstance(key, tuple) and len(key) <= 64 else (key,)
-    if parts is key and size > MAX_NUMBER_TUPLES and any(isinstance(part, (int, float)) for part in parts):
-        raise UnsupportedError(f"a dict of more than {MAX_NUMBER_TUPLES:,} keys with tuples of numbers among them")
     for part in parts:
         if isinstance(part, int) and abs(part) > MAX_KEY:
             raise UnsupportedError("an integer key beyond 61 bits")

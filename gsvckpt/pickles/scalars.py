@@ -14,6 +14,7 @@ from codecs import escape_decode  # undocumented, and what pickle itself uses
 from collections.abc import Mapping
 from warnings import catch_warnings, simplefilter
 
+from gsvckpt.budget import LONG_TEXT
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Global, Opaque
 from gsvckpt.pickles.state import Handler, State
@@ -200,6 +201,8 @@ def _text(m: State, position: int, count: int) -> int:
     raw = m.take(position, count)
     if count > MAX_TEXT:
         raise UnsupportedError(f"a text of {count:,} bytes: built to exhaust memory", check="pickle.bomb")
+    if count > LONG_TEXT:
+        m.spell(count)
     m.stack.append(raw.decode("utf-8", "surrogatepass"))
     return position + count
 
@@ -220,6 +223,8 @@ def op_binunicode8(m: State, position: int) -> int:
 
 def op_unicode(m: State, position: int) -> int:
     line, position = m.line(position)
+    if len(line) > LONG_TEXT:
+        m.spell(len(line))
     m.stack.append(line.decode("raw-unicode-escape"))
     return position
 

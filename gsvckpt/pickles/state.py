@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gsvckpt import budget
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Doubt, Global, Opaque
 
 MAX_DOUBTS = 8  # told of one pickle; more would add nothing
-MAX_HEAVY = 1_000_000  # 200,000 tensors with optimizer state have 600,000 OrderedDicts, one for each tensor's hooks
 
 Reduce = Callable[[Global, object], object]
 Persist = Callable[[object], object]
@@ -26,8 +26,8 @@ class State:
     """
 
     __slots__ = (
-        *("called", "copied", "data", "doubts", "frames", "globals", "heavy", "made", "marks", "memo", "ordered", "persist", "rebuilt", "reduce"),
-        *("stack", "start"),
+        *("called", "comparisons", "containers", "copied", "data", "doubts", "frames", "globals", "heavy", "letters", "made", "marks", "memo"),
+        *("ordered", "persist", "rebuilt", "reduce", "stack", "start", "tensors"),
     )
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0) -> None:
@@ -43,7 +43,8 @@ class State:
         self.called: dict[Global, None] = {}
         self.ordered: Global | None = None  # the last name that made an OrderedDict, and a tensor: noted once, as there are many
         self.rebuilt: Global | None = None
-        self.copied = self.heavy = 0
+        self.comparisons = budget.Comparisons()
+        self.containers = self.copied = self.heavy = self.letters = self.tensors = 0
 
     def take(self, position: int, count: int) -> bytes:
         """The next `count` bytes. Raises EndOfPickle when there are fewer."""
@@ -66,8 +67,13 @@ class State:
 
     def named(self, module: str, name: str) -> Global:
         """Note a name, and return the one object that stands for it."""
+        if len(module) + len(name) > budget.LONGEST_NAME:
+            raise DamagedError(f"names a class by {len(module) + len(name):,} characters")
         found = Global(module, name)
-        return self.globals.setdefault(found, found)
+        known = self.globals.setdefault(found, found)
+        if known is found and len(self.globals) > budget.MOST_CLASSES:
+            raise budget.too_much("different classes", budget.MOST_CLASSES, check="pickle.bomb")
+        return known
 
     def doubt(self, position: int, why: str, *, agreed: bool = False) -> None:
         """Note an opcode whose operand, which ends before `position`, is spelled as no known pickler spells it."""
@@ -83,8 +89,35 @@ class State:
     def weigh(self, weight: int) -> None:
         """Count objects that take much more memory than the bytes that ask for them: about 150 bytes for each unit of `weight`."""
         self.heavy += weight
-        if self.heavy > MAX_HEAVY:
-            raise UnsupportedError(f"more than {MAX_HEAVY:,} objects of the large kinds: built to exhaust memory", check="pickle.bomb")
+        if self.heavy > budget.MOST_HEAVY:
+            raise budget.too_much("objects of the large kinds", budget.MOST_HEAVY, check="pickle.bomb")
+
+    def contain(self) -> None:
+        """Count a list or dict."""
+        self.containers += 1
+        if self.containers > budget.MOST_CONTAINERS:
+            raise budget.too_much("lists and dicts", budget.MOST_CONTAINERS, check="pickle.bomb")
+
+    def describe(self) -> None:
+        """Count a tensor or storage: what each of them costs comes after the pickle, in what a command does with it."""
+        self.tensors += 1
+        if self.tensors > budget.MOST_TENSORS:
+            raise budget.too_much("tensors", budget.MOST_TENSORS, check="pickle.bomb")
+
+    def spell(self, count: int) -> None:
+        """Count the characters of a long text."""
+        self.letters += count
+        if self.letters > budget.MOST_LETTERS:
+            raise budget.too_much("characters in long texts", budget.MOST_LETTERS, check="pickle.bomb")
+
+    def look_around(self) -> None:
+        """Raise UnsupportedError where too much is on the stack or in the memo: looked at between many opcodes, as each adds one at most."""
+        if len(self.marks) > budget.MOST_OPEN:
+            raise budget.too_much("containers open", budget.MOST_OPEN, check="pickle.bomb")
+        if len(self.stack) + sum(map(len, self.marks)) > budget.MOST_WAITING:
+            raise budget.too_much("objects waiting", budget.MOST_WAITING, check="pickle.bomb")
+        if len(self.memo.keys()) > budget.MOST_REMEMBERED:
+            raise budget.too_much("objects remembered", budget.MOST_REMEMBERED, check="pickle.bomb")
 
 
 Handler = Callable[[State, int], int]  # gets the position behind its opcode, returns the position of the next one

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from math import prod
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gsvckpt.budget import PATIENCE
 from gsvckpt.errors import RefusedError
+
+if TYPE_CHECKING:
+    import regex
 
 Action = Literal["rename", "drop", "keep", "cast", "strip-prefix", "add-prefix"]
 GLOBS = ("drop", "keep", "cast")  # the actions whose patterns are globs
 LONGEST = 10_000  # characters of a name, and of a template: one that repeats its groups could fill the memory
+_COUNTS = re.compile(r"\{([0-9]{0,9}),?([0-9]{0,9})\}")
+_MOST_REPEATED = 1_000_000  # more takes minutes to compile
 TOO_LONG = f"longer than {LONGEST:,} characters"
 
 
@@ -53,7 +61,10 @@ def apply_rules(rules: Sequence[Rule], names: Iterable[str]) -> Renaming:
     dropped: dict[str, Rule] = {}
     casts: dict[str, str] = {}
     used: list[tuple[Rule, int]] = []
+    until = time.monotonic() + PATIENCE
     for rule in rules:
+        if time.monotonic() > until:
+            raise _too_slow(rule, next(iter(now.values()), ""))
         if rule.action in GLOBS:
             globs = (rule.pattern, *rule.others)
             found = {old for old, name in now.items() if any(fnmatchcase(name, glob) for glob in globs)}
@@ -63,7 +74,7 @@ def apply_rules(rules: Sequence[Rule], names: Iterable[str]) -> Renaming:
                 dropped.update({old: rule for old in now if (old in found) == (rule.action == "drop")})
                 now = {old: name for old, name in now.items() if old not in dropped}
         else:
-            renew = _renamer(rule)
+            renew = _renamer(rule, until)
             renamed = {old: new for old, name in now.items() if (new := renew(name)) is not None}
             _require_sound(rule, now, renamed)
             found = set(renamed)
@@ -73,7 +84,12 @@ def apply_rules(rules: Sequence[Rule], names: Iterable[str]) -> Renaming:
     return Renaming(now, dropped, {new: casts[old] for old, new in now.items() if old in casts}, tuple(used))
 
 
-def _renamer(rule: Rule) -> Callable[[str], str | None]:
+def _too_slow(rule: Rule, name: str) -> RefusedError:
+    why = f"{rule} is too slow: the rules took {PATIENCE:g} seconds up to here"
+    return RefusedError(why, where=_shorten(name), hint="repeat nothing that repeats itself, as in (a+)+")
+
+
+def _renamer(rule: Rule, until: float) -> Callable[[str], str | None]:
     """What gives a name its new one, or None where the rule does not match."""
     if rule.action == "add-prefix":
         return lambda name: rule.pattern + name
@@ -84,7 +100,7 @@ def _renamer(rule: Rule) -> Callable[[str], str | None]:
     def rename(name: str) -> str | None:
         length = 0
 
-        def expand(match: re.Match[str]) -> str:
+        def expand(match: regex.Match[str]) -> str:
             nonlocal length
             text = match.expand(rule.value) if len(name) <= LONGEST else name  # a longer one is not worth what its template could make of it
             length += len(text)
@@ -92,16 +108,25 @@ def _renamer(rule: Rule) -> Callable[[str], str | None]:
                 raise RefusedError(f"{rule} would make this name {TOO_LONG}", where=_shorten(name))
             return text
 
-        new, count = search.subn(expand, name)
+        try:
+            new, count = search.subn(expand, name, timeout=max(until - time.monotonic(), 0.001))
+        except TimeoutError as error:
+            raise _too_slow(rule, name) from error
         return new if count else None
 
     return rename
 
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
+    """The pattern, which must be one of Python's own `re`, for an engine that can be stopped. Raises ValueError and what `re` raises."""
+    import regex  # few runs have rules
+
     with warnings.catch_warnings():  # of what may mean something else in a later Python
         warnings.simplefilter("ignore")
-        return re.compile(pattern)
+        re.compile(pattern)
+        if prod(max(int(low or 0), int(high or 0), 1) for low, high in _COUNTS.findall(pattern)) > _MOST_REPEATED:
+            raise ValueError("its counts in braces multiply to millions")
+        return regex.compile(pattern, regex.V0)
 
 
 def _require_sound(rule: Rule, before: Mapping[str, str], renamed: Mapping[str, str]) -> None:

@@ -46,7 +46,7 @@ def test_the_first_look_grows_until_the_pickles_end(monkeypatch: pytest.MonkeyPa
 
 def test_pickles_without_an_end_are_refused_before_all_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_WINDOW", 64)
-    monkeypatch.setattr(module, "MAX_PICKLES", 512)
+    monkeypatch.setattr("gsvckpt.budget.MOST_PICKLE", 512)
     source = Bytes(torch_stream({"text": "x" * 100_000}))
     with pytest.raises(UnsupportedError, match="more than 512 bytes"):
         module.read(source)

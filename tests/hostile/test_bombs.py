@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 import tracemalloc
@@ -12,8 +13,10 @@ from builders import Make, Name, Pid, Raw, Store, View, pickled, read, tensor, t
 
 from gsvckpt.engine import lay_out
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.formats.json_values import to_json
+from gsvckpt.formats.tree_text import decode
 from gsvckpt.model import MAX_DEPTH, Global, Opaque, format_path, walk
-from gsvckpt.pickles import objects, scalars
+from gsvckpt.pickles import scalars
 from gsvckpt.sovits.config import plain
 from gsvckpt.sovits.sections import state_tensors
 from gsvckpt.transforms.plan import begin
@@ -74,13 +77,29 @@ def test_colliding_integer_keys() -> None:
         opened(b"}(" + many + b"u")
 
 
+def colliding(count: int) -> list[tuple[int, int]]:
+    """Pairs of numbers with one hash, for CPython since 3.8 on 64 bits (Objects/tupleobject.c)."""
+    one, two, five, mask = 11400714785074694791, 14029467366897019727, 2870177450012600261, (1 << 64) - 1
+    found: list[tuple[int, int]] = []
+    for first in range(1 << 40, 1 << 50):
+        lane = (five + first * two) & mask
+        lane = (((lane << 31) | (lane >> 33)) * one) & mask
+        second = ((12345678901234567 - lane) * pow(two, -1, 1 << 64)) & mask
+        if second < 1 << 60:
+            found.append((first, second))
+        if len(found) == count:
+            break
+    assert len({hash(pair) for pair in found}) == 1
+    return found
+
+
 def test_many_tuples_of_numbers_as_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash of a tuple of integers is no secret, either."""
-    monkeypatch.setattr(objects, "MAX_NUMBER_TUPLES", 10)
-    tree = {(n, n): None for n in range(12)}
-    with pytest.raises(UnsupportedError, match="tuples of numbers"):
+    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60)
+    tree = dict.fromkeys(colliding(12))
+    with pytest.raises(UnsupportedError, match="comparisons of keys that collide"):
         read(torch_zip(tree))
-    assert len(read(torch_zip({("x", str(n)): None for n in range(30)})).root) == 30
+    assert len(read(torch_zip({(n, str(n)): None for n in range(1000)})).root) == 1000
 
 
 def test_one_list_made_into_many_dicts() -> None:
@@ -327,3 +346,68 @@ def test_a_storage_described_twice() -> None:
 def test_persistent_ids_in_a_bare_pickle_are_not_resolved() -> None:
     with pytest.raises(UnsupportedError, match="bare pickle"):
         read(b"\x80\x02ctorch\nload\nX\x01\0\0\0xQ.")
+
+
+def test_colliding_keys_are_counted_over_all_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60)
+    one = dict.fromkeys(colliding(8))
+    assert read(torch_zip({"a": one, "b": one})).root == {"a": one, "b": one}
+    with pytest.raises(UnsupportedError, match="comparisons of keys"):
+        read(torch_zip({"a": one, "b": one, "c": one}))
+    with pytest.raises(UnsupportedError, match="comparisons of keys"):
+        decode(json.dumps([{"dict": [[{"tuple": [to_json(part) for part in pair]}, None] for pair in one]}] * 3), lambda _: None)
+
+
+def test_floats_that_collide_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A float keeps its hash when it is multiplied by 2**61."""
+    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60)
+    assert len(read(torch_zip({n / 7: None for n in range(1000)})).root) == 1000
+    with pytest.raises(UnsupportedError, match="comparisons of keys"):
+        read(torch_zip({3.0 * 2.0 ** (61 * n): None for n in range(12)}))
+
+
+@pytest.mark.parametrize("form", [b"h%c", b"h%c\x85"], ids=["text", "tuple"])
+def test_equal_long_keys_spelled_twice(monkeypatch: pytest.MonkeyPatch, form: bytes) -> None:
+    """Each time one is set where the other stands, all of their letters are compared."""
+    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60_000)
+    text = b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20)
+    spelled = text + b"q\x010" + text + b"q\x020}"
+    again = b"".join(form % number + b"Ns" for number in (1, 2))
+    assert opened(spelled + again) is not None
+    with pytest.raises(UnsupportedError, match="comparisons of keys"):
+        opened(spelled + again * 3)
+
+
+BOMBS = {
+    "classes": ("MOST_CLASSES", b"".join(b"cm\nC%d\n0" % n for n in range(40)) + b"N", "different classes"),
+    "memo": ("MOST_REMEMBERED", b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(1 << 17)), "objects remembered"),
+    "lists": ("MOST_CONTAINERS", b"](" + b"]" * 40 + b"e", "lists and dicts"),
+    "dicts": ("MOST_CONTAINERS", b"](" + b"}" * 40 + b"e", "lists and dicts"),
+    "letters": ("MOST_LETTERS", b"X\x00\x20\x00\x00" + b"x" * (1 << 13), "characters in long texts"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_a_pickle_makes_is_counted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    limit, code, what = BOMBS[name]
+    opened(code)
+    monkeypatch.setattr(f"gsvckpt.budget.{limit}", 30)
+    with pytest.raises(UnsupportedError, match=f"^too much for a checkpoint: more than 30 {what}") as caught:
+        opened(code)
+    assert caught.value.check == "pickle.bomb"
+
+
+def test_tensors_over_one_storage_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tensor("float32", (8,), range(8))
+    tree = {str(n): View(whole.store, (1,), (1,), n) for n in range(8)}
+    assert len(read(torch_zip(tree)).root) == 8
+    monkeypatch.setattr("gsvckpt.budget.MOST_TENSORS", 7)
+    with pytest.raises(UnsupportedError, match="more than 7 tensors"):
+        read(torch_zip(tree))
+    with pytest.raises(UnsupportedError, match="more than 7 storages"):
+        read(torch_zip([tensor("uint8", (n + 1,), b"x" * (n + 1)).store for n in range(9)]))
+
+
+def test_a_name_of_a_class_beyond_measure() -> None:
+    with pytest.raises(DamagedError, match="names a class by 5,001 characters"):
+        opened(b"cm\n" + b"x" * 5_000 + b"\n")
