@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gsvckpt.keeping import record_file as record
-    from gsvckpt.loading import OpenCheckpoint as OpenCheckpoint
-    from gsvckpt.loading import load_state_dict as load_state_dict
-    from gsvckpt.loading import open_file as open
-    from gsvckpt.verification import verify_file as verify
+from gsvckpt.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from gsvckpt.commands.verify.after import record_file as record
+    from gsvckpt.commands.verify.file import verify_file as verify
+    from gsvckpt.engine.load import OpenCheckpoint as OpenCheckpoint
+    from gsvckpt.engine.load import load_state_dict as load_state_dict
+    from gsvckpt.engine.load import open_file as open
+
 __all__ = ["OpenCheckpoint", "__version__", "load_state_dict", "open", "record", "verify"]
 
 _PLACES = {
-    "open": ("loading", "open_file"),
-    "load_state_dict": ("loading", "load_state_dict"),
-    "OpenCheckpoint": ("loading", "OpenCheckpoint"),
-    "verify": ("verification", "verify_file"),
-    "record": ("keeping", "record_file"),
+    "open": ("engine.load", "open_file"),
+    "load_state_dict": ("engine.load", "load_state_dict"),
+    "OpenCheckpoint": ("engine.load", "OpenCheckpoint"),
+    "verify": ("commands.verify.file", "verify_file"),
+    "record": ("commands.verify.after", "record_file"),
 }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import prod
 from zlib import crc32
 
-from gsvckpt import opening
+from gsvckpt.engine import open as opening
 from gsvckpt.errors import DamagedError
 from gsvckpt.model import Checkpoint, Storage, Tensor
 

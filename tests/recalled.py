@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt import inspections
-from gsvckpt.accounting import account
+from gsvckpt.commands.inspect import batch
+from gsvckpt.commands.inspect.batch import Inspect, Sought
+from gsvckpt.commands.inspect.breakdown import account
+from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.engine.examine import examine
+from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError
-from gsvckpt.examination import examine
-from gsvckpt.files import open_source
-from gsvckpt.inspections import Inspect, Sought
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.progress import Silent
+from gsvckpt.files.local import open_source
+from gsvckpt.files.progress import Silent
 from gsvckpt.report.documents import failure_json
-from gsvckpt.report.inspection import View
-from gsvckpt.twins import Twins
+from gsvckpt.report.inspect import View
 
 
 def look(path: Path, known: Twins, monkeypatch: pytest.MonkeyPatch) -> object:
     """What inspect says of a file that remembers those of `known`: the line, the object, and an error as JSON."""
-    monkeypatch.setattr(inspections, "_twins", known)
+    monkeypatch.setattr(batch, "_twins", known)
     results = [Inspect(view)(Sought(str(path)), 1, Silent()) for view in (None, View())]
     return [failure_json(result) if isinstance(result, GsvError) else result for result in results]
 

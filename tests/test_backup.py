@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from gsvckpt import backup as module
-from gsvckpt.asides import damaged_name, is_kept_aside
-from gsvckpt.backup import Backup, place_for, restore
+from gsvckpt.commands.verify import backup as module
+from gsvckpt.commands.verify.asides import damaged_name, is_kept_aside
+from gsvckpt.commands.verify.backup import Backup, place_for, restore
+from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
-from gsvckpt.manifest import NAME, Entry, read_manifest
-from gsvckpt.publishing import Target
+from gsvckpt.files.publish import Target
 
 ONE, TWO = b"one" * 1000, b"two" * 1000
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsvckpt.bundles import Bundle, Item, LeftOut, Saved, by_age, manifest_size, nothing_left, place, portable, unfit
+from gsvckpt.commands.bundle.contents import Bundle, Item, LeftOut, Saved, by_age, manifest_size, nothing_left, place, portable, unfit
+from gsvckpt.commands.bundle.experiment import File, Scores, TrainingRun, best_of, choose, find_experiment, read_end, read_scores
+from gsvckpt.commands.bundle.yaml import to_yaml
+from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.commands.verify.manifest import Entry, record
+from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import DamagedError, MissingError, RefusedError
-from gsvckpt.experiments import File, Scores, TrainingRun, best_of, choose, find_experiment, read_end, read_scores
-from gsvckpt.findings import Finding
-from gsvckpt.manifest import Entry, record
 from gsvckpt.sovits.names import parse
-from gsvckpt.verdicts import Verification
-from gsvckpt.yaml_text import to_yaml
 
 KINDS = {"G": "sovits-generator-training", "D": "sovits-discriminator-training", "e": "gpt-training"}
 
@@ -132,7 +132,7 @@ def test_an_experiment_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytes
 
 
 def test_of_a_huge_log_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.experiments._LARGEST_LOG", 4)
+    monkeypatch.setattr("gsvckpt.commands.bundle.experiment._LARGEST_LOG", 4)
     (tmp_path / "train.log").write_text("0123456789")
     assert read_end(str(tmp_path / "train.log")) == b"6789"
     with pytest.raises(MissingError):

@@ -15,11 +15,11 @@ import yaml
 from cli.samples import Program, environment, generator, s2_training, save, weights
 
 from gsvckpt.characters import escape_json, escape_shown, escape_toml, escape_yaml, is_plain
-from gsvckpt.checksum_files import read_checksums, write_checksums
+from gsvckpt.commands.bundle.yaml import to_yaml
+from gsvckpt.commands.verify.checksum_files import read_checksums, write_checksums
+from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest, record
+from gsvckpt.files.toml import parse
 from gsvckpt.formats.safetensors_layout import lay_out_shards
-from gsvckpt.manifest import NAME, Entry, read_manifest, record
-from gsvckpt.rules.toml_lines import parse
-from gsvckpt.yaml_text import to_yaml
 
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 CONTROLS = "\x1b\x07\x7f\x80\x85\x9b\x9f\u2028\u2029"

@@ -17,14 +17,15 @@ from builders import tensor
 from cli.samples import Run, environment, generator, leftovers, s2_training, save, small
 from clusters import Cluster
 
-from gsvckpt import __version__, cluster
-from gsvckpt.cluster import _look, _Parcel, _Shipped
+from gsvckpt.commands.inspect.batch import Inspect, Sought
+from gsvckpt.commands.verify.result import Options
+from gsvckpt.commands.verify.workers import Candidate, Verify
+from gsvckpt.engine.pool import dask
+from gsvckpt.engine.pool.dask import _look, _Parcel, _Shipped
 from gsvckpt.errors import ClusterError, DamagedError
-from gsvckpt.inspections import Inspect, Sought
-from gsvckpt.progress import Silent
-from gsvckpt.temporaries import is_temporary
-from gsvckpt.verdicts import Options
-from gsvckpt.workers import Candidate, Verify
+from gsvckpt.files.progress import Silent
+from gsvckpt.files.temporary import is_temporary
+from gsvckpt.version import __version__
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -202,7 +203,7 @@ def test_a_file_that_kills_every_worker_is_that_files_own_error(own: Cluster, tm
         import os
         from gsvckpt import inspections
         def examine(checkpoint):
-            from gsvckpt.examination import examine
+            from gsvckpt.engine.examine import examine
             if "deadly" in checkpoint.source.path:
                 os._exit(9)
             return examine(checkpoint)
@@ -319,7 +320,7 @@ def test_an_error_of_the_program_itself_is_that_files_own(tmp_path: Path, monkey
     def fail(*_: object) -> None:
         raise RecursionError("too deep")
 
-    monkeypatch.setattr("gsvckpt.inspections.examine", fail)
+    monkeypatch.setattr("gsvckpt.commands.inspect.batch.examine", fail)
     result = _Shipped(Inspect(None), __version__)(_Parcel(Sought(path), path, _look(path)), 1, Silent())
     assert isinstance(result, ClusterError)
     assert "RecursionError: too deep" in result.why
@@ -327,7 +328,7 @@ def test_an_error_of_the_program_itself_is_that_files_own(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("error", [ImportError("no"), KeyError("x"), DamagedError("x"), MemoryError()])
 def test_a_task_without_a_result_is_no_success(error: Exception) -> None:
-    found = cluster._explain(error).error
+    found = dask._explain(error).error
     assert found is not None
     assert found.exit_code == 3
     assert found.hint

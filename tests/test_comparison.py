@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from verified import ids, verify
 
-from gsvckpt.findings import CHECKS
-from gsvckpt.verdicts import Options
+from gsvckpt.commands.verify.findings import CHECKS
+from gsvckpt.commands.verify.result import Options
 
 STATE = {
     "enc_p.text_embedding.weight": torch.randn(732, 3),

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from verified import verify
 
-from gsvckpt.contents import digest_file
-from gsvckpt.examination import examine
-from gsvckpt.files import open_source
-from gsvckpt.progress import Silent
-from gsvckpt.strides import logical_bytes
-from gsvckpt.verdicts import Options
-from gsvckpt.verification import named_tensors
+from gsvckpt.commands.verify.file import named_tensors
+from gsvckpt.commands.verify.result import Options
+from gsvckpt.engine.digest import digest_file
+from gsvckpt.engine.examine import examine
+from gsvckpt.engine.strided_read import logical_bytes
+from gsvckpt.files.local import open_source
+from gsvckpt.files.progress import Silent
 
 STATE = {"dec.a": tensor("float16", (3, 2), range(6)), "dec.b": tensor("float32", (4,), range(4)), "enc_p.c": tensor("int64", (), [7])}
 FLAT = {name: ({"float16": "F16", "float32": "F32", "int64": "I64"}[t.store.dtype], t.shape, t.store.data) for name, t in STATE.items()}
@@ -94,7 +94,7 @@ def test_views_count_by_their_values(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_logical_bytes_are_those_of_numpy(data: st.DataObject) -> None:
-    from gsvckpt import strides
+    from gsvckpt.engine import strided_read
 
     shape = tuple(data.draw(st.lists(st.integers(0, 6), max_size=4)))
     base = torch.arange(max(int(np.prod(shape)), 1) * 2, dtype=torch.int32)
@@ -104,11 +104,11 @@ def test_logical_bytes_are_those_of_numpy(data: st.DataObject) -> None:
         view = view[tuple(slice(None, None, data.draw(st.integers(1, 3))) for _ in shape)]
     buffer = oracle_bytes({"x": view})
     (tensor_,) = named_tensors(*opened(buffer)).values()
-    most, strides._LOGICAL = strides._LOGICAL, data.draw(st.integers(1, 160))
+    most, strided_read._LOGICAL = strided_read._LOGICAL, data.draw(st.integers(1, 160))
     try:
         assert b"".join(map(bytes, logical_bytes(tensor_))) == view.contiguous().numpy().tobytes()
     finally:
-        strides._LOGICAL = most
+        strided_read._LOGICAL = most
 
 
 def oracle_bytes(tree: object) -> bytes:

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from gsvckpt.engine import lay_out
+from gsvckpt.engine.write import lay_out
 from gsvckpt.model import Checkpoint, Container, Storage, walk
 from gsvckpt.sovits.kinds import identify
 from gsvckpt.sovits.layouts import layout

@@ -13,16 +13,18 @@ import pytest
 import torch
 from builders import Store, View, packed, row_major, tensor, torch_stream, torch_zip
 
-from gsvckpt import engine, opening, streams
 from gsvckpt.devices.host import Host
 from gsvckpt.dtypes import DTYPES
-from gsvckpt.engine import Engine, Outcome, lay_out
+from gsvckpt.engine import open as opening
+from gsvckpt.engine import write as engine
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine, Outcome, lay_out
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
-from gsvckpt.formats import zip_layout
+from gsvckpt.files import streams
+from gsvckpt.files.progress import Silent
+from gsvckpt.files.publish import Target
+from gsvckpt.formats.zip import writer
 from gsvckpt.model import Checkpoint
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.progress import Silent
-from gsvckpt.publishing import Target
 from gsvckpt.sovits.upstream import MAX_PADDING
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import Plan, begin
@@ -206,7 +208,7 @@ def test_a_window_that_is_reached_or_too_far_pads_nothing(tmp_path: Path, low: i
 def test_sizes_beyond_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """zip64 with a limit of 2,000 bytes instead of 4 GiB: every 64-bit field is written and read back."""
     with sample(tmp_path, torch_zip(MANY)) as checkpoint:
-        monkeypatch.setattr(zip_layout, "MAX32", 2000)
+        monkeypatch.setattr(writer, "MAX32", 2000)
         layout = lay_out(begin(checkpoint))
     closing = dict(layout.close(dict.fromkeys(dict(layout.storages), 0)))
     assert sum(b"PK\x06\x06" in piece for piece in closing.values()) == 1

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt import files
 from gsvckpt.errors import ChangedError, DamagedError, MissingError
-from gsvckpt.files import LocalSource, open_source
+from gsvckpt.files import local
+from gsvckpt.files.local import LocalSource, open_source
 
 OLD = b"old and whole"
 
@@ -28,7 +28,7 @@ def failing(code: int) -> Callable[..., None]:
 
 def files_without(monkeypatch: pytest.MonkeyPatch, *calls: str) -> types.ModuleType:
     """A fresh copy of the module, as it comes out where `os` lacks these calls: on Windows."""
-    spec = importlib.util.spec_from_file_location("files_elsewhere", files.__file__)
+    spec = importlib.util.spec_from_file_location("files_elsewhere", local.__file__)
     module = importlib.util.module_from_spec(spec)
     for call in calls:
         monkeypatch.delattr(os, call, raising=False)
@@ -76,7 +76,7 @@ def test_reading_outside_the_file(tmp_path: Path, source_type: type[LocalSource]
 
 def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
-    monkeypatch.setattr(files, "CHUNK", 3)
+    monkeypatch.setattr(local, "CHUNK", 3)
     buffer = bytearray(10)
     with open_source(tmp_path / "x") as source:
         source.read_into(0, memoryview(buffer))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gsvckpt.commands.verify.findings import CHECKS, Finding, family, select_checks, worst
 from gsvckpt.errors import UsageError
-from gsvckpt.findings import CHECKS, Finding, family, select_checks, worst
 
 ROOT = Path(__file__).parents[1]
 

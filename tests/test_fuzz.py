@@ -14,8 +14,8 @@ from builders import safetensors, tensor, torch_stream, torch_zip
 from cli.samples import adamw, generator, gpt, s1_training, small
 from hostile.payloads import payloads
 
-from gsvckpt.verdicts import Options
-from gsvckpt.verification import verify_file
+from gsvckpt.commands.verify.file import verify_file
+from gsvckpt.commands.verify.result import Options
 
 SHARES = 40
 EACH = soak.count(20_000) // SHARES

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import gsvckpt
+from gsvckpt.commands.verify.manifest import NAME, read_manifest
 from gsvckpt.errors import DamagedError
-from gsvckpt.manifest import NAME, read_manifest
 
 
 def test_a_training_script_records_what_it_saved(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import gsvckpt
 from gsvckpt.devices import transfer
 from gsvckpt.devices.choice import torch_device
 from gsvckpt.errors import ChangedError, DamagedError, MissingError, UnsupportedError, UsageError
-from gsvckpt.streams import CHUNK
+from gsvckpt.files.streams import CHUNK
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
 
@@ -150,9 +150,9 @@ def test_only_what_is_included_is_read(tmp_path):
 
 def test_a_small_part_of_a_large_storage_is_read_alone(tmp_path, monkeypatch):
     read = []
-    real = gsvckpt.loading.LocalSource.read_into
+    real = gsvckpt.engine.load.LocalSource.read_into
     path = save(tmp_path / "x.pth", {"a": torch.arange(1_000_000)[500_001:500_011]})
-    monkeypatch.setattr(gsvckpt.loading.LocalSource, "read_into", lambda self, at, buffer: (read.append(len(buffer)), real(self, at, buffer))[1])
+    monkeypatch.setattr(gsvckpt.engine.load.LocalSource, "read_into", lambda self, at, buffer: (read.append(len(buffer)), real(self, at, buffer))[1])
     found = gsvckpt.load_state_dict(path)["a"]
     assert found.tolist() == list(range(500_001, 500_011))
     assert found.untyped_storage().nbytes() <= 96

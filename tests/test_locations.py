@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from gsvckpt import locations
-from gsvckpt.locations import below, conceal, folder_of, forget, holds_secrets, is_folder, is_url, join, name_of, redact, reveal
+from gsvckpt.files import paths
+from gsvckpt.files.paths import below, conceal, folder_of, forget, holds_secrets, is_folder, is_url, join, name_of, redact, reveal
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a.pth", "https://host/a", "hf://user/repo/a.pth", "memory://a", "abfs+x://a", "S3://bucket/a"])
@@ -80,10 +80,10 @@ def test_folders(tmp_path):
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(locations, "_full", {})
-    monkeypatch.setattr(locations, "_MOST", 3)
+    monkeypatch.setattr(paths, "_full", {})
+    monkeypatch.setattr(paths, "_MOST", 3)
     shown = [conceal(f"https://host/{n}.pth?signature=abcd{n}") for n in range(9)]
-    assert len(locations._full) == 3
+    assert len(paths._full) == 3
     assert reveal(shown[-1]) == "https://host/8.pth?signature=abcd8"
 
 

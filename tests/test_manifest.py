@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gsvckpt.commands.verify.manifest import NAME, Entry, compare, read_manifest, record
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
-from gsvckpt.locking import locked
-from gsvckpt.manifest import NAME, Entry, compare, read_manifest, record
+from gsvckpt.files.lock import locked
 
 ENTRY = Entry("G_16.pth", 100, 1_700_000_000_000_000_123, "sovits-generator-training", "v2", 8, None, {"xxh3_128": "ab" * 16, "content": "cd" * 16})
 
@@ -142,7 +142,7 @@ def test_one_that_makes_no_sense_is_an_error_and_is_never_overwritten(tmp_path: 
 
 def test_many_processes_that_record_at_once_lose_nothing(tmp_path: Path) -> None:
     program = (
-        "import sys; from gsvckpt.manifest import *\n"
+        "import sys; from gsvckpt.commands.verify.manifest import *\n"
         "for n in range(15): record(sys.argv[1], [Entry(f'{sys.argv[2]}-{n}.pth', n, n, digests={'xxh3_128': 'ab'})])"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, tmp_path, str(number)], cwd=Path(__file__).parents[1]) for number in range(4)]
@@ -152,16 +152,16 @@ def test_many_processes_that_record_at_once_lose_nothing(tmp_path: Path) -> None
 
 
 def test_a_lock_that_is_never_given_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gsvckpt import locking
+    from gsvckpt.files import lock
 
-    monkeypatch.setattr(locking, "_PATIENCE", 0.05)
+    monkeypatch.setattr(lock, "_PATIENCE", 0.05)
     with locked(str(tmp_path)), pytest.raises(OutputError, match="another process"), locked(str(tmp_path)):
         pass
     assert os.listdir(tmp_path) == []
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    program = "import sys, os; from gsvckpt.locking import locked\nwith locked(sys.argv[1]): os._exit(9)"
+    program = "import sys, os; from gsvckpt.files.lock import locked\nwith locked(sys.argv[1]): os._exit(9)"
     subprocess.run([sys.executable, "-c", program, tmp_path], check=False, cwd=Path(__file__).parents[1])
     assert os.listdir(tmp_path) == [".gsvckpt.lock"]
     with locked(str(tmp_path)):

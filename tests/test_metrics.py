@@ -15,10 +15,10 @@ from builders import tensor, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.callbacks import Callback, read_callbacks
+from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
+from gsvckpt.commands.prune.saves import Group, Member, Unit
 from gsvckpt.errors import MissingError, UsageError
-from gsvckpt.metrics import Wanted, find_scores, read_table
-from gsvckpt.units import Group, Member, Unit
+from gsvckpt.sovits.lightning import Callback, read_callbacks
 
 GROUP = Group("", "alice", "gpt-training", "v2")
 CLOCK = 1_700_000_000
@@ -407,10 +407,12 @@ def test_without_the_package_one_is_told_how_to_get_it(tmp_path: Path, monkeypat
 def test_what_is_slow_to_import_is_not_until_it_is_needed() -> None:
     import subprocess
 
-    script = "import sys; import gsvckpt.metrics, gsvckpt.policies; print({'numpy', 'torch', 'tensorboard', 'csv', 'json'} & set(sys.modules))"
+    script = "import sys; import gsvckpt.commands.prune.metrics, gsvckpt.commands.prune.policy_file; print({!r} & set(sys.modules))"
+    script = script.format({"numpy", "torch", "tensorboard", "csv", "json"})
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
     pytest.importorskip("tensorboard")
-    script = "import sys; from gsvckpt.event_files import read_events; read_events([], {}); print({'tensorboard', 'tensorflow'} & set(sys.modules))"
+    script = "import sys; from gsvckpt.commands.prune.tensorboard import read_events; read_events([], {})"
+    script += "; print({'tensorboard', 'tensorflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "{'tensorboard'}\n"
 
 
@@ -424,7 +426,7 @@ def test_an_endless_line_is_refused_before_it_is_read(tmp_path: Path) -> None:
 def test_cells_are_counted_and_columns_that_are_not_asked_for_are_not_kept(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
     path.write_text(("epoch,mcd\n" if form.startswith("{},") else "") + "".join(form.format(n, n) for n in range(1, 41)))
-    monkeypatch.setattr("gsvckpt.budget.MOST_CELLS", 150)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_CELLS", 150)
     with pytest.raises(UsageError, match="more than 150 cells"):
         read_table(str(path))
     kept = read_table(str(path), "other")
@@ -433,6 +435,6 @@ def test_cells_are_counted_and_columns_that_are_not_asked_for_are_not_kept(tmp_p
 
 
 def test_empty_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_CELLS", 50)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_CELLS", 50)
     with pytest.raises(UsageError, match="more than 50 lines"):
         table(tmp_path, "epoch,val_loss\n" + "\n" * 100)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt.obstacles import file_obstacle, folder_obstacle, names_device
+from gsvckpt.files.obstacles import file_obstacle, folder_obstacle, names_device
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gsvckpt.commands.prune.decisions import Policy
+from gsvckpt.commands.prune.policy_file import Policies, read_policies
+from gsvckpt.commands.prune.saves import Group
+from gsvckpt.commands.verify.manifest import MARK, NAME, Entry, record
 from gsvckpt.errors import MissingError, UsageError
-from gsvckpt.manifest import MARK, NAME, Entry, record
-from gsvckpt.policies import Policies, read_policies
+from gsvckpt.files.toml import find_line
 from gsvckpt.quantities import parse_duration, parse_size
-from gsvckpt.retention import Policy
-from gsvckpt.rules.toml_lines import find_line
-from gsvckpt.units import Group
 
 ALICE = Group("/logs/alice/logs_s2_v2", "alice", "sovits-training", "v2")
 BOB = Group("/logs/bob/logs_s1", "bob", "gpt-training")

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from gsvckpt.devices.host import Host
 from gsvckpt.dtypes import DTYPES
-from gsvckpt.engine import Engine, lay_out
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine, lay_out
 from gsvckpt.errors import GsvError
+from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.formats.torch_layout import lay_out as zip_of
 from gsvckpt.model import REMOVED, Storage, Tensor, walk
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.pickles.equality import first_difference
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import begin
 from gsvckpt.transforms.selection import select

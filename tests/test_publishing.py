@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt import publishing, temporaries
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
-from gsvckpt.publishing import Target, publish, publish_bytes, publish_folder
+from gsvckpt.files import publish as publishing
+from gsvckpt.files import temporary
+from gsvckpt.files.publish import Target, publish, publish_bytes, publish_folder
 
 OLD, NEW = b"old and whole", b"new and whole"
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX modes and links")
@@ -112,7 +113,7 @@ def test_killed_at_any_moment_one_whole_file_is_there(tmp_path: Path, call: str)
     if overwrite:
         (tmp_path / "x").write_bytes(OLD)
     program = (
-        "import os, sys\nfrom gsvckpt.publishing import publish\n"
+        "import os, sys\nfrom gsvckpt.files.publish import publish\n"
         f"os.{call} = lambda *a, **k: os._exit(9)\n"
         f"publish({str(tmp_path / 'x')!r}, 1, lambda t: t.write_at(0, {NEW!r}), lambda t: None, overwrite={overwrite})"
     )
@@ -206,9 +207,9 @@ def test_of_two_publishers_exactly_one_wins(tmp_path: Path) -> None:
         (".gsvckpt-123-abc.part", False, 100_000, True),
         (".gsvckpt-123-abc.part", False, 10_000, False),
         (".gsvckpt-123-abc.part", True, 100_000, False),
-        (f".gsvckpt-123-{temporaries._machine()}-abc.part", False, 100, True),
-        (f".gsvckpt-123-{temporaries._machine()}-abc.part", False, 10, False),
-        (f".gsvckpt-123-{temporaries._machine()}-abc.part", True, 100_000, False),
+        (f".gsvckpt-123-{temporary._machine()}-abc.part", False, 100, True),
+        (f".gsvckpt-123-{temporary._machine()}-abc.part", False, 10, False),
+        (f".gsvckpt-123-{temporary._machine()}-abc.part", True, 100_000, False),
         (".gsvckpt-123-00000000-abc.part", False, 10_000, False),
         (".gsvckpt-notes.part", False, 100_000, False),
         (".gsvckpt-123-abc.pth", False, 100_000, False),
@@ -219,17 +220,17 @@ def test_only_what_dead_runs_left_is_swept(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / name).write_bytes(b"")
     stamp = (tmp_path / name).stat().st_mtime - age
     os.utime(tmp_path / name, (stamp, stamp))
-    monkeypatch.setattr(temporaries, "_alive", lambda pid: alive)
+    monkeypatch.setattr(temporary, "_alive", lambda pid: alive)
     write(tmp_path / "x")
     assert (tmp_path / name).exists() is not swept
 
 
 def test_alive() -> None:
-    assert temporaries._alive(os.getpid())
-    assert temporaries._alive(1 << 80)  # no process id at all: left alone
+    assert temporary._alive(os.getpid())
+    assert temporary._alive(1 << 80)  # no process id at all: left alone
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    assert not temporaries._alive(done.pid)
+    assert not temporary._alive(done.pid)
 
 
 @pytest.mark.parametrize("windows", [False, True])

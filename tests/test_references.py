@@ -12,10 +12,10 @@ import pytest
 from builders import safetensors, tensor, torch_zip
 from sovits import trees
 
+from gsvckpt.commands.rewrite.references import check_base, open_examined, open_reference
+from gsvckpt.engine.examine import Examination, examine
 from gsvckpt.errors import DamagedError, GsvError, MissingError, NotCheckpointError, RefusedError, UsageError
-from gsvckpt.examination import Examination, examine
 from gsvckpt.model import Checkpoint, Container
-from gsvckpt.references import check_base, open_examined, open_reference
 from gsvckpt.sovits import official
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.layouts import layout

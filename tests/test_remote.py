@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import gsvckpt
+from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import ChangedError, DamagedError, MissingError, UnreachableError, UnsupportedError
-from gsvckpt.files import open_source
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.remote import objects
-from gsvckpt.remote import source as remote
-from gsvckpt.remote.filesystems import open_filesystem
-from gsvckpt.remote.objects import HEAD
-from gsvckpt.remote.source import BLOCK, RemoteSource
+from gsvckpt.files.local import open_source
+from gsvckpt.files.remote import objects
+from gsvckpt.files.remote import source as remote
+from gsvckpt.files.remote.filesystems import open_filesystem
+from gsvckpt.files.remote.objects import HEAD
+from gsvckpt.files.remote.source import BLOCK, RemoteSource
 from tests.web import serve
 
 SIZE = 3 * BLOCK + 12_345

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gsvckpt.commands.prune.decisions import Policy, Scores, decide, span
+from gsvckpt.commands.prune.saves import Group, Member, Unit, freed_by
 from gsvckpt.errors import RefusedError
-from gsvckpt.retention import Policy, Scores, decide, span
-from gsvckpt.units import Group, Member, Unit, freed_by
 
 DAY = 86_400
 GROUP = Group("logs/a/logs_s2_v2", "a", "sovits-training", "v2")

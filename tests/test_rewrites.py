@@ -16,19 +16,20 @@ import pytest
 from builders import tensor, torch_zip
 from cli.samples import environment, evil, generator, leftovers, lora, s2_training, save, small
 
-from gsvckpt import dispatch, rewrites
-from gsvckpt.destinations import Destination
+from gsvckpt.commands.rewrite import batch
+from gsvckpt.commands.rewrite.batch import Order, Rewrite, Written, rewrite_files
+from gsvckpt.commands.rewrite.destination import Destination
+from gsvckpt.commands.rewrite.migrate import Steps
+from gsvckpt.commands.rewrite.recipe import Halving, Migrating, Recipe, Stripping
+from gsvckpt.engine.examine import without_source
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.pool import run as dispatch
+from gsvckpt.engine.pool.receipts import Receipt
 from gsvckpt.errors import DamagedError, GsvError, MissingError, NotCheckpointError, RefusedError, UsageError
-from gsvckpt.examination import without_source
-from gsvckpt.migration import Steps
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.progress import Silent
-from gsvckpt.receipts import Receipt
-from gsvckpt.recipes import Halving, Migrating, Recipe, Stripping
+from gsvckpt.files.progress import Silent
+from gsvckpt.files.temporary import is_temporary, temp_name
 from gsvckpt.report.documents import failure_json
-from gsvckpt.report.writes import as_json
-from gsvckpt.rewrites import Order, Rewrite, Written, rewrite_files
-from gsvckpt.temporaries import is_temporary, temp_name
+from gsvckpt.report.rewrite import as_json
 
 
 @pytest.fixture
@@ -240,7 +241,7 @@ def test_what_was_not_published_is_not_found_done(order: Order, tmp_path: Path, 
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("gsvckpt.publishing._take_name", kill)
+        patch.setattr("gsvckpt.files.publish._take_name", kill)
         with pytest.raises(Killed):
             job(order, 1, Silent())
     assert len(leftovers(tmp_path)) == 1  # the receipt, of what never came
@@ -318,5 +319,5 @@ def test_merging_uses_no_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_one_by_one_names_nothing_twice(sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewrites, "name_output", None)
+    monkeypatch.setattr(batch, "name_output", None)
     assert len(run(RECIPES["to-safetensors"], Destination("x", f"{tmp_path}/out/"), sources, 1)) == len(sources)

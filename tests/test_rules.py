@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsvckpt.errors import MissingError, RefusedError, UsageError
-from gsvckpt.rules import Rule, apply_rules, preset_names, read_rules, toml_lines
+from gsvckpt.files import toml
+from gsvckpt.transforms.rules import Rule, apply_rules, preset_names, read_rules
 
 NAMES = ["enc_q.pre.weight", "enc_q.norm.weight", "dec.pre.weight", "dec.norm.gamma", "module.dec.bias"]
 
@@ -383,14 +384,14 @@ def test_weight_norm_there_and_back_is_nothing(form: str, there: str, back: str,
 
 @pytest.mark.parametrize("pattern", ["(a|aa)+$", "^(a|aa)+b$"])
 def test_a_pattern_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    monkeypatch.setattr("gsvckpt.rules.application.PATIENCE", 0.2)
+    monkeypatch.setattr("gsvckpt.transforms.rules.apply.PATIENCE", 0.2)
     with pytest.raises(RefusedError, match="is too slow") as caught:
         apply_rules([Rule("rename", pattern, "x", 3)], ["a" * 200 + "!"])
     assert pattern in caught.value.why and "(line 3)" in caught.value.why
 
 
 def test_many_rules_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.rules.application.PATIENCE", 0.05)
+    monkeypatch.setattr("gsvckpt.transforms.rules.apply.PATIENCE", 0.05)
     with pytest.raises(RefusedError, match="is too slow"):
         apply_rules([Rule("drop", f"*x*y*{n}") for n in range(20_000)], ["a" * 1_000] * 20)
 
@@ -428,11 +429,11 @@ def test_dots_that_are_no_key(tmp_path: Path) -> None:
     floats = ", ".join(["0.5"] * 50)
     text = f"# {dots}\n[[rule]]\ndrop = '{dots}'\n[[rule]]\ndrop = [\"{dots}\", '{dots}']  # {dots}\n"
     assert [rule.pattern for rule in read(tmp_path, text)] == [dots, dots]
-    assert toml_lines.load(f"a = [{floats}]\nb.c.d.e = 1") == {"a": [0.5] * 50, "b": {"c": {"d": {"e": 1}}}}
+    assert toml.load(f"a = [{floats}]\nb.c.d.e = 1") == {"a": [0.5] * 50, "b": {"c": {"d": {"e": 1}}}}
 
 
 def test_values_of_a_document_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.rules.toml_lines.MOST_TOML", 100)
+    monkeypatch.setattr("gsvckpt.files.toml.MOST_TOML", 100)
     for text in ("a = [" + "1," * 99 + "]", "".join(f"k{n} = 1\n" for n in range(101)), "[[a]]\n" * 51):
         with pytest.raises(ValueError, match="more than 100 values"):
-            toml_lines.load(text)
+            toml.load(text)

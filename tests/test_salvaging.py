@@ -12,12 +12,12 @@ import pytest
 import torch
 from builders import Bytes, Entry, safetensors, storage_bytes, tensor, torch_stream, torch_zip, zipped
 
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.salvage import find_lost, open_remains
 from gsvckpt.errors import DamagedError, GsvError
-from gsvckpt.formats.zip_remains import find_records, read_directory
+from gsvckpt.files.progress import Silent
+from gsvckpt.formats.zip.salvage import find_records, read_directory
 from gsvckpt.model import Checkpoint, Tensor
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.progress import Silent
-from gsvckpt.salvaging import find_lost, open_remains
 
 TREE = {f"layer.{n}": tensor("float32", (9,), range(n + 1, n + 10)) for n in range(4)}
 
@@ -30,7 +30,7 @@ def saved() -> bytes:
 
 def own(tmp_path: Path) -> bytes:
     """As gsvckpt writes: checksums in local headers, no descriptors."""
-    from gsvckpt.engine import Engine
+    from gsvckpt.engine.write import Engine
     from gsvckpt.transforms.plan import begin
 
     (tmp_path / "source.pth").write_bytes(torch_zip(TREE))

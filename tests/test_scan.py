@@ -14,14 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt import loading, scan, strides
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
 from gsvckpt.dtypes import DTYPES, UNTYPED
+from gsvckpt.engine import load, statistics, strided_read
+from gsvckpt.engine.statistics import differences, measure_tensors
 from gsvckpt.errors import ChangedError, DamagedError
+from gsvckpt.files.progress import Silent
 from gsvckpt.model import Storage, Tensor
-from gsvckpt.progress import Silent
-from gsvckpt.scan import differences, measure_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
 
@@ -95,7 +95,7 @@ def test_stats_of_views(view, dtype):
 def test_stats_do_not_depend_on_chunks(monkeypatch, chunk):
     values = torch.randn(31, 33)
     whole = measure(values)
-    monkeypatch.setattr("gsvckpt.streams.CHUNK", chunk)
+    monkeypatch.setattr("gsvckpt.files.streams.CHUNK", chunk)
     for view in VIEWS.values():
         base = torch.randn(64, 128)
         check_stats(view(base))
@@ -183,7 +183,7 @@ def test_damage_is_found_on_the_way(tmp_path):
     torch.save({"a": torch.ones(1000)}, tmp_path / "x.pth")
     data = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "y.pth").write_bytes(data.replace(b"\0\0\x80\x3f\0\0\x80\x3f", b"\0\0\x80\x3f\0\0\x81\x3f", 1))
-    with loading.open_file(tmp_path / "x.pth") as one, loading.open_file(tmp_path / "y.pth") as two:
+    with load.open_file(tmp_path / "x.pth") as one, load.open_file(tmp_path / "y.pth") as two:
         with pytest.raises(DamagedError, match="checksum"):
             measure_tensors(two.state_dict, HOST, 1, Silent())
         with pytest.raises(DamagedError, match="checksum"):
@@ -234,9 +234,9 @@ def test_any_two_layouts(data):
 
 
 def test_tiles_and_sparse_views(monkeypatch):
-    monkeypatch.setattr(scan, "_TILE", 100)
-    monkeypatch.setattr(strides, "_WINDOW", 256)
-    monkeypatch.setattr(strides, "_PER_READ", 128)
+    monkeypatch.setattr(statistics, "_TILE", 100)
+    monkeypatch.setattr(strided_read, "_WINDOW", 256)
+    monkeypatch.setattr(strided_read, "_PER_READ", 128)
     one = torch.randn(60, 70)
     two = one.t().contiguous().t().clone(memory_format=torch.preserve_format)
     two[31, 17] += 0.5
@@ -268,7 +268,8 @@ def test_special_values():
 def test_equal_files_are_compared_without_numpy(tmp_path):
     torch.save({"a": torch.randn(100_000), "b": torch.ones(3)}, tmp_path / "x.pth")
     code = (
-        "import sys, gsvckpt\nfrom gsvckpt.devices.choice import choose\nfrom gsvckpt.scan import differences\nfrom gsvckpt.progress import Silent\n"
+        "import sys, gsvckpt\nfrom gsvckpt.devices.choice import choose\n"
+        "from gsvckpt.engine.statistics import differences\nfrom gsvckpt.files.progress import Silent\n"
         f"with gsvckpt.open({str(tmp_path / 'x.pth')!r}) as c: print(differences(c.state_dict, c.state_dict, choose('cpu'), 2, Silent()).equal)\n"
         "print({'numpy', 'torch'} & set(sys.modules))"
     )
@@ -289,14 +290,14 @@ def test_cuda_finds_the_same():
 @pytest.mark.parametrize("look", ["stats", "differences"])
 def test_a_file_that_changes_while_it_is_looked_at(tmp_path, monkeypatch, look):
     torch.save({"a": torch.arange(9.0)}, tmp_path / "x.pth")
-    real = scan.chunks
+    real = statistics.chunks
 
     def chunks(*args, **options):
         os.utime(tmp_path / "x.pth", ns=(1, 1))
         return real(*args, **options)
 
-    monkeypatch.setattr(scan, "chunks", chunks)
+    monkeypatch.setattr(statistics, "chunks", chunks)
     unchanged = {"a": described(torch.arange(9.0))}
     use = {"stats": measure_tensors, "differences": lambda *rest: differences(unchanged, *rest)}[look]
-    with loading.open_file(tmp_path / "x.pth") as checkpoint, pytest.raises(ChangedError):
+    with load.open_file(tmp_path / "x.pth") as checkpoint, pytest.raises(ChangedError):
         use(checkpoint.state_dict, HOST, 1, Silent())

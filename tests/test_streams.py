@@ -11,12 +11,12 @@ from zlib import crc32
 import pytest
 from builders import Bytes
 
-from gsvckpt import checksums, streams
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import DamagedError
+from gsvckpt.files import checksums, streams
+from gsvckpt.files.progress import Silent
+from gsvckpt.files.streams import Buffers, Stopped, chunks, for_each
 from gsvckpt.model import Storage
-from gsvckpt.progress import Silent
-from gsvckpt.streams import Buffers, Stopped, chunks, for_each
 
 
 class Counter:

@@ -12,12 +12,12 @@ from builders import Bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt import sweep as module
 from gsvckpt.devices.choice import choose
 from gsvckpt.dtypes import DTYPES
+from gsvckpt.engine import single_pass as module
+from gsvckpt.engine.single_pass import Span, sweep
 from gsvckpt.errors import DamagedError
-from gsvckpt.progress import Silent
-from gsvckpt.sweep import Span, sweep
+from gsvckpt.files.progress import Silent
 
 FLOAT = DTYPES["float32"]
 

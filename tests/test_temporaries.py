@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt import temporaries
-from gsvckpt.publishing import publish, publish_bytes, publish_folder
-from gsvckpt.temporaries import sweep, temporary_file, temporary_folder
+from gsvckpt.files import temporary
+from gsvckpt.files.publish import publish, publish_bytes, publish_folder
+from gsvckpt.files.temporary import sweep, temporary_file, temporary_folder
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and locks of POSIX")
 ROOT = Path(__file__).parents[1]
 # Publishes x as a file or a folder, and says so while it is at it; then it waits to be killed, or goes on when its input ends.
 PROGRAM = """
 import os, sys
-from gsvckpt.publishing import publish, publish_bytes, publish_folder
+from gsvckpt.files.publish import publish, publish_bytes, publish_folder
 place, what, moment = sys.argv[1:]
 def wait(now):
     if now == moment:
@@ -44,7 +44,7 @@ MOMENTS = [("file", "fill"), ("file", "check"), ("file", "settle"), ("folder", "
 
 @pytest.fixture(autouse=True)
 def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(temporaries, "_SWEPT_SECONDS", 0)
+    monkeypatch.setattr(temporary, "_SWEPT_SECONDS", 0)
 
 
 def start(place: Path, what: str, moment: str) -> subprocess.Popen[str]:
@@ -77,7 +77,7 @@ def test_what_a_killed_process_left_goes_at_once(tmp_path: Path, what: str, mome
     process = start(tmp_path / "x", what, moment)
     assert end(process, kill=True) == -signal.SIGKILL
     (left,) = left_in(tmp_path)
-    assert temporaries.is_temporary(left)
+    assert temporary.is_temporary(left)
     publish_bytes(str(tmp_path / "other"), b"z", overwrite=False)
     assert left_in(tmp_path) == ["other"]
 
@@ -125,7 +125,7 @@ def test_of_another_machine_it_waits_for_a_day(tmp_path: Path, what: str, second
     """Whose locks may not be seen here: a dead process of ours looks the same as a living one of theirs."""
     end(start(tmp_path / "x", what, "fill"), kill=True)
     (left,) = left_in(tmp_path)
-    theirs = tmp_path / left.replace(temporaries._system(), "00000000")
+    theirs = tmp_path / left.replace(temporary._system(), "00000000")
     os.rename(tmp_path / left, theirs)
     age(theirs, seconds)
     sweep(tmp_path)
@@ -148,7 +148,7 @@ def test_links_and_pipes_of_such_a_name_lead_nowhere(tmp_path: Path) -> None:
     """A stranger's folder may hold them."""
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_bytes(b"x")
-    names = [f".gsvckpt-held-1-{temporaries._system()}-{letter}.part" for letter in "abc"]
+    names = [f".gsvckpt-held-1-{temporary._system()}-{letter}.part" for letter in "abc"]
     (tmp_path / names[0]).symlink_to("precious")
     (tmp_path / names[1]).symlink_to("precious/file")
     os.mkfifo(tmp_path / names[2])
@@ -183,7 +183,7 @@ def test_where_the_file_system_has_no_locks_the_name_promises_none(tmp_path: Pat
 @pytest.mark.parametrize("what", ["has it", "took it"])
 def test_another_process_that_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Between the making of a file and its lock, it looks like a leftover: then another one is made."""
-    lock, calls = temporaries._lock, []
+    lock, calls = temporary._lock, []
 
     def later(fd: int) -> bool:
         calls.append(fd)
@@ -194,7 +194,7 @@ def test_another_process_that_is_faster(tmp_path: Path, monkeypatch: pytest.Monk
             os.unlink(tmp_path / first)
         return what != "has it"
 
-    monkeypatch.setattr(temporaries, "_lock", later)
+    monkeypatch.setattr(temporary, "_lock", later)
     publish(str(tmp_path / "x"), 1, lambda target: target.write_at(0, b"x"), lambda _: None, overwrite=False)
     assert (len(calls), left_in(tmp_path), (tmp_path / "x").read_bytes()) == (2, ["x"], b"x")
 
@@ -202,9 +202,9 @@ def test_another_process_that_is_faster(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("alive", [True, False])
 def test_on_windows_the_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool) -> None:
     """It removes no file that is open, so nothing more is needed."""
-    monkeypatch.setattr(temporaries, "_WINDOWS", True)
-    monkeypatch.setattr(temporaries, "_alive", lambda _: alive)
-    left = tmp_path / f".gsvckpt-held-123-{temporaries._system()}-abc.part"
+    monkeypatch.setattr(temporary, "_WINDOWS", True)
+    monkeypatch.setattr(temporary, "_alive", lambda _: alive)
+    left = tmp_path / f".gsvckpt-held-123-{temporary._system()}-abc.part"
     left.write_bytes(b"x")
     publish_bytes(str(tmp_path / "x"), b"x", overwrite=False)
     publish_folder(str(tmp_path / "y"), 1, lambda temp: publish_bytes(f"{temp}/z", b"z", overwrite=False))
@@ -222,6 +222,6 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
 
 def test_the_system_is_the_same_for_all_its_processes() -> None:
     told = subprocess.run(
-        [sys.executable, "-c", "from gsvckpt.temporaries import _system; print(_system())"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", "from gsvckpt.files.temporary import _system; print(_system())"], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert told.stdout.strip() == temporaries._system()
+    assert told.stdout.strip() == temporary._system()

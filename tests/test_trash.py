@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt import trash
+from gsvckpt.commands.prune import trash
+from gsvckpt.commands.prune.exclusion import alone
+from gsvckpt.commands.prune.trash import Step, begin, find_runs, new_stamp, settle_interrupted, undo_last
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
-from gsvckpt.exclusion import alone
-from gsvckpt.publishing import TRASH
-from gsvckpt.trash import Step, begin, find_runs, new_stamp, settle_interrupted, undo_last
+from gsvckpt.files.publish import TRASH
 
 
 def step(path, place=""):

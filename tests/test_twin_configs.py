@@ -12,8 +12,8 @@ from builders import Raw, pickled, torch_zip
 from cli.samples import generator, gpt, sovits_config
 from recalled import is_recalled, look, pickle_of, remember, with_pickle
 
-from gsvckpt import resemblance
-from gsvckpt.twins import Twins
+from gsvckpt.commands.inspect import structure_cache
+from gsvckpt.commands.inspect.twins import Twins
 
 NAME = b"X\x06\x00\x00\x00config"
 
@@ -111,7 +111,7 @@ def start(folder: Path) -> tuple[Path, Twins, bytes]:
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 @pytest.mark.parametrize("kind", HONEST)
 def test_another_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
-    monkeypatch.setattr(resemblance, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
     path, known, data = start(tmp_path)
     path.write_bytes(changed := torch_zip(tree(HONEST[kind])))
     assert len(changed) == len(data)
@@ -180,7 +180,7 @@ def test_every_byte_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_config_beyond_the_limit_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "alice-e8.ckpt"
-    monkeypatch.setattr(resemblance, "_LARGEST_CONFIG", 300)
+    monkeypatch.setattr(structure_cache, "_LARGEST_CONFIG", 300)
     for size, recalled in ((301, False), (300, True)):
         path.write_bytes(torch_zip(small_tree(crafted(text("x"), size=size))))
         known = remember(path)

@@ -13,12 +13,12 @@ from cli.samples import discriminator, generator, gpt, lora, numbers, s1_trainin
 from recalled import is_recalled, look, pickle_of, remember, with_pickle
 from voices import Maker, generator_training, gpt_weights, sovits_weights, write
 
-from gsvckpt import resemblance, twins
-from gsvckpt.accounting import account
-from gsvckpt.examination import examine
-from gsvckpt.inspections import Inspected
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.twins import Twins
+from gsvckpt.commands.inspect import structure_cache, twins
+from gsvckpt.commands.inspect.batch import Inspected
+from gsvckpt.commands.inspect.breakdown import account
+from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.engine.examine import examine
+from gsvckpt.engine.open import open_checkpoint
 
 
 def s2(epoch: int, rate: float, seed: int = 1) -> dict[str, object]:
@@ -44,7 +44,7 @@ PAIRS = {
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 def test_a_twin_is_told_as_if_it_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
-    monkeypatch.setattr(resemblance, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
     name, one, two = PAIRS[kind]
     first, second = tmp_path / name.format(8), tmp_path / "other" / name.format(9)
     second.parent.mkdir()
@@ -96,7 +96,7 @@ FOLDERS = {
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 def test_the_folder_inside_the_zip_may_have_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, whole: bool) -> None:
     """By torch it is taken from the file's first name, in which upstream puts the time."""
-    monkeypatch.setattr(resemblance, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
     path, other = tmp_path / "G_8.pth", tmp_path / "G_9.pth"
     path.write_bytes(torch_zip(s2(8, 1e-4), prefix="1718345678.7654321"))
     other.write_bytes(torch_zip(s2(9, 1e-4, seed=2), prefix=folder))
@@ -122,7 +122,7 @@ def test_every_record_is_in_that_folder(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 def test_whatever_is_changed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
     """Every byte that is no tensor data in turn, and a few of those: the answer is always that of reading the file."""
-    monkeypatch.setattr(resemblance, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
     name, one, _ = PAIRS[kind]
     path = tmp_path / name.format(8)
     data = torch_zip(one)
@@ -256,7 +256,7 @@ def test_nothing_is_learnt_of_a_huge_pickle(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "x.pth"
     path.write_bytes(data := torch_zip({"w": tensor("float32", (1,), [1])}))
     for size, learnt in ((len(pickle_of(data)), True), (len(pickle_of(data)) - 1, False)):
-        monkeypatch.setattr(resemblance, "_LARGEST_PICKLE", size)
+        monkeypatch.setattr(structure_cache, "_LARGEST_PICKLE", size)
         assert is_recalled(path, remember(path)) is learnt
 
 
@@ -276,7 +276,7 @@ def test_the_weight_is_about_what_it_takes(tmp_path: Path) -> None:
 def weigh(path: Path) -> int:
     with open_checkpoint(path) as checkpoint:
         examination = examine(checkpoint)
-        return resemblance.learn(examination, account(examination)).weight
+        return structure_cache.learn(examination, account(examination)).weight
 
 
 def test_nothing_is_learnt_of_what_comes_once(tmp_path: Path) -> None:

@@ -12,17 +12,17 @@ import pytest
 import torch
 from builders import tensor, torch_zip
 
-from gsvckpt.checksums import crc32
 from gsvckpt.dtypes import DTYPES
-from gsvckpt.engine import Engine, lay_out
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine, lay_out
 from gsvckpt.errors import ChangedError, OutputError
-from gsvckpt.formats import overlay_layout
+from gsvckpt.files.checksums import crc32
+from gsvckpt.files.streams import Stopped
+from gsvckpt.files.upload import OrderedTarget, find_obstacle
+from gsvckpt.formats import torch_overlay
 from gsvckpt.formats.layout import Layout, Text
 from gsvckpt.model import Checkpoint, Container, Storage, Tensor, storages_of
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.streams import Stopped
 from gsvckpt.transforms.plan import Plan, begin
-from gsvckpt.uploading import OrderedTarget, find_obstacle
 
 
 def target(stream):
@@ -126,7 +126,7 @@ def test_a_file_written_over_another_is_patched_in_order(checkpoint, tmp_path, w
         (tmp_path / "other.pth").write_bytes(torch_zip({f"layers.{n}": tensor("float32", (5,), [1.0, 2.0, 3.0, 4.0, float(n)]) for n in range(9)}))
     with open_checkpoint(tmp_path / ("model.pth" if writer == "torch" else "other.pth")) as base:
         contained = {storage.key: storage for storage in storages_of(base.root)}
-        layout = overlay_layout.lay_out(base, contained, lambda storage: storage.dtype)
+        layout = torch_overlay.lay_out(base, contained, lambda storage: storage.dtype)
         checksums = dict.fromkeys(contained.values(), 0x12345678)
         assert written_in_order(layout, checksums) == written_anywhere(layout, checksums)
         assert (0x12345678).to_bytes(4, "little") in written_in_order(layout, checksums)

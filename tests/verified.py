@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gsvckpt.findings import Finding
-from gsvckpt.verdicts import Expected, Options, Verification
-from gsvckpt.verification import verify_file
+from gsvckpt.commands.verify.file import verify_file
+from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.commands.verify.result import Expected, Options, Verification
 
 EVERYTHING = Options()
 

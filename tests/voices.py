@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gsvckpt.dtypes import DTYPES
-from gsvckpt.engine import Engine
+from gsvckpt.engine.write import Engine
 from gsvckpt.model import Checkpoint, Container, Global, Opaque, Storage, Tensor, contiguous_stride
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.layouts import layout

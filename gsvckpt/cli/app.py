@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from gsvckpt import __version__
 from gsvckpt.errors import GsvError, UsageError
-from gsvckpt.locations import conceal, forget
+from gsvckpt.files.paths import conceal, forget
 from gsvckpt.report.console import LostOutput, forget_document, print_document, print_error, printing
+from gsvckpt.version import __version__
 
 INTERRUPTED = 130
 _EXIT_CODES = """

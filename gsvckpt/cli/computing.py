@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gsvckpt import computing
 from gsvckpt.cli.options import Settings
-from gsvckpt.computing import Computing, Threads, work_of
 from gsvckpt.devices.costs import Work
+from gsvckpt.engine import placement
+from gsvckpt.engine.placement import Computing, Threads, work_of
 from gsvckpt.report.console import print_line, print_warning
 from gsvckpt.report.units import size
 
 if TYPE_CHECKING:
-    from gsvckpt.engine import Engine
-    from gsvckpt.progress import Progress
+    from gsvckpt.engine.write import Engine
+    from gsvckpt.files.progress import Progress
     from gsvckpt.transforms.plan import Plan
 
 
@@ -24,7 +24,7 @@ def threads_of(settings: Settings) -> Threads:
 
 def open_device(settings: Settings, work: Work) -> Computing:
     """The device for some work, told with `-v`. Raises UsageError for one that is not there."""
-    found = computing.open_device(settings.device, work, threads_of(settings), warn=partial(print_warning, ""))
+    found = placement.open_device(settings.device, work, threads_of(settings), warn=partial(print_warning, ""))
     if settings.verbose:
         tell(found.device.name, f"{found.why} ({size(work.nbytes)})")
     return found
@@ -37,7 +37,7 @@ def tell(name: str, why: str) -> None:
 
 def make_engine(settings: Settings, progress: Progress, plan: Plan) -> Engine:
     """What carries out a plan, with a device where it computes something."""
-    from gsvckpt.engine import Engine  # not for inspect
+    from gsvckpt.engine.write import Engine  # not for inspect
 
     work = work_of(plan)
     if work is None:

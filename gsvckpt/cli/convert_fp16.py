@@ -24,9 +24,9 @@ from gsvckpt.cli.options import (
     VerboseOption,
 )
 from gsvckpt.cli.writing import rewrite_each
-from gsvckpt.destinations import Destination
+from gsvckpt.commands.rewrite.destination import Destination
+from gsvckpt.commands.rewrite.recipe import Halving
 from gsvckpt.errors import UsageError
-from gsvckpt.recipes import Halving
 
 EXAMPLES = """
 **Examples**

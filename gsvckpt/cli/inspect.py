@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
+from gsvckpt.engine.examine import Examination, examine, known_of
+from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
-from gsvckpt.examination import Examination, examine, known_of
-from gsvckpt.locations import is_folder, name_of
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.pickles.safety import judge_all
-from gsvckpt.report import inspection
+from gsvckpt.files.paths import is_folder, name_of
+from gsvckpt.formats.pickle.safety import judge_all
+from gsvckpt.report import inspect as inspection
 from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing, warn_unsafe
 from gsvckpt.report.documents import failure_json
-from gsvckpt.report.inspection import View
+from gsvckpt.report.inspect import View
 from gsvckpt.report.units import size
 
 if TYPE_CHECKING:
-    from gsvckpt.inspections import Inspected
-    from gsvckpt.scan import Difference, Stats
+    from gsvckpt.commands.inspect.batch import Inspected
+    from gsvckpt.engine.statistics import Difference, Stats
 
 EXAMPLES = """
 **Examples**
@@ -154,10 +154,10 @@ def _show_one(path: str, view: View, settings: Settings) -> int:
 
 def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursive: bool) -> int:
     """Show several files and what folders hold: the parts that were asked for of each, else one table of all."""
+    from gsvckpt.commands.inspect.batch import Inspect, Inspected, inspect_files
+    from gsvckpt.engine.discover import find_files
     from gsvckpt.formats.shards import is_index  # what only folders need is imported only for them
-    from gsvckpt.inspections import Inspect, Inspected, inspect_files
     from gsvckpt.report import inventory
-    from gsvckpt.survey import find_files
 
     folders = [path for path in paths if is_folder(path)]
     found = find_files(folders, recursive=recursive)
@@ -213,9 +213,9 @@ def _tell_device(result: Inspected, settings: Settings) -> None:
 
 def _measure(examination: Examination, view: View, settings: Settings) -> Mapping[str, Stats | None]:
     from gsvckpt.cli.computing import open_device
-    from gsvckpt.computing import bytes_of
     from gsvckpt.devices.costs import Work
-    from gsvckpt.scan import measure_tensors
+    from gsvckpt.engine.placement import bytes_of
+    from gsvckpt.engine.statistics import measure_tensors
 
     tensors = view.choose(examination.state)
     device, threads, _ = open_device(settings, Work("stats", bytes_of(tensors)))
@@ -225,10 +225,10 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
 
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     from gsvckpt.cli.computing import open_device
-    from gsvckpt.computing import bytes_of
     from gsvckpt.devices.costs import Work
+    from gsvckpt.engine.placement import bytes_of
+    from gsvckpt.engine.statistics import differences
     from gsvckpt.report import inventory
-    from gsvckpt.scan import differences
 
     documents: list[dict[str, object]] = []
     found: list[Difference] = []

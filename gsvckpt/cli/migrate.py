@@ -25,13 +25,13 @@ from gsvckpt.cli.options import (
     parse_size,
 )
 from gsvckpt.cli.writing import bundle_one, rewrite_each
-from gsvckpt.destinations import SALVAGED, Destination
+from gsvckpt.commands.rewrite.destination import SALVAGED, Destination
+from gsvckpt.commands.rewrite.migrate import Steps
+from gsvckpt.commands.rewrite.recipe import Migrating
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UsageError
-from gsvckpt.locations import require_local
-from gsvckpt.migration import Steps
-from gsvckpt.recipes import Migrating
-from gsvckpt.rules import read_rules
+from gsvckpt.files.paths import require_local
+from gsvckpt.transforms.rules import read_rules
 
 EXAMPLES = """
 **Examples**

@@ -12,8 +12,8 @@ import typer
 
 from gsvckpt import quantities
 from gsvckpt.errors import GsvError, MissingError, as_error
-from gsvckpt.locations import is_url
-from gsvckpt.progress import Progress, Silent
+from gsvckpt.files.paths import is_url
+from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.report.console import LostOutput, print_error
 
 _KNOWN_DEVICES = ("cpu", "auto", "cuda", "xpu", "mps")

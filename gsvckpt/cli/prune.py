@@ -10,28 +10,28 @@ from typing import Annotated
 
 import typer
 
-from gsvckpt.clearing import Cleared, Orders, carry_out, check_archive
 from gsvckpt.cli import trash
 from gsvckpt.cli.computing import make_engine
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
-from gsvckpt.engine import Engine
+from gsvckpt.commands.prune.decisions import Policy, Scores
+from gsvckpt.commands.prune.exclusion import alone, require_trash
+from gsvckpt.commands.prune.execute import Cleared, Orders, carry_out, check_archive
+from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
+from gsvckpt.commands.prune.plan import PrunePlan, Wishes, excess, plan_prune, unmatched
+from gsvckpt.commands.prune.policy_file import Applied, Policies, read_policies
+from gsvckpt.commands.prune.saves import Group, Unit
+from gsvckpt.commands.prune.trash import find_runs, has_trash
+from gsvckpt.commands.verify.manifest import NAME
+from gsvckpt.commands.verify.workers import look_files
+from gsvckpt.engine.write import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
-from gsvckpt.exclusion import alone, require_trash
-from gsvckpt.locations import require_local
-from gsvckpt.manifest import NAME
-from gsvckpt.metrics import Wanted, find_scores, read_table
-from gsvckpt.policies import Applied, Policies, read_policies
-from gsvckpt.progress import Silent
-from gsvckpt.pruning import PrunePlan, Wishes, excess, plan_prune, unmatched
+from gsvckpt.files.paths import require_local
+from gsvckpt.files.progress import Silent
 from gsvckpt.quantities import parse_duration
-from gsvckpt.report import pruning as report
+from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_document, print_error, print_warning, printing
 from gsvckpt.report.units import size
-from gsvckpt.retention import Policy, Scores
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.trash import find_runs, has_trash
-from gsvckpt.units import Group, Unit
-from gsvckpt.workers import look_files
 
 EXAMPLES = """
 **Examples**

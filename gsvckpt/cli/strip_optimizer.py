@@ -22,8 +22,8 @@ from gsvckpt.cli.options import (
     VerboseOption,
 )
 from gsvckpt.cli.writing import rewrite_each
-from gsvckpt.destinations import Destination
-from gsvckpt.recipes import Stripping
+from gsvckpt.commands.rewrite.destination import Destination
+from gsvckpt.commands.rewrite.recipe import Stripping
 
 EXAMPLES = """
 **Examples**

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
+from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
+from gsvckpt.commands.verify.keep_options import Keep
+from gsvckpt.commands.verify.result import Expected, Options, Verification
+from gsvckpt.commands.verify.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
+from gsvckpt.commands.verify.workers import verify_files
+from gsvckpt.engine.open import index_of
 from gsvckpt.errors import GsvError, MissingError
-from gsvckpt.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.formats.shards import is_index
-from gsvckpt.keep_options import Keep
-from gsvckpt.opening import index_of
 from gsvckpt.report.console import begin_document, print_document, print_error, printing, warn_unsafe, write_out
 from gsvckpt.report.documents import failure_json
-from gsvckpt.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
-from gsvckpt.verdicts import Expected, Options, Verification
-from gsvckpt.workers import verify_files
 
 if TYPE_CHECKING:
-    from gsvckpt.backup import Copied, Restored
+    from gsvckpt.commands.verify.backup import Copied, Restored
 
 EXAMPLES = f"""
 **Examples**
@@ -188,7 +188,7 @@ def verify(
 
 def _options(checks: str | None, *, quick: bool, layout: str, against: str | None, device: str) -> Options:
     if layout != "auto":
-        from gsvckpt.checks.layouts import require_layout
+        from gsvckpt.commands.verify.checks.layouts import require_layout
 
         require_layout(layout)
     if device != "cpu":
@@ -209,7 +209,7 @@ def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:
 
 def _restore(outcome: _Outcome, targets: Targets, folder: str, options: Options, settings: Settings) -> None:
     """Bring damaged and missing files back, and look at them again."""
-    from gsvckpt.keeping import restore_damaged
+    from gsvckpt.commands.verify.after import restore_damaged
 
     entries = {path: expected.entry for path, expected in targets.files.items()} | dict(targets.recorded)
     damaged = {
@@ -227,7 +227,7 @@ def _restore(outcome: _Outcome, targets: Targets, folder: str, options: Options,
 
 
 def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Settings) -> None:
-    from gsvckpt.keeping import back_up
+    from gsvckpt.commands.verify.after import back_up
 
     with settings.watch("copying") as progress:
         outcome.copied, failures = back_up(outcome.results, folder, targets.roots, progress)
@@ -236,7 +236,7 @@ def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Setting
 
 
 def _record(outcome: _Outcome, keep: Keep) -> None:
-    from gsvckpt.keeping import record_results
+    from gsvckpt.commands.verify.after import record_results
 
     outcome.recorded, failures = record_results(outcome.results, tensors=keep.per_tensor, forget=keep.forget)
     outcome.failures += failures
@@ -245,7 +245,7 @@ def _record(outcome: _Outcome, keep: Keep) -> None:
 
 
 def _write_list(outcome: _Outcome, path: str, *, force: bool) -> None:
-    from gsvckpt.keeping import write_list
+    from gsvckpt.commands.verify.after import write_list
 
     try:
         write_list(path, outcome.results, force=force)
@@ -278,7 +278,7 @@ def _print(outcome: _Outcome, targets: Targets, options: Options, settings: Sett
 
 
 def _print_results(outcome: _Outcome, targets: Targets, settings: Settings, code: int) -> None:
-    from gsvckpt.report import verification as report
+    from gsvckpt.report import verify as report
 
     kept = report.Kept(outcome.recorded, outcome.copied, outcome.restored, outcome.asked)
     if settings.json:

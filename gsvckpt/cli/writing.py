@@ -11,15 +11,15 @@ from functools import partial
 
 from gsvckpt.cli.computing import make_engine, tell
 from gsvckpt.cli.options import Settings, try_each
-from gsvckpt.destinations import Destination
+from gsvckpt.commands.rewrite.batch import Rewrite, Written, rewrite_files
+from gsvckpt.commands.rewrite.destination import Destination
+from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.errors import MissingError, OutputError, UsageError
-from gsvckpt.locations import name_of
-from gsvckpt.recipes import Recipe
+from gsvckpt.files.paths import name_of
 from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing
 from gsvckpt.report.documents import failure_json
+from gsvckpt.report.rewrite import as_json, print_written
 from gsvckpt.report.units import size
-from gsvckpt.report.writes import as_json, print_written
-from gsvckpt.rewrites import Rewrite, Written, rewrite_files
 
 
 def rewrite_each(command: str, sources: Sequence[str], destination: Destination, recipe: Recipe, settings: Settings) -> int:
@@ -64,8 +64,8 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
 
 def _name_files(command: str, folder: str) -> str:
     """What to run instead of a command for files on a folder."""
-    from gsvckpt.runs import find_runs  # only this mistake needs them
-    from gsvckpt.survey import EXTENSIONS, find_files
+    from gsvckpt.engine.discover import EXTENSIONS, find_files
+    from gsvckpt.sovits.runs import find_runs  # only this mistake needs them
 
     inside = os.path.join(shlex.quote(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
     endings = dict.fromkeys(os.path.splitext(path)[1] for path in find_files([folder], recursive=False).checkpoints)
@@ -80,10 +80,10 @@ def _name_files(command: str, folder: str) -> str:
 
 def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: int | None, settings: Settings, *, dry_run: bool) -> int:
     """Bundle one experiment and show what the bundle holds. Returns the exit code."""
-    from gsvckpt.bundles import Bundle, Wishes
-    from gsvckpt.bundling import bundle
-    from gsvckpt.report.bundles import as_json as bundle_json
-    from gsvckpt.report.bundles import print_bundle
+    from gsvckpt.commands.bundle.bundle import bundle
+    from gsvckpt.commands.bundle.contents import Bundle, Wishes
+    from gsvckpt.report.bundle import as_json as bundle_json
+    from gsvckpt.report.bundle import print_bundle
 
     if len(sources) != 1:
         raise UsageError("bundles one experiment, so give one SOURCE", where="--bundle")

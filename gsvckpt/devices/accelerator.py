@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from gsvckpt.devices.device import Audit, Extremes, Matrix, Moments, bin_steps
 from gsvckpt.devices.host import Host
-from gsvckpt.devices.measures import Audit, Extremes, Matrix, Moments, bin_steps
 from gsvckpt.devices.memory import fitting_block, free_memory, is_full, staging
 from gsvckpt.devices.products import add_product
 from gsvckpt.dtypes import DType

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsvckpt.devices.arrays import BLOCK, F32, Work, as_array, largest_bits, quiet, rounded
-from gsvckpt.devices.measures import LARGEST, Audit
+from gsvckpt.devices.device import LARGEST, Audit
 from gsvckpt.dtypes import DTYPES, DType
 
 _SIGN, _EXPONENT, _SMALLEST = np.uint32(0x80000000), np.uint32(0x7F800000), np.uint32(0x38800000)  # _SMALLEST: 2**-14, the smallest normal half

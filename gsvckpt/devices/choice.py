@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gsvckpt.devices.costs import Choice, Work, choose_by_time
-from gsvckpt.devices.measures import Audit, Device, Extremes, Matrix, Moments
+from gsvckpt.devices.device import Audit, Device, Extremes, Matrix, Moments
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UsageError
 

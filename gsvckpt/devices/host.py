@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gsvckpt.devices.arrays import BLOCK, Work, as_array, largest_bits, quiet
 from gsvckpt.devices.casts import cast
-from gsvckpt.devices.measures import Audit, Extremes, Matrix, Moments, bin_steps
+from gsvckpt.devices.device import Audit, Extremes, Matrix, Moments, bin_steps
 from gsvckpt.dtypes import DType
 
 # Floats by their bits: the integer of the same width, the bits of infinity, and those from which a value is beyond float16 (0: never).

@@ -6,8 +6,8 @@ import threading
 
 import torch
 
-from gsvckpt.devices.measures import Matrix
-from gsvckpt.streams import buffer
+from gsvckpt.devices.device import Matrix
+from gsvckpt.files.streams import buffer
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _ONE_AT_A_TIME = threading.Lock()

@@ -12,9 +12,9 @@ import torch
 from gsvckpt.devices.memory import free_memory, is_full, staging
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError, UsageError
+from gsvckpt.files.progress import Silent
+from gsvckpt.files.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
 from gsvckpt.model import Storage, Tensor
-from gsvckpt.progress import Silent
-from gsvckpt.streams import CHUNK, Buffers, check_unchanged, chunks, for_each
 
 _ALIGNMENT = 16  # the largest element; a part of a storage begins at a multiple, so that the views of it begin at whole elements
 _PART = 4  # a storage of which less than one byte in so many is wanted is read in part, without its checksum

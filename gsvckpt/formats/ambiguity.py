@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import replace
 
 from gsvckpt.errors import FLAWS, GsvError
-from gsvckpt.formats import pickle_search, torch_tar, zip_directory
+from gsvckpt.formats import pickle_search, torch_tar
+from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle_search import Place, Searched
 from gsvckpt.formats.torch_zip import fold
-from gsvckpt.formats.zip_directory import LOCAL, Tail, is_storage
+from gsvckpt.formats.zip import directory
+from gsvckpt.formats.zip.directory import LOCAL, Tail, is_storage
 from gsvckpt.model import Checkpoint, Container, Doubt, Global, Record, Source
-from gsvckpt.pickles.calls import merge_calls
 
 _LEAST = LOCAL.size  # bytes that a record takes at least: in fewer, none can hide
 _UNSEEN = Doubt("records", "has records that cannot be looked into", "pickle.safety")
@@ -48,7 +49,7 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
         begin = source.size - container.behind
         places.append(Place(begin, ""))
         spans.append((begin, source.size))
-    elif container.format == "safetensors" and zip_directory.has_tail(source):
+    elif container.format == "safetensors" and directory.has_tail(source):
         places += pickle_search.entries(source)
         doubts.append(Doubt("end of file", "ends as a zip does, which some readers take it for", "container.trailing"))
     if not places and not spans:

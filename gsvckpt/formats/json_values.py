@@ -15,8 +15,8 @@ from binascii import a2b_base64, b2a_base64
 from math import inf, isfinite, isnan, nan
 from typing import TypeAlias
 
-from gsvckpt.budget import require_small
 from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.files.budget import require_small
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
 from gsvckpt.formats import torch_tar
+from gsvckpt.formats.pickle.calls import merge_calls
+from gsvckpt.formats.pickle.machine import Machine
+from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import storage_of
-from gsvckpt.formats.zip_directory import ENCRYPTED, LOCAL, find_tail, is_storage, read_entries
+from gsvckpt.formats.zip.directory import ENCRYPTED, LOCAL, find_tail, is_storage, read_entries
 from gsvckpt.model import LOST, Call, Global, Record, Source, Storage
-from gsvckpt.pickles.calls import merge_calls
-from gsvckpt.pickles.machine import Machine
-from gsvckpt.pickles.state import EndOfPickle
 
 _WINDOWS = (1 << 13, 1 << 19, 1 << 25)  # bytes read of one pickle; most that look like one end at once
 # What one file may cost: a crafted one has many places. A large training file takes 5 MB and 130,000 opcodes.

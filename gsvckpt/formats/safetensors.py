@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from math import prod
 
-from gsvckpt import budget
 from gsvckpt.dtypes import SAFETENSORS_DTYPES, DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
+from gsvckpt.files import budget
+from gsvckpt.formats.pickle.calls import calls_of
 from gsvckpt.formats.safetensors_tree import HEAD, TREE, is_head, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import LOST, Checkpoint, Container, Source, Storage, Tensor, contiguous_stride
-from gsvckpt.pickles.calls import calls_of
 
 MAX_HEADER = 100_000_000  # the format's own limit
 METADATA = "__metadata__"

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from gsvckpt.dtypes import DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.formats.json_values import Json, read_json, write_json
+from gsvckpt.formats.pickle.mentions import globals_of
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, rebuild
 from gsvckpt.model import Global, Opaque, Path, Storage, Tensor, contiguous_stride, format_key, storages_of, walk
-from gsvckpt.pickles.mentions import globals_of
 
 TREE, STORAGES, HEAD = "gsvckpt.tree", "gsvckpt.storages", "gsvckpt.head"
 OWN = (TREE, STORAGES, HEAD)
@@ -68,7 +68,7 @@ def name_storages(root: object, state_path: Path | None, dtype_of: Callable[[Sto
 
 def describe_tree(root: object, named: Mapping[Storage, Named], head: str) -> dict[str, str]:
     """The metadata from which `restore` makes the tree again; none of it where the tree is a dict of tensors and the header says everything."""
-    from gsvckpt.formats.tree_text import encode
+    from gsvckpt.formats.tree_json import encode
 
     facts = _facts(named)
     plain = type(root) is dict and all(isinstance(value, Tensor) and _is_entry(key, value, named) for key, value in root.items())
@@ -93,7 +93,7 @@ def describe_tree(root: object, named: Mapping[Storage, Named], head: str) -> di
 
 def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[object, tuple[Global, ...]]:
     """The tree and every class that it names. Raises DamagedError where metadata and tensors do not fit each other, to the last of them."""
-    from gsvckpt.formats.tree_text import decode
+    from gsvckpt.formats.tree_json import decode
 
     storages = _restore_storages(tensors, metadata)
     used: set[str] = set()

@@ -9,14 +9,14 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import accumulate
 
-from gsvckpt.budget import MOST_SHARDS, too_much
 from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
-from gsvckpt.files import allow_open_files, make_source
+from gsvckpt.files.budget import MOST_SHARDS, too_much
+from gsvckpt.files.local import allow_open_files, make_source
+from gsvckpt.files.paths import folder_of, is_url, join
 from gsvckpt.formats.json_values import read_json
+from gsvckpt.formats.pickle.calls import calls_of, merge_calls
 from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
-from gsvckpt.locations import folder_of, is_url, join
 from gsvckpt.model import Checkpoint, OpenSource, Source, Tensor, tensor_of
-from gsvckpt.pickles.calls import calls_of, merge_calls
 
 INDEX = ".index.json"
 _LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from gsvckpt.errors import FLAWS, TRY_SALVAGE, DamagedError, NotCheckpointError, UnsupportedError
-from gsvckpt.formats import ambiguity, safetensors, torch_stream, torch_tar, torch_zip, zip_directory
-from gsvckpt.formats.zip_directory import Tail
+from gsvckpt.formats import ambiguity, safetensors, torch_stream, torch_tar, torch_zip
+from gsvckpt.formats.pickle.machine import Machine
+from gsvckpt.formats.pickle.safety import judge_all
+from gsvckpt.formats.pickle.state import EndOfPickle
+from gsvckpt.formats.zip import directory
+from gsvckpt.formats.zip.directory import Tail
 from gsvckpt.model import Checkpoint, Container, Global, Source
-from gsvckpt.pickles.machine import Machine
-from gsvckpt.pickles.safety import judge_all
-from gsvckpt.pickles.state import EndOfPickle
 
 _GLIMPSE = 1 << 16  # bytes that tell nearly always that it is no pickle
 _PEEK = 1 << 24  # far more than any pickle that torch writes for GPT-SoVITS
@@ -75,13 +76,13 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
             check="container.truncated",
         )
     if _begins_as_zip(head):
-        tail = zip_directory.find_tail(source)
+        tail = directory.find_tail(source)
         if tail is None:
             raise _overlong_zip(source) or _cut_zip(source, head)
         return torch_zip.read(source, tail, inflate=inflate), tail
     if torch_tar.is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
         raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
-    if head[2:4] == b"\x03\x04" and zip_directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
+    if head[2:4] == b"\x03\x04" and directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
         raise _two_at_once(source)
     machine, finished, doubtful = _run_as_pickle(source)
     names = _importable(machine)
@@ -174,7 +175,7 @@ def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
         return NotCheckpointError(
             "this is an ONNX model, not a checkpoint", hint="onnxruntime opens it; gsvckpt reads .pth, .ckpt and .safetensors files"
         )
-    if zip_directory.has_tail(source):
+    if directory.has_tail(source):
         return DamagedError(
             f"ends as a zip but begins with the bytes {head[:4].hex(' ')}, which torch.load reads as something else",
             where="zip directory",

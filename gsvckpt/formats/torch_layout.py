@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from zlib import crc32
 
 from gsvckpt.dtypes import UNTYPED, DType
-from gsvckpt.formats import zip_layout
 from gsvckpt.formats.layout import Layout
+from gsvckpt.formats.pickle.emitter import Call, Persistent, emit
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3
+from gsvckpt.formats.zip import writer
 from gsvckpt.model import Global, Record, Storage, Tensor
-from gsvckpt.pickles.emitter import Call, Persistent, emit
 
 PREFIX = "archive"  # torch's name for a file without one; GPT-SoVITS's own folder is the time of saving, different each time
 PADDING = ".data/padding"  # an extra record that no reader asks for; it moves the file into the size window that GPT-SoVITS expects
@@ -36,17 +36,17 @@ def lay_out(root: object, dtype_of: Callable[[Storage], DType], head: str = "PK"
     sizes = [(name, len(text)) for name, text in opening.items()]
     sizes += [(f"data/{key}", storage.numel * dtype_of(storage).itemsize) for storage, key in keys.items()]
     sizes += [(name, len(text)) for name, text in closing.items()]
-    records = zip_layout.lay_out((f"{PREFIX}/{name}", size) for name, size in sizes)
+    records = writer.lay_out((f"{PREFIX}/{name}", size) for name, size in sizes)
     texts = opening | closing
     places = {record.name.removeprefix(f"{PREFIX}/"): record for record in records}
     owners = {f"{PREFIX}/data/{key}": storage for storage, key in keys.items()}
 
     def close(checksums: Mapping[Storage, int]) -> tuple[tuple[int, bytes], ...]:
         final = [record._replace(crc=_checksum(record, owners, checksums, texts)) for record in records]
-        headers = [(record.header, zip_layout.local_header(record)) for record in final]
+        headers = [(record.header, writer.local_header(record)) for record in final]
         headers[0] = (0, head.encode("latin-1") + headers[0][1][2:])
         end = final[-1].offset + final[-1].size
-        return (*headers, (end, zip_layout.directory(final)))
+        return (*headers, (end, writer.directory(final)))
 
     end, text = close(dict.fromkeys(keys, 0))[-1]
     size = end + len(text)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from gsvckpt import budget
 from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError
+from gsvckpt.files import budget
 from gsvckpt.model import Global, Storage, Tensor
 
 MAX_DIMS = 64  # torch's own limit

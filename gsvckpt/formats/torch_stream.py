@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from gsvckpt import budget
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
+from gsvckpt.files import budget
+from gsvckpt.formats.pickle.calls import merge_calls
+from gsvckpt.formats.pickle.machine import Machine
+from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
 from gsvckpt.model import LOST, Call, Checkpoint, Container, Doubt, Global, Source, Storage
-from gsvckpt.pickles.calls import merge_calls
-from gsvckpt.pickles.machine import Machine
-from gsvckpt.pickles.state import EndOfPickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every protocol from 2 on spells it

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from zlib import crc32
 
-from gsvckpt import budget
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError
-from gsvckpt.formats.inflated import DEFLATED, Inflated
+from gsvckpt.files import budget
+from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
-from gsvckpt.formats.zip_directory import ENCRYPTED, Tail, read_records, require_plain
+from gsvckpt.formats.zip.directory import ENCRYPTED, Tail, read_records, require_plain
+from gsvckpt.formats.zip.inflate import DEFLATED, Inflated
 from gsvckpt.model import Checkpoint, Container, Record, Source, Storage
-from gsvckpt.pickles.machine import Machine
 
 MAX_INFLATED_PICKLE = 1 << 22  # 20,000 tensors; a few kilobytes could become any size
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from math import isfinite
 from typing import NamedTuple, TextIO
 
-from gsvckpt import __version__
 from gsvckpt.errors import GsvError, OutputError
-from gsvckpt.pickles.safety import Safety
+from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.report.units import printable
+from gsvckpt.version import __version__
 
 VERDICTS: Mapping[str, str] = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}
 

@@ -7,14 +7,14 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from gsvckpt.engine.examine import Examination, known_of
 from gsvckpt.errors import GsvError, NotCheckpointError
-from gsvckpt.examination import Examination, known_of
+from gsvckpt.formats.pickle.safety import Judged, Safety, judge_all
 from gsvckpt.model import Container
-from gsvckpt.pickles.safety import Judged, Safety, judge_all
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
 if TYPE_CHECKING:
-    from gsvckpt.accounting import Account
+    from gsvckpt.commands.inspect.breakdown import Account
 
 
 def upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:

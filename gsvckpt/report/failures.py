@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.model import Checkpoint
-from gsvckpt.pickles.safety import judge_all
 from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import plural, printable, size
 

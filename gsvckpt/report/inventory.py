@@ -13,10 +13,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.accounting import Account
+from gsvckpt.commands.inspect.breakdown import Account
+from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import GsvError
-from gsvckpt.examination import Examination
-from gsvckpt.locations import absolute, below, is_url, name_of
+from gsvckpt.files.paths import absolute, below, is_url, name_of
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.terminal import Folded, make_console, print_table
@@ -24,7 +24,7 @@ from gsvckpt.report.units import ago, plural, printable, shape, size
 from gsvckpt.sovits.names import experiment
 
 if TYPE_CHECKING:
-    from gsvckpt.scan import Difference
+    from gsvckpt.engine.statistics import Difference
 
 _MANY = 500  # checkpoints
 _VERDICTS = ("safe", "unknown", "unsafe")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
+from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Finding, Severity, family
+from gsvckpt.commands.verify.result import Options, Verification
 from gsvckpt.errors import GsvError
-from gsvckpt.findings import CHECKS, SEVERITIES, Finding, Severity, family
 from gsvckpt.report.units import printable
-from gsvckpt.verdicts import Options, Verification
 
 _READ = frozenset({"record.crc", "tensor.finite", "tensor.range"})  # what --quick leaves out
 

@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.accounting import Memory
 from gsvckpt.characters import escape_toml
-from gsvckpt.examination import Examination
+from gsvckpt.commands.inspect.breakdown import Memory
+from gsvckpt.engine.examine import Examination
+from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.model import Tensor
-from gsvckpt.pickles.safety import Safety
 from gsvckpt.report.console import VERDICTS, finite, write_out
 from gsvckpt.report.terminal import make_console
 from gsvckpt.report.units import printable, shape, size
 
 if TYPE_CHECKING:
-    from gsvckpt.scan import Stats
+    from gsvckpt.engine.statistics import Stats
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = " .:-=+*#%@"
@@ -108,7 +108,7 @@ def print_config(config: object, form: str, path: str) -> None:
     else:
         import tomli_w
 
-        from gsvckpt.training_configs import NULLS
+        from gsvckpt.commands.rewrite.training_config import NULLS
 
         unset: list[str] = []
         table = _without_none(config if isinstance(config, dict) else {"value": config}, "", unset)

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from gsvckpt import __version__
+from gsvckpt.commands.verify.findings import CHECKS, Finding
+from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import GsvError
-from gsvckpt.findings import CHECKS, Finding
-from gsvckpt.locations import is_url
+from gsvckpt.files.paths import is_url
 from gsvckpt.report.units import printable
-from gsvckpt.verdicts import Verification
+from gsvckpt.version import __version__
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 _RULES = list(CHECKS)

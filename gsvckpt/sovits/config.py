@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gsvckpt.model import Checkpoint, Global, Opaque, Storage, Tensor, tensor_of
-from gsvckpt.pickles.numpy_scalars import scalar_value
+from gsvckpt.sovits.numpy_scalars import scalar_value
 
 # Small weights keep `config`; Lightning keeps `hyper_parameters`, in GPT training files with the YAML under `config` (s1_train.py and
 # AR/models/t2s_lightning_module.py:38); the rest is what other projects write.

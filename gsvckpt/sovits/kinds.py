@@ -9,8 +9,8 @@ from gsvckpt.model import Checkpoint, Path, Tensor
 from gsvckpt.sovits import names, versions
 from gsvckpt.sovits.config import find_config
 from gsvckpt.sovits.official import OFFICIAL, OfficialFile, digest_header, lookup
-from gsvckpt.sovits.progress import Progress, read_progress
 from gsvckpt.sovits.sections import Role, Sections, divide, is_optimizer_state
+from gsvckpt.sovits.training_progress import Progress, read_progress
 from gsvckpt.sovits.versions import Clues, Family, Version
 
 Kind = Literal[

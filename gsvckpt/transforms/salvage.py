@@ -8,7 +8,7 @@ from dataclasses import replace
 from gsvckpt.errors import RefusedError
 from gsvckpt.model import REMOVED, Path, Storage, Tensor, format_key, storages_of
 from gsvckpt.transforms.plan import Change, Plan
-from gsvckpt.transforms.states import keep_tensors
+from gsvckpt.transforms.state_dict import keep_tensors
 from gsvckpt.transforms.strip import strip
 
 

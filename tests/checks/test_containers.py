@@ -12,8 +12,8 @@ import torch
 from builders import Entry, tensor, torch_entries, torch_stream, torch_zip, zipped
 from verified import ids, remarkable, verify
 
-from gsvckpt.checks.containers import torch_says
-from gsvckpt.verdicts import Options
+from gsvckpt.commands.verify.checks.containers import torch_says
+from gsvckpt.commands.verify.result import Options
 
 TREE = {"weight": {f"dec.{n}.weight": tensor("float32", (8, 8), range(64)) for n in range(6)}, "info": "8epoch_16iteration"}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 84998954\n"

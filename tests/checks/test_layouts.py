@@ -9,10 +9,10 @@ import pytest
 from builders import View, hparams, row_major, tensor, torch_zip
 from verified import ids, remarkable, verify
 
-from gsvckpt.checks.layouts import require_layout
+from gsvckpt.commands.verify.checks.layouts import require_layout
+from gsvckpt.commands.verify.result import Options
 from gsvckpt.errors import UsageError
 from gsvckpt.sovits import layouts, upstream
-from gsvckpt.verdicts import Options
 
 QUICK = Options(quick=True)
 VOICES = {

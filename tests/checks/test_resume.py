@@ -12,14 +12,14 @@ import pytest
 from builders import Make, Name, torch_zip
 from cli.samples import adamw, discriminator, generator, gpt, s1_training, s2_training
 
-from gsvckpt.checks.resume import assess_file, summarise
-from gsvckpt.examination import examine
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.runs import find_runs
+from gsvckpt.commands.verify.checks.resume import assess_file, summarise
+from gsvckpt.commands.verify.file import verify_file
+from gsvckpt.commands.verify.result import Options
+from gsvckpt.commands.verify.targets import assess_runs, gather
+from gsvckpt.engine.examine import examine
+from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.sovits.resuming import newest_lightning, newest_numbered
-from gsvckpt.targets import assess_runs, gather
-from gsvckpt.verdicts import Options
-from gsvckpt.verification import verify_file
+from gsvckpt.sovits.runs import find_runs
 
 QUICK = Options(quick=True, resume=True, layout="none")
 STATE = generator("v2", enc_q=True)

@@ -11,8 +11,8 @@ from verified import remarkable, verify
 
 from checks.test_layouts import voice
 from gsvckpt.cli.app import main
+from gsvckpt.commands.verify.result import Options
 from gsvckpt.sovits import upstream
-from gsvckpt.verdicts import Options
 
 QUICK = Options(quick=True, layout="none")
 

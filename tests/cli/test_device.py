@@ -8,9 +8,9 @@ import pytest
 import torch
 from builders import tensor
 
-from gsvckpt import dispatch
 from gsvckpt.devices import accelerator, choice, presence
 from gsvckpt.devices.costs import Choice
+from gsvckpt.engine.pool import run as dispatch
 
 from .samples import generator, save, small
 

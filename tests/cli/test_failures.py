@@ -15,7 +15,8 @@ from contextlib import suppress
 import pytest
 from builders import tensor
 
-from gsvckpt import engine, publishing
+from gsvckpt.engine import write
+from gsvckpt.files import publish
 
 from .samples import assert_one_error, environment, generator, leftovers, numbers, s2_training, save, spawn, weights
 
@@ -65,7 +66,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(gsvckpt, tiny_disk,
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_disk_that_fills_meanwhile(gsvckpt, tiny_disk, tmp_path, monkeypatch, command, in_place):
-    monkeypatch.setattr(publishing, "_require_space", lambda destination, size: None)
+    monkeypatch.setattr(publish, "_require_space", lambda destination, size: None)
     source = save(
         (tiny_disk if in_place else tmp_path) / "x.pth", s2_training({**generator("v2"), "big": numbers((90, 90) if in_place else (160, 160))})
     )
@@ -89,7 +90,7 @@ def test_an_error_at_any_step_leaves_the_source_and_nothing_else(gsvckpt, traini
         raise OSError(number, os.strerror(number))
 
     if place == "write":
-        monkeypatch.setattr(publishing.Target, "_write_some", fail)
+        monkeypatch.setattr(publish.Target, "_write_some", fail)
     else:
         monkeypatch.setattr(os, place, fail)
     data = training.read_bytes()
@@ -115,7 +116,7 @@ def test_a_folder_that_may_not_be_written(gsvckpt, training, monkeypatch):
     def refuse(destination, size):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(publishing, "_require_space", refuse)
+    monkeypatch.setattr(publish, "_require_space", refuse)
     run = gsvckpt("strip-optimizer", training)
     assert_one_error(run, "run.weights.pth", 5)
     assert "hint: " in run.err
@@ -133,7 +134,7 @@ def test_an_output_that_does_not_read_back_is_not_published(gsvckpt, training, m
     def rot(self, offset, view):
         return os.pwrite(self._fd, bytes([view[0] ^ 1]) + bytes(view[1:]) if len(view) > 2000 else view, offset)
 
-    monkeypatch.setattr(publishing.Target, "_write_some", rot)
+    monkeypatch.setattr(publish.Target, "_write_some", rot)
     data = training.read_bytes()
     assert_one_error(gsvckpt("convert-fp16", training, "--in-place"), training, 5)
     assert training.read_bytes() == data
@@ -200,7 +201,7 @@ def test_a_folder_that_may_be_listed_but_not_entered(gsvckpt, tmp_path, training
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return real(path, **options)
 
-    monkeypatch.setattr("gsvckpt.survey.os.stat", refuse)
+    monkeypatch.setattr("gsvckpt.engine.discover.os.stat", refuse)
     assert [file["path"] for file in gsvckpt.json("inspect", tmp_path).document["files"]] == [str(training)]
 
 
@@ -209,7 +210,7 @@ def test_a_folder_made_for_an_output_goes_again_when_there_is_none(gsvckpt, trai
     def fail(*args):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(publishing.Target, "_write_some", fail)
+    monkeypatch.setattr(publish.Target, "_write_some", fail)
     assert_one_error(gsvckpt(command, training, "-o", f"{tmp_path}/new/deep/"), "run.pth", 5)
     assert_one_error(gsvckpt(command, tmp_path / "nothing.pth", "-o", f"{tmp_path}/new/deep/"), "nothing.pth", 3)
     assert os.listdir(tmp_path) == [training.name]
@@ -224,7 +225,7 @@ def test_a_folder_made_for_an_output_goes_again_when_there_is_none(gsvckpt, trai
 def test_a_source_that_changes_meanwhile_is_an_error(gsvckpt, training, monkeypatch, change, options):
     other = save(training.with_name("other.pth"), weights({"w": (2, 2)}))
     new = other.read_bytes()
-    read_back = engine.Engine._read_back
+    read_back = write.Engine._read_back
 
     def interfere(self, *args):
         if change == "replaced":
@@ -238,7 +239,7 @@ def test_a_source_that_changes_meanwhile_is_an_error(gsvckpt, training, monkeypa
             training.unlink()
         return read_back(self, *args)
 
-    monkeypatch.setattr(engine.Engine, "_read_back", interfere)
+    monkeypatch.setattr(write.Engine, "_read_back", interfere)
     run = gsvckpt("convert-fp16", training, *options)
     assert_one_error(run, training, 3)
     assert not training.with_name("run.fp16.pth").exists()
@@ -247,7 +248,7 @@ def test_a_source_that_changes_meanwhile_is_an_error(gsvckpt, training, monkeypa
 
 
 def test_a_changed_source_has_its_own_kind_of_error(gsvckpt, training, monkeypatch):
-    monkeypatch.setattr(engine.Engine, "_read_back", lambda *_: os.utime(training, ns=(1, 1)))
+    monkeypatch.setattr(write.Engine, "_read_back", lambda *_: os.utime(training, ns=(1, 1)))
     assert gsvckpt.json("convert-fp16", training, exit_code=3).file["error"]["kind"] == "changed"
 
 
@@ -312,13 +313,13 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
 def test_an_interruption_leaves_nothing(gsvckpt, training, monkeypatch, command, number, options):
     previous = signal.getsignal(number)
     data = training.read_bytes()
-    fill = engine.Engine._read_back
+    fill = write.Engine._read_back
 
     def interrupt(*args):
         signal.raise_signal(number)
         return fill(*args)
 
-    monkeypatch.setattr(engine.Engine, "_read_back", interrupt)
+    monkeypatch.setattr(write.Engine, "_read_back", interrupt)
     run = gsvckpt(command, training, *options)
     assert run.code == 130
     assert training.read_bytes() == data

@@ -175,11 +175,11 @@ def test_safetensors(gsvckpt, tmp_path):
 
 
 def test_an_official_file_is_named(gsvckpt, tmp_path, monkeypatch):
-    from gsvckpt import examination
+    from gsvckpt.engine import examine
 
     path = save(tmp_path / "mine.pth", small(generator("v2"), "v2"))
-    match = examination.official.Match(examination.official.OFFICIAL[0], "header and size")
-    monkeypatch.setattr(examination, "recognise", lambda source, **_: match)
+    match = examine.official.Match(examine.official.OFFICIAL[0], "header and size")
+    monkeypatch.setattr(examine, "recognise", lambda source, **_: match)
     assert gsvckpt.json("inspect", path).file["official"] == "s2G488k.pth"
     assert "s2G488k.pth" in gsvckpt("inspect", path).out
 

@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 from builders import tensor
 
-from gsvckpt.inventory import STRAYS, take_inventory
-from gsvckpt.likeness import learn, read_beginning, recognise
-from gsvckpt.recognition import Memory, look, look_through
-from gsvckpt.survey import find_files
-from gsvckpt.temporaries import temp_name
-from gsvckpt.workers import look_files
+from gsvckpt.commands.prune.classify import Memory, look, look_through
+from gsvckpt.commands.prune.inventory import STRAYS, take_inventory
+from gsvckpt.commands.prune.likeness import learn, read_beginning, recognise
+from gsvckpt.commands.verify.workers import look_files
+from gsvckpt.engine.discover import find_files
+from gsvckpt.files.temporary import temp_name
 
 from .samples import discriminator, evil, generator, gpt, lora, s1_training, s2_training, save, small, weights
 from .trees import NOW, dated, gpt_sovits, s1_run, s2_run, settings

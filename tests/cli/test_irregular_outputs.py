@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gsvckpt.engine import Engine
+from gsvckpt.engine.write import Engine
 
 from .samples import generator, leftovers, s2_training, save, weights
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from builders import tensor
 
-from gsvckpt.manifest import read_manifest
-from gsvckpt.publishing import Target
+from gsvckpt.commands.verify.manifest import read_manifest
+from gsvckpt.files.publish import Target
 from gsvckpt.sovits import upstream
 from tests.voices import sovits_config
 
@@ -517,7 +517,7 @@ def test_a_failure_at_any_time_leaves_nothing(gsvckpt, trained, tmp_path, monkey
 
 KILLED = """
 import os, signal, sys
-from gsvckpt.publishing import Target
+from gsvckpt.files.publish import Target
 from gsvckpt.cli.app import main
 written = 0
 def write_at(self, offset, data, original=Target.write_at):
@@ -545,7 +545,7 @@ def test_a_killed_run_leaves_no_bundle(gsvckpt, trained, tmp_path, after):
 
 
 def test_training_that_goes_on_meanwhile_makes_no_mixed_bundle(gsvckpt, trained, tmp_path, monkeypatch):
-    from gsvckpt import bundling
+    from gsvckpt.commands.bundle import bundle as bundling
 
     def record(folder, entries, original=bundling.record):
         at(trained.path / "logs_s2_v2Pro" / "G_16.pth", 99)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from builders import Make, Name, Store, View, tensor, torch_zip
 
-from gsvckpt import engine, publishing
+from gsvckpt.engine import write
+from gsvckpt.files import publish
 
 from .samples import assert_one_error, evil, generator, gpt, leftovers, numbers, s1_training, s2_training, save, spawn
 
@@ -139,7 +140,7 @@ def test_a_file_that_changes_while_it_is_read(gsvckpt, pair, monkeypatch, change
     path = getattr(pair, which)
     other = save(pair.source.with_name("other.pth"), {"w": numbers((2,))})
     where = "_foresee_overflow" if dry else "_read_back"
-    real = getattr(engine.Engine, where)
+    real = getattr(write.Engine, where)
 
     def interfere(self, *args):
         if change == "replaced" and other.exists():
@@ -153,7 +154,7 @@ def test_a_file_that_changes_while_it_is_read(gsvckpt, pair, monkeypatch, change
             path.unlink(missing_ok=True)
         return real(self, *args)
 
-    monkeypatch.setattr(engine.Engine, where, interfere)
+    monkeypatch.setattr(write.Engine, where, interfere)
     run = gsvckpt.json("migrate", pair.source, *STEPS["all"], *(["-n"] if dry else []), exit_code=3)
     assert run.file["error"]["kind"] == "changed"
     assert path.name in run.err.splitlines()[0]
@@ -166,7 +167,7 @@ def test_a_file_that_changes_while_it_is_read(gsvckpt, pair, monkeypatch, change
 def failing(monkeypatch, at, number):
     """Let the at-th write, truncation, sync or renaming fail; hands back what was called."""
     calls = []
-    monkeypatch.setattr(publishing, "_SYNC_SECONDS", 1000)  # only once all is written, so that every run takes the same steps
+    monkeypatch.setattr(publish, "_SYNC_SECONDS", 1000)  # only once all is written, so that every run takes the same steps
 
     def wrap(owner, name):
         real = getattr(owner, name)
@@ -179,7 +180,7 @@ def failing(monkeypatch, at, number):
 
         monkeypatch.setattr(owner, name, call)
 
-    wrap(publishing.Target, "_write_some")
+    wrap(publish.Target, "_write_some")
     for name in ("truncate", "fsync", "link", "replace", "rename"):
         wrap(os, name)
     return calls
@@ -229,7 +230,7 @@ def tiny_disk(tmp_path):
 @pytest.mark.parametrize("step", ["fill", "container"])
 def test_a_disk_too_small_is_told_before_or_while_it_fills(gsvckpt, pair, tiny_disk, monkeypatch, known, step):
     if not known:
-        monkeypatch.setattr(publishing, "_require_space", lambda destination, size: None)
+        monkeypatch.setattr(publish, "_require_space", lambda destination, size: None)
     output = tiny_disk / OUTPUTS[step]
     run = gsvckpt("migrate", pair.source, *STEPS[step], "-o", output)
     assert_one_error(run, output, 5)

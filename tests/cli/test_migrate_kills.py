@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from gsvckpt import engine
+from gsvckpt.engine import write
 
 from .samples import environment, leftovers
 from .test_migrate_failures import OUTPUTS, POSIX, STEPS, make_pair
@@ -29,8 +29,8 @@ def pair(tmp_path, monkeypatch):
 PROGRAM = """
 import json, os, signal, sys
 from gsvckpt.cli.app import main
-import gsvckpt.cli.migrate, gsvckpt.publishing, gsvckpt.devices.host, gsvckpt.formats.safetensors_layout
-gsvckpt.publishing._SYNC_SECONDS = 1000  # only once all is written, so that every run takes the same steps
+import gsvckpt.cli.migrate, gsvckpt.files.publish, gsvckpt.devices.host, gsvckpt.formats.safetensors_layout
+gsvckpt.files.publish._SYNC_SECONDS = 1000  # only once all is written, so that every run takes the same steps
 def run(at, when, argv, answer):
     names = []
     def wrap(name):
@@ -126,13 +126,13 @@ def test_a_kill_at_any_step_leaves_the_old_file_or_the_new_one(runs, pair, step,
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 @pytest.mark.parametrize("place", ["_carry_out", "_move", "_read_back"])
 def test_an_interruption_leaves_nothing(gsvckpt, pair, monkeypatch, number, place):
-    real = getattr(engine.Engine, place)
+    real = getattr(write.Engine, place)
 
     def interrupt(*args, **more):
         signal.raise_signal(number)
         return real(*args, **more)
 
-    monkeypatch.setattr(engine.Engine, place, interrupt)
+    monkeypatch.setattr(write.Engine, place, interrupt)
     for options in ([], ["--in-place"]):
         run = gsvckpt("migrate", pair.source, *STEPS["all"], *options)
         assert (run.code, run.out, len(run.err.splitlines())) == (130, "", 1)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from test_properties import TREES, same_bytes
 
 from gsvckpt.cli.app import main
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.pickles.equality import first_difference
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.sovits.names import resumes
 
 from .samples import assert_one_error, generator, leftovers, numbers, s2_training, save, small, weights

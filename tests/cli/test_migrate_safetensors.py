@@ -11,8 +11,8 @@ import torch
 from builders import read, tensor
 from test_properties import same_bytes
 
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.pickles.equality import first_difference
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.sovits.names import resumes
 
 from .samples import discriminator, generator, gpt, hparams, s1_training, s2_training, save, small

@@ -14,10 +14,11 @@ import torch
 from builders import tensor, torch_zip
 from test_properties import same_bytes
 
-from gsvckpt import sharding, temporaries
-from gsvckpt.engine import Engine
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.pickles.equality import first_difference
+from gsvckpt.engine import write_sharded
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine
+from gsvckpt.files import temporary
+from gsvckpt.formats.pickle.equality import first_difference
 
 from .samples import environment, generator, leftovers, save, small
 
@@ -166,7 +167,7 @@ def test_there_may_be_more_shards_than_files_that_can_be_open(tmp_path):
 
 
 def test_more_shards_than_are_read_are_not_written(gsvckpt, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding, "MOST_SHARDS", 4)
+    monkeypatch.setattr(write_sharded, "MOST_SHARDS", 4)
     source = save(tmp_path / "x.pth", TREE)
     for options in ([], ["-n"]):
         run = gsvckpt("migrate", source, "--to", "safetensors", "--max-shard-size", "900", *options)
@@ -189,7 +190,7 @@ def test_of_two_runs_that_write_one_folder_the_loser_is_refused(tmp_path):
 def test_a_terminal_that_goes_away_leaves_nothing(gsvckpt, tmp_path, monkeypatch, number):
     """A shell sends SIGHUP again while its folder is tidied up."""
     source = save(tmp_path / "x.pth", TREE)
-    remove, write, previous = temporaries.remove_folder, Engine.write_part, signal.getsignal(number)
+    remove, write, previous = temporary.remove_folder, Engine.write_part, signal.getsignal(number)
 
     def stop(*args):
         write(*args)
@@ -200,7 +201,7 @@ def test_a_terminal_that_goes_away_leaves_nothing(gsvckpt, tmp_path, monkeypatch
         remove(folder)
 
     monkeypatch.setattr(Engine, "write_part", stop)
-    monkeypatch.setattr(temporaries, "remove_folder", stop_again)
+    monkeypatch.setattr(temporary, "remove_folder", stop_again)
     run = gsvckpt("migrate", source, *SHARDED)
     assert (run.code, run.out, len(run.err.splitlines())) == (130, "", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
@@ -230,7 +231,7 @@ def test_an_index_is_not_replaced_by_a_file(gsvckpt, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(gsvckpt, tmp_path, monkeypatch):
-    from gsvckpt.publishing import Target
+    from gsvckpt.files.publish import Target
 
     source = save(tmp_path / "x.pth", TREE)
     written = 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from voices import sovits_config
 
-from gsvckpt.trash import Step, begin
+from gsvckpt.commands.prune.trash import Step, begin
 
 from .samples import adamw, generator, s2_training, save
 from .trees import dated, gpt_sovits, s1_run, s2_run, settings, small_weights, snapshot

@@ -18,9 +18,9 @@ import tomli
 from builders import safetensors
 from voices import sovits_config
 
-from gsvckpt import exclusion, trash
 from gsvckpt.cli import prune as command
-from gsvckpt.manifest import NAME
+from gsvckpt.commands.prune import exclusion, trash
+from gsvckpt.commands.verify.manifest import NAME
 
 from .prune_trees import NOW, damaged, disk_use, record, snapshot, whole
 from .samples import assert_one_error
@@ -123,7 +123,7 @@ def pruned(gsvckpt, tmp_path):
 
 
 STEP = {"path": "x.pth", "size": 1, "mtime_ns": 1, "place": ""}
-HEAD = {"schema": "gsvckpt.trash/1", "steps": 1}
+HEAD = {"schema": "gsvckpt.commands.prune.trash/1", "steps": 1}
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ MOMENTS, ENDS = soak.count(250), soak.count(120)
 PROGRAM = """
 import json, os, signal, sys
 from gsvckpt.cli.app import main
-import gsvckpt.cli.prune, gsvckpt.contents, gsvckpt.manifest, gsvckpt.devices.host, numpy, tomli_w
-gsvckpt.manifest._parse("", "")
+import gsvckpt.cli.prune, gsvckpt.engine.digest, gsvckpt.commands.verify.manifest, gsvckpt.devices.host, numpy, tomli_w
+gsvckpt.commands.verify.manifest._parse("", "")
 os.fsync = lambda fd: None  # a killed process loses nothing that it wrote
 def run(at, number, after, folder, argv, answer):
     count = 0

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from builders import torch_zip
 
-from gsvckpt.checksums import crc32
-from gsvckpt.engine import lay_out
+from gsvckpt.engine.write import lay_out
+from gsvckpt.files.checksums import crc32
+from gsvckpt.files.remote import source as remote
 from gsvckpt.model import Checkpoint, Container, Storage
-from gsvckpt.remote import source as remote
 from gsvckpt.transforms.plan import Plan
 from tests import cloud as clouds
 from tests.voices import Maker, Nothing, sovits_weights
@@ -250,7 +250,7 @@ def test_missing_objects_and_buckets_of_the_cloud(gsvckpt, cloud):
 
 def test_an_object_of_the_cloud_that_is_replaced_is_told(cloud):
     from gsvckpt.errors import ChangedError
-    from gsvckpt.files import open_source
+    from gsvckpt.files.local import open_source
 
     data = random.Random(1).randbytes(1 << 20)
     url = cloud.put("voice.pth", data)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from builders import tensor, torch_zip
 
-from gsvckpt.remote import source as remote
+from gsvckpt.files.remote import source as remote
 from tests import cloud as clouds
 from tests.web import serve
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from builders import tensor, torch_zip
 
-from gsvckpt.findings import CHECKS
+from gsvckpt.commands.verify.findings import CHECKS
 
 from .samples import assert_one_error, environment, evil, generator, gpt, s1_training, s2_training, save, small, spawn
 
@@ -219,9 +219,9 @@ def test_interrupted_while_many_files_are_verified(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_sound(tmp_path, monkeypatch):
-    from gsvckpt import verification
-    from gsvckpt.verdicts import Options
-    from gsvckpt.verification import verify_file
+    from gsvckpt.commands.verify import file as verification
+    from gsvckpt.commands.verify.file import verify_file
+    from gsvckpt.commands.verify.result import Options
 
     path = save(tmp_path / "x.pth", {"dec.w": tensor("float32", (4,), range(4))})
     inner = verification.examine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from verified import ids, remarkable, verify
 
-from gsvckpt.verdicts import Options
+from gsvckpt.commands.verify.result import Options
 from tests import voices
 
 SMALL = ["v1", "v2", "v2Pro", "v2ProPlus"]

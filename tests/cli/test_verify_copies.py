@@ -98,7 +98,7 @@ def test_a_manifest_that_makes_no_sense(gsvckpt, folder):
 
 
 def test_a_folder_that_takes_no_manifest(gsvckpt, folder, monkeypatch):
-    from gsvckpt import manifest
+    from gsvckpt.commands.verify import manifest
     from gsvckpt.errors import OutputError
 
     def refuse(*_args, **_options):

@@ -17,7 +17,7 @@ import pytest
 import soak
 from builders import tensor, torch_zip
 
-from gsvckpt.manifest import NAME, read_manifest
+from gsvckpt.commands.verify.manifest import NAME, read_manifest
 
 from .samples import environment, leftovers
 
@@ -29,8 +29,8 @@ MOMENTS = soak.count(500)
 PROGRAM = """
 import json, os, signal, sys
 from gsvckpt.cli.app import main
-import gsvckpt.cli.verify, gsvckpt.contents, gsvckpt.keeping, gsvckpt.manifest, numpy, tomli_w
-gsvckpt.manifest._parse("", "")
+import gsvckpt.cli.verify, gsvckpt.engine.digest, gsvckpt.commands.verify.after, gsvckpt.commands.verify.manifest, numpy, tomli_w
+gsvckpt.commands.verify.manifest._parse("", "")
 def run(at, after, folder, argv, answer):
     count = 0
     def hook(event, arguments):

@@ -70,7 +70,7 @@ def test_a_v3_that_would_leave_its_window_is_refused(gsvckpt, tmp_path, monkeypa
     source = save(tmp_path / "x.pth", small({**generator("v3"), "big": numbers((300, 300))}, "v3"))
     monkeypatch.setattr(upstream, "V3_MIN_SIZE", source.stat().st_size)
     monkeypatch.setattr(upstream, "V2_MIN_SIZE", 1000)
-    monkeypatch.setattr("gsvckpt.engine.MAX_PADDING", 1000)
+    monkeypatch.setattr("gsvckpt.engine.write.MAX_PADDING", 1000)
     assert_one_error(gsvckpt("convert-fp16", source), source, 4)
 
 

@@ -12,8 +12,8 @@ from gsvckpt.devices import accelerator
 from gsvckpt.devices.accelerator import Accelerator
 from gsvckpt.devices.choice import choose, choose_for
 from gsvckpt.devices.costs import Work
+from gsvckpt.devices.device import Matrix
 from gsvckpt.devices.host import Host
-from gsvckpt.devices.measures import Matrix
 from gsvckpt.dtypes import DTYPES
 
 from .lazy import LazyEvent, LazyStream, chosen, queue

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from gsvckpt.devices import accelerator, casts, host, products
 from gsvckpt.devices.accelerator import Accelerator
 from gsvckpt.devices.choice import choose
+from gsvckpt.devices.device import LARGEST, Audit, Matrix
 from gsvckpt.devices.host import Host
-from gsvckpt.devices.measures import LARGEST, Audit, Matrix
 from gsvckpt.dtypes import DTYPES
 
 FLOATS = ["float64", "float32", "float16", "bfloat16"]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsvckpt.devices.arrays import BLOCK, as_array
+from gsvckpt.devices.device import Audit
 from gsvckpt.devices.host import Host
-from gsvckpt.devices.measures import Audit
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UnsupportedError
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsvckpt.devices.measures import Audit, Moments, bin_steps
+from gsvckpt.devices.device import Audit, Moments, bin_steps
 
 
 def test_std_of_equal_values_is_exactly_zero():

@@ -7,8 +7,8 @@ import torch
 
 from gsvckpt.devices import transfer
 from gsvckpt.dtypes import DTYPES
+from gsvckpt.files.streams import CHUNK
 from gsvckpt.model import Storage
-from gsvckpt.streams import CHUNK
 
 from .lazy import LazyEvent, LazyStream, chosen, queue
 

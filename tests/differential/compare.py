@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from builders import elements
 
+from gsvckpt.engine.examine import examine
+from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError
-from gsvckpt.examination import examine
+from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.model import Doubt, Global, Opaque, Tensor
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.pickles.machine import Machine
 
 from .plain import Named, Outside, Recipe, TooDeep, tell
 from .unpicklers import Reading

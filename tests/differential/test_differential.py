@@ -14,7 +14,7 @@ import pytest
 import soak
 from builders import pickled
 
-from gsvckpt.pickles import frames
+from gsvckpt.formats.pickle import frames
 
 from . import compare, files, generated
 

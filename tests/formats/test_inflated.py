@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from oracle import assert_same, training
 from test_properties import same_bytes
 
-from gsvckpt import opening
 from gsvckpt.cli.app import main
-from gsvckpt.engine import Engine
+from gsvckpt.engine import open as opening
+from gsvckpt.engine.write import Engine
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
-from gsvckpt.formats.inflated import Inflated
+from gsvckpt.formats.pickle.equality import first_difference
+from gsvckpt.formats.zip.inflate import Inflated
 from gsvckpt.model import Record
-from gsvckpt.pickles.equality import first_difference
 from gsvckpt.transforms.plan import begin
 
 CONTENT = bytes(range(251)) * 4_000  # a little over four windows of whatever size up to 256 KiB

@@ -14,10 +14,10 @@ from oracle import DTYPES, filled, raw_elements
 from safetensors.torch import load_file, save_file
 
 from gsvckpt.dtypes import DTYPES as OURS
-from gsvckpt.engine import Engine
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import safetensors as module
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plan import begin
 from gsvckpt.transforms.selection import select

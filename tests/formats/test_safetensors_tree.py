@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from oracle import SAMPLES, assert_same, hparams_class
 from test_properties import TREES, same_bytes
 
-from gsvckpt.engine import Engine
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine
 from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.model import Global, Tensor
-from gsvckpt.opening import open_checkpoint
-from gsvckpt.pickles.equality import first_difference
 from gsvckpt.transforms.plan import begin
 
 VOICE = {

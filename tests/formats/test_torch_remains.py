@@ -9,7 +9,7 @@ import torch
 from builders import Bytes, Entry, storage_bytes, tensor, torch_entries, torch_zip, zipped
 
 from gsvckpt.errors import GsvError
-from gsvckpt.formats.torch_remains import find_remains
+from gsvckpt.formats.torch_salvage import find_remains
 from gsvckpt.model import LOST, Tensor, walk
 
 TREE = {f"layer.{n}": tensor("float32", (4, 5), range(n, n + 20)) for n in range(5)}

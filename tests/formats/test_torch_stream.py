@@ -9,12 +9,12 @@ import torch
 from builders import Bytes, Name, Pid, Store, View, elements, pickled, read, storage_bytes, tensor, torch_stream, torch_zip
 from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled
 
-from gsvckpt.engine import Engine
+from gsvckpt.commands.verify.file import verify_file
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import torch_stream as module
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.transforms.plan import begin
-from gsvckpt.verification import verify_file
 
 OLD = {"_use_new_zipfile_serialization": False}
 
@@ -46,7 +46,7 @@ def test_the_first_look_grows_until_the_pickles_end(monkeypatch: pytest.MonkeyPa
 
 def test_pickles_without_an_end_are_refused_before_all_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_WINDOW", 64)
-    monkeypatch.setattr("gsvckpt.budget.MOST_PICKLE", 512)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_PICKLE", 512)
     source = Bytes(torch_stream({"text": "x" * 100_000}))
     with pytest.raises(UnsupportedError, match="more than 512 bytes"):
         module.read(source)

@@ -10,10 +10,10 @@ import torch
 from builders import Entry, Store, View, elements, hparams, read, row_major, storage_bytes, tensor, torch_entries, torch_zip, zipped
 from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled, hparams_class, views
 
-from gsvckpt.engine import Engine, lay_out
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.write import Engine, lay_out
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Opaque, Storage, Tensor, walk
-from gsvckpt.opening import open_checkpoint
 from gsvckpt.transforms.plan import begin
 
 

@@ -19,9 +19,9 @@ from oracle import SAMPLES
 
 from gsvckpt.errors import DamagedError, RefusedError, UnsupportedError
 from gsvckpt.formats.json_values import Json
-from gsvckpt.formats.tree_text import decode, encode
+from gsvckpt.formats.pickle.equality import first_difference
+from gsvckpt.formats.tree_json import decode, encode
 from gsvckpt.model import MAX_DEPTH, Global, Opaque, Storage, Tensor, walk
-from gsvckpt.pickles.equality import first_difference
 
 CLASS = Global("m", "C")
 LEAVES = list(

@@ -14,16 +14,17 @@ import torch
 from builders import Bytes, Entry, tensor, torch_entries, torch_zip, zipped
 from verified import ids, remarkable, verify
 
-from gsvckpt.formats import zip_audit, zip_directory
+from gsvckpt.commands.verify.checks import zip_bytes
+from gsvckpt.formats.zip import directory
 
 TREE = {"weight": {f"dec.{n}.weight": tensor("float32", (3, 2), range(6)) for n in range(4)}, "info": "8epoch_16iteration"}
 
 
 def audit(data: bytes):
     source = Bytes(data)
-    tail = zip_directory.find_tail(source)
+    tail = directory.find_tail(source)
     assert tail is not None
-    return zip_audit.audit(source, zip_directory.read_records(source, tail), tail)
+    return zip_bytes.audit(source, directory.read_records(source, tail), tail)
 
 
 def saved(tree: object) -> bytes:

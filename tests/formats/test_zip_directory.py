@@ -13,21 +13,21 @@ from builders import Bytes, Entry, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.formats import zip_layout
-from gsvckpt.formats.zip_directory import Record, find_tail, read_records
+from gsvckpt.formats.zip import writer
+from gsvckpt.formats.zip.directory import Record, find_tail, read_records
 
 NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40), min_size=1, max_size=12, unique_by=str.lower)
 
 
 def written(files: dict[str, bytes]) -> bytes:
-    records = [record._replace(crc=crc32(files[record.name])) for record in zip_layout.lay_out((n, len(data)) for n, data in files.items())]
+    records = [record._replace(crc=crc32(files[record.name])) for record in writer.lay_out((n, len(data)) for n, data in files.items())]
     end = records[-1].offset + records[-1].size
     out = bytearray(end)
     for record in records:
-        header = zip_layout.local_header(record)
+        header = writer.local_header(record)
         out[record.header : record.header + len(header)] = header
         out[record.offset : record.offset + record.size] = files[record.name]
-    return bytes(out + zip_layout.directory(records))
+    return bytes(out + writer.directory(records))
 
 
 def found(data: bytes) -> tuple[Record, ...]:
@@ -47,7 +47,7 @@ def test_zipfile_and_we_read_what_we_write(names: list[str], random: object) -> 
         assert {info.orig_filename: file.read(info) for info in file.infolist()} == files
     records = found(data)
     assert {record.name: data[record.offset : record.offset + record.size] for record in records} == files
-    assert all(record.offset % zip_layout.ALIGNMENT == 0 for record in records)
+    assert all(record.offset % writer.ALIGNMENT == 0 for record in records)
 
 
 def test_more_than_65535_records(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_an_end_record_farther_than_64_kib_from_the_end_is_not_looked_for() -> N
 def test_gaps_of_one_to_three_bytes_become_whole_extra_fields() -> None:
     """An extra field needs four bytes of its own."""
     for length in range(1, 130):
-        (record,) = zip_layout.lay_out([("n" * length, 1)])
-        header = zip_layout.local_header(record)
+        (record,) = writer.lay_out([("n" * length, 1)])
+        header = writer.local_header(record)
         assert len(header) == record.offset
         extra = header[30 + length :]
         assert not extra or (extra[:2] == b"FB" and int.from_bytes(extra[2:4], "little") == len(extra) - 4)

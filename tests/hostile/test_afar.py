@@ -10,8 +10,8 @@ import zipfile
 import fsspec
 import pytest
 
+from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import DamagedError, GsvError
-from gsvckpt.opening import open_checkpoint
 
 FAR = 600_000  # bytes that no read of the file's ends brings along
 

@@ -21,7 +21,7 @@ from verified import ids, verify
 import gsvckpt
 from gsvckpt.cli.app import main
 from gsvckpt.errors import DamagedError, GsvError
-from gsvckpt.formats.zip_directory import find_tail
+from gsvckpt.formats.zip.directory import find_tail
 
 LARGE = {"dec.w": tensor("float32", (30_000,))}  # in a small file, torch's reader asks for places before its beginning
 TREE = {"dec.w": tensor("float32", (4, 4), range(16))}

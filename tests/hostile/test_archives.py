@@ -157,7 +157,7 @@ def test_a_stream_whose_storage_count_is_huge() -> None:
 
 
 def test_the_pickle_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_PICKLE", 100)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_PICKLE", 100)
     source = Bytes(torch_zip(pickled({"x": "y" * 1000})))
     with pytest.raises(UnsupportedError, match="too much for a checkpoint: more than 100 bytes in a pickle"):
         read(source.data)

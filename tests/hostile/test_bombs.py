@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 from builders import Make, Name, Pid, Raw, Store, View, pickled, read, tensor, torch_stream, torch_zip
 
-from gsvckpt.engine import lay_out
+from gsvckpt.engine.write import lay_out
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats.json_values import to_json
-from gsvckpt.formats.tree_text import decode
+from gsvckpt.formats.pickle import scalars
+from gsvckpt.formats.tree_json import decode
 from gsvckpt.model import MAX_DEPTH, Global, Opaque, format_path, walk
-from gsvckpt.pickles import scalars
 from gsvckpt.sovits.config import plain
 from gsvckpt.sovits.sections import state_tensors
 from gsvckpt.transforms.plan import begin
@@ -95,7 +95,7 @@ def colliding(count: int) -> list[tuple[int, int]]:
 
 def test_many_tuples_of_numbers_as_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash of a tuple of integers is no secret, either."""
-    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_COMPARISONS", 60)
     tree = dict.fromkeys(colliding(12))
     with pytest.raises(UnsupportedError, match="comparisons of keys that collide"):
         read(torch_zip(tree))
@@ -349,7 +349,7 @@ def test_persistent_ids_in_a_bare_pickle_are_not_resolved() -> None:
 
 
 def test_colliding_keys_are_counted_over_all_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_COMPARISONS", 60)
     one = dict.fromkeys(colliding(8))
     assert read(torch_zip({"a": one, "b": one})).root == {"a": one, "b": one}
     with pytest.raises(UnsupportedError, match="comparisons of keys"):
@@ -360,7 +360,7 @@ def test_colliding_keys_are_counted_over_all_dicts(monkeypatch: pytest.MonkeyPat
 
 def test_floats_that_collide_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A float keeps its hash when it is multiplied by 2**61."""
-    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_COMPARISONS", 60)
     assert len(read(torch_zip({n / 7: None for n in range(1000)})).root) == 1000
     with pytest.raises(UnsupportedError, match="comparisons of keys"):
         read(torch_zip({3.0 * 2.0 ** (61 * n): None for n in range(12)}))
@@ -369,7 +369,7 @@ def test_floats_that_collide_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("form", [b"h%c", b"h%c\x85"], ids=["text", "tuple"])
 def test_equal_long_keys_spelled_twice(monkeypatch: pytest.MonkeyPatch, form: bytes) -> None:
     """Each time one is set where the other stands, all of their letters are compared."""
-    monkeypatch.setattr("gsvckpt.budget.MOST_COMPARISONS", 60_000)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_COMPARISONS", 60_000)
     text = b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20)
     spelled = text + b"q\x010" + text + b"q\x020}"
     again = b"".join(form % number + b"Ns" for number in (1, 2))
@@ -391,7 +391,7 @@ BOMBS = {
 def test_what_a_pickle_makes_is_counted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     limit, code, what = BOMBS[name]
     opened(code)
-    monkeypatch.setattr(f"gsvckpt.budget.{limit}", 30)
+    monkeypatch.setattr(f"gsvckpt.files.budget.{limit}", 30)
     with pytest.raises(UnsupportedError, match=f"^too much for a checkpoint: more than 30 {what}") as caught:
         opened(code)
     assert caught.value.check == "pickle.bomb"
@@ -401,7 +401,7 @@ def test_tensors_over_one_storage_are_counted(monkeypatch: pytest.MonkeyPatch) -
     whole = tensor("float32", (8,), range(8))
     tree = {str(n): View(whole.store, (1,), (1,), n) for n in range(8)}
     assert len(read(torch_zip(tree)).root) == 8
-    monkeypatch.setattr("gsvckpt.budget.MOST_TENSORS", 7)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_TENSORS", 7)
     with pytest.raises(UnsupportedError, match="more than 7 tensors"):
         read(torch_zip(tree))
     with pytest.raises(UnsupportedError, match="more than 7 storages"):

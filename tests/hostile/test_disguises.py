@@ -12,8 +12,8 @@ import torch
 from builders import Entry, pickled, read, safetensors_raw, tensor, torch_entries, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
+from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.model import Checkpoint
-from gsvckpt.pickles.safety import judge_all
 
 TREE = {"weight": tensor("float32", (2,))}
 

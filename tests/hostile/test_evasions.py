@@ -13,7 +13,7 @@ from builders import Entry, pickled, tensor, torch_entries, torch_zip, zipped
 from verified import verify
 
 from gsvckpt.cli.app import main
-from gsvckpt.verdicts import Options
+from gsvckpt.commands.verify.result import Options
 from hostile.payloads import payloads, text
 
 TREE = {"dec.w": tensor("float32", (8,), range(8))}

@@ -12,10 +12,10 @@ from builders import Make, Name, Raw, Store, View, read, tensor, torch_zip
 from verified import verify
 
 from gsvckpt.errors import GsvError
+from gsvckpt.formats.pickle.calls import tell_calls
+from gsvckpt.formats.pickle.forms import FORMS
+from gsvckpt.formats.pickle.safety import judge_checkpoint
 from gsvckpt.model import Global, Opaque, Storage, Tensor
-from gsvckpt.pickles.calls import tell_calls
-from gsvckpt.pickles.forms import FORMS
-from gsvckpt.pickles.safety import judge_checkpoint
 
 DTYPE, ARRAY, SCALAR = Name("numpy", "dtype"), Name("numpy._core.multiarray", "_reconstruct"), Name("numpy._core.multiarray", "scalar")
 ENCODE, CONSTRUCT = Name("_codecs", "encode"), Name("copyreg", "_reconstructor")

@@ -12,8 +12,8 @@ import pytest
 from builders import Entry, Make, Name, pickled, read, tensor, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.formats.pickle.safety import Safety, judge_all
 from gsvckpt.model import Checkpoint
-from gsvckpt.pickles.safety import Safety, judge_all
 
 from .payloads import CLEAN, payloads
 
@@ -92,7 +92,7 @@ def test_two_pickles_are_refused_as_readers_take_different_ones(tmp_path: Path, 
 
 def test_a_name_with_line_ends_cannot_smuggle_opcodes_into_what_we_write() -> None:
     """Written as GLOBAL, the second half of this name would be opcodes."""
-    from gsvckpt.engine import lay_out
+    from gsvckpt.engine.write import lay_out
     from gsvckpt.transforms.plan import begin
 
     name = b"HParams\ncos\nsystem\n"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 
 from gsvckpt.errors import UnsupportedError
+from gsvckpt.formats.pickle.emitter import Call, Persistent, emit
+from gsvckpt.formats.pickle.equality import first_difference
+from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.model import Global, Opaque
-from gsvckpt.pickles.emitter import Call, Persistent, emit
-from gsvckpt.pickles.equality import first_difference
-from gsvckpt.pickles.machine import Machine
 
 from .test_machine import TREES
 

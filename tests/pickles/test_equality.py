@@ -8,8 +8,8 @@ from collections import OrderedDict
 
 import pytest
 
+from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.model import Global, Opaque
-from gsvckpt.pickles.equality import first_difference
 
 
 def difference(one: object, two: object) -> str | None:

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.formats.pickle import objects, scalars
+from gsvckpt.formats.pickle.machine import Machine
+from gsvckpt.formats.pickle.safety import judge
+from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.model import Global, Opaque
-from gsvckpt.pickles import objects, scalars
-from gsvckpt.pickles.machine import Machine
-from gsvckpt.pickles.safety import judge
-from gsvckpt.pickles.state import EndOfPickle
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(allow_nan=False), st.text(max_size=8), st.binary(max_size=8)
@@ -159,7 +159,7 @@ def test_any_opcodes_give_a_value_or_our_error(codes: list[bytes], operands: byt
 
 
 def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_OPCODES", 1000)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_OPCODES", 1000)
     with pytest.raises(UnsupportedError, match="more than 1,000 opcodes"):
         run(b"N0" * 100_000 + b"N.")
 
@@ -174,20 +174,20 @@ def test_a_caller_may_lower_the_number_of_opcodes() -> None:
 
 
 def test_objects_below_marks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_WAITING", 1000)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_WAITING", 1000)
     with pytest.raises(UnsupportedError, match="objects waiting"):
         run((b"N" * 900 + b"(") * 200 + b"N.")
 
 
 def test_marks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_OPEN", 1000)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_OPEN", 1000)
     with pytest.raises(UnsupportedError, match="1,000 containers open"):
         run(b"(" * 100_000 + b"N.")
 
 
 @pytest.mark.parametrize("code", [b"\x8f", b"(\x91", b"h\x00)R", b"h\x01)R", b"h\x01)\x81", b"h\x01)}\x92"], ids=repr)
 def test_large_objects_are_counted(monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_HEAVY", 1000)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_HEAVY", 1000)
     names = b"ccollections\nOrderedDict\nq\x000cm\nC\nq\x010"
     assert len(run(names + b"](" + code * 400 + b"e.")) == 400
     with pytest.raises(UnsupportedError, match="1,000 objects of the large kinds"):
@@ -195,7 +195,7 @@ def test_large_objects_are_counted(monkeypatch: pytest.MonkeyPatch, code: bytes)
 
 
 def test_waiting_objects_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsvckpt.budget.MOST_WAITING", 1000)
+    monkeypatch.setattr("gsvckpt.files.budget.MOST_WAITING", 1000)
     with pytest.raises(UnsupportedError, match="objects waiting"):
         run(b"N" * 100_000 + b".")
 

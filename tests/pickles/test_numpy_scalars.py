@@ -11,7 +11,7 @@ import torch
 from builders import read
 
 from gsvckpt.model import Global, Opaque
-from gsvckpt.pickles.numpy_scalars import scalar_value
+from gsvckpt.sovits.numpy_scalars import scalar_value
 
 CODES = ["b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsvckpt.errors import GsvError
+from gsvckpt.formats.pickle.equality import first_difference
+from gsvckpt.formats.pickle.machine import Machine, Piece, run_piece
+from gsvckpt.formats.pickle.positions import Passage, find_places
 from gsvckpt.formats.torch_objects import rebuild
 from gsvckpt.model import Global
-from gsvckpt.pickles.equality import first_difference
-from gsvckpt.pickles.machine import Machine, Piece, run_piece
-from gsvckpt.pickles.places import Passage, find_places
 
 NAME, BEHIND = b"X\x06\x00\x00\x00config", b"X\x01\x00\x00\x00z"
 BEFORE = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(X\x02\x00\x00\x00v4q\x03cos\npath\nq\x04e" + NAME

@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 import pytest
 
-from gsvckpt.pickles.places import find_places
+from gsvckpt.formats.pickle.positions import find_places
 
 KEYS = ("epoch", "info", "step")
 ONE = b"G" + struct.pack(">d", 1.5)

@@ -13,10 +13,10 @@ from torch._weights_only_unpickler import _get_allowed_globals
 
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import GsvError
+from gsvckpt.formats.pickle import safety
+from gsvckpt.formats.pickle.code_names import STANDARD_LIBRARY
+from gsvckpt.formats.pickle.safety import Judged, judge, judge_all, judge_checkpoint
 from gsvckpt.model import Global
-from gsvckpt.pickles import safety
-from gsvckpt.pickles.code_names import STANDARD_LIBRARY
-from gsvckpt.pickles.safety import Judged, judge, judge_all, judge_checkpoint
 
 
 def verdict(dotted: str) -> str:

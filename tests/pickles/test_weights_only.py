@@ -17,9 +17,9 @@ import torch
 from builders import Make, Name, hparams, read, tensor, torch_zip
 from torch._weights_only_unpickler import _get_allowed_globals
 
+from gsvckpt.formats.pickle.torch_names import ALLOWED
+from gsvckpt.formats.pickle.weights_only import is_allowed, refused, tell_refused
 from gsvckpt.model import Global
-from gsvckpt.pickles.torch_names import ALLOWED
-from gsvckpt.pickles.weights_only import is_allowed, refused, tell_refused
 
 
 def test_nothing_is_allowed_that_torch_does_not_know() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cli.samples import environment, generator, s2_training, save
 
-from gsvckpt import inspections
 from gsvckpt.cli.app import main
+from gsvckpt.commands.inspect import batch
 from gsvckpt.errors import OutputError
 from gsvckpt.report import console
 
@@ -48,27 +48,27 @@ def test_a_document_in_pieces_is_the_document(files: list[dict[str, object]], ca
 def test_each_file_is_there_before_the_next_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(save(tmp_path / f"{n}.pth", s2_training(generator("v2")))) for n in range(3)]
     seen: list[str] = []
-    inner = inspections.Inspect.__call__
+    inner = batch.Inspect.__call__
 
-    def look(self: object, item: inspections.Sought, *more: object) -> object:
+    def look(self: object, item: batch.Sought, *more: object) -> object:
         seen.append(capsys.readouterr().out)
         return inner(self, item, *more)
 
-    monkeypatch.setattr(inspections.Inspect, "__call__", look)
+    monkeypatch.setattr(batch.Inspect, "__call__", look)
     assert main(["inspect", "--json", *paths]) == 0
     assert [path in text for path, text in zip(paths, seen[1:], strict=False)] == [True, True]
 
 
 def test_an_error_in_the_middle_ends_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(save(tmp_path / f"{n}.pth", s2_training(generator("v2")))) for n in range(2)]
-    inner = inspections.Inspect.__call__
+    inner = batch.Inspect.__call__
 
-    def look(self: object, item: inspections.Sought, *more: object) -> object:
+    def look(self: object, item: batch.Sought, *more: object) -> object:
         if item.path == paths[1]:
             raise KeyboardInterrupt
         return inner(self, item, *more)
 
-    monkeypatch.setattr(inspections.Inspect, "__call__", look)
+    monkeypatch.setattr(batch.Inspect, "__call__", look)
     assert main(["inspect", "--json", *paths]) == 130
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == 130

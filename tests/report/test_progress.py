@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from gsvckpt.errors import GsvError
-from gsvckpt.progress import Share
+from gsvckpt.files.progress import Share
 from gsvckpt.report import console, progress
 from gsvckpt.report.progress import Bar
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gsvckpt.sovits.progress import Progress, read_progress
+from gsvckpt.sovits.training_progress import Progress, read_progress
 
 from .trees import s1_training, s2_training, small
 

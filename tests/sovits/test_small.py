@@ -8,7 +8,7 @@ from voices import Maker, sovits_config
 from gsvckpt.errors import RefusedError
 from gsvckpt.model import Tensor
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.small import check_config
+from gsvckpt.sovits.small_weights import check_config
 
 V2 = Identity("sovits-generator-training", "sovits-generator", "v2", versions=("v2",))
 

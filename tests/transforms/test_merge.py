@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import RefusedError
 from gsvckpt.model import Tensor
-from gsvckpt.transforms.merge import base_name, merge
+from gsvckpt.transforms.merge_lora import base_name, merge
 
 PEFT = "cfm.base_model.model."
 LAYERS = ["blocks.0.to_q", "blocks.0.to_k", "blocks.1.to_out.0"]

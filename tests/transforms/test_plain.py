@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_properties import TREES, same_bytes
 
 from gsvckpt.dtypes import DTYPES
+from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.model import Opaque, Tensor, walk
-from gsvckpt.pickles.equality import first_difference
 from gsvckpt.sovits.config import simple_form
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.plain import simplify

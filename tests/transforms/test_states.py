@@ -15,7 +15,7 @@ from gsvckpt.model import REMOVED, storages_of, tensor_of
 from gsvckpt.transforms.cast import cast
 from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.plan import Change, begin
-from gsvckpt.transforms.states import keep_tensors, put_tensors, rename_tensors
+from gsvckpt.transforms.state_dict import keep_tensors, put_tensors, rename_tensors
 
 many = settings(max_examples=150, deadline=None, derandomize=True)
 NAMES = st.text("ab.", min_size=1, max_size=3)

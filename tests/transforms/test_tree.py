@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsvckpt.errors import UnsupportedError
+from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.model import MAX_DEPTH, Global, Opaque, Tensor, walk
-from gsvckpt.pickles.equality import first_difference
 from gsvckpt.transforms.tree import at, edited, put, rebuild
 
 many = settings(max_examples=150, deadline=None, derandomize=True)

@@ -1,0 +1,1 @@
+"""migrate --bundle: a whole voice in one folder."""

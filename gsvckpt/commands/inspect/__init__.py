@@ -1,0 +1,1 @@
+"""inspect: what a checkpoint is, and where its bytes go."""

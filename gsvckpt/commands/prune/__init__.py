@@ -1,0 +1,1 @@
+"""prune: which saves stay and which go, and the trash."""

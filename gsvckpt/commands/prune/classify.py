@@ -1,0 +1,138 @@
+"""What one file is, as retention needs to know it: by its content, by a file like it, or by its name where it cannot be read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import xxhash
+
+from gsvckpt.commands.prune.likeness import Beginning, Likeness, learn, read_beginning, recognise
+from gsvckpt.commands.prune.saves import Member
+from gsvckpt.engine.examine import examine
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.errors import GsvError
+from gsvckpt.formats import shards
+from gsvckpt.model import Tensor
+from gsvckpt.sovits.names import folder_rank, parse
+
+ANYBODYS = ("state-dict", "training")  # kinds that are not GPT-SoVITS's own
+_REMEMBERED = 8  # files that others are compared with: kinds and versions stand in turns
+_BY_TENSORS = ("v1", "v2", "v2Pro", "v2ProPlus")  # versions that tensors tell; v3 and v4 have the same
+_FORMS = {
+    "gpt-training": "gpt-training",
+    "generator": "sovits-generator-training",
+    "discriminator": "sovits-discriminator-training",
+    "gpt-weights": "gpt-weights",
+    "sovits-weights": "sovits-weights",
+}
+
+
+class Facts(NamedTuple):
+    """What one file is, by its content, or by its name where it cannot be read (`why` says so then). A plain value, for any process."""
+
+    member: Member
+    parts: tuple[Member, ...] = ()
+    kind: str = "unknown"
+    version: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    trained: bool = False
+    lora: bool = False
+    official: str | None = None
+    layout: str = ""
+    why: str = ""
+    damaged: bool = False
+
+
+class Memory:
+    """Files that were read, of which others are alike: the latest of any folder, and for versions that only folders tell apart those of each."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[tuple[Likeness, Facts]]] = {}
+
+    def recall(self, path: str, beginning: Beginning) -> Facts | None:
+        """What a file is that is like one of them in all but its numbers."""
+        alike = (*self._known.get("", []), *self._known.get(os.path.dirname(path), []))
+        for likeness, facts in alike:
+            progress = recognise(likeness, beginning, path)
+            if progress is not None and (progress.epoch, progress.step) != (None, None):
+                with suppress(OSError):
+                    return facts._replace(member=measure(path), epoch=progress.epoch, step=progress.step)
+        return None
+
+    def keep(self, path: str, beginning: Beginning, facts: Facts) -> None:
+        """Remember a file that was read, if others can be like it."""
+        by_tensors = facts.version in _BY_TENSORS
+        likeness = learn(beginning, skips=by_tensors) if not facts.damaged and not facts.parts else None
+        if likeness is not None and recognise(likeness, beginning, path) is not None:
+            alike = self._known.setdefault("" if by_tensors else os.path.dirname(path), [])
+            alike.insert(0, (likeness, facts))
+            del alike[_REMEMBERED:]
+
+
+def look_through(paths: Sequence[str], memory: Memory) -> list[Facts | None]:
+    """What files are, in the order of their paths. One that is like another in all but its numbers is not read as a pickle again."""
+    found: list[Facts | None] = []
+    for path in paths:
+        beginning = read_beginning(path)
+        facts = memory.recall(path, beginning) if beginning is not None else None
+        if facts is None:
+            facts = look(path)
+            if facts is not None and beginning is not None:
+                memory.keep(path, beginning, facts)
+        found.append(facts)
+    return found
+
+
+def look(path: str) -> Facts | None:
+    """What one file is. None for one that is gone meanwhile."""
+    try:
+        member = measure(path)
+        parts = tuple(measure(shard) for shard in shards.members(path)) if shards.is_index(path) else ()
+    except OSError:
+        return None
+    except GsvError as error:
+        return Facts(member, why=error.why, damaged=True)
+    try:
+        with open_checkpoint(path) as checkpoint:
+            found = examine(checkpoint)
+    except GsvError as error:
+        return _by_name(member, parts, error)
+    identity = found.identity
+    if found.safety.verdict == "unsafe":
+        return _by_name(member, parts, GsvError("holds code that would run when it is loaded"))
+    trained = any(role == "optimizer" for role in found.roles.values()) and _has_state(checkpoint.root, found.roles)
+    known = found.official.file.name if found.official is not None else None
+    lora = identity.lora_rank is not None
+    layout = _layout(found.state) if identity.kind in ANYBODYS else ""
+    return Facts(member, parts, identity.kind, identity.version, identity.progress.epoch, identity.progress.step, trained, lora, known, layout)
+
+
+def _layout(state: Mapping[str, Tensor]) -> str:
+    return xxhash.xxh3_64_hexdigest("\n".join(f"{name}{tensor.shape}" for name, tensor in sorted(state.items())).encode("utf-8", "surrogatepass"))
+
+
+def _has_state(root: object, roles: Mapping[object, str]) -> bool:
+    """Whether there is optimizer state in it, and not only the place for it that stripping leaves."""
+    return isinstance(root, dict) and any(root.get(key) for key, role in roles.items() if role == "optimizer")
+
+
+def _by_name(member: Member, parts: tuple[Member, ...], error: GsvError) -> Facts:
+    said = parse(member.path)
+    kind = _FORMS.get(said.form or "", "unknown")
+    if kind == "sovits-weights" and said.rank is not None:
+        kind = "sovits-lora"
+    lora = folder_rank(member.path) is not None
+    return Facts(member, parts, kind, epoch=said.epoch, step=said.step, lora=lora, why=error.why, damaged=True)
+
+
+def measure(path: str) -> Member:
+    """A file as it is now. Raises OSError."""
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError("no regular file")
+    return Member(path, facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink)

@@ -1,0 +1,131 @@
+"""What retention may not touch, whatever a policy says: pretrained models, files that GPT-SoVITS is set to use, the file it would resume from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from gsvckpt.errors import GsvError
+from gsvckpt.sovits import official
+from gsvckpt.sovits.names import split
+from gsvckpt.sovits.resuming import parse_run
+from gsvckpt.sovits.runs import find_runs
+
+_PRETRAINED = "pretrained_models"
+# What names the weights in use, below GPT-SoVITS's own folder (inference_webui.py:57-67, TTS_infer_pack/TTS.py).
+_SETTINGS = ("weight.json", "configs/tts_infer.yaml", "GPT_SoVITS/configs/tts_infer.yaml", "tts_infer.yaml")
+_LEVELS = 4  # logs/<exp>/logs_s1_v2/ckpt lies so far below it
+_LARGEST = 1 << 20
+_NAMES_A_FILE = re.compile(r"\.(?:pth|ckpt|pt|safetensors|bin)$", re.IGNORECASE)
+
+
+class Pointer(NamedTuple):
+    """A checkpoint that a settings file names: the last parts of its path, as far as written, and the settings file."""
+
+    tail: tuple[str, ...]
+    by: str
+
+    def means(self, parts: Sequence[str]) -> bool:
+        """Whether it may mean the file at a path of these parts. Folders move, so its name and its folder's are what counts."""
+        return tuple(map(os.path.normcase, parts[-len(self.tail) :])) == self.tail
+
+
+class Guards:
+    """Asked of every file. `paths` are what the user named: a file that was named itself, or a folder of pretrained models, is not guarded."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._named = {os.path.abspath(path) for path in paths if os.path.isfile(path)}
+        folders = dict.fromkeys(place for path in paths if os.path.isdir(path) for place in (os.path.abspath(path), os.path.realpath(path)))
+        self._within = [parts for parts in map(split, folders) if _PRETRAINED in parts]
+        self._pointers = tuple(_pointers(dict.fromkeys((*paths, *map(os.path.realpath, paths)))))
+        self._resumed: dict[str, frozenset[str]] = {}
+
+    def of(self, path: str, *, base: bool, known: str | None) -> tuple[str, ...]:
+        """The reasons to leave a file alone. `base`: its tensors are those of a pretrained model; `known`: the official file that it is."""
+        place = os.path.abspath(path)
+        if place in self._named:
+            return ()
+        reasons = self._reasons(place, base=base, known=known)
+        real = os.path.realpath(place)  # a folder may have been named by a link, which says nothing of where it is
+        if real != place:
+            reasons += self._reasons(real, base=base, known=known)
+        return tuple(dict.fromkeys(reasons))
+
+    def _reasons(self, place: str, *, base: bool, known: str | None) -> list[str]:
+        parts = split(place)
+        reasons = []
+        if not any(parts[: len(folder)] == folder for folder in self._within):
+            named = known or next((file.name for file in official.named(place)), None)
+            if named is not None:
+                reasons.append(f"the official {named}, by its {'content' if known else 'name'}")
+            elif base or _PRETRAINED in parts[:-1]:
+                reasons.append("a pretrained model")
+        reasons += [f"{pointer.by} names it" for pointer in self._pointers if pointer.means(parts)]
+        if os.path.normpath(place) in self._resuming(os.path.dirname(place)):
+            reasons.append("GPT-SoVITS resumes from it")
+        return reasons
+
+    def _resuming(self, folder: str) -> frozenset[str]:
+        """The files that GPT-SoVITS would load in a run's folder to go on training."""
+        if folder not in self._resumed:
+            *_, above, base = ("", "", *split(folder))
+            chosen: list[str] = []
+            if parse_run(above if base == "ckpt" else base) is not None:
+                try:
+                    chosen = [os.path.normpath(path) for run in find_runs(folder) for path in run.chosen]
+                except GsvError:
+                    chosen = []
+            self._resumed[folder] = frozenset(chosen)
+        return self._resumed[folder]
+
+
+def _pointers(paths: Iterable[str]) -> Iterator[Pointer]:
+    seen: set[str] = set()
+    for path in paths:
+        folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+        for _ in range(_LEVELS + 1):
+            for name in _SETTINGS:
+                settings = os.path.join(folder, *name.split("/"))
+                if settings not in seen and os.path.isfile(settings):
+                    seen.add(settings)
+                    yield from _read(settings, name.rpartition("/")[2])
+            folder = os.path.dirname(folder)
+
+
+def _read(path: str, name: str) -> Iterator[Pointer]:
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:  # Windows' own editor puts a mark in front
+            text = file.read(_LARGEST)
+    except OSError:
+        return
+    for value in _strings(text):
+        if _NAMES_A_FILE.search(value):
+            yield Pointer(tuple(map(os.path.normcase, split(value)[-2:])), name)
+
+
+def _strings(text: str) -> Iterator[str]:
+    """All texts of a JSON document; of anything else, as YAML or a JSON that was cut off, what stands behind the colons of its lines."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        for line in re.sub(r"\n +(?! )(?=[^:\n]+$)", " ", text, flags=re.MULTILINE).splitlines():  # PyYAML folds long texts at their blanks
+            value = line.partition(":")[2].split(" #")[0].strip().rstrip(",")
+            if value.startswith('"'):  # PyYAML escapes what is not ASCII as JSON does
+                try:
+                    value = str(json.loads(value))
+                except ValueError:
+                    value = value.strip('"')
+            yield value.strip("'")
+        return
+    pending = [found]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value

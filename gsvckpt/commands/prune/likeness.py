@@ -1,0 +1,179 @@
+"""Seeing what a file is by a file of the same run that was read before it.
+
+Saves of one run differ in their numbers, not in what they hold: up to where it says how far training had come, the pickle of each is the same. To
+compare 100 KB takes a thousandth of the time of reading them as a pickle, which matters for retention, as it looks at thousands of files. What it
+keeps is read whole afterwards, and what it lets go can be brought back.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import NamedTuple
+
+from gsvckpt.errors import GsvError
+from gsvckpt.files.local import open_source
+from gsvckpt.model import OpenSource
+from gsvckpt.sovits.training_progress import Progress, read_progress
+
+_FURTHEST = 160 << 10  # bytes of a file in which its progress must stand
+_ALIKE = 1 << 16  # by so many bytes saves of one run may differ in size: Lightning's callbacks and texts grow
+_LOCAL, _END = struct.Struct("<2s2x22xHH"), struct.Struct("<4s4xHHIIH")
+_ZIP64 = 76  # bytes of the two records that torch writes before the last one
+# Root entries that tell progress, in the order in which they stand, and an entry behind which nothing is looked at.
+_FORMS: tuple[tuple[str, tuple[bytes, ...], bytes], ...] = (
+    ("training", (b"iteration",), b""),  # utils.py:75-90
+    ("lightning", (b"epoch", b"global_step"), b"loops"),
+    ("small", (b"info",), b""),  # process_ckpt.py:41-60
+)
+
+
+class Likeness(NamedTuple):
+    """What files like the one that was read have in common: its first two bytes, its number of records, and the pickle between the scalars.
+
+    `skips` says that only the weights were compared, and that a config of any content may stand behind them.
+    """
+
+    form: str
+    head: bytes
+    records: int
+    size: int
+    literals: tuple[bytes, ...]
+    skips: bool = False
+
+
+class Beginning(NamedTuple):
+    """The beginning of a torch zip's pickle, and facts of the zip."""
+
+    head: bytes
+    records: int
+    size: int
+    pickle: bytes
+
+
+def read_beginning(path: str) -> Beginning | None:
+    """The beginning of a torch zip that has its end; None for any other file, and for one that cannot be read."""
+    try:
+        with open_source(path) as source:
+            return _read(source)
+    except GsvError:
+        return None
+
+
+def learn(beginning: Beginning, *, skips: bool) -> Likeness | None:
+    """What others have in common with a file; None where nothing can be said. `skips`: whatever their config says, as the tensors tell all."""
+    config = beginning.pickle.find(_token(b"config"))
+    if skips and config >= 0 and beginning.pickle.find(_token(b"info"), config) >= 0:
+        return Likeness("small", beginning.head, beginning.records, beginning.size, (beginning.pickle[:config],), skips=True)
+    for form, keys, last in _FORMS:
+        literals = _divide(beginning.pickle, keys, last)
+        if literals:
+            return Likeness(form, beginning.head, beginning.records, beginning.size, literals)
+    return None
+
+
+def recognise(likeness: Likeness, beginning: Beginning, path: str) -> Progress | None:
+    """How far training had come in a file that is like the other in all but that; None for one that is not."""
+    same = (beginning.head, beginning.records) == (likeness.head, likeness.records)
+    if not same or abs(beginning.size - likeness.size) > _ALIKE:
+        return None
+    values: list[int | str] = []
+    place = 0
+    for number, literal in enumerate(likeness.literals):
+        if not beginning.pickle.startswith(literal, place):
+            return None
+        place += len(literal)
+        if number < len(_keys(likeness.form)):
+            place = _behind_config(beginning.pickle, place) if likeness.skips else place
+            found = _scalar(beginning.pickle, place)
+            if found is None:
+                return None
+            values.append(found[0])
+            place = found[1]
+    return read_progress(_root(likeness.form, values), path)
+
+
+def _behind_config(pickle: bytes, place: int) -> int:
+    """Where the value of `info` stands, if the key is there once behind the weights; else the end."""
+    token = _token(b"info")
+    at = pickle.find(token, place)
+    return _behind_memo(pickle, at + len(token)) if at >= 0 and pickle.find(token, at + 1) < 0 else len(pickle)
+
+
+def _token(key: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(key)) + key
+
+
+def _keys(form: str) -> tuple[bytes, ...]:
+    return next(keys for name, keys, _ in _FORMS if name == form)
+
+
+def _root(form: str, values: list[int | str]) -> dict[str, object]:
+    """As much of the root as tells progress."""
+    if form == "training":
+        return {"model": None, "iteration": values[0], "learning_rate": None}
+    if form == "lightning":
+        return {"pytorch-lightning_version": "", "epoch": values[0], "global_step": values[1]}
+    return {"info": values[0]}
+
+
+def _divide(pickle: bytes, keys: tuple[bytes, ...], last: bytes) -> tuple[bytes, ...]:
+    """The pickle's parts before, between and behind the scalars of these keys; empty where they do not stand there once, in this order."""
+    literals = []
+    place = 0
+    for key in keys:
+        token = _token(key)
+        at = pickle.find(token)
+        if at < place or pickle.find(token, at + 1) >= 0:
+            return ()
+        begin = _behind_memo(pickle, at + len(token))
+        found = _scalar(pickle, begin)
+        if found is None:
+            return ()
+        literals.append(pickle[place:begin])
+        place = found[1]
+    if last:
+        end = pickle.find(_token(last), place)
+        if end < 0:
+            return ()
+        literals.append(pickle[place:end])
+    return tuple(literals)
+
+
+def _behind_memo(pickle: bytes, place: int) -> int:
+    """Behind BINPUT or LONG_BINPUT, with which the pickler remembers a text."""
+    return place + {b"q": 2, b"r": 5}.get(pickle[place : place + 1], 0)
+
+
+def _scalar(pickle: bytes, place: int) -> tuple[int | str, int] | None:
+    """A whole number or a text, and where the next opcode stands."""
+    code, rest = pickle[place : place + 1], pickle[place + 1 : place + 1024]
+    try:
+        if code in (b"K", b"M", b"J"):
+            form = {b"K": "<B", b"M": "<H", b"J": "<i"}[code]
+            return struct.unpack_from(form, rest)[0], place + 1 + struct.calcsize(form)
+        if code == b"\x8a" and len(rest) > rest[0]:
+            return int.from_bytes(rest[1 : 1 + rest[0]], "little", signed=True), place + 2 + rest[0]
+        if code == b"X":
+            (count,) = struct.unpack_from("<I", rest)
+            text = rest[4 : 4 + count]
+            return (text.decode("utf-8"), place + 5 + count) if len(text) == count else None
+    except (struct.error, UnicodeDecodeError, IndexError):
+        pass
+    return None
+
+
+def _read(source: OpenSource) -> Beginning | None:
+    begin = bytearray(min(source.size, _FURTHEST))
+    end = bytearray(_END.size)
+    if source.size < len(end) + _LOCAL.size:
+        return None
+    source.read_into(0, memoryview(begin))
+    source.read_into(source.size - len(end), memoryview(end))
+    head, name_length, extra_length = _LOCAL.unpack_from(begin)
+    signature, _, records, size, offset, comment = _END.unpack(end)
+    whole = signature == b"PK\x05\x06" and not comment and source.size - size - offset in (len(end), len(end) + _ZIP64)
+    name = bytes(begin[_LOCAL.size : _LOCAL.size + name_length])
+    if not whole or bytes(begin[2:4]) != b"\x03\x04" or os.path.basename(name) != b"data.pkl":
+        return None
+    return Beginning(head, records, source.size, bytes(begin[_LOCAL.size + name_length + extra_length :]))

@@ -1,0 +1,229 @@
+"""Many files through a writing command: the job for each, and which of them may run at once without taking a name from another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, NamedTuple
+
+from gsvckpt.commands.rewrite.destination import Destination
+from gsvckpt.commands.rewrite.file import Make, Planned, Rewritten, name_output, rewrite
+from gsvckpt.commands.rewrite.recipe import Recipe
+from gsvckpt.engine.examine import Examination, without_source
+from gsvckpt.engine.placement import Threads, is_host, open_device, work_of
+from gsvckpt.engine.pool.receipts import Receipt
+from gsvckpt.engine.pool.run import Load, pays, run_each, sizes_of
+from gsvckpt.engine.write import Engine
+from gsvckpt.errors import GsvError, OutputError, as_error
+from gsvckpt.files.paths import is_url
+from gsvckpt.files.progress import Progress, Silent
+from gsvckpt.files.temporary import temp_name
+from gsvckpt.formats.shards import is_index
+from gsvckpt.sovits.upstream import UpstreamError, Verdict
+from gsvckpt.transforms.plan import Plan
+
+_PER_FILE = 0.03  # seconds that a file takes besides its bytes
+_RATE = 5e8  # bytes a second that are read, written, synced and read back
+
+
+class Order(NamedTuple):
+    """One source and where it goes. `taken` are files that must stay; `token` names this order in all attempts at it."""
+
+    source: str
+    output: str
+    taken: Collection[str] = ()
+    token: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.source
+
+
+class Written(NamedTuple):
+    """What became of one source: a plain value. `output` is None where nothing was to be written; `details` are the command's own keys."""
+
+    source: str
+    output: str | None
+    changed: bool
+    rehearsed: bool
+    whole: bool
+    bytes_before: int
+    bytes_after: int
+    upstream_before: Verdict | UpstreamError | None
+    upstream_after: Verdict | UpstreamError | None
+    warnings: tuple[str, ...]
+    details: Mapping[str, object]
+    device: tuple[str, str, int] | None = None  # where something was computed: on what, why there, and of how many bytes
+
+
+def sum_up(done: Rewritten, details: Mapping[str, object]) -> Written:
+    """The plain facts of a result."""
+    upstreams = (done.examination.upstream, done.upstream_after)
+    sizes = (done.bytes_before, done.bytes_after)
+    return Written(done.source, done.output, done.changed, done.rehearsed, done.whole, *sizes, *upstreams, done.warnings, details)
+
+
+class Rewrite(NamedTuple):
+    """The job of a writing command."""
+
+    recipe: Recipe
+    destination: Destination
+    device: str = "cpu"
+    fixed: bool = False  # the number of threads
+
+    def __call__(self, item: Order, jobs: int, progress: Progress) -> Written | GsvError:
+        warnings: list[str] = []
+        chosen: list[tuple[str, str, int]] = []
+
+        def engine_for(plan: Plan) -> Engine:
+            work = work_of(plan)
+            if work is None:
+                return Engine(None, jobs, progress, self.recipe.on_overflow)
+            device, threads, why = open_device(self.device, work, Threads(jobs, self.fixed), warn=warnings.append)
+            chosen[:] = [(device.name, why, work.nbytes)]
+            return Engine(device, threads, progress, self.recipe.on_overflow)
+
+        def result(done: Rewritten) -> Written:
+            written = sum_up(done, self.recipe.details(done))
+            return written._replace(warnings=(*written.warnings, *warnings), device=chosen[0] if chosen else None)
+
+        def announce(done: Rewritten) -> None:
+            receipt = self._receipt(item)
+            if receipt is not None and done.output is not None:
+                receipt.keep(done.output, done.bytes_after, _to_json(result(done)))
+
+        try:
+            with ExitStack() as stack:
+                how = (self.destination, engine_for, self._maker(stack, jobs), self.recipe.accept, self.recipe.open)
+                done = rewrite(item.source, item.output, *how, item.taken, announce)
+                return result(done)
+        except (GsvError, OSError) as caught:
+            return self.recall(item) or without_source(as_error(caught, item.source, OutputError))  # another attempt may still have run
+
+    def recall(self, item: Order) -> Written | None:
+        receipt = self._receipt(item)
+        left = receipt.find() if receipt is not None else None
+        return _from_json(left) if left is not None else None
+
+    def fail(self, item: Order, error: GsvError) -> GsvError:
+        error.path = error.path or item.source
+        return error
+
+    def forget(self, item: Order) -> None:
+        """The result has arrived."""
+        receipt = self._receipt(item)
+        if receipt is not None:
+            receipt.remove()
+
+    def name(self, item: Order) -> str:
+        """The output's name, or the one that was assigned where the source cannot be read."""
+        try:
+            with ExitStack() as stack:
+                return name_output(item.source, item.output, self.destination, self._maker(stack, 1), self.recipe.open)
+        except (GsvError, OSError):
+            return item.output
+
+    def _receipt(self, item: Order) -> Receipt | None:
+        is_kept = item.token and self.destination.writes and not is_url(item.output)
+        return Receipt(item.token, os.path.dirname(item.output)) if is_kept else None
+
+    def _maker(self, stack: ExitStack, jobs: int) -> Make:
+        def make(examination: Examination, plan: Plan) -> Planned:
+            return self.recipe.make(examination, plan, stack, jobs)
+
+        return make
+
+
+class _Naming(NamedTuple):
+    """The job of finding out an output's name."""
+
+    rewrite: Rewrite
+
+    def __call__(self, item: Order, jobs: int, progress: Progress) -> str:  # noqa: ARG002 - as Job has it
+        return self.rewrite.name(item)
+
+    def recall(self, item: Order) -> None:
+        """Nothing is left behind."""
+
+    def fail(self, item: Order, error: GsvError) -> str:  # noqa: ARG002 - as Job has it
+        return item.output
+
+
+def rewrite_files(
+    job: Rewrite, sources: Sequence[str], outputs: Sequence[str], jobs: int, progress: Progress, cluster: str | None = None
+) -> Iterator[Written | GsvError]:
+    """Rewrite every source; results in their order. What one source became, another does not replace, whichever of them is done first."""
+    sizes = sizes_of(sources)
+    load = Load(_PER_FILE, sum(sizes) / _RATE, together=is_host(job.device) and not job.recipe.is_large)
+    standing = set(sources)  # what must stay: the sources, and what others of them became
+    if cluster is None and not (load.together and pays(len(sources), load, jobs)):
+        orders = [Order(source, output, standing) for source, output in zip(sources, outputs, strict=True)]
+        for result in run_each(job, orders, load, jobs, progress, sizes):
+            _add(standing, result)
+            yield result
+        return
+    with job.destination.folder(outputs):
+        orders = [Order(source, output) for source, output in zip(sources, outputs, strict=True)]
+        names = list(outputs)
+        if job.recipe.renames or any(is_index(source) or os.path.isdir(source) for source in sources):
+            names = list(run_each(_Naming(job), orders, load, jobs, Silent(), cluster=cluster))
+        free = dict(_free(sources, names))
+        orders = [order._replace(taken=free.get(n, standing), token=temp_name()) for n, order in enumerate(orders)]
+        try:
+            with closing(run_each(job, [orders[n] for n in free], load, jobs, progress, [sizes[n] for n in free], cluster)) as running:
+                for n, order in enumerate(orders):
+                    # One whose name another has waits until all before it are done, and is done here.
+                    result = next(running) if n in free else next(run_each(job, [order], load, jobs, progress, [sizes[n]]))
+                    _add(standing, result)
+                    job.forget(order)
+                    yield result
+        finally:
+            for order in orders:  # those that Ctrl-C cut off
+                job.forget(order)
+
+
+def _add(standing: set[str], result: Written | GsvError) -> None:
+    if isinstance(result, Written) and result.output is not None and not result.rehearsed:
+        standing.add(result.output)
+
+
+def _free(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The sources, by number, whose output's name none before them has, each with the source that stands at that name."""
+    there = {found: source for source in sources if (found := _identify(source)) is not None}
+    claimed: set[str] = set()
+    for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+        place = os.path.normcase(os.path.realpath(name))
+        if place not in claimed:
+            claimed.add(place)
+            other = there.get(_identify(name) or (0, -1))
+            yield number, (other,) if other is not None and other != source else ()
+
+
+def _identify(path: str) -> tuple[int, int] | None:
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _to_json(written: Written) -> dict[str, object]:
+    upstreams = [None if verdict is None else verdict._asdict() for verdict in (written.upstream_before, written.upstream_after)]
+    return {**written._asdict(), "upstream_before": upstreams[0], "upstream_after": upstreams[1]}
+
+
+def _from_json(facts: Mapping[str, Any]) -> Written | None:
+    """The result that `_to_json` was made of; None for what is none."""
+    before, after = (_verdict(facts.get(key)) for key in ("upstream_before", "upstream_after"))
+    lists = {key: tuple(said) for key in ("warnings", "device") if isinstance(said := facts.get(key), list)}
+    try:
+        return Written(**{**facts, "upstream_before": before, "upstream_after": after, **lists})
+    except TypeError:  # not these keys
+        return None
+
+
+def _verdict(facts: object) -> Verdict | UpstreamError | None:
+    if not isinstance(facts, dict):
+        return None
+    return UpstreamError(**facts) if "error" in facts else Verdict(**facts)

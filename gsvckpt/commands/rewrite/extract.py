@@ -1,0 +1,176 @@
+"""Small weights out of training files, and full weights out of a LoRA and its base: what of a file goes where, and where its config comes from."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from typing import NamedTuple
+
+from gsvckpt.commands.rewrite import training_config
+from gsvckpt.engine.examine import Examination
+from gsvckpt.errors import RefusedError
+from gsvckpt.files.paths import absolute
+from gsvckpt.model import tensor_of
+from gsvckpt.sovits import names, small_weights, upstream
+from gsvckpt.sovits.config import fields, find_config, make_hparams
+from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.sections import divide
+from gsvckpt.sovits.upstream import Verdict
+from gsvckpt.transforms.merge_lora import Merged, merge, put_over
+from gsvckpt.transforms.plan import Change, Plan
+from gsvckpt.transforms.small_weights import SmallWeights, to_inference
+
+_LOOKED_AT = 8  # parameters of an optimizer; all were stepped as often but those that never had a gradient
+
+
+class Request(NamedTuple):
+    """What the user said of the file: its config and its step, whether values are clamped, and whether a base's own bytes are to be kept."""
+
+    config: str | None = None
+    step: int | None = None
+    clamp: bool = False
+    over_base: bool = False
+
+
+class Extracted(NamedTuple):
+    """A plan, the name that upstream would give the file (None: any), and what is worth a warning."""
+
+    plan: Plan
+    name: str | None
+    warnings: tuple[str, ...] = ()
+    consulted: tuple[str, ...] = ()
+
+
+def extract(plan: Plan, identity: Identity, request: Request) -> Extracted:
+    """Plan the small weights that GPT-SoVITS would have saved beside a training file.
+
+    Raises RefusedError for any other file and where its config belongs to another version, MissingError where there is none.
+    """
+    path, root = plan.checkpoint.source.path, plan.root
+    state = divide(root).tensors
+    warnings: tuple[str, ...] = ()
+    consulted: tuple[str, ...] = ()
+    if identity.kind == "gpt-training":
+        config = find_config(root)
+        if not isinstance(config, dict):
+            raise RefusedError("holds no config (hyper_parameters/config), which small weights need", where="hyper_parameters")
+        found = small_weights.extract_gpt(identity, state, config, path)
+        warnings = ("its config and step are its own: --config and --step are for SoVITS",) if (request.config or request.step) is not None else ()
+    elif identity.kind == "sovits-generator-training":
+        found, config, where, warnings = _of_generator(plan, identity, request)
+        plan = replace(plan, changes=(*plan.changes, Change("to-inference", "config", "", where)))
+        consulted = (where,)
+    else:
+        raise RefusedError(
+            f"is no training file that small weights come from (it is a {identity.kind})", where="--to-inference", hint=_advice(identity)
+        )
+    weights = SmallWeights(found.tensors, config, found.info, found.rank, found.ordered, found.head)
+    plan = replace(to_inference(plan, weights, len(state), clamp=request.clamp), head=found.head)
+    return Extracted(plan, found.name, warnings, consulted)
+
+
+def merge_lora(plan: Plan, identity: Identity, base: Examination, request: Request, name: str | None) -> Extracted:
+    """Plan the full weights of a LoRA, or of a LoRA training file, on a base that was checked. `name` is what upstream would call the LoRA.
+
+    Raises RefusedError where it is no LoRA or does not fit the base.
+    """
+    if identity.lora_rank is None or identity.kind not in ("sovits-lora", "sovits-generator-training"):
+        raise RefusedError(f"is no LoRA of GPT-SoVITS (it is a {identity.kind})", where="--merge-lora")
+    root = plan.root if isinstance(plan.root, dict) else {}
+    state = divide(root).tensors
+    config, info = root.get("config"), root.get("info")
+    if identity.kind == "sovits-lora" and not fields(config):
+        raise RefusedError("holds no config, without which GPT-SoVITS loads no weights", where="config")
+    version: str | None = identity.version or base.identity.version
+    warnings: tuple[str, ...] = ()
+    consulted: tuple[str, ...] = ()
+    if identity.kind == "sovits-generator-training":
+        found, config, where, warnings = _of_generator(plan, identity, request)
+        consulted = (where,)
+        info, version, state, name = found.info, found.version, dict(found.tensors), found.name
+    merged = merge(state, base.state)
+    called, suffix = name or names.basename(plan.checkpoint.source.path), f"_l{identity.lora_rank}.pth"
+    name = called.replace(suffix, ".pth") if called.endswith(suffix) else name
+    told = f"{len(merged.products):,} matrices merged, {merged.from_base:,} from the base"
+    change = Change("merge-lora", "model", f"rank {identity.lora_rank}", told)
+    plan = replace(plan, products={**plan.products, **merged.products}, head=upstream.head_for(version, lora=False))
+    if request.over_base:
+        return Extracted(_put_over(replace(plan, changes=(*plan.changes, change)), base, merged, request), name, (*warnings, _OF_THE_BASE), consulted)
+    plan = to_inference(plan, SmallWeights(merged.state, config, str(info or "")), len(state), clamp=request.clamp)
+    return Extracted(replace(plan, changes=(*plan.changes, change)), name, warnings, consulted)
+
+
+_OF_THE_BASE = "its config and info are those of the base, as GPT-SoVITS knows the file by the bytes that hold them"
+
+
+def _put_over(plan: Plan, base: Examination, merged: Merged, request: Request) -> Plan:
+    """The merged tensors in a copy of the base's own bytes, by whose beginning GPT-SoVITS knows it."""
+    path = base.checkpoint.source.path
+    if not isinstance(base.upstream, Verdict) or base.upstream.rule != "hash":
+        raise RefusedError(f"{path} is no base that GPT-SoVITS knows by its first bytes", where="--over-base", hint="name the official s2Gv4.pth")
+    root, casts, made = put_over(base.checkpoint.root, base.state, merged.state)
+    products = {storage: merged.products[original] for storage, original in made.items() if original in merged.products}
+    head = base.checkpoint.container.head or "PK"
+    plan = replace(plan, container="torch-zip", products=products, casts=casts, clamp=request.clamp, over=base.checkpoint, head=head)
+    return plan.with_root(root, Change("merge-lora", "container", "written anew", f"over a copy of {path}"))
+
+
+def _of_generator(plan: Plan, identity: Identity, request: Request) -> tuple[small_weights.SmallFile, object, str, tuple[str, ...]]:
+    """(the small file, its config as an object, where that stood, warnings) of a `G_*.pth`, which holds no config itself."""
+    path = plan.checkpoint.source.path
+    state = divide(plan.root).tensors
+    settings, where = training_config.find(path, request.config)
+    small_weights.check_config(settings, identity, state, where)
+    step, warnings = _step_of(plan.root, identity, request)
+    if request.config is not None:
+        warnings += _doubt(settings, where, path)
+    return small_weights.extract_sovits(identity, state, settings, path, step), make_hparams(small_weights.completed(settings)), where, warnings
+
+
+def _doubt(settings: dict[str, object], where: str, path: str) -> tuple[str, ...]:
+    """A warning where a config that was named is of another experiment than the folder of the checkpoint."""
+    told, experiment = small_weights.experiments_of(settings), names.experiment(absolute(path))
+    if experiment is None or not told or experiment in told:
+        return ()
+    return (f"{where} is the config of {' or '.join(sorted(told))}, but this checkpoint is of {experiment} by its path",)
+
+
+def _step_of(root: object, identity: Identity, request: Request) -> tuple[int, tuple[str, ...]]:
+    """The number of steps: as named, else from the name, else as the optimizer counted."""
+    known = request.step if request.step is not None else identity.progress.step
+    if known is not None:
+        return known, ()
+    counted = _optimizer_steps(root)
+    if counted is None:
+        raise RefusedError(
+            "its name does not tell the step, and no optimizer state counts it",
+            where="step",
+            hint="--step N; any number will do, upstream only prints it",
+        )
+    return counted, (f"step {counted} is the optimizer's count, as the file's name does not tell it",)
+
+
+def _optimizer_steps(root: object) -> int | None:
+    """The largest `step` of an AdamW state (1.6: a float32 scalar for each parameter), read from the file."""
+    optimizer = root.get("optimizer") if isinstance(root, dict) else None
+    state = optimizer.get("state") if isinstance(optimizer, dict) else None
+    counts: list[int] = []
+    for entry in list(state.values())[:_LOOKED_AT] if isinstance(state, dict) else ():
+        step = entry.get("step") if isinstance(entry, dict) else None
+        tensor = tensor_of(step)
+        if tensor is not None and tensor.dtype.name == "float32" and tensor.numel == 1 and tensor.storage.offset >= 0:
+            raw = bytearray(4)
+            tensor.storage.source.read_into(tensor.storage.offset + tensor.start * 4, memoryview(raw))
+            value = struct.unpack("<f", raw)[0]
+            counts += [int(value)] if 0 <= value < 1e12 else []
+        elif type(step) is int:
+            counts.append(step)
+    return max(counts, default=None)
+
+
+def _advice(identity: Identity) -> str:
+    if identity.kind in ("gpt-weights", "sovits-weights", "sovits-lora"):
+        return "it is small weights already"
+    return (
+        "name a G_*.pth or epoch=*-step=*.ckpt of GPT-SoVITS" if identity.kind != "sovits-discriminator-training" else "D is needed by training alone"
+    )

@@ -1,0 +1,1 @@
+"""verify: is a file sound? Findings, manifests, checksum files and copies."""

@@ -1,0 +1,122 @@
+"""Whether one checkpoint holds the tensors of another, whatever their containers, up to a change of type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gsvckpt.commands.verify.findings import Finding, Severity, worst
+from gsvckpt.dtypes import DType
+from gsvckpt.engine.examine import Examination
+from gsvckpt.engine.strided_read import logical_bytes
+from gsvckpt.files.progress import Progress
+from gsvckpt.files.streams import Buffers, Stopped, check_unchanged, for_each
+from gsvckpt.model import Tensor
+
+_LISTED = 20
+_NAMED = 3
+
+
+class _Pair(NamedTuple):
+    """A tensor of the one and its counterpart in the other."""
+
+    name: str
+    nbytes: int
+
+
+def compare(one: Examination, other: Examination, jobs: int, progress: Progress) -> list[Finding]:
+    """Compare the models. Names, shapes and values must be the same; a change of type is told of, and values are then compared after rounding.
+    Where nothing differs, a finding for information says so.
+
+    Weights for inference lack enc_q, which is no difference. Raises DamagedError and ChangedError as reading does.
+    """
+    mine, theirs = one.state, other.state
+    where = other.checkpoint.source.path
+    found: list[Finding] = []
+    missing = [name for name in theirs if name not in mine]
+    normal = one.identity.kind in ("sovits-weights", "sovits-lora") and all("enc_q" in name for name in missing)
+    if missing:
+        why = f"{len(missing):,} tensors of {where} are not in it: {_names(missing)}"
+        severity: Severity = "info" if normal else "error"
+        found.append(Finding("against.missing", severity, missing[0], why + ("; weights for inference never have them" if normal else "")))
+    extra = [name for name in mine if name not in theirs]
+    if extra:
+        found.append(Finding("against.extra", "error", extra[0], f"{len(extra):,} tensors are not in {where}: {_names(extra)}"))
+    both = [name for name in theirs if name in mine]
+    reshaped = [name for name in both if mine[name].shape != theirs[name].shape]
+    found += [
+        Finding("against.shape", "error", name, "has another shape", "", str(list(mine[name].shape)), str(list(theirs[name].shape)))
+        for name in reshaped[:_LISTED]
+    ]
+    found += _changed_types({name: (mine[name], theirs[name]) for name in both})
+    pairs = [_Pair(name, mine[name].nbytes + theirs[name].nbytes) for name in both if mine[name].shape == theirs[name].shape]
+    progress.expect(sum(pair.nbytes for pair in pairs))
+
+    def differs(pair: _Pair, buffers: Buffers) -> int:
+        return _count_differences(mine[pair.name], theirs[pair.name], pair.nbytes, buffers)
+
+    counted = {pair.name: count for pair, count in for_each(pairs, differs, jobs=jobs, progress=progress).items() if count}
+    check_unchanged([one.checkpoint.source, other.checkpoint.source])
+    found += [
+        Finding("against.values", "error", name, f"{count:,} of {mine[name].numel:,} values differ", "", f"{count:,} values", "0")
+        for name, count in list(counted.items())[:_LISTED]
+    ]
+    if len(counted) > _LISTED:
+        found.append(Finding("against.values", "error", "tensors", f"and {len(counted) - _LISTED:,} more tensors with other values"))
+    if both and worst(found) != "error":
+        found.append(Finding("against.values", "info", "tensors", _say_equal(len(both), where, found)))
+    return found
+
+
+def _say_equal(count: int, where: str, found: list[Finding]) -> str:
+    tensors = "its one tensor" if count == 1 else f"all of its {count:,} tensors"
+    is_cast = any(finding.check == "against.dtype" for finding in found)
+    return f"the same as {where}: {tensors}, by name, shape{' and value, up to the change of type' if is_cast else ', type and value'}"
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _changed_types(both: Mapping[str, tuple[Tensor, Tensor]]) -> list[Finding]:
+    """One finding for each change of type, an error unless both are floating."""
+    changes: dict[tuple[DType, DType], list[str]] = {}
+    for name, (mine, theirs) in both.items():
+        if mine.dtype is not theirs.dtype:
+            changes.setdefault((mine.dtype, theirs.dtype), []).append(name)
+    return [
+        Finding(
+            "against.dtype",
+            "info" if mine.floating and theirs.floating else "error",
+            names[0],
+            f"{len(names):,} tensors are {mine.name} where the other has {theirs.name}; their values are compared after rounding",
+            found=mine.name,
+            expected=theirs.name,
+        )
+        for (mine, theirs), names in changes.items()
+    ]
+
+
+def _count_differences(mine: Tensor, theirs: Tensor, nbytes: int, buffers: Buffers) -> int:
+    """Values that are not the same, where NaN equals NaN."""
+    import numpy as np
+
+    from gsvckpt.devices.arrays import as_array, rounded
+
+    comparable = mine.dtype is theirs.dtype or (mine.dtype.floating and theirs.dtype.floating)
+    count = 0
+    for one, two in zip(logical_bytes(mine), logical_bytes(theirs), strict=True):
+        if buffers.stop.is_set():
+            raise Stopped
+        if mine.dtype is theirs.dtype and bytes(one) == bytes(two):
+            continue
+        if not comparable:
+            return mine.numel
+        if mine.dtype is theirs.dtype and not mine.dtype.floating:
+            width = mine.dtype.itemsize
+            count += int(np.any(np.frombuffer(one, np.uint8).reshape(-1, width) != np.frombuffer(two, np.uint8).reshape(-1, width), axis=1).sum())
+            continue
+        left, right = as_array(one, mine.dtype), rounded(two, theirs.dtype, mine.dtype)
+        count += int(np.count_nonzero((left != right) & ~(np.isnan(left) & np.isnan(right))))
+    buffers.progress.advance(nbytes)
+    return count

@@ -1,0 +1,131 @@
+"""Checks of the outer file: what it is, whether all of it is there, and what torch would say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gsvckpt.commands.verify.checks.versions import rewrite_head
+from gsvckpt.commands.verify.findings import UNCHECKED, Finding
+from gsvckpt.engine.examine import Examination
+from gsvckpt.errors import TRY_SALVAGE, GsvError
+from gsvckpt.formats.torch_salvage import Remains
+from gsvckpt.formats.zip.directory import is_storage
+from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
+from gsvckpt.sovits import upstream
+from gsvckpt.sovits.upstream import Verdict
+
+_OPCODES = frozenset(b"(.0123456789BCEFGIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b")  # to protocol 2
+_AGAIN = "get the file again"
+_SEEKS_TOO_FAR = (4_096, 70_000)  # bytes of a cut zip between which torch's reader asks the system for a place before the file
+_LISTED = 20  # records named one by one
+_BY_INFERENCE = ("sovits-weights", "sovits-lora")  # kinds that GPT-SoVITS opens whatever their head (process_ckpt.py:129-138)
+
+
+def failure(error: GsvError, head: bytes, size: int, remains: Remains | None) -> list[Finding]:
+    """Why a file could not be opened, in torch's words, too, and what of it is whole."""
+    said = torch_says(head, size, cut=error.check == "container.truncated")
+    why = error.why.replace(" (torch: failed finding central directory)", "")
+    if said:
+        why += f"; torch.load says `{said}`" + (")" if " (" in said else "")
+    hint = error.hint if error.hint != TRY_SALVAGE else _AGAIN  # what is told below says whether anything is whole
+    found = [Finding(error.check, "error", error.where, why, hint)]
+    if remains is not None and remains.tensors:
+        share = f"{remains.whole:,} of {remains.tensors:,}"
+        hint = "gsvckpt migrate FILE --salvage writes what is whole" if remains.whole else ""
+        found.append(Finding(error.check, "info", "tensors", f"{share} tensors still have all their bytes", hint, share))
+    return found
+
+
+def torch_says(head: bytes, size: int, *, cut: bool) -> str:
+    """What torch.load raises at such a file, as users search for it; empty where it opens it or its words cannot be told.
+
+    Measured with torch 2.6 and 2.13. `head` are the file's first bytes, `cut` says that it is a zip without its end.
+    """
+    if not size:
+        return "EOFError: Ran out of input"
+    if size < 4 and b"PK\x03\x04".startswith(head):
+        return "UnpicklingError: A load persistent id instruction was encountered"
+    if head[:4] == b"PK\x03\x04" and cut:
+        kind = "failed finding central directory" if size > 21 else "not a ZIP archive"
+        also = "` (or `OSError: [Errno 22] Invalid argument" if _SEEKS_TOO_FAR[0] < size < _SEEKS_TOO_FAR[1] else ""
+        return f"PytorchStreamReader failed reading zip archive: {kind}{also}"
+    if head[:2].isdigit() and head[2:4] == b"\x03\x04":
+        return f"UnpicklingError: unpickling stack underflow` (with weights_only: `Unsupported operand {head[0]}"
+    if head.startswith(b"version https://git-lfs"):
+        return "UnpicklingError: invalid load key, 'v'.` (with weights_only: `Unsupported operand 118"
+    if len(head) >= 512 and not head[:512].strip(b"\0"):
+        return "KeyError: \"filename 'storages' not found\""
+    if head[:4] != b"PK\x03\x04" and head[0] not in _OPCODES:
+        return f"UnpicklingError: invalid load key, {chr(head[0])!r}."
+    return ""
+
+
+def is_unchecked(findings: Sequence[Finding]) -> bool:
+    """Whether the file could not be examined: nobody knows whether it is sound."""
+    return any(finding.check in UNCHECKED and finding.severity == "error" for finding in findings)
+
+
+def head(examination: Examination) -> list[Finding]:
+    """Whether the first two bytes suit those who open such files."""
+    container, kind = examination.checkpoint.container, examination.identity.kind
+    if container.format != "torch-zip" or container.head == "PK":
+        return []
+    said = "torch.load alone says `unpickling stack underflow` (with weights_only: `Unsupported operand 48`)"
+    if kind in _BY_INFERENCE:
+        verdict, identity = examination.upstream, examination.identity
+        suits = isinstance(verdict, Verdict) and not upstream.misread(identity.version, examination.is_lora, verdict)
+        why = f"begins with {container.head} instead of PK{', as GPT-SoVITS marks this version' if suits else ''}; {said}"
+        why += ", GPT-SoVITS opens it" if suits else ""
+        return [Finding("container.head", "info", "first two bytes", why, found=container.head or "")]
+    why = f"begins with {container.head} instead of PK, and whatever opens such files does not mend that: {said}"
+    hint = rewrite_head(examination.checkpoint.source.path, "PK")
+    return [Finding("container.head", "error", "first two bytes", why, hint, container.head or "", "PK")]
+
+
+def byteorder(checkpoint: Checkpoint) -> list[Finding]:
+    """Numbers in an order that is not looked into."""
+    order = checkpoint.container.byteorder
+    if order == "little":
+        return []
+    why = f"its numbers are in {order[:20]!r} order, which no GPT-SoVITS machine writes: they are not examined"
+    return [Finding("container.unsupported", "error", "byteorder", why, "load it with torch and save it again", order[:20], "little")]
+
+
+def behind(checkpoint: Checkpoint) -> list[Finding]:
+    """Bytes that follow the end of what readers read."""
+    count, container = checkpoint.container.behind, checkpoint.container
+    if not count or container.format != "torch-stream":  # behind a zip's pickle they are a doubt (see ambiguity)
+        return []
+    why = f"{count:,} bytes stand behind the last storage; torch.load ignores them"
+    return [Finding("container.trailing", "warning", "end of file", why, "harmless where a copy appended zeros; otherwise get the file again")]
+
+
+def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Finding]:
+    """Records whose bytes do not have their checksum, with the tensors in them. torch itself never checks."""
+    owners: dict[int, str] = {}
+    for path, leaf in walk(checkpoint.root):
+        if isinstance(leaf, (Tensor, Storage)):
+            owners.setdefault((leaf.storage if isinstance(leaf, Tensor) else leaf).offset, format_path(path))
+    wrong = [(record, crc) for record, crc in crcs.items() if record.crc != crc and not (record.crc == 0 and record.size)]
+    unknown = [record for record, crc in crcs.items() if record.crc == 0 and crc]
+    lost = {record for record, _ in wrong}
+    is_left = checkpoint.root is not None and any(is_storage(record.name) and record not in lost for record in crcs)
+    found = [
+        Finding(
+            "record.crc",
+            "error",
+            owners.get(record.offset, record.name),
+            f"record {record.name} was altered on disk or in transfer"
+            + (", which torch.load does not notice" if is_storage(record.name) else "; torch.load stops, or takes it for something else"),
+            TRY_SALVAGE if is_left and is_storage(record.name) else _AGAIN,
+            f"{crc:08x}",
+            f"{record.crc:08x}",
+        )
+        for record, crc in wrong[:_LISTED]
+    ]
+    if len(wrong) > _LISTED:
+        found.append(Finding("record.crc", "error", "records", f"and {len(wrong) - _LISTED:,} more altered records"))
+    if unknown:
+        why = f"{len(unknown):,} of {len(crcs):,} records state no checksum: torch wrote them with checksums switched off, so damage would not show"
+        found.append(Finding("record.crc", "warning", unknown[0].name, why, "gsvckpt verify FILE --record keeps a digest of its own", "0"))
+    return found

@@ -1,0 +1,32 @@
+"""Checks of what the pickles name."""
+
+from __future__ import annotations
+
+from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.formats.pickle.safety import Safety, Verdict
+
+_NAMED = 6
+_TRUST = "load it only if you trust whoever wrote it"
+
+
+def safety(verdict: Safety) -> list[Finding]:
+    """The verdict as a finding: what is not known to be data is not safe, and nothing else is safe."""
+    worst = [judged.name for judged in verdict.of(verdict.verdict)]
+    told = ", ".join(worst[:_NAMED]) + (f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else "")
+    if verdict.verdict == "unsafe":
+        why = verdict.tell_unsafe(_NAMED)
+        return [Finding("pickle.safety", "error", "pickle", why, "do not load this file", told, "names of data only")]
+    if verdict.verdict == "unknown" and worst:
+        return [Finding("pickle.safety", "error", "pickle", verdict.tell_unknown(_NAMED), _TRUST, told, "names of data only")]
+    return []
+
+
+def doubts(found: Safety) -> list[Finding]:
+    """Where readers may part, or something cannot be looked into: so what loading the file does is not known, whatever it names."""
+    return [Finding(doubt.check, "error", doubt.where, doubt.why, _TRUST, "unknown", "safe") for doubt in found.doubts]
+
+
+def safety_of_unreadable(verdict: Safety) -> list[Finding]:
+    """The same for a file that could not be read to its end: the names that were met may not be all, so it is never safe."""
+    worst: Verdict = "unsafe" if verdict.verdict == "unsafe" else "unknown"
+    return safety(Safety(worst, verdict.of(worst)))

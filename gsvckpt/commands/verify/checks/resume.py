@@ -1,0 +1,207 @@
+"""Would GPT-SoVITS go on training here, from which file and at which epoch, or silently start over?"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.engine.examine import Examination
+from gsvckpt.errors import GsvError
+from gsvckpt.model import Opaque, walk
+from gsvckpt.sovits import requirements
+from gsvckpt.sovits.config import lookup
+from gsvckpt.sovits.kinds import Kind
+from gsvckpt.sovits.names import LATEST_STEP
+from gsvckpt.sovits.resuming import newest_lightning
+from gsvckpt.sovits.runs import Run
+
+_S2_KEYS = ("iteration", "optimizer", "model", "learning_rate")  # utils.py:23-60, each of them read without a default
+_S1_KEYS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers")  # measured with pytorch-lightning 2.5.6
+_OVER = "GPT-SoVITS says nothing, starts over from the pretrained model at epoch 1 and saves over what is here"
+_PLAIN = 'gsvckpt migrate FILE --plain --in-place mends the file; so does pip install "pytorch-lightning<2.6"'
+
+
+class State(NamedTuple):
+    """What resuming asks of one training file."""
+
+    kind: Kind
+    version: str | None
+    epoch: int | None
+    keys: frozenset[str]
+    groups: tuple[int, ...] | None
+    wanted_groups: tuple[int, ...] | None
+    paths: frozenset[str]
+    epochs: int | None
+    has_moments: bool
+
+
+def summarise(examination: Examination) -> State:
+    """Gather it from an examined file."""
+    root, identity = examination.checkpoint.root, examination.identity
+    entries = root if isinstance(root, dict) else {}
+    optimizer = entries.get("optimizer")
+    wanted = requirements.optimizer_groups(identity.kind, identity.version, examination.state, lora=identity.lora_rank is not None)
+    epochs = lookup(entries.get("hyper_parameters"), "config", "train", "epochs")
+    paths = {leaf.name.name for _, leaf in walk(root) if isinstance(leaf, Opaque) and leaf.name.module in ("pathlib", "pathlib._local")}
+    return State(
+        identity.kind,
+        identity.version,
+        identity.progress.epoch,
+        frozenset(str(key) for key in entries),
+        requirements.group_sizes(optimizer),
+        wanted,
+        frozenset(paths),
+        epochs if type(epochs) is int else None,
+        bool(optimizer or entries.get("optimizer_states")),
+    )
+
+
+def assess(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
+    """The verdict on one run. `states` has what is known of its files, by path."""
+    return _assess_gpt(run, states) if run.stage == "gpt" else _assess_sovits(run, states)
+
+
+def assess_file(name: str, state: State, run: Run | None) -> list[Finding]:
+    """The verdict on one file: could training go on from it, and would it be the one that is taken?"""
+    if state.kind == "gpt-training":
+        found = _openable(name, state)
+    elif state.kind in ("sovits-generator-training", "sovits-discriminator-training"):
+        found = _loadable(name, state)
+    else:
+        hint = "training files are called G_*.pth, D_*.pth and epoch=*-step=*.ckpt, in logs/<experiment>"
+        return [Finding("resume.file", "error", name, f"is no training file ({state.kind}): training cannot go on from it", hint, state.kind)]
+    if run is not None and name not in (run.generator, run.discriminator):
+        taken = run.discriminator if state.kind == "sovits-discriminator-training" else run.generator
+        found.append(Finding("resume.file", "warning", name, f"would not be taken, but {taken}", _instead(run, str(taken)), str(taken), name))
+    return found
+
+
+def _assess_gpt(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
+    if run.generator is None:
+        return [_nothing("epoch=*-step=*.ckpt")]
+    state = states[run.chosen[0]]
+    if isinstance(state, GsvError):
+        why = f"would be taken, and training stops with an error: {state.why}"
+        return [Finding("resume.file", "error", run.generator, why, _instead(run, run.generator))]
+    found = _openable(run.generator, state)
+    blocked = any(finding.severity == "error" for finding in found)
+    if not run.generator.endswith(".ckpt"):
+        why = "is taken although its name goes on behind .ckpt: GPT-SoVITS looks only at how a name begins"
+        found.append(Finding("resume.stale", "warning", run.generator, why, _instead(run, run.generator)))
+    found += _stale(run, state, states)
+    return [*found, *_outcome(run, state, state.epochs, blocked=blocked)]
+
+
+def _openable(name: str, state: State) -> list[Finding]:
+    found = []
+    missing = [key for key in _S1_KEYS if key not in state.keys]
+    if missing:
+        why = f"lacks {', '.join(missing)}: training stops with a KeyError"
+        hint = "empty lists are enough: gsvckpt strip-optimizer leaves them"
+        found.append(Finding("resume.keys", "error", name, why, hint, ", ".join(missing)))
+    if state.paths:
+        why = f"names pathlib.{min(state.paths)}: pytorch-lightning 2.6 with torch 2.6 refuses it (Unsupported global)"
+        if "WindowsPath" in state.paths and os.name != "nt":
+            why += "; and trained on Windows, it stops on this system with `cannot instantiate 'WindowsPath'`"
+        found.append(Finding("resume.lightning", "warning", name, why, _PLAIN, f"pathlib.{min(state.paths)}"))
+    return found
+
+
+def _assess_sovits(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
+    if run.failure:
+        return [Finding("resume.file", "error", run.folder, f"a name makes GPT-SoVITS fail ({run.failure}); {_OVER}", "rename files to G_<step>.pth")]
+    if run.generator is None:
+        return [_nothing("G_*.pth")]
+    found: list[Finding] = []
+    pairs = run.stage == "sovits" and run.version not in ("v3", "v4")  # v3 and v4 are trained without a discriminator
+    known: dict[str, State] = {}
+    for name in filter(None, (run.discriminator if pairs else None, run.generator)):
+        state = states[run.place(name)]
+        if isinstance(state, GsvError):
+            found.append(Finding("resume.file", "error", name, f"would be taken and cannot be read ({state.why}): {_OVER}", _instead(run, name)))
+            continue
+        known[name] = state
+        found += _loadable(name, state)
+    if pairs and run.discriminator is None:
+        why = f"there is no D_*.pth beside {run.generator}, and GPT-SoVITS loads D first: {_OVER}"
+        found.append(Finding("resume.pair", "error", run.generator, why, "put the D file of the same epoch back", "no D", "G and D"))
+    generator = known.get(run.generator)
+    discriminator = known.get(run.discriminator or "")
+    if generator is None:
+        return found
+    if discriminator is not None and discriminator.epoch != generator.epoch:
+        why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}; training goes on with both"
+        hint = f"put the file of the same epoch back: gsvckpt verify {shlex.quote(run.folder)} --restore-from DIR brings it from a backup"
+        found.append(Finding("resume.pair", "warning", run.generator, why, hint, str(discriminator.epoch), str(generator.epoch)))
+    found += _stale(run, generator, states)
+    blocked = any(finding.severity == "error" for finding in found)
+    epochs = run.epochs if run.config_version in (None, run.version) or run.version is None else None
+    return [*found, *_outcome(run, generator, epochs, blocked=blocked)]
+
+
+def _loadable(name: str, state: State) -> list[Finding]:
+    missing = [key for key in _S2_KEYS if key not in state.keys]
+    if missing:
+        hint = "gsvckpt strip-optimizer leaves `optimizer: None`, from which training goes on" if missing == ["optimizer"] else ""
+        return [Finding("resume.keys", "error", name, f"lacks {', '.join(missing)}: {_OVER}", hint, ", ".join(missing))]
+    if state.groups is not None and state.wanted_groups is not None and state.groups != state.wanted_groups:
+        why = f"its optimizer has groups of {_groups(state.groups)} parameters, this model's has {_groups(state.wanted_groups)}: {_OVER}"
+        hint = "gsvckpt strip-optimizer FILE --in-place removes it, and training goes on with fresh moments"
+        return [Finding("resume.optimizer", "error", name, why, hint, _groups(state.groups), _groups(state.wanted_groups))]
+    if state.groups is None:
+        return [Finding("resume.optimizer", "info", name, "has no optimizer state: training goes on with fresh moments")]
+    return []
+
+
+def _groups(sizes: tuple[int, ...]) -> str:
+    return " + ".join(map(str, sizes)) or "no"
+
+
+def _stale(run: Run, chosen: State, states: Mapping[str, State | GsvError]) -> list[Finding]:
+    """Files of a later epoch than the one that is taken."""
+    later = [
+        (state.epoch, os.path.basename(path))
+        for path in run.rivals
+        if not isinstance(state := states[path], GsvError) and state.epoch is not None and state.epoch > (chosen.epoch or 0)
+    ]
+    if not later:
+        return []
+    epoch, name = max(later)
+    fixed = str(LATEST_STEP) in str(run.generator)
+    reason = f", as its number is the highest ({LATEST_STEP} is the name of `save only latest`, no step)" if fixed else ""
+    why = f"GPT-SoVITS takes {run.generator} of epoch {chosen.epoch}{reason}, although {name} is of epoch {epoch}"
+    return [Finding("resume.stale", "warning", str(run.generator), why, _instead(run, str(run.generator)), f"epoch {chosen.epoch}", f"epoch {epoch}")]
+
+
+def _outcome(run: Run, state: State, epochs: int | None, *, blocked: bool) -> list[Finding]:
+    if blocked or state.epoch is None:
+        return []
+    files = " and ".join(filter(None, (run.generator, run.discriminator)))
+    if epochs is not None and state.epoch >= epochs:
+        why = f"{files}: epoch {state.epoch} of {epochs} is done, so GPT-SoVITS trains nothing and saves nothing"
+        hint = "raise the total number of epochs"
+        return [Finding("resume.finished", "warning", str(run.generator), why, hint, str(state.epoch), f"below {epochs}")]
+    total = f" of {epochs}" if epochs is not None else ""
+    return [Finding("resume.file", "info", str(run.generator), f"training goes on from {files} at epoch {state.epoch + 1}{total}")]
+
+
+def _nothing(pattern: str) -> Finding:
+    return Finding("resume.file", "warning", "folder", f"there is no {pattern}: training starts from the pretrained model at epoch 1", found="none")
+
+
+def _instead(run: Run, name: str) -> str:
+    """What to do so that another file is taken: the whole pair goes, or is brought back where nothing else is there."""
+    if run.stage == "gpt":
+        gone = {name}
+        rest = newest_lightning(other for other in run.names if other not in gone)
+    else:
+        gone = {name, *(other for other in run.names if other[1:] == name[1:])}
+        rest = next((other for other in sorted(run.names) if other not in gone and other.startswith("G_")), None)
+    if rest is None:
+        return (
+            f"nothing else is there to go on from: gsvckpt verify {shlex.quote(run.folder)} --resume --restore-from DIR brings it back from a backup"
+        )
+    return f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again"

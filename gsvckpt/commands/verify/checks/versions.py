@@ -1,0 +1,75 @@
+"""Checks of what GPT-SoVITS will take a file for, and of what names and settings claim against what the tensors say."""
+
+from __future__ import annotations
+
+import os
+
+from gsvckpt.commands.verify.findings import Finding, Severity
+from gsvckpt.engine.examine import Examination
+from gsvckpt.files.paths import is_url, source_words
+from gsvckpt.sovits import upstream
+from gsvckpt.sovits.upstream import UpstreamError
+
+_RESIZE = "gsvckpt migrate FILE writes a copy of the size that GPT-SoVITS expects"
+
+
+def detection(examination: Examination) -> list[Finding]:
+    """What GPT-SoVITS detects against what the tensors say, with what follows from it."""
+    identity, verdict = examination.identity, examination.upstream
+    texts = upstream.warnings(identity, verdict, examination.rows)
+    found = []
+    for text in texts:
+        if isinstance(verdict, UpstreamError) or verdict is None:
+            found.append(
+                Finding("version.upstream", "error", "first two bytes", text, _mend(examination), examination.checkpoint.container.head or "")
+            )
+            continue
+        is_consequence = text is texts[-1] and (identity.version is not None or identity.versions == ("v3", "v4"))
+        misread = is_consequence and upstream.misread(identity.version, examination.is_lora, verdict)
+        severity: Severity = "warning"
+        if (misread and not _corrected(examination)) or (not misread and "size mismatch" in text):
+            severity = "error"
+        said = upstream.describe(verdict.model, verdict.lora) if misread else ""
+        known = upstream.describe(identity.version, examination.is_lora) if misread else ""
+        found.append(Finding("version.upstream", severity, verdict.rule, text, _mend(examination) if misread else "", said, known))
+    return found
+
+
+def _mend(examination: Examination) -> str:
+    identity, container = examination.identity, examination.checkpoint.container
+    base = identity.kind == "sovits-generator-base"
+    wanted = upstream.head_for(identity.version, examination.is_lora, base=base)
+    if container.format == "torch-zip" and container.head != wanted and identity.version is not None:
+        return rewrite_head(examination.checkpoint.source.path, wanted)
+    return _RESIZE if upstream.padded_size(identity.version, examination.checkpoint.source.size, base=base) is not None else ""
+
+
+def rewrite_head(path: str, head: str) -> str:
+    """A command that puts these two bytes at the front of a file, whatever its name holds."""
+    import shlex
+
+    if is_url(path):
+        return f"gsvckpt migrate --head {head} {source_words(path)}"
+    quoted = shlex.quote(path) if os.name != "nt" else f'"{path}"'  # no file name on Windows holds a quote
+    return f"gsvckpt migrate --head {head} --in-place {'-- ' if quoted.startswith('-') else ''}{quoted}"
+
+
+def _corrected(examination: Examination) -> bool:
+    """Misreadings that do not break the sound: v1 for v2, which GPT-SoVITS corrects from the tensors, and bases, which training opens by name."""
+    verdict, identity = examination.upstream, examination.identity
+    if verdict is None or isinstance(verdict, UpstreamError):
+        return False
+    plain = identity.version in ("v1", "v2") and verdict.model in ("v1", "v2") and verdict.lora == examination.is_lora
+    return plain or identity.kind == "sovits-generator-base"
+
+
+def claims(examination: Examination) -> list[Finding]:
+    """Head, config, folder or LoRA rank that name something else than the tensors do."""
+    by_name = set(examination.identity.progress.notes)
+    return [Finding("version.claims", "warning", "version", note) for note in examination.identity.notes if note not in by_name]
+
+
+def name(examination: Examination) -> list[Finding]:
+    """A file name whose epoch or step is not the content's: renamed, or copied over another."""
+    hint = "the content counts; rename the file"
+    return [Finding("version.name", "warning", "name", note, hint) for note in examination.identity.progress.notes]

@@ -1,0 +1,139 @@
+"""What verify can find: its checks by stable id, and one finding of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
+
+from gsvckpt.errors import UsageError
+from gsvckpt.files.paths import source_words
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+# Ids are a promise to scripts. Each with the question that it answers.
+CHECKS: Mapping[str, str] = {
+    "container.kind": "Is it a checkpoint at all, and no web page, pointer, archive or program?",
+    "container.truncated": "Is the file complete?",
+    "container.unreadable": "Can every byte be read?",
+    "container.changed": "Did the file stay as it is while it was read?",
+    "container.unsupported": "Is it of a form that can be examined?",
+    "container.head": "Do its first two bytes suit its readers?",
+    "container.header": "Is the safetensors header valid?",
+    "container.directory": "Is the zip's directory sound?",
+    "container.headers": "Do the zip's local headers say what its directory says?",
+    "container.duplicate": "Does every record stand in the zip once?",
+    "container.overlap": "Does no record lie inside another?",
+    "container.range": "Do all records lie inside the file?",
+    "container.compressed": "Are all records stored plainly?",
+    "container.encrypted": "Is no record marked as encrypted?",
+    "container.gap": "Does every byte belong to something?",
+    "container.trailing": "Does the file end where the checkpoint ends?",
+    "record.crc": "Does every record have its checksum?",
+    "pickle.safety": "Does the file name nothing that could run code?",
+    "pickle.encoding": "Is every pickle spelled as known picklers spell it, so that all readers read the same?",
+    "pickle.damaged": "Can the pickle be read to its end?",
+    "pickle.bomb": "Does the pickle ask for no more memory than an honest one?",
+    "tensor.bounds": "Does every tensor lie inside its storage, and claim no more than is there?",
+    "tensor.finite": "Are all weights numbers, without NaN and infinity?",
+    "tensor.range": "Would all float32 weights fit into float16?",
+    "layout.missing": "Are all tensors of this version there?",
+    "layout.extra": "Are there no tensors besides?",
+    "layout.shape": "Has every tensor its shape?",
+    "layout.dtype": "Has every tensor a type that GPT-SoVITS can load?",
+    "layout.config": "Has the config all fields that GPT-SoVITS reads?",
+    "version.upstream": "Will GPT-SoVITS take it for the version that it is?",
+    "version.claims": "Do head, config and folder name the version that the tensors have?",
+    "version.name": "Does the file's name say the epoch and step that it holds?",
+    "official.digest": "Is a file with an official name the official file?",
+    "resume.file": "Is there a file to resume from, and which?",
+    "resume.keys": "Has it all entries that resuming needs?",
+    "resume.optimizer": "Does its optimizer state fit the model?",
+    "resume.pair": "Do G and D come from the same epoch?",
+    "resume.stale": "Is the file that GPT-SoVITS takes the newest there is?",
+    "resume.lightning": "Will today's pytorch-lightning open it?",
+    "resume.finished": "Are there epochs left to train?",
+    "manifest.bit-rot": "Have files kept their bytes while their size and time stayed?",
+    "manifest.changed": "Are files still what was recorded?",
+    "manifest.missing": "Are all recorded files there?",
+    "manifest.new": "Are all files recorded?",
+    "checksum.mismatch": "Do files have the digests that a checksum file lists?",
+    "checksum.match": "Has a file that was not examined the digest that a checksum file lists?",
+    "checksum.missing": "Are all listed files there?",
+    "checksum.unlisted": "Are all files listed?",
+    "checksum.malformed": "Can every line of the checksum file be read?",
+    "against.missing": "Has the file all tensors of the other?",
+    "against.extra": "Has it none besides?",
+    "against.shape": "Are all shapes the same?",
+    "against.dtype": "Are all types the same?",
+    "against.values": "Are all values the same, up to a change of type?",
+}
+
+# Findings of these say that the bytes are not what was saved; others may come from a file that is whole.
+DAMAGE = ("container.*", "record.*", "pickle.damaged", "pickle.bomb", "tensor.bounds", "tensor.finite", "manifest.*", "checksum.*", "official.*")
+UNCHECKED = frozenset({"container.changed", "container.unsupported", "container.compressed", "container.encrypted"})
+
+
+class Finding(NamedTuple):
+    """One thing that a check found: `why` says it in a sentence, `found` and `expected` as short values where there are such."""
+
+    check: str
+    severity: Severity
+    where: str
+    why: str
+    hint: str = ""
+    found: str = ""
+    expected: str = ""
+
+
+def name_file(finding: Finding, path: str) -> Finding:
+    """The finding with a hint that can be pasted: `FILE` in it is this file."""
+    hint = finding.hint.replace("gsvckpt migrate FILE", f"gsvckpt migrate {source_words(path)}")
+    return finding._replace(hint=hint.replace(" FILE", f" {shlex.quote(path)}"))
+
+
+def name_copies(finding: Finding, folder: str) -> Finding:
+    """The finding with a hint that says where copies are."""
+    return finding._replace(hint=finding.hint.replace("--restore-from DIR", f"--restore-from {shlex.quote(folder)}"))
+
+
+def select_checks(text: str | None) -> frozenset[str]:
+    """The ids that a list like `container,tensor.finite` or `*,-layout` means: ids, their first parts, or globs; a minus takes away.
+
+    Raises UsageError for a word that means none.
+    """
+    chosen: set[str] = set()
+    words = [word.strip() for word in ("*" if text is None else text).split(",") if word.strip()]
+    if words and words[0].startswith("-"):
+        chosen = set(CHECKS)
+    for word in words:
+        meant = matching_checks(word.removeprefix("-"))
+        if not meant:
+            raise UsageError(f"there is no check {word!r}", where="--checks", hint=f"checks: {', '.join(dict.fromkeys(map(family, CHECKS)))}, or ids")
+        chosen = chosen - meant if word.startswith("-") else chosen | meant
+    if not chosen:
+        raise UsageError("leaves no check", where="--checks")
+    return frozenset(chosen)
+
+
+def matching_checks(word: str) -> set[str]:
+    """The ids that one word means."""
+    return {check for check in CHECKS if word in (check, family(check)) or fnmatchcase(check, word)}
+
+
+def family(check: str) -> str:
+    """The first part of an id."""
+    return check.partition(".")[0]
+
+
+def worst(findings: Iterable[Finding]) -> Severity | None:
+    """The highest severity; None where there is no finding."""
+    found = {finding.severity for finding in findings}
+    return next((severity for severity in SEVERITIES if severity in found), None)
+
+
+def is_damage(check: str) -> bool:
+    """Whether an error of this check means that bytes are lost or altered."""
+    return any(fnmatchcase(check, glob) for glob in DAMAGE)

@@ -1,0 +1,219 @@
+"""`gsvckpt.toml`: what the checkpoints of a folder were when they were known to be sound, to compare with what they are.
+
+It stands beside the files. What others wrote into it stays: the text above the line `MARK` word for word, other tables as data.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from gsvckpt.characters import escape_toml
+from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.errors import DamagedError, MissingError, RefusedError
+from gsvckpt.files.lock import locked
+from gsvckpt.files.obstacles import file_obstacle
+from gsvckpt.files.publish import publish_bytes
+
+NAME = "gsvckpt.toml"
+MARK = "# --- written by gsvckpt verify --record; what stands below is written anew each time ---\n"
+_RECORD = "if it was saved anew, record it: gsvckpt verify FILE --record"
+_RESTORE = "gsvckpt verify FILE --restore-from DIR brings it back from a backup"
+LARGEST = 1 << 26  # bytes; 10,000 files have 3 MB, 1,000 with digests of every tensor 40 MB
+
+
+class Entry(NamedTuple):
+    """One file as it was recorded. `digests` of its bytes and its content by name, `tensors` those of each tensor where that was asked for."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    kind: str | None = None
+    version: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    digests: Mapping[str, str] = {}
+    tensors: Mapping[str, str] = {}
+
+    def as_table(self) -> dict[str, object]:
+        facts = {"size": self.size, "mtime_ns": self.mtime_ns, "kind": self.kind, "version": self.version, "epoch": self.epoch, "step": self.step}
+        table: dict[str, object] = {key: value for key, value in (*facts.items(), *self.digests.items()) if value is not None}
+        return {**table, "tensors": dict(self.tensors)} if self.tensors else table
+
+
+_DIGESTS = ("xxh3_128", "sha256", "md5", "content")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The entries of one manifest, by file name."""
+
+    path: str
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.path) or "."
+
+
+def read_manifest(path: str) -> Manifest | None:
+    """The manifest at `path`; None where there is none. Raises DamagedError for one that cannot be understood."""
+    text = _read(path)
+    return None if text is None else Manifest(path, _entries(path, _parse(path, text)))
+
+
+def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], bool] = lambda _: False) -> str:
+    """Put entries into the folder's manifest, in one step, and drop those whose name `forget` says. Returns the manifest's path.
+
+    Others that record at the same time wait, so nothing is lost. Raises DamagedError where the manifest that is there cannot be understood, which
+    is then left as it is, RefusedError where its name is taken by something that is no regular file, and OutputError.
+    """
+    path = os.path.join(folder, NAME)
+    obstacle = file_obstacle(path)
+    if obstacle is not None:
+        raise obstacle
+    with locked(folder or "."):
+        text, newline = _read_text(path) or ("", "\n")
+        document = _parse(path, text)
+        before = _entries(path, document)
+        known = {name: entry for name, entry in before.items() if not forget(name)}
+        known |= {entry.name: entry for entry in entries}
+        own = _own_text(path, text, document, spell(before))
+        renewed = f"{own}{MARK}\n{spell(known)}"
+        _require_same(path, document, renewed, known)
+        publish_bytes(path, renewed.replace("\n", newline).encode(), overwrite=True)
+    return path
+
+
+def spell(entries: Mapping[str, Entry]) -> str:
+    """The entries as a manifest has them below its mark."""
+    import tomli_w
+
+    return escape_toml(tomli_w.dumps({"files": {name: entries[name].as_table() for name in sorted(entries)}}))
+
+
+def _own_text(path: str, text: str, document: Mapping[str, object], generated: str) -> str:
+    """What others wrote, word for word: the text above the mark, and what was added behind what stood below it. Raises RefusedError where the two
+    cannot be told apart.
+    """
+    mark = re.search(rf"^{re.escape(MARK)}", text, re.MULTILINE)
+    if mark is None and "files" not in document:
+        own = text
+    elif mark is not None and text[mark.end() :].removeprefix("\n").startswith(generated):
+        own = text[: mark.start()] + text[mark.end() :].removeprefix("\n").removeprefix(generated)
+    else:  # somebody changed entries, which is nothing to lose; but words of theirs would be
+        own = text[: mark.start()] if mark is not None else ""
+        below = text[mark.end() :] if mark is not None else text
+        if "#" in below or set(document) != {"files", *_parse(path, own)}:
+            hint = f"move what is yours above the line {MARK.strip()!r}"
+            raise RefusedError("has words of yours among those that gsvckpt wrote, which would be lost", path=path, hint=hint)
+    return own if not own or own.endswith("\n\n") else own.rstrip("\n") + "\n\n"
+
+
+def _require_same(path: str, before: Mapping[str, object], renewed: str, entries: Mapping[str, Entry]) -> None:
+    """Raise RefusedError unless the new text says what the old one said, but for the entries."""
+    try:
+        after = _parse(path, renewed)
+        if _entries(path, after) == dict(entries) and {**after, "files": 0} == {**before, "files": 0}:
+            return
+    except DamagedError:
+        pass
+    hint = f"move what is yours above the line {MARK.strip()!r}"
+    raise RefusedError("cannot be renewed without changing what others wrote in it", path=path, hint=hint)
+
+
+def _read(path: str) -> str | None:
+    found = _read_text(path)
+    return None if found is None else found[0]
+
+
+def _read_text(path: str) -> tuple[str, str] | None:
+    """The text with plain line ends, and the line end that it has; None where there is no manifest."""
+    try:
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):  # a pipe would never end
+            raise MissingError("is no regular file", path=path, hint="move it away")
+        if facts.st_size > LARGEST:
+            raise DamagedError(f"is larger than {LARGEST:,} bytes", path=path)
+        with open(path, encoding="utf-8-sig", newline="") as file:  # Windows' own editor puts a mark in front
+            text = file.read()
+        return text.replace("\r\n", "\n"), "\r\n" if "\r\n" in text else "\n"
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise DamagedError("is no text in UTF-8", path=path, hint="move it away, and record anew") from error
+    except OSError as error:
+        raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+
+
+def _parse(path: str, text: str) -> dict[str, object]:
+    from gsvckpt.files import toml  # most folders have no manifest, and need neither reader nor writer
+
+    try:
+        return toml.load(text)
+    except ValueError as error:  # TOMLDecodeError is one
+        raise DamagedError(f"is no valid TOML: {error}", path=path, hint="mend that line, or move the file away and record anew") from error
+
+
+def _entries(path: str, document: Mapping[str, object]) -> dict[str, Entry]:
+    files = document.get("files", {})
+    if not isinstance(files, dict):
+        raise DamagedError("its `files` is no table", path=path)
+    return {name: _entry(path, name, table) for name, table in files.items()}
+
+
+def _entry(path: str, name: str, table: object) -> Entry:
+    if not isinstance(table, dict) or type(table.get("size")) is not int or type(table.get("mtime_ns")) is not int:
+        raise DamagedError("an entry without size and mtime_ns", path=path, where=f"files.{name}")
+    texts = {key: table.get(key) for key in ("kind", "version", *_DIGESTS)}
+    counts = {key: table.get(key) for key in ("epoch", "step")}
+    tensors = table.get("tensors", {})
+    if any(value is not None and not isinstance(value, str) for value in texts.values()) or not isinstance(tensors, dict):
+        raise DamagedError("an entry with a value of the wrong type", path=path, where=f"files.{name}")
+    if any(value is not None and type(value) is not int for value in counts.values()) or os.path.basename(name) != name:
+        raise DamagedError("an entry with a value of the wrong type", path=path, where=f"files.{name}")
+    digests = {key: cast("str", texts[key]) for key in _DIGESTS if texts[key] is not None}
+    return Entry(name, table["size"], table["mtime_ns"], texts["kind"], texts["version"], counts["epoch"], counts["step"], digests, tensors)
+
+
+def compare(entry: Entry, size: int, mtime_ns: int, digests: Mapping[str, str], tensors: Mapping[str, str]) -> list[Finding]:
+    """What became of a recorded file. Without `digests`, size and time alone are compared and believed."""
+    same_facts = (size, mtime_ns) == (entry.size, entry.mtime_ns)
+    known = [name for name in _DIGESTS if name in digests and name in entry.digests and name != "content"]
+    if not known:
+        if same_facts:
+            return []
+        if size != entry.size:
+            facts = (f"{size:,} bytes", f"{entry.size:,} bytes")
+            return [Finding("manifest.changed", "warning", "file", "has another size than was recorded", _RECORD, *facts)]
+        facts = (_time(mtime_ns), _time(entry.mtime_ns))
+        return [Finding("manifest.changed", "warning", "file", "has another time than was recorded", _RECORD, *facts)]
+    name = known[0]
+    if digests[name] == entry.digests[name]:
+        return []
+    altered = [tensor for tensor, digest in entry.tensors.items() if tensor in tensors and tensors[tensor] != digest]
+    more = f"; altered tensors: {', '.join(altered[:3])}{f' and {len(altered) - 3:,} more' if len(altered) > 3 else ''}" if altered else ""
+    if same_facts:
+        why = f"its bytes changed while its size and time stayed: the disk or memory is failing{more}"
+        return [Finding("manifest.bit-rot", "error", "file", why, _RESTORE, f"{name} {digests[name]}", entry.digests[name])]
+    why = f"is not what was recorded{more}"
+    return [Finding("manifest.changed", "warning", "file", why, _RECORD, f"{name} {digests[name]}", entry.digests[name])]
+
+
+def _time(mtime_ns: int) -> str:
+    seconds, rest = divmod(mtime_ns, 1_000_000_000)
+    try:
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{rest:09d}"
+    except (OverflowError, ValueError, OSError):
+        return f"{mtime_ns} ns"
+
+
+def missing(entry: Entry) -> Finding:
+    """A recorded file that is not there."""
+    hint = f"{_RESTORE}; --record --forget drops the entry"
+    return Finding("manifest.missing", "error", "file", "was recorded and is not there any more", hint, "no file", f"{entry.size:,} bytes")

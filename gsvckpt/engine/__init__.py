@@ -1,0 +1,1 @@
+"""Where formats, transforms, devices and files meet: open, examine, write, read, compare, load."""

@@ -1,0 +1,115 @@
+"""Everything there is to know of a checkpoint without reading tensor bytes: what it is, whether it is safe, and what GPT-SoVITS will make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.formats.pickle.safety import Safety, judge_checkpoint
+from gsvckpt.formats.sniff import read_head
+from gsvckpt.model import Checkpoint, Distant, Source, Tensor, format_path
+from gsvckpt.sovits import kinds, official, upstream
+from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.official import Match
+from gsvckpt.sovits.sections import Role, Sections, divide, state_tensors
+from gsvckpt.sovits.upstream import UpstreamError, Verdict
+
+_CHUNK = 1 << 20
+_FOREIGN = "GPT-SoVITS reads no safetensors files; gsvckpt migrate --to torch makes one that it reads"
+
+
+class Examination(NamedTuple):
+    """`roles` are those of the root entries; `state` is the model's state dict, `weights` that and others such as EMA copies by root key.
+
+    `rows` are the state's phoneme rows, by which GPT-SoVITS corrects v1 and v2; `upstream` is what it says before that.
+    """
+
+    checkpoint: Checkpoint
+    identity: Identity
+    safety: Safety
+    roles: Mapping[object, Role]
+    state: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    rows: int | None
+    upstream: Verdict | UpstreamError | None
+    official: Match | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_lora(self) -> bool:
+        return self.identity.kind == "sovits-lora"
+
+
+def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examination:
+    """Examine an opened checkpoint. Reads its first 8 KiB, and the whole file only when its size is exactly that of an official one.
+
+    `sections` are those of its root, where the caller knows them already.
+    """
+    source = checkpoint.source
+    head = read_head(source)
+    sections = sections or divide(checkpoint.root)
+    identity = kinds.identify(checkpoint, source.path, head, sections)
+    rows = kinds.symbol_rows(sections.tensors)
+    opened = upstream.applies(identity.kind)
+    foreign = opened and checkpoint.container.format == "safetensors"
+    verdict = upstream.detect(head, source.size) if opened and not foreign else None
+    warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows), *([_FOREIGN] if foreign else []))
+    weights = _all_weights(checkpoint.root, sections)
+    safety = judge_checkpoint(checkpoint)
+    return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, verdict, recognise(source), warnings)
+
+
+def recognise(source: Source, *, thorough: bool = False) -> Match | None:
+    """The official file that this is, or None.
+
+    Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known. At a
+    glance it never is, as a whole file would have to come from another machine.
+    """
+    match = official.lookup(source.size, official.digest_header(read_head(source)))
+    if match is not None or (isinstance(source, Distant) and source.glance) or not (thorough or official.candidates(source.size)):
+        return match
+    import hashlib
+
+    from gsvckpt.files.streams import buffer
+
+    digest = hashlib.sha256()
+    memory = buffer(_CHUNK)
+    for offset in range(0, source.size, _CHUNK):
+        chunk = memory[: min(_CHUNK, source.size - offset)]
+        source.read_into(offset, chunk)
+        digest.update(chunk)
+    return official.lookup_sha256(digest.hexdigest())
+
+
+def known_of(error: GsvError) -> Checkpoint | None:
+    """What could be learnt of a file that could not be read: its container and the names in its pickle, with an empty root."""
+    return error.known if isinstance(error.known, Checkpoint) else None
+
+
+def without_source(error: GsvError) -> GsvError:
+    """The same error, whose `known` no longer holds an open file, so that it can go between processes."""
+    known = known_of(error)
+    if known is not None:
+        error.known = replace(known, source=Closed(known.source.path, known.source.size))
+    return error
+
+
+class Closed(NamedTuple):
+    """What is left of a source."""
+
+    path: str
+    size: int
+
+    def read_into(self, offset: int, _: memoryview) -> None:
+        raise DamagedError(f"is closed, and byte {offset:,} cannot be read any more", path=self.path)
+
+
+def _all_weights(root: object, sections: Sections) -> dict[str, Tensor]:
+    found = dict(sections.tensors)
+    if sections.path:
+        for key, role in sections.roles.items():
+            if role == "weights" and key != sections.path[0]:
+                found |= {format_path((key, name)): tensor for name, tensor in state_tensors(root, (key,)).items()}
+    return found

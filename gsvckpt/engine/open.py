@@ -1,0 +1,74 @@
+"""Opening checkpoints. Reading needs nothing of what writing needs, so that it starts fast."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from os import PathLike, fspath
+
+from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.files.local import open_source
+from gsvckpt.files.paths import conceal, is_url, source_words
+from gsvckpt.formats import shards, sniff
+from gsvckpt.model import Checkpoint, Source
+
+
+@contextmanager
+def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False, glance: bool = False) -> Iterator[Checkpoint]:
+    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. `inflate` admits compressed zips; `glance` says that none of
+    those bytes will be asked for.
+
+    A folder with an index, or the index itself, is one checkpoint in several files. Raises GsvError with the path filled in.
+    """
+    index = index_of(conceal(fspath(path)))
+    if index is not None:
+        with ExitStack() as stack, blame(conceal(fspath(path))):
+            yield shards.read(index, partial(_read_shard, inflate=inflate), stack, glance=glance)
+        return
+    with open_source(path, glance=glance) as source, blame(source.path):
+        yield read(source, inflate=inflate)
+
+
+def index_of(path: str) -> str | None:
+    """The index by which `path`, a folder or the index itself, is one checkpoint in several files; None where it is none."""
+    if not is_url(path) and os.path.isdir(path):
+        return shards.find_index(path)
+    return path if shards.is_index(path) else None
+
+
+def refuse_ambiguous(checkpoint: Checkpoint) -> None:
+    """Raise DamagedError where readers may get other values than those that were read. What they may find besides is a matter of safety alone."""
+    for doubt in checkpoint.doubts:
+        if doubt.check == "pickle.encoding" and not doubt.agreed:
+            raise DamagedError(f"{doubt.why}, so what it says is not certain", where=doubt.where, hint="get the file again", check=doubt.check)
+
+
+_OWN = re.compile(r"(gsvckpt migrate|\.truncate\(\d+\)\") FILE")  # in hints of readers, the file itself
+
+
+@contextmanager
+def blame(path: str) -> Iterator[None]:
+    """Errors raised inside learn which file they are about, and so do their hints."""
+    try:
+        yield
+    except GsvError as error:
+        if not error.path:
+            error.path = path
+            error.hint = _OWN.sub(lambda found: f"{found[1]} {source_words(path)}", error.hint)
+        raise
+
+
+def _read_shard(source: Source, *, inflate: bool) -> Checkpoint:
+    with blame(source.path):
+        return read(source, inflate=inflate)
+
+
+def read(source: Source, *, inflate: bool = False) -> Checkpoint:
+    """Read a checkpoint from an open source. No byte of it is run."""
+    try:
+        return sniff.read(source, inflate=inflate)
+    except (MemoryError, RecursionError) as error:  # a crafted file may get here; an honest one does not
+        raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error

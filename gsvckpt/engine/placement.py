@@ -1,0 +1,59 @@
+"""The device that some work is done on: the one that was asked for, or where it is done soonest, and how many threads keep it busy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from gsvckpt.devices.choice import choose, choose_for
+from gsvckpt.devices.costs import Work
+from gsvckpt.devices.device import Device
+from gsvckpt.model import Tensor
+from gsvckpt.transforms.plan import Plan
+
+_THREADS_A_CORE = 2  # with a device: one thread reads or writes while the other waits for what it has sent there
+
+
+class Threads(NamedTuple):
+    """How many threads there may be; `fixed` where the user has said so."""
+
+    number: int
+    fixed: bool = False
+
+
+class Computing(NamedTuple):
+    """A device, how many threads keep it and the disk busy, and why that device."""
+
+    device: Device
+    threads: int
+    why: str
+
+
+def open_device(name: str, work: Work, threads: Threads, *, warn: Callable[[str], None]) -> Computing:
+    """The device called `name`; for `auto` the one on which this work is done soonest. Raises UsageError for one that is not there."""
+    if name == "auto":
+        device, why = choose_for(work._replace(threads=threads.number), warn=warn)
+    else:
+        device, why = choose(name, warn=warn), "the default" if name == "cpu" else "as asked for"
+    busy = 1 if device.name == "cpu" or threads.fixed else _THREADS_A_CORE
+    return Computing(device, threads.number * busy, why)
+
+
+def is_host(name: str) -> bool:
+    """Whether all work on the device of that name is the host's, so that several files may be in work at once."""
+    if name != "auto":
+        return name == "cpu"
+    from gsvckpt.devices.presence import may_have_gpu
+
+    return not may_have_gpu()
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """What the tensors take in the file: those that share memory once."""
+    return sum({tensor.storage: tensor.storage.nbytes for tensor in tensors.values()}.values())
+
+
+def work_of(plan: Plan) -> Work | None:
+    """What a plan has to have computed; None where nothing."""
+    computed = {*plan.casts, *plan.products}
+    return Work("product" if plan.products else "cast", sum(storage.nbytes for storage in computed)) if computed else None

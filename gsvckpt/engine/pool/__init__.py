@@ -1,0 +1,1 @@
+"""One file or many: by threads, processes or a cluster."""

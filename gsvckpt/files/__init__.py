@@ -1,0 +1,1 @@
+"""Bytes in and out: paths, URLs, positioned reads, streams, atomic publishing, locks."""

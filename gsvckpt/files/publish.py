@@ -1,0 +1,300 @@
+"""Publishing a finished file in one step. The only fsync and the only rename of the program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from gsvckpt.errors import GsvError, OutputError, RefusedError
+from gsvckpt.files.local import BINARY, CHUNK, LINKLESS, reason
+from gsvckpt.files.obstacles import entry_obstacle, file_obstacle, folder_obstacle
+from gsvckpt.files.paths import is_url
+from gsvckpt.files.temporary import sweep, temporary_file, temporary_folder
+
+TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
+_SYNC_SECONDS = 0.05  # short: the disk then works while the rest is still copied, and little is left to wait for at the end
+
+
+class Target:
+    """The temporary file that `publish` hands out: written at any place by several threads."""
+
+    ordered = False
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data` at `offset`. Raises OSError."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            done += self._write_some(offset + done, view[done : done + CHUNK])
+
+    if hasattr(os, "pwrite"):
+
+        def _write_some(self, offset: int, view: memoryview) -> int:
+            return os.pwrite(self._fd, view, offset)
+
+    else:
+
+        def _write_some(self, offset: int, view: memoryview) -> int:
+            with self._lock:
+                os.lseek(self._fd, offset, os.SEEK_SET)
+                return os.write(self._fd, view)
+
+    def resize(self, size: int) -> None:
+        """Cut off what an earlier, larger attempt left behind `size`, or reserve up to it."""
+        os.truncate(self._fd, size)
+
+    def stop(self) -> None:
+        """Nobody waits for another here."""
+
+    def sync(self) -> None:
+        """Bring to the disk what was written. Does nothing after `close`."""
+        fd = self._fd
+        if fd >= 0:
+            os.fsync(fd)
+
+    def close(self) -> None:
+        """Close the file. A worker that still runs after Ctrl-C fails then, instead of writing to whatever gets the number next."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+
+def publish(
+    path: str,
+    size: int,
+    fill: Callable[[Target], None],
+    check: Callable[[Target], None],
+    *,
+    overwrite: bool,
+    settle: Callable[[], None] = lambda: None,
+) -> None:
+    """Create `path` in one step: `fill` writes a temporary file beside it, `check` reads it back, and synced it takes the name.
+
+    A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
+    kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
+    `overwrite` is false, or is no regular file, also when it becomes so meanwhile, and OutputError when the disk is full, the folder not writable or
+    the path no path at all; after any error no temporary file is left. A URL is published as `uploading.upload` tells, through an ordered target.
+    """
+    if is_url(path):
+        from gsvckpt.files.upload import upload  # files of this machine need nothing of it
+
+        upload(path, size, fill, check, overwrite=overwrite, settle=settle)
+        return
+    try:
+        destination = _resolve(path)
+        sweep(destination.parent)
+        _require_free(destination, path, overwrite=overwrite)
+        _require_space(destination, size)
+        with temporary_file(destination.parent) as (temp, fd):
+            target = Target(temp, fd)
+            try:
+                with _syncing(target) as written:
+                    fill(target)
+                    written.set()
+                    check(target)
+            finally:
+                target.close()
+            settle()
+            _copy_mode(destination, temp)  # last: Windows removes no read-only file
+            _take_name(temp, destination, path, overwrite=overwrite)
+        _sync_folder(destination.parent)
+    except OSError as error:
+        _fail(path, error)
+
+
+def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle: Callable[[], None] = lambda: None) -> None:
+    """Create a folder in one step: `fill` publishes files in a temporary one beside it, which then takes the name.
+
+    A kill at any moment leaves nothing at `path`, or all of it. Raises RefusedError where something else than an empty folder is at `path`, also when
+    another process makes it meanwhile, and OutputError; after any error no temporary folder is left.
+    """
+    try:
+        destination = _resolve(path.rstrip(f"/{os.sep}") or path)
+        sweep(destination.parent)
+        taken = folder_obstacle(path)
+        if taken is not None:
+            raise taken
+        _require_space(destination, size)
+        with temporary_folder(destination.parent) as temp:
+            try:
+                fill(str(temp))
+            except GsvError as error:
+                error.path = error.path.replace(str(temp), path.rstrip(f"/{os.sep}") or path)  # nobody will see the other folder
+                raise
+            _sync_folder(temp)
+            settle()
+            _take_folder(temp, destination, path)
+        _sync_folder(destination.parent)
+    except OSError as error:
+        _fail(path, error)
+
+
+def _take_folder(temp: Path, destination: Path, path: str) -> None:
+    try:
+        if destination.is_dir():
+            os.rmdir(destination)  # empty, as was seen
+        os.rename(temp, destination)
+    except OSError:
+        taken = folder_obstacle(path)  # by another process, or by a file that came meanwhile
+        if taken is not None:
+            raise taken from None
+        raise
+
+
+def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
+    """Create a small file in one step, as `publish` does."""
+
+    def check(target: Target) -> None:
+        if target.path.read_bytes() != data:
+            raise OSError(errno.EIO, "what was written does not read back")
+
+    publish(path, len(data), lambda target: target.write_at(0, data), check, overwrite=overwrite)
+
+
+def move(source: str, target: str) -> None:
+    """Give a file another name in the same file system, in one step; never that of another file, though a file of the same bytes may be there twice
+    after a kill. The folders are left to `sync_folders`. Raises RefusedError where the name is taken, and OutputError.
+    """
+    try:
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+        if os.path.lexists(target) and os.path.samefile(source, target):  # an earlier run was killed between the two names
+            os.unlink(source)
+        else:
+            _take_name(Path(source), Path(target), target, overwrite=False)
+            with suppress(FileNotFoundError):  # it was renamed, not linked
+                os.unlink(source)
+    except OSError as error:
+        hint = "gsvckpt needs to write in its folder" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+        raise OutputError(f"cannot be moved: {reason(error)}", path=source, hint=hint) from error
+
+
+def sync_folders(folders: Iterable[str]) -> None:
+    """Bring to the disk what files are in these folders: once for all that was moved, as each time takes a hundredth of a second."""
+    for folder in dict.fromkeys(folders):
+        _sync_folder(Path(folder or "."))
+
+
+def append_line(path: str, line: str) -> None:
+    """Add a line to a small file and bring it to the disk. Raises OutputError."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY | LINKLESS)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "is no regular file")
+            os.write(fd, line.encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        _fail(path, error)
+
+
+def _resolve(path: str) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a NUL byte
+        raise OutputError(f"cannot be written: {error}", path=path) from error
+
+
+def _require_free(destination: Path, path: str, *, overwrite: bool) -> None:
+    obstacle = file_obstacle(path) or entry_obstacle(str(destination), path)
+    if obstacle is not None:
+        raise obstacle
+    if not overwrite and os.path.lexists(destination):
+        raise _exists(path)
+
+
+@contextmanager
+def _syncing(target: Target) -> Iterator[threading.Event]:
+    """Sync the file beside the work: now and then while it is written, and at once when the event says that all of it is, while it is read back.
+
+    On leaving, everything is on the disk, or the OSError of any sync is raised.
+    """
+    failures: list[OSError] = []
+    written = threading.Event()
+
+    def sync() -> None:
+        try:
+            while not written.wait(_SYNC_SECONDS):
+                target.sync()
+            target.sync()
+        except OSError as error:  # the system tells of a failed write once only, so none may be lost
+            failures.append(error)
+
+    thread = threading.Thread(target=sync)
+    try:  # Ctrl-C can come anywhere, and must leave no thread that waits for ever
+        thread.start()
+        yield written
+    finally:
+        written.set()
+        if thread.ident is not None:
+            thread.join()
+    for failure in failures:
+        raise failure
+
+
+def _require_space(destination: Path, size: int) -> None:
+    if hasattr(os, "statvfs"):
+        facts = os.statvfs(destination.parent)
+        if not facts.f_blocks:  # some network and FUSE file systems do not tell
+            return
+        free = facts.f_bavail * facts.f_frsize
+    else:
+        import shutil  # only where statvfs is missing
+
+        free = shutil.disk_usage(destination.parent).free
+    if free < size:
+        raise OSError(errno.ENOSPC, f"{size:,} bytes are needed, {free:,} are free")
+
+
+def _copy_mode(destination: Path, temp: Path) -> None:
+    with suppress(OSError):
+        os.chmod(temp, stat.S_IMODE(os.stat(destination).st_mode))
+
+
+def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> None:
+    if overwrite:
+        obstacle = entry_obstacle(str(destination), path)  # once more: it may have come while the file was written
+        if obstacle is not None:
+            raise obstacle
+        os.replace(temp, destination)
+        return
+    try:
+        os.link(temp, destination)  # unlike rename, link never overwrites, so two processes cannot both win
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # no hard links on FAT and some network drives
+        if os.path.lexists(destination):
+            raise _exists(path) from None
+        os.rename(temp, destination)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # Windows cannot open folders, and some file systems refuse to sync them
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _exists(path: str) -> RefusedError:
+    return RefusedError("exists already", path=path, hint="--force overwrites it")
+
+
+def _fail(path: str, error: OSError) -> NoReturn:
+    hints = {errno.ENOSPC: "free some space, or write to another disk", getattr(errno, "EDQUOT", -1): "your disk quota is used up"}
+    hint = hints.get(error.errno or 0, "")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "write elsewhere"
+    raise OutputError(f"cannot be written: {reason(error)}", path=path, hint=hint) from error

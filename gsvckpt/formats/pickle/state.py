@@ -1,0 +1,123 @@
+"""What a pickle machine works on: the data, the stack with its marks, the memo, and the limits that keep a crafted pickle small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.files import budget
+from gsvckpt.model import Doubt, Global, Opaque
+
+MAX_DOUBTS = 8  # told of one pickle; more would add nothing
+
+Reduce = Callable[[Global, object], object]
+Persist = Callable[[object], object]
+
+
+class EndOfPickle(DamagedError):
+    """The data ends before the pickle does."""
+
+
+class State:
+    """The state between two opcodes.
+
+    `globals` holds every name met so far, `made` every Opaque, also those that are thrown away again, and `called` the names whose calls made
+    something else; `frames` the first byte and the end of each frame, `start` is where the pickle begins.
+    """
+
+    __slots__ = (
+        *("called", "comparisons", "containers", "copied", "data", "doubts", "frames", "globals", "heavy", "letters", "made", "marks", "memo"),
+        *("ordered", "persist", "rebuilt", "reduce", "stack", "start", "tensors"),
+    )
+
+    def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0) -> None:
+        self.data, self.start = data, start
+        self.doubts: list[Doubt] = []
+        self.frames: list[tuple[int, int]] = []
+        self.reduce, self.persist = reduce, persist
+        self.stack: list[object] = []
+        self.marks: list[list[object]] = []
+        self.memo: dict[int, object] = {}
+        self.globals: dict[Global, Global] = {}
+        self.made: list[Opaque] = []
+        self.called: dict[Global, None] = {}
+        self.ordered: Global | None = None  # the last name that made an OrderedDict, and a tensor: noted once, as there are many
+        self.rebuilt: Global | None = None
+        self.comparisons = budget.Comparisons()
+        self.containers = self.copied = self.heavy = self.letters = self.tensors = 0
+
+    def take(self, position: int, count: int) -> bytes:
+        """The next `count` bytes. Raises EndOfPickle when there are fewer."""
+        end = position + count
+        if end > len(self.data):
+            raise EndOfPickle(f"the pickle ends early: {count:,} bytes announced, {len(self.data) - position:,} left")
+        return self.data[position:end]
+
+    def line(self, position: int) -> tuple[bytes, int]:
+        """The rest of a text line, and the position behind it."""
+        end = self.data.find(b"\n", position)
+        if end < 0:
+            raise EndOfPickle("the pickle ends early: an unfinished text line")
+        return self.data[position:end], end + 1
+
+    def pop_mark(self) -> list[object]:
+        """Take everything above the last mark."""
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def named(self, module: str, name: str) -> Global:
+        """Note a name, and return the one object that stands for it."""
+        if len(module) + len(name) > budget.LONGEST_NAME:
+            raise DamagedError(f"names a class by {len(module) + len(name):,} characters")
+        found = Global(module, name)
+        known = self.globals.setdefault(found, found)
+        if known is found and len(self.globals) > budget.MOST_CLASSES:
+            raise budget.too_much("different classes", budget.MOST_CLASSES, check="pickle.bomb")
+        return known
+
+    def doubt(self, position: int, why: str, *, agreed: bool = False) -> None:
+        """Note an opcode whose operand, which ends before `position`, is spelled as no known pickler spells it."""
+        if len(self.doubts) < MAX_DOUBTS:
+            self.doubts.append(Doubt(f"pickle byte {position:,}", why, agreed=agreed))
+
+    def charge(self, count: int) -> None:
+        """Count what calls copy: an honest pickle spells each item once, a crafted one calls again and again on the same list."""
+        self.copied += count
+        if self.copied > len(self.data):
+            raise UnsupportedError("copies more than it holds: built to exhaust memory", check="pickle.bomb")
+
+    def weigh(self, weight: int) -> None:
+        """Count objects that take much more memory than the bytes that ask for them: about 150 bytes for each unit of `weight`."""
+        self.heavy += weight
+        if self.heavy > budget.MOST_HEAVY:
+            raise budget.too_much("objects of the large kinds", budget.MOST_HEAVY, check="pickle.bomb")
+
+    def contain(self) -> None:
+        """Count a list or dict."""
+        self.containers += 1
+        if self.containers > budget.MOST_CONTAINERS:
+            raise budget.too_much("lists and dicts", budget.MOST_CONTAINERS, check="pickle.bomb")
+
+    def describe(self) -> None:
+        """Count a tensor or storage: what each of them costs comes after the pickle, in what a command does with it."""
+        self.tensors += 1
+        if self.tensors > budget.MOST_TENSORS:
+            raise budget.too_much("tensors", budget.MOST_TENSORS, check="pickle.bomb")
+
+    def spell(self, count: int) -> None:
+        """Count the characters of a long text."""
+        self.letters += count
+        if self.letters > budget.MOST_LETTERS:
+            raise budget.too_much("characters in long texts", budget.MOST_LETTERS, check="pickle.bomb")
+
+    def look_around(self) -> None:
+        """Raise UnsupportedError where too much is on the stack or in the memo: looked at between many opcodes, as each adds one at most."""
+        if len(self.marks) > budget.MOST_OPEN:
+            raise budget.too_much("containers open", budget.MOST_OPEN, check="pickle.bomb")
+        if len(self.stack) + sum(map(len, self.marks)) > budget.MOST_WAITING:
+            raise budget.too_much("objects waiting", budget.MOST_WAITING, check="pickle.bomb")
+        if len(self.memo.keys()) > budget.MOST_REMEMBERED:
+            raise budget.too_much("objects remembered", budget.MOST_REMEMBERED, check="pickle.bomb")
+
+
+Handler = Callable[[State, int], int]  # gets the position behind its opcode, returns the position of the next one

@@ -1,0 +1,1 @@
+"""Zip archives: the directory, writing, salvage, compressed records."""

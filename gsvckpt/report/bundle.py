@@ -1,0 +1,54 @@
+"""What a bundle holds: a table with one line a file, and JSON."""
+
+from __future__ import annotations
+
+import os
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gsvckpt.commands.bundle.contents import Bundle, Item
+from gsvckpt.report.terminal import Folded, make_console, print_table
+from gsvckpt.report.units import plural, printable, size
+
+_WIDEST = 36  # columns that names in the bundle may take before they are folded
+
+
+def as_json(bundle: Bundle) -> dict[str, object]:
+    """The one file of the JSON document."""
+    return {
+        "source": bundle.source,
+        "output": bundle.output,
+        "bundle": [{"path": item.path, "from": item.origin, "bytes": item.size, "how": item.how} for item in bundle.items],
+        "bytes_after": bundle.size,
+        "written": not bundle.rehearsed,
+        "warnings": list(bundle.warnings),
+        "left_out": [{"path": left.path, "why": left.why} for left in bundle.left_out],
+    }
+
+
+def print_bundle(bundle: Bundle) -> None:
+    """One line a file, and what they come to."""
+    console = make_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+    widest = max(len(item.path) for item in bundle.items)
+    table.add_column("file", no_wrap=widest <= _WIDEST)
+    table.add_column("from")
+    table.add_column("size", justify="right", no_wrap=True, min_width=8)
+    for item in bundle.items:
+        table.add_row(Folded(Text(printable(item.path))), Folded(_origin(bundle, item)), size(item.size))
+    print_table(console, table)
+    where = f"{printable(bundle.output)}{' (not written: dry run)' if bundle.rehearsed else ''}"
+    console.print(f"{plural(len(bundle.items), 'file')}, {size(bundle.size)}: {where}", soft_wrap=not console.is_terminal)
+
+
+def _origin(bundle: Bundle, item: Item) -> Text:
+    """Where a file comes from, below the experiment or GPT-SoVITS's own folder."""
+    if item.origin is None or item.origin == bundle.source:
+        return Text("-", style="dim")
+    inside = os.path.relpath(item.origin, bundle.source)
+    if inside.startswith(os.pardir):
+        inside = os.path.relpath(item.origin, bundle.root)
+    shown = item.origin if inside.startswith(os.pardir) else inside
+    return Text(f"{printable(shown)}{' (extracted)' if item.how == 'extracted' else ''}")

@@ -1,0 +1,259 @@
+"""What `inspect` shows of one checkpoint: a panel of facts, its modules, what wastes space, and on request tensors, config, names and memory."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory, group
+from gsvckpt.engine.examine import Examination
+from gsvckpt.errors import UsageError
+from gsvckpt.files.paths import name_of
+from gsvckpt.files.texts import similar_names
+from gsvckpt.model import Tensor
+from gsvckpt.report.console import VERDICTS
+from gsvckpt.report.documents import examination_json
+from gsvckpt.report.kinds import KINDS
+from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
+from gsvckpt.report.units import count, plural, printable, size
+from gsvckpt.sovits.config import config_of
+from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.upstream import UpstreamError, correct, describe
+
+if TYPE_CHECKING:
+    from gsvckpt.engine.statistics import Stats
+
+_USES: Mapping[str, str] = {
+    "gpt-weights": "for inference, and as a base for training",
+    "gpt-training": "to go on training; inference needs the GPT weights",
+    "sovits-weights": "for inference",
+    "sovits-lora": "for inference, on top of the v3 or v4 base",
+    "sovits-generator-training": "to go on training; inference needs the SoVITS weights",
+    "sovits-discriminator-training": "to go on training, together with its G; never needed for inference",
+    "sovits-generator-base": "to start training from",
+    "sovits-discriminator-base": "to start training from, together with its G",
+}
+_BAR = 14
+_FRAME = 6  # columns of a panel's upper edge that its title cannot take
+_MOST_MODULES = 40  # rows, unless -v asks for all: rich needs a millisecond for each
+_DEEPEST = 6  # name parts, where a single group is opened up
+
+
+class View(NamedTuple):
+    """What was asked for."""
+
+    tensors: bool = False
+    stats: bool = False
+    config: str | None = None
+    globals: bool = False
+    memory: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    depth: int = 1
+    sort: str | None = None
+    verbose: bool = False
+
+    @property
+    def asks_for_parts(self) -> bool:
+        """Parts take the place of the overview."""
+        return bool(self.tensors or self.config or self.globals or self.memory)
+
+    def require_match(self, *states: Mapping[str, Tensor]) -> None:
+        """Raise UsageError when --include names none of the tensors that there are."""
+        names = [name for state in states for name in state]
+        if self.include and names and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
+            raise UsageError(f"no tensor is called {' or '.join(self.include)}", where="--include", hint=similar_names(self.include[0], names))
+
+    def choose(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that --include and --exclude leave, in the order of --sort."""
+        chosen = {
+            name: tensor
+            for name, tensor in state.items()
+            if (not self.include or any(fnmatchcase(name, glob) for glob in self.include))
+            and not any(fnmatchcase(name, glob) for glob in self.exclude)
+        }
+        if self.sort == "name":
+            return dict(sorted(chosen.items()))
+        return dict(sorted(chosen.items(), key=lambda item: -item[1].nbytes)) if self.sort == "size" else chosen
+
+
+def document(examination: Examination, view: View, measured: Mapping[str, Stats | None], counted: Account | None = None) -> dict[str, object]:
+    """The JSON object of one file. `counted` is where its bytes go, where the caller knows that already."""
+    counted = counted or account(examination)
+    facts = examination_json(examination, counted)
+    if view.tensors or view.stats:
+        from gsvckpt.report import listings
+
+        facts["state"] = [
+            listings.tensor_json(name, tensor, measured.get(name), view.stats) for name, tensor in view.choose(examination.state).items()
+        ]
+    if view.config:
+        facts["config"] = config_of(examination.checkpoint)
+    if view.memory:
+        facts["memory"] = estimate_memory(examination, counted)._asdict()
+    return facts
+
+
+def print_examination(examination: Examination, view: View, measured: Mapping[str, Stats | None], *, heading: bool) -> None:
+    """Print one file: the overview, or the parts that were asked for, under its name where `heading` says so."""
+    console = make_console()
+    counted = account(examination)
+    if heading:
+        console.print(Text(f"# {printable(examination.checkpoint.source.path)}", style="bold"), soft_wrap=True)
+    if not view.asks_for_parts:
+        _print_overview(console, examination, counted, view)
+    if view.asks_for_parts:
+        from gsvckpt.report import listings  # not needed for the overview, which is to appear at once
+    if view.tensors:
+        listings.print_tensors(view.choose(examination.state), measured, stats=view.stats)
+    if view.config:
+        listings.print_config(config_of(examination.checkpoint), view.config, examination.checkpoint.source.path)
+    if view.globals:
+        listings.print_globals(console, examination.safety)
+    if view.memory:
+        listings.print_memory(console, examination, estimate_memory(examination, counted))
+
+
+def _print_overview(console: Console, examination: Examination, counted: Account, view: View) -> None:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, text in _facts(examination, counted, view):
+        facts.add_row(label, text)
+    name = printable(name_of(examination.checkpoint.source.path))
+    title = Text(shorten(name, console.width - _FRAME), style="bold")
+    console.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED))
+    for warning in examination.warnings:
+        console.print(Text(f"! {printable(warning)}", style="yellow"))
+    if examination.state:
+        print_table(console, _modules(console, examination, counted, view))
+    for line in _advice(examination, counted):
+        console.print(line, soft_wrap=True)  # a command broken into two lines cannot be pasted
+
+
+def _facts(examination: Examination, counted: Account, view: View) -> Iterator[tuple[str, Text]]:
+    identity, container = examination.identity, examination.checkpoint.container
+    use = _USES.get(identity.kind)
+    yield "kind", Text.assemble((KINDS[identity.kind], "bold"), f", {use}" if use else "")
+    if identity.version or identity.versions:
+        version = identity.version or " or ".join(identity.versions)
+        evidence = identity.version_evidence if view.verbose else _deciding(identity)
+        yield "version", Text.assemble((version, "bold"), printable(f" ({'; '.join(evidence)})" if evidence else ""))
+    progress = identity.progress
+    steps = [f"{word} {number:,}" for word, number in (("epoch", progress.epoch), ("step", progress.step)) if number is not None]
+    if steps or progress.info:
+        yield "trained", Text(printable(", ".join(steps) + (f" (info: {progress.info})" if progress.info else "")).strip())
+    if identity.lora_rank is not None:
+        yield "LoRA rank", Text(str(identity.lora_rank))
+    dtypes = ", ".join(name if len(counted.by_dtype) == 1 else f"{name} x {tensors}" for name, (tensors, _) in counted.by_dtype.items())
+    parameters = sum(tensor.numel for tensor in examination.state.values())
+    if examination.state:
+        yield "model", Text(f"{plural(len(examination.state), 'tensor')}, {count(parameters)} parameters, {dtypes}")
+    shares = [(counted.weights, "weights"), (counted.optimizer, "training state"), (counted.unused, "unused"), (counted.other, "other")]
+    parts = [f"{size(amount)} {word}" for amount, word in shares if amount >= counted.file / 200]
+    yield "size", Text(size(counted.file) + (f" = {' + '.join(parts)}" if len(parts) > 1 else ""))
+    head = f", head {printable(container.head)}" if container.head is not None else ""
+    folder = f", folder {printable(container.prefix)}" if container.prefix and view.verbose else ""
+    files = f" in {plural(container.shards, 'file')}" if container.shards else ""
+    yield "container", Text(f"{container.format}{head}{folder}, {plural(container.records, 'record')}{files}")
+    if examination.upstream is not None:
+        yield "GPT-SoVITS", _upstream(examination)
+    if examination.official is not None:
+        yield "official", Text(f"{examination.official.file.name} ({examination.official.confidence})")
+    yield "safety", _safety(examination)
+
+
+def _deciding(identity: Identity) -> tuple[str, ...]:
+    """The one piece of evidence to show: the first, unless that leaves a choice which the next one decides."""
+    undecided = bool(identity.version) and " or " in identity.version_evidence[0] if identity.version_evidence else False
+    return identity.version_evidence[1:2] if undecided and len(identity.version_evidence) > 1 else identity.version_evidence[:1]
+
+
+def _upstream(examination: Examination) -> Text:
+    verdict = examination.upstream
+    if verdict is None or isinstance(verdict, UpstreamError):
+        return Text(f"cannot open it: {verdict.error if verdict else ''}", style="red")
+    corrected = correct(verdict, examination.rows)
+    said = f"reads it as {describe(corrected.model, corrected.lora)}, by its {verdict.rule}"
+    if corrected.model != verdict.model:
+        said += f" as {verdict.model}, then corrected from the tensors"
+    return Text(said, style="yellow" if examination.warnings else "")
+
+
+def _safety(examination: Examination) -> Text:
+    safety = examination.safety
+    why = {
+        "safe": "it names only data"
+        if safety.globals
+        else "it holds no pickle"
+        if examination.checkpoint.container.format == "safetensors"
+        else "it names nothing",
+        "unsafe": f"it {safety.tell_unsafe(4)}",
+        "unknown": f"it {safety.tell_unknown(4)}" if safety.of("unknown") else "; ".join(doubt.why for doubt in safety.doubts),
+    }[safety.verdict]
+    return Text.assemble((safety.verdict, VERDICTS[safety.verdict]), f", {printable(why)}")
+
+
+def _modules(console: Console, examination: Examination, counted: Account, view: View) -> Table:
+    state, depth = view.choose(examination.state), view.depth
+    groups = group(state, depth)
+    while len(groups) == 1 and groups[0].tensors > 1 and depth < _DEEPEST:  # GPT files keep everything below `model`
+        depth += 1
+        groups = group(state, depth)
+    if view.sort != "name":
+        groups.sort(key=lambda entry: -entry.bytes)
+    shown = groups if view.verbose or len(groups) <= _MOST_MODULES else groups[: _MOST_MODULES - 1]
+    rows = [(entry.name, f"{entry.tensors:,}", count(entry.parameters), entry.bytes, ", ".join(entry.dtypes)) for entry in shown]
+    rest = groups[len(shown) :]
+    if rest:
+        numbers = f"{sum(entry.tensors for entry in rest):,}", count(sum(entry.parameters for entry in rest)), sum(entry.bytes for entry in rest)
+        rows.append((f"({len(rest):,} more; -v lists them)", *numbers, ""))
+    if counted.optimizer:
+        rows.append(("(training state)", "", "", counted.optimizer, ""))
+    if counted.unused:
+        rows.append(("(unused)", "", "", counted.unused, ""))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("module")  # alone gives way where all is too wide
+    table.add_column("tensors", justify="right", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=_BAR)
+    mixed = len(counted.by_dtype) > 1  # a single dtype stands in the panel
+    if mixed:
+        table.add_column("dtype", overflow="fold")
+    largest = max((row[3] for row in rows), default=0) or 1
+    block = "█" if console.encoding.startswith("utf") else "#"
+    for name, tensors, parameters, amount, dtypes in rows:
+        bar = Text(block * max(round(_BAR * amount / largest), 1 if amount else 0), style="magenta" if name.startswith("(") else "cyan")
+        table.add_row(Folded(Text(printable(name))), tensors, parameters, size(amount), bar, *([dtypes] if mixed else []))
+    return table
+
+
+def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
+    """What wastes space, and the command that gets it back; and what a training file is good for besides."""
+    quoted = printable(shlex.quote(examination.checkpoint.source.path))
+    if examination.identity.kind in ("gpt-training", "sovits-generator-training"):
+        yield Text.assemble("weights for inference: ", (f"gsvckpt migrate {quoted} --to-inference", "bold"))
+    if counted.saves_strip:
+        yield _saving("training state", counted.saves_strip, counted, f"gsvckpt strip-optimizer {quoted}")
+    if counted.saves_fp16:
+        yield _saving("weights wider than float16", counted.saves_fp16, counted, f"gsvckpt convert-fp16 {quoted}")
+    if counted.float64:
+        yield Text(f"{size(counted.float64)} of it are float64, which no model needs")
+    if counted.unused:
+        yield _saving("bytes that no tensor reaches", counted.unused, counted, "")
+    if counted.duplicates:
+        yield Text(f"{size(counted.duplicates)} are stored twice: equal size and checksum")
+
+
+def _saving(what: str, amount: int, counted: Account, command: str) -> Text:
+    share = f"{size(amount)} ({amount / counted.file:.0%})"
+    return Text.assemble(f"{what}: {share} can go", (": " if command else ""), (command, "bold"))

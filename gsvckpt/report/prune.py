@@ -1,0 +1,229 @@
+"""How `prune` shows what stays, what goes, what shrinks, and why; and what became of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, groupby
+
+from gsvckpt.commands.prune.decisions import Decision, Fate, GroupPlan, Policy
+from gsvckpt.commands.prune.demote import Shrunk
+from gsvckpt.commands.prune.execute import Cleared
+from gsvckpt.commands.prune.inventory import STRAYS
+from gsvckpt.commands.prune.plan import PrunePlan
+from gsvckpt.commands.prune.policy_file import Applied, spell_rules
+from gsvckpt.commands.prune.saves import Unit
+from gsvckpt.commands.prune.trash import Run
+from gsvckpt.report.console import Line, line, print_lines
+from gsvckpt.report.documents import failure_json
+from gsvckpt.report.units import plural, printable, size
+
+_TITLES = {
+    "gpt-training": "GPT training",
+    "gpt-weights": "GPT weights",
+    "sovits-training": "SoVITS training",
+    "sovits-lora-training": "SoVITS LoRA training",
+    "sovits-weights": "SoVITS weights",
+    "sovits-lora": "SoVITS LoRA",
+    "training": "training",
+    "state-dict": "state dicts",
+}
+_FATES: Mapping[Fate, tuple[str, str]] = {"keep": ("keep", "green"), "demote": ("shrink", "yellow"), "remove": ("remove", "red")}
+_MARKS: Mapping[Fate, tuple[str, str]] = {"keep": ("●", "#"), "demote": ("○", "o"), "remove": ("·", ".")}
+_WORTH: tuple[Fate, ...] = ("keep", "demote", "remove")  # of several saves that share a place in the picture the first shows
+_PICTURE = 60  # saves, or groups of them, in one line
+_LISTED = 12  # lines of one fate in a group
+_SIZE_WIDTH = 9
+
+
+def as_json(plan: PrunePlan, applied: Sequence[Applied], cleared: Cleared | None) -> dict[str, object]:
+    """The keys of the document besides those that all have. Freed bytes are the plan's, after a run those that really went. `policy` is where the
+    rules come from; where folders have files of their own, the first of them, and `policies` has all.
+    """
+    told = sorted((one.as_json() for one in applied), key=lambda facts: facts["file"] is None)
+    return {
+        "policy": told[0],
+        **({"policies": told} if len(told) > 1 else {}),
+        "groups": [_group_json(group, plan.shrunk) for group in plan.groups],
+        "ignored": [left._asdict() for left in plan.ignored],
+        "freed_bytes": plan.freed if cleared is None else cleared.freed,
+        "done": cleared is not None,
+        "trash": [run.folder for run in cleared.runs if os.path.isdir(run.folder)] if cleared is not None else [],
+    }
+
+
+def failures_json(plan: PrunePlan, cleared: Cleared | None) -> list[dict[str, object]]:
+    """Folders that could not be looked through and files that could not be moved."""
+    return [failure_json(error) for error in (*plan.inventory.failures, *(cleared.failures if cleared is not None else ()))]
+
+
+def _group_json(group: GroupPlan, shrunk: Mapping[Unit, tuple[Shrunk, ...]]) -> dict[str, object]:
+    facts: dict[str, object] = {"group": group.group.label, "folder": group.group.folder or "."}
+    for fate in _FATES:
+        facts[fate] = [_decision_json(decision, shrunk.get(decision.unit, ())) for decision in group.of(fate)]
+    return {**facts, "note": group.note}
+
+
+def _decision_json(decision: Decision, shrunk: Sequence[Shrunk]) -> dict[str, object]:
+    unit = decision.unit
+    facts: dict[str, object] = {
+        "paths": list(unit.paths),
+        "reasons": list(decision.reasons),
+        "bytes": unit.size,
+        "epoch": unit.epoch,
+        "step": unit.step,
+    }
+    if decision.fate == "demote":
+        facts |= {"bytes_after": sum(one.size for one in shrunk), "outputs": [one.place for one in shrunk]}
+    return facts
+
+
+def print_plan(plan: PrunePlan, applied: Sequence[Applied], *, verbose: bool) -> None:
+    """The plan: the files that its rules come from; then, group by group, a picture of its saves from the oldest to the newest, what becomes of each,
+    and why.
+    """
+    print_lines(chain(_rule_lines(applied), _plan_lines(plan, verbose=verbose)))
+
+
+def _rule_lines(applied: Sequence[Applied]) -> Iterator[Line]:
+    """Whose rules count, where a file says some: a folder's own may come from whom the folder comes from."""
+    files = [one for one in applied if one.policies.path is not None]
+    for one in files:
+        options = spell_rules(one.options)
+        general = spell_rules(one.policies.general)
+        yield line(f"rules of {printable(one.policies.path or '')}: {_rules(general, options)}")
+        for glob, policy in one.policies.groups:
+            yield line(f"[{printable(glob)}]: {_rules(spell_rules(policy), options)}", indent=2)
+    if files and files[0].options != Policy():
+        yield line(f"rules of the command line, which go before: {_rules(spell_rules(files[0].options), {})}")
+
+
+def _rules(rules: Mapping[str, object], before: Mapping[str, object]) -> str:
+    """`keep-last 3, keep-every 5 (not used)`: what the options say as well is not used."""
+    told = []
+    for key, value in rules.items():
+        values = value if isinstance(value, list) else [size(value) if key == "max-size" and isinstance(value, int) else value]
+        told += [f"{key} {printable(str(one))}{' (not used)' if key in before else ''}" for one in values]
+    return ", ".join(told) or "none for all groups"
+
+
+def _plan_lines(plan: PrunePlan, *, verbose: bool) -> Iterator[Line]:
+    untouched = [group for group in plan.groups if not group.of("remove") and not group.of("demote")]
+    for group in plan.groups:
+        if group not in untouched or verbose:
+            yield from _group_lines(group, plan, verbose=verbose)
+    if untouched and not verbose:
+        count = sum(len(group.decisions) for group in untouched)
+        yield line(
+            f"{plural(len(untouched), 'group')} left as {'it is' if len(untouched) == 1 else 'they are'}, {plural(count, 'save')}; -v lists them",
+            "dim",
+        )
+        for note, number in Counter(group.note for group in untouched if group.note).items():
+            yield line(f"{plural(number, 'group')}: {printable(note)}", "dim", 2)
+    if plan.ignored:
+        yield line(f"{plural(len(plan.ignored), 'file')} left alone:", "bold")
+        shown = plan.ignored if verbose else plan.ignored[:_LISTED]
+        for left in shown:
+            yield line(f"{printable(left.path)}: {printable(left.why)}", "dim", 2)
+        if len(shown) < len(plan.ignored):
+            yield line(f"and {len(plan.ignored) - len(shown):,} more; -v lists them", "dim", 2)
+    yield line(_summary(plan), "bold")
+
+
+def _group_lines(group: GroupPlan, plan: PrunePlan, *, verbose: bool) -> Iterator[Line]:
+    named = group.group
+    if named.kind == STRAYS:
+        title = "left by interrupted saves"
+    else:
+        title = " ".join(filter(None, (printable(named.name), _TITLES.get(named.kind, named.kind), named.version)))
+    yield Line(((title, "bold"), (f"  {printable(named.folder or '.')}", "dim")))
+    if len(group.decisions) > 1 and named.kind != STRAYS:
+        yield from _picture(group.decisions)
+    if group.note:
+        yield line(group.note, "dim", 2)
+    for fate, (word, style) in _FATES.items():
+        decisions = group.of(fate)
+        shown = decisions if verbose else decisions[:_LISTED]
+        for decision in shown:
+            yield from _decision_lines(decision, word, style, plan.shrunk.get(decision.unit, ()))
+        if len(shown) < len(decisions):
+            rest = decisions[len(shown) :]
+            total = size(sum(decision.unit.size for decision in rest))
+            yield line(f"{word:<7} and {len(rest):,} more, {total}; -v lists them", style, 2)
+    yield line("")
+
+
+def _picture(decisions: Sequence[Decision]) -> Iterator[Line]:
+    """Saves from the oldest to the newest, each a mark; several share one where there are many, and what stays shows."""
+    ordered = list(reversed(decisions))
+    per = -(-len(ordered) // _PICTURE)
+    places = [ordered[begin : begin + per] for begin in range(0, len(ordered), per)]
+    fates = [min((decision.fate for decision in place), key=_WORTH.index) for place in places]
+    which = 0 if (sys.stdout.encoding or "ascii").lower().startswith("utf") else 1
+    parts: list[tuple[str, str]] = [(f"{_age(ordered[0].unit)} ", "dim")]
+    parts += [(_MARKS[fate][which] * len(list(run)), _FATES[fate][1]) for fate, run in groupby(fates)]
+    parts.append((f" {_age(ordered[-1].unit)}", "dim"))
+    counts = [f"{_MARKS[fate][which]} {word} {number:,}" for fate, (word, _) in _FATES.items() if (number := sum(d.fate == fate for d in ordered))]
+    yield Line(tuple(parts), 2)
+    yield line("  ".join(counts) + (f"  ({per} a mark)" if per > 1 else ""), "dim", 2)
+
+
+def _age(unit: Unit) -> str:
+    if unit.epoch is not None:
+        return f"e{unit.epoch}"
+    return f"s{unit.step}" if unit.step is not None else ""
+
+
+def _decision_lines(decision: Decision, word: str, style: str, shrunk: Sequence[Shrunk]) -> Iterator[Line]:
+    unit = decision.unit
+    names = " ".join(os.path.basename(path) for path in unit.paths[:2]) + (f" and {len(unit.paths) - 2:,} more" if len(unit.paths) > 2 else "")
+    epoch = f"epoch {unit.epoch}" if unit.epoch is not None else f"step {unit.step}" if unit.step is not None else ""
+    becomes = f" -> {size(sum(one.size for one in shrunk))}" if shrunk else ""
+    facts = f" {size(unit.size):>{_SIZE_WIDTH}}{becomes}  {epoch + '  ' if epoch else ''}{printable(names)}"
+    yield Line(((f"{word:<7}", style), (facts, "")), 2)
+    yield line(printable("; ".join(decision.reasons)), "dim", 10)
+
+
+def _summary(plan: PrunePlan) -> str:
+    counts = {fate: [decision for group in plan.groups for decision in group.of(fate)] for fate in _FATES}
+    if plan.empty:
+        return f"nothing to remove: {plural(len(counts['keep']), 'save')} stay"
+    parts = [
+        f"{plural(len(counts['remove']), 'save')} to remove" if counts["remove"] else "",
+        f"{len(counts['demote']):,} to shrink" if counts["demote"] else "",
+    ]
+    return f"{', '.join(filter(None, parts))}, {len(counts['keep']):,} to keep; {size(plan.freed)} to free"
+
+
+def question(plan: PrunePlan, *, purge: bool) -> str:
+    """What the user is asked before anything happens."""
+    what = "delete for good" if purge else "move to the trash"
+    return f"{what[0].upper()}{what[1:]} what is to go, {size(plan.freed)}?"
+
+
+def print_cleared(cleared: Cleared, paths: Sequence[str], *, purged: bool) -> None:
+    """What was done, and how to take it back or to free the space."""
+    print_lines(_cleared_lines(cleared, paths, purged=purged))
+
+
+def _cleared_lines(cleared: Cleared, paths: Sequence[str], *, purged: bool) -> Iterator[Line]:
+    parts = [f"{plural(len(cleared.gone), 'save')} {'deleted' if purged else 'moved to the trash'}"] if cleared.gone else []
+    parts += [f"{plural(len(cleared.smaller), 'save')} made smaller"] if cleared.smaller else []
+    yield line(f"{', '.join(parts) or 'nothing was removed'}; {size(cleared.freed)} {'freed' if purged else 'to free'}", "bold")
+    if not purged and (cleared.gone or cleared.smaller):
+        named = " ".join(_quoted(path) for path in paths)
+        yield line(f"gsvckpt prune {named} --undo         # brings it back", "dim")
+        yield line(f"gsvckpt prune {named} --empty-trash  # frees the space", "dim")
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)
+
+
+def run_json(run: Run) -> dict[str, object]:
+    """A run of the trash that was undone or emptied."""
+    return {"run": run.stamp, "root": run.root, "paths": [run.original(step) for step in run.steps]}
