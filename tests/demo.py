@@ -24,7 +24,7 @@ def build(folder: Path) -> None:
     missing = [path for path in (SOVITS, GPT, TRAINING) if not (folder / path).exists()]
     if not missing:
         return
-    from tests import voices
+    from tests.support import voices
 
     maker = voices.Maker()
     roots = {

@@ -23,7 +23,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- make soak writes from here -->", "<!-- to here -->"
 LONG = [
     "tests/differential",
-    "tests/test_fuzz.py",
+    "tests/hostile/test_fuzz.py",
     "tests/cli/test_prune_random.py",
     "tests/cli/test_verify_kills.py",
     "tests/cli/test_prune_kills.py",

@@ -126,7 +126,7 @@ def test_a_checksum_file_is_checked_by_the_tool_itself(tmp_path: Path, tool: str
 
 
 def test_the_index_of_shards() -> None:
-    from builders import read, torch_zip
+    from support.builders import read, torch_zip
 
     checkpoint = read(torch_zip(weights({"声.w": (2, 2), "a\u202e.w": (2, 2), "b\u200b": (2,)})))
     _, index = lay_out_shards(checkpoint.root, lambda storage: storage.dtype, {"note": "\u2066x"}, "PK", (), 8)

@@ -14,7 +14,8 @@ from gsvckpt.sovits.kinds import identify
 from gsvckpt.sovits.layouts import layout
 from gsvckpt.sovits.upstream import Verdict, detect
 from gsvckpt.transforms.plan import begin
-from tests import demo, voices
+from tests import demo
+from tests.support import voices
 
 
 @pytest.fixture(scope="module")

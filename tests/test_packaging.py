@@ -28,7 +28,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gsvckpt").rglob("*.py")}
     data = {"gsvckpt/py.typed", "gsvckpt/sovits/data/layouts.json"}
-    data |= {f"gsvckpt/presets/{name}.toml" for name in ("ddp", "lightning", "torch-compile", "weight-norm-new", "weight-norm-old")}
+    data |= {f"gsvckpt/transforms/rules/presets/{name}.toml" for name in ("ddp", "lightning", "torch-compile", "weight-norm-new", "weight-norm-old")}
     about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     assert set(wheel.namelist()) == sources | data | about
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from builders import Store, View, hparams, read, row_major, safetensors, storage_bytes, tensor, torch_stream, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builders import Store, View, hparams, read, row_major, safetensors, storage_bytes, tensor, torch_stream, torch_zip
 
 from gsvckpt.devices.host import Host
 from gsvckpt.dtypes import DTYPES

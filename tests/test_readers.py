@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
-import readers
 import torch
-from readers import (
+from support import readers
+from support.readers import (
     Detection,
     HParams,
     corrected,

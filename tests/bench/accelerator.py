@@ -36,7 +36,7 @@ def build(version: str) -> Voice:
     from safetensors.torch import save_file
 
     from gsvckpt import load_state_dict
-    from tests import voices
+    from tests.support import voices
 
     voice = Voice(*(cache() / "gpu" / f"{version}{ending}" for ending in (".pth", "-plain.pth", ".safetensors")))
     if not voice.safetensors.exists():  # the last one

@@ -70,7 +70,7 @@ def provide(wanted: Input) -> str | None:
 
 
 def build(name: str, path: Path) -> None:
-    from tests import voices
+    from tests.support import voices
 
     maker = voices.Maker()
     if name == V2.name:
@@ -111,7 +111,7 @@ def build_stream(path: Path) -> None:
 
 def build_voices(folder: Path) -> None:
     """500 weight files with all their tensors, each of which is small: so most of the work is opening them."""
-    from tests import voices
+    from tests.support import voices
 
     folder.mkdir()
     maker = voices.Maker()
@@ -125,7 +125,7 @@ def build_saves(folder: Path) -> None:
 
     Each names its own experiment, as weights do, so those of two are not equal.
     """
-    from tests import voices
+    from tests.support import voices
 
     maker = voices.Maker(tiny=True)
     template = folder.with_name("one-save.pth")

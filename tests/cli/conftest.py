@@ -14,7 +14,7 @@ def gsvckpt(capsys):
 @pytest.fixture(scope="module")
 def server():
     """A store of objects for the tests of one module."""
-    from tests import cloud as clouds  # few tests need it, and what it brings
+    from tests.support import cloud as clouds  # few tests need it, and what it brings
 
     with clouds.serve() as server:
         yield server

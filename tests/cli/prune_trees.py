@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from builders import safetensors, tensor, torch_zip
+from support.builders import safetensors, tensor, torch_zip
 
 from .samples import discriminator, generator, gpt, lora, numbers, s1_training, s2_training, small
 

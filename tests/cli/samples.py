@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders import Make, Name, Store, View, hparams, row_major, tensor, torch_zip
+from support.builders import Make, Name, Store, View, hparams, row_major, tensor, torch_zip
 
 from gsvckpt.cli.app import main
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import safetensors, tensor, torch_stream
-from oracle import assert_same, hparams_class
+from support.builders import safetensors, tensor, torch_stream
+from support.oracle import assert_same, hparams_class
 
 from .samples import assert_one_error, convert, generator, gpt, numbers, s1_training, s2_training, save, shared, small, weights
 

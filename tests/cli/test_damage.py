@@ -6,7 +6,7 @@ import random
 import sys
 
 import pytest
-from builders import safetensors, tensor, torch_stream, torch_zip
+from support.builders import safetensors, tensor, torch_stream, torch_zip
 
 from .samples import generator, gpt, s1_training, s2_training, small
 

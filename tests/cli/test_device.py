@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from builders import tensor
+from support.builders import tensor
 
 from gsvckpt.devices import accelerator, choice, presence
 from gsvckpt.devices.costs import Choice

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from builders import tensor
+from support.builders import tensor
 
 from gsvckpt.engine import write
 from gsvckpt.files import publish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import hparams, safetensors, tensor, torch_stream, torch_zip
+from support.builders import hparams, safetensors, tensor, torch_stream, torch_zip
 
 from gsvckpt.sovits import upstream
 

@@ -8,8 +8,8 @@ import sys
 from collections import OrderedDict
 
 import pytest
-from builders import Make, Name, Raw, Store, View, pickled, torch_zip
 from hostile.payloads import payloads
+from support.builders import Make, Name, Raw, Store, View, pickled, torch_zip
 
 from .samples import assert_one_error, evil, generator, numbers, save, small
 

@@ -7,7 +7,7 @@ import re
 import sys
 
 import pytest
-from builders import Make, Name, tensor, torch_zip
+from support.builders import Make, Name, tensor, torch_zip
 
 from .samples import assert_one_error, generator, gpt, numbers, s2_training, save, small, weights
 

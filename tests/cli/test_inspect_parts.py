@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from builders import Make, Name, hparams, tensor
+from support.builders import Make, Name, hparams, tensor
 
 from .samples import assert_one_error, evil, generator, gpt, lora, numbers, s1_training, s2_training, save, small, weights
 

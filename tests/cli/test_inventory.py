@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 import pytest
-from builders import tensor
+from support.builders import tensor
 
 from gsvckpt.commands.prune.classify import Memory, look, look_through
 from gsvckpt.commands.prune.inventory import STRAYS, take_inventory

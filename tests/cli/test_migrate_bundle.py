@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import tensor
+from support.builders import tensor
 
 from gsvckpt.commands.verify.manifest import read_manifest
 from gsvckpt.files.publish import Target
 from gsvckpt.sovits import upstream
-from tests.voices import sovits_config
+from tests.support.voices import sovits_config
 
 from .samples import assert_one_error, discriminator, environment, evil, generator, gpt, leftovers, lora, s1_training, s2_training, save, small
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from oracle import assert_same
+from support.oracle import assert_same
 
 from .samples import assert_one_error, generator, gpt, numbers, s1_training, save, small, weights
 from .test_migrate_states import load, migrate, rules, steps

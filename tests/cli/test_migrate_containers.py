@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Make, Name, Store, View, hparams, packed, tensor, torch_stream, torch_zip
-from oracle import SAMPLES, assert_same, training, views
-from readers import Detection, detect, load_gpt, load_sovits, load_three_ways, pretend_utils, zip_is_clean
+from support.builders import Make, Name, Store, View, hparams, packed, tensor, torch_stream, torch_zip
+from support.oracle import SAMPLES, assert_same, training, views
+from support.readers import Detection, detect, load_gpt, load_sovits, load_three_ways, pretend_utils, zip_is_clean
 
 from gsvckpt.sovits import upstream
-from tests.voices import Maker, gpt_weights, sovits_weights, write
+from tests.support.voices import Maker, gpt_weights, sovits_weights, write
 
 from .samples import (
     assert_one_error,

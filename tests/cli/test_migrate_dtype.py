@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Store, View, packed, tensor
-from oracle import assert_same
+from support.builders import Store, View, packed, tensor
+from support.oracle import assert_same
 
 from gsvckpt.sovits import upstream
-from tests.voices import Maker, sovits_weights, write
+from tests.support.voices import Maker, sovits_weights, write
 
 from .samples import assert_one_error, generator, gpt, numbers, s1_training, s2_training, save, shared, small
 from .test_convert_fp16 import AUDIT

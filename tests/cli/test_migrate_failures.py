@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Make, Name, Store, View, tensor, torch_zip
+from support.builders import Make, Name, Store, View, tensor, torch_zip
 
 from gsvckpt.engine import write
 from gsvckpt.files import publish

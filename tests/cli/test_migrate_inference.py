@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Make, Name, hparams, tensor, torch_stream
-from oracle import assert_same, hparams_class
-from readers import Detection, HParams, detect, load_gpt, load_sovits, load_three_ways, zip_is_clean
+from support.builders import Make, Name, hparams, tensor, torch_stream
+from support.oracle import assert_same, hparams_class
+from support.readers import Detection, HParams, detect, load_gpt, load_sovits, load_three_ways, zip_is_clean
 
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.model import Global, Opaque, Tensor
 from gsvckpt.sovits.layouts import layout
-from tests.voices import Maker, generator_training, gpt_weights, sovits_config, write
+from tests.support.voices import Maker, generator_training, gpt_weights, sovits_config, write
 
 from .samples import assert_one_error, discriminator, generator, gpt, leftovers, lora, numbers, s1_training, s2_training, save, small
 from .test_migrate_states import load

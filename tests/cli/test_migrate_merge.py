@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from readers import Detection, HParams, detect, load_sovits, load_three_ways, pretend_utils, zip_is_clean
+from support.readers import Detection, HParams, detect, load_sovits, load_three_ways, pretend_utils, zip_is_clean
 
 from gsvckpt.sovits.layouts import layout
-from tests.voices import Maker, sovits_config, sovits_weights, write
+from tests.support.voices import Maker, sovits_config, sovits_weights, write
 
 from .samples import assert_one_error, discriminator, generator, gpt, leftovers, numbers, s1_training, s2_training, save, small
 from .test_migrate_containers import deflated

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Make, Name, Store, View, hparams, packed, tensor, torch_stream, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builders import Make, Name, Store, View, hparams, packed, tensor, torch_stream, torch_zip
 from test_properties import TREES, same_bytes
 
 from gsvckpt.cli.app import main

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 import torch
-from builders import read, tensor, torch_zip
+from support.builders import read, tensor, torch_zip
 
 from gsvckpt.sovits import layouts, upstream
 

@@ -15,15 +15,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import pytest
 import torch
-from builders import Make, Name, Raw, Store, View, hparams, packed, tensor
-from oracle import assert_same, hparams_class
-from readers import detect, load_gpt, load_sovits, load_three_ways, resume_s1, resume_s2, zip_is_clean
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.builders import Make, Name, Raw, Store, View, hparams, packed, tensor
+from support.oracle import assert_same, hparams_class
+from support.readers import detect, load_gpt, load_sovits, load_three_ways, resume_s1, resume_s2, zip_is_clean
 
 from gsvckpt.model import Tensor
 from gsvckpt.sovits.layouts import layout
-from tests.voices import Maker, gpt_weights, sovits_weights, write
+from tests.support.voices import Maker, gpt_weights, sovits_weights, write
 
 from .samples import assert_one_error, generator, gpt, numbers, s1_training, s2_training, save, shared, small
 from .test_migrate_states import load

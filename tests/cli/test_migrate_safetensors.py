@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from builders import read, tensor
+from support.builders import read, tensor
 from test_properties import same_bytes
 
 from gsvckpt.engine.open import open_checkpoint

@@ -9,8 +9,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from builders import Store, tensor, torch_stream, torch_zip
-from voices import sovits_config
+from support.builders import Store, tensor, torch_stream, torch_zip
+from support.voices import sovits_config
 
 from .samples import generator, numbers, s2_training, save, shared, small
 
@@ -96,7 +96,7 @@ def test_where_nothing_is_left_nothing_is_written(gsvckpt, tmp_path, data):
 
 
 def test_a_malicious_half_is_refused(gsvckpt, tmp_path):
-    from builders import Make, Name
+    from support.builders import Make, Name
 
     data = torch_zip({"weight": TREE["weight"], "x": Make(Name("os", "system"), ("touch pwned",))})
     (tmp_path / "x.pth").write_bytes(data[: int(len(data) * 0.8)])

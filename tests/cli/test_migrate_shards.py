@@ -11,7 +11,7 @@ import sys
 import pytest
 import safetensors.torch
 import torch
-from builders import tensor, torch_zip
+from support.builders import tensor, torch_zip
 from test_properties import same_bytes
 
 from gsvckpt.engine import write_sharded

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import tensor
-from oracle import assert_same, hparams_class
+from support.builders import tensor
+from support.oracle import assert_same, hparams_class
 
 from gsvckpt.sovits import upstream
 

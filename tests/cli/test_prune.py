@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from voices import sovits_config
+from support.voices import sovits_config
 
 from gsvckpt.commands.prune.trash import Step, begin
 

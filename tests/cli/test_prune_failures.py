@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import tomli
-from builders import safetensors
-from voices import sovits_config
+from support.builders import safetensors
+from support.voices import sovits_config
 
 from gsvckpt.cli import prune as command
 from gsvckpt.commands.prune import exclusion, trash

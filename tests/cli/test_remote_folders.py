@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from builders import torch_zip
 from safetensors.torch import save_file
+from support.builders import torch_zip
 
-from tests import cloud as clouds
+from tests.support import cloud as clouds
 
 from .samples import evil, generator, gpt, s1_training, s2_training, small
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
 import pytest
-from builders import torch_zip
+from support.builders import torch_zip
 
 from .samples import generator, s2_training, spawn
 

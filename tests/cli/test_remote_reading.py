@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders import torch_zip
+from support.builders import torch_zip
 
 from gsvckpt.engine.write import lay_out
 from gsvckpt.files.checksums import crc32
 from gsvckpt.files.remote import source as remote
 from gsvckpt.model import Checkpoint, Container, Storage
 from gsvckpt.transforms.plan import Plan
-from tests import cloud as clouds
-from tests.voices import Maker, Nothing, sovits_weights
-from tests.web import Web, serve
+from tests.support import cloud as clouds
+from tests.support.voices import Maker, Nothing, sovits_weights
+from tests.support.web import Web, serve
 
 from .samples import evil, generator, gpt, s2_training, save, small, spawn, weights
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
-from builders import tensor, torch_zip
+from support.builders import tensor, torch_zip
 
 from gsvckpt.files.remote import source as remote
-from tests import cloud as clouds
-from tests.web import serve
+from tests.support import cloud as clouds
+from tests.support.web import serve
 
 from .samples import environment, generator, leftovers, s2_training, save, small, weights
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from builders import tensor
+from support.builders import tensor
 
 import gsvckpt as api
 from gsvckpt.errors import UsageError

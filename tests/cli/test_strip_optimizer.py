@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import assert_same, state_dict
+from support.oracle import assert_same, state_dict
 
 from .samples import assert_one_error, discriminator, generator, gpt, numbers, s1_training, s2_training, save, shared, small, weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from builders import tensor
+from support.builders import tensor
 
 from .samples import generator, save, small
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import tensor, torch_zip
+from support.builders import tensor, torch_zip
 
 from gsvckpt.commands.verify.findings import CHECKS
 

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from verified import ids, remarkable, verify
+from support.verified import ids, remarkable, verify
 
 from gsvckpt.commands.verify.result import Options
-from tests import voices
+from tests.support import voices
 
 SMALL = ["v1", "v2", "v2Pro", "v2ProPlus"]
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import tomli as tomllib
 import xxhash
-from builders import tensor, torch_zip
+from support.builders import tensor, torch_zip
 
 from .samples import assert_one_error, leftovers
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import soak
-from builders import tensor, torch_zip
+from support.builders import tensor, torch_zip
 
 from gsvckpt.commands.verify.manifest import NAME, read_manifest
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import tomli as tomllib
 import torch
-from builders import tensor, torch_zip
-from verified import remarkable, verify
+from support.builders import tensor, torch_zip
+from support.verified import remarkable, verify
 
 from .samples import assert_one_error, generator, gpt, s1_training, s2_training, save
 from .test_verify_copies import flip, folder, tree  # noqa: F401 - a fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import hparams_class
+from support.oracle import hparams_class
 
 from gsvckpt.sovits import upstream
-from tests import voices
+from tests.support import voices
 
 from .samples import adamw, assert_one_error, convert, generator, lora, numbers, save, small, weights
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from builders import elements
+from support.builders import elements
 
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint

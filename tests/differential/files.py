@@ -11,7 +11,7 @@ import zlib
 from collections import OrderedDict
 
 import torch
-from builders import Entry, hparams, pickled, tensor, torch_entries, torch_stream, torch_zip, zipped
+from support.builders import Entry, hparams, pickled, tensor, torch_entries, torch_stream, torch_zip, zipped
 
 from . import generated
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import soak
-from builders import pickled
+from support.builders import pickled
 
 from gsvckpt.formats.pickle import frames
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders import Bytes, Entry, pickled, tensor, torch_entries, torch_zip, zipped
+from support.builders import Bytes, Entry, pickled, tensor, torch_entries, torch_zip, zipped
 
 from gsvckpt.formats import pickle_search
 from gsvckpt.formats.pickle_search import search

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from builders import Bytes, elements, read, safetensors_raw
-from builders import safetensors as built
-from oracle import DTYPES, filled, raw_elements
 from safetensors.torch import load_file, save_file
+from support.builders import Bytes, elements, read, safetensors_raw
+from support.builders import safetensors as built
+from support.oracle import DTYPES, filled, raw_elements
 
 from gsvckpt.dtypes import DTYPES as OURS
 from gsvckpt.engine.open import open_checkpoint

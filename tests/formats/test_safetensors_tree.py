@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from builders import elements, hparams, read, safetensors_raw, tensor, torch_zip
 from hypothesis import given, settings
-from oracle import SAMPLES, assert_same, hparams_class
+from support.builders import elements, hparams, read, safetensors_raw, tensor, torch_zip
+from support.oracle import SAMPLES, assert_same, hparams_class
 from test_properties import TREES, same_bytes
 
 from gsvckpt.engine.open import open_checkpoint

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from builders import Entry, pickled, read, safetensors, tensor, torch_stream, torch_zip, zipped
+from support.builders import Entry, pickled, read, safetensors, tensor, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
 

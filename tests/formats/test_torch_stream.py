@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Bytes, Name, Pid, Store, View, elements, pickled, read, storage_bytes, tensor, torch_stream, torch_zip
-from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled
+from support.builders import Bytes, Name, Pid, Store, View, elements, pickled, read, storage_bytes, tensor, torch_stream, torch_zip
+from support.oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled
 
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.engine.open import open_checkpoint

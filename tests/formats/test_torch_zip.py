@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Entry, Store, View, elements, hparams, read, row_major, storage_bytes, tensor, torch_entries, torch_zip, zipped
-from oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled, hparams_class, views
+from support.builders import Entry, Store, View, elements, hparams, read, row_major, storage_bytes, tensor, torch_entries, torch_zip, zipped
+from support.oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled, hparams_class, views
 
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.write import Engine, lay_out

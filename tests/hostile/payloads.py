@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 import struct
 
-from builders import pickled
+from support.builders import pickled
 
 
 def text(value: str) -> bytes:

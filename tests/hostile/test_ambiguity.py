@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Bytes, Entry, Raw, pickled, read, tensor, torch_entries, torch_stream, torch_zip, zipped
-from verified import ids, verify
+from support.builders import Bytes, Entry, Raw, pickled, read, tensor, torch_entries, torch_stream, torch_zip, zipped
+from support.verified import ids, verify
 
 import gsvckpt
 from gsvckpt.cli.app import main

@@ -6,7 +6,7 @@ import struct
 from dataclasses import replace
 
 import pytest
-from builders import Bytes, Entry, pickled, read, tensor, torch_entries, torch_stream, torch_zip, zipped
+from support.builders import Bytes, Entry, pickled, read, tensor, torch_entries, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 

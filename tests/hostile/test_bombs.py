@@ -9,7 +9,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from builders import Make, Name, Pid, Raw, Store, View, pickled, read, tensor, torch_stream, torch_zip
+from support.builders import Make, Name, Pid, Raw, Store, View, pickled, read, tensor, torch_stream, torch_zip
 
 from gsvckpt.engine.write import lay_out
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError

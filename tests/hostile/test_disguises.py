@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Entry, pickled, read, safetensors_raw, tensor, torch_entries, torch_stream, torch_zip, zipped
+from support.builders import Entry, pickled, read, safetensors_raw, tensor, torch_entries, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
 from gsvckpt.formats.pickle.safety import judge_all

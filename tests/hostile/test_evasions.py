@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from builders import Entry, pickled, tensor, torch_entries, torch_zip, zipped
-from verified import verify
+from support.builders import Entry, pickled, tensor, torch_entries, torch_zip, zipped
+from support.verified import verify
 
 from gsvckpt.cli.app import main
 from gsvckpt.commands.verify.result import Options
@@ -161,7 +161,7 @@ def test_nothing_is_kept_for_sound_without_the_checks_for_damage(
 
 
 def test_many_expanded_tensors_are_as_bad_as_one(tmp_path: Path) -> None:
-    from builders import View
+    from support.builders import View
 
     small = tensor("float32", (1,), [1.0])
     tree = {f"dec.{n}": View(small.store, (1 << 14, 1 << 13), (0, 0)) for n in range(40)}  # half a GiB each

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import Make, Name, Raw, Store, View, read, tensor, torch_zip
-from verified import verify
+from support.builders import Make, Name, Raw, Store, View, read, tensor, torch_zip
+from support.verified import verify
 
 from gsvckpt.errors import GsvError
 from gsvckpt.formats.pickle.calls import tell_calls
@@ -153,7 +153,7 @@ def test_the_pointer_is_real(tmp_path: Path) -> None:
 
 
 def test_an_odd_form_beside_the_pickle_is_found(tmp_path: Path) -> None:
-    from builders import Entry, pickled, torch_entries, zipped
+    from support.builders import Entry, pickled, torch_entries, zipped
 
     entries = [*torch_entries({"w": SMALL}), Entry("archive/extra.pkl", pickled(CLEARED))]
     assert verify(tmp_path / "x.pth", zipped(entries)).safety.verdict == "unknown"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from verified import verify
+from support.verified import verify
 
 from gsvckpt.cli.app import main
 

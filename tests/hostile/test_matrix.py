@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import Entry, Make, Name, View, hparams, pickled, safetensors, tensor, torch_entries, torch_stream, torch_zip, zipped
-from verified import ids, remarkable, verify
+from support.builders import Entry, Make, Name, View, hparams, pickled, safetensors, tensor, torch_entries, torch_stream, torch_zip, zipped
+from support.verified import ids, remarkable, verify
 
 from gsvckpt.cli.app import main
 from hostile.payloads import payloads

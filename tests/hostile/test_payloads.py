@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import Entry, Make, Name, pickled, read, tensor, torch_stream, torch_zip, zipped
+from support.builders import Entry, Make, Name, pickled, read, tensor, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.formats.pickle.safety import Safety, judge_all

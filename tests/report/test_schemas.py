@@ -9,8 +9,8 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 import xmlschema
-from builders import tensor, torch_zip
 from cli.samples import evil, generator, save, small
+from support.builders import tensor, torch_zip
 
 from gsvckpt.cli.app import main
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import Store, View, packed, read, tensor, torch_zip
+from support.builders import Store, View, packed, read, tensor, torch_zip
 
 from gsvckpt.dtypes import DTYPES, UNTYPED
 from gsvckpt.model import Storage, Tensor

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from builders import Make, Name, Store, View, hparams, packed, read, storage_bytes, tensor, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builders import Make, Name, Store, View, hparams, packed, read, storage_bytes, tensor, torch_zip
 from test_properties import TREES, same_bytes
 
 from gsvckpt.dtypes import DTYPES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from builders import read, safetensors, tensor, torch_stream, torch_zip
+from support.builders import read, safetensors, tensor, torch_stream, torch_zip
 
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.transforms.plan import begin

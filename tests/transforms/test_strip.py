@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from builders import Store, View, read, tensor, torch_zip
+from support.builders import Store, View, read, tensor, torch_zip
 
 from gsvckpt.model import REMOVED, Checkpoint
 from gsvckpt.transforms.plan import begin

@@ -6,9 +6,9 @@ import sys
 from collections import OrderedDict
 
 import pytest
-from builders import hparams, read, tensor, torch_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builders import hparams, read, tensor, torch_zip
 
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.formats.pickle.equality import first_difference
