@@ -21,7 +21,7 @@ class State:
 
     __slots__ = (
         *("comparisons", "containers", "copied", "data", "globals", "heavy", "letters", "marks"),
-        *("memo", "persist", "reduce", "stack", "tensors"),
+        *("memo", "persist", "reduce", "stack", "tensors", "tuples"),
     )
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist) -> None:
@@ -32,7 +32,7 @@ class State:
         self.memo: dict[int, object] = {}
         self.globals: dict[Global, Global] = {}
         self.comparisons = budget.Comparisons()
-        self.containers = self.copied = self.heavy = self.letters = self.tensors = 0
+        self.containers = self.copied = self.heavy = self.letters = self.tensors = self.tuples = 0
 
     def take(self, position: int, count: int) -> bytes:
         """The next `count` bytes. Raises EndOfPickle when there are fewer."""
@@ -80,6 +80,12 @@ class State:
         self.containers += 1
         if self.containers > budget.MOST_CONTAINERS:
             raise budget.too_much("lists and dicts", budget.MOST_CONTAINERS, check="pickle.bomb")
+
+    def bundle(self) -> None:
+        """Count a tuple."""
+        self.tuples += 1
+        if self.tuples > budget.MOST_TUPLES:
+            raise budget.too_much("tuples", budget.MOST_TUPLES, check="pickle.bomb")
 
     def describe(self) -> None:
         """Count a tensor or storage: what each of them costs comes after the pickle, in what a command does with it."""
