@@ -49,7 +49,7 @@ def too_much(what: str, limit: int, *, where: str = "", check: str = "container.
     return UnsupportedError(f"too much for a checkpoint: more than {limit:,} {what}", where=where, check=check)
 
 
-def require_small(json: bytes | str, where: str = "", most: int = MOST_JSON) -> None:
+def require_small(json: bytes | str, where: str = "", most: int | None = None) -> None:
     """Raise UnsupportedError where the values of a JSON text would take too much memory, before any of them is made.
 
     Signs inside texts are counted as if they had a meaning, so that a text with a tree in it is estimated before it is opened as well.
@@ -57,6 +57,7 @@ def require_small(json: bytes | str, where: str = "", most: int = MOST_JSON) -> 
     comma, colon, brace, bracket, quote = (json.count(sign if isinstance(json, str) else sign.encode()) for sign in ',:{["')  # type: ignore[arg-type]  # of the same type
     memory = len(json) * (_COPIES if json.isascii() else _WIDE)
     memory += _VALUE * comma + _ENTRY * colon + _CONTAINER * (brace + bracket) + _TEXT * quote // 2
+    most = MOST_JSON if most is None else most
     if memory > most:
         raise too_much(f"bytes of memory for the values of {len(json):,} bytes of JSON", most, where=where)
 
