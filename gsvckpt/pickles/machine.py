@@ -92,6 +92,7 @@ class Machine:
 
     def _finish(self, position: int) -> object:
         self.position = position + 1
+        self._state.look_around()
         if self._state.marks:
             raise DamagedError("stops inside an unfinished container")
         return self._state.stack.pop()

@@ -26,7 +26,7 @@ def op_empty_tuple(m: State, position: int) -> int:
 def _tuple(m: State, count: int) -> None:
     if len(m.stack) < count:
         raise IndexError("stack")
-    m.bundle()
+    m.tuples += 1
     m.stack[-count:] = [tuple(m.stack[-count:])]
 
 
@@ -47,33 +47,33 @@ def op_tuple3(m: State, position: int) -> int:
 
 def op_tuple(m: State, position: int) -> int:
     items = m.pop_mark()
-    m.bundle()
+    m.tuples += 1
     m.stack.append(tuple(items))
     return position
 
 
 def op_empty_list(m: State, position: int) -> int:
-    m.contain()
+    m.containers += 1
     m.stack.append([])
     return position
 
 
 def op_list(m: State, position: int) -> int:
     items = m.pop_mark()
-    m.contain()
+    m.containers += 1
     m.stack.append(items)
     return position
 
 
 def op_empty_dict(m: State, position: int) -> int:
-    m.contain()
+    m.containers += 1
     m.stack.append({})
     return position
 
 
 def op_dict(m: State, position: int) -> int:
     items = m.pop_mark()
-    m.contain()
+    m.containers += 1
     m.stack.append({})
     _set_items(m, m.stack[-1], items)
     return position
@@ -161,7 +161,7 @@ def _call(m: State, name: object, args: object) -> object:
     made = m.reduce(name, args)
     if made is None:
         return _opaque(m, name, "reduce", args)
-    m.describe()
+    m.tensors += 1
     return made
 
 
