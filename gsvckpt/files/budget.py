@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from gsvckpt.errors import UnsupportedError
 
-MOST_TENSORS = 120_000  # 100,000 in one file, each of which takes a command about 60 microseconds
-MOST_RECORDS = 125_000  # of a zip: one for each tensor, and a few more
+MOST_TENSORS = 105_000  # 100,000 in one file, of which each takes a command up to 100 microseconds and 4 kB
+MOST_RECORDS = 110_000  # of a zip: one for each tensor, and a few more
 MOST_DIRECTORY = 1 << 25  # bytes of a zip's directory: 100,000 records have about 8 MB
+MOST_NAMES = 1 << 25  # characters in names of tensors: a header of 20 MB; one long key can be spelt once and stand in every name
 MOST_SHARDS = 25_000  # files of one index
 
 # Of one pickle.
 MOST_PICKLE = 1 << 26  # bytes: 100,000 tensors are 20 MB, 2 million integers 10 MB; a reader holds them twice
 MOST_OPCODES = 4_500_000  # 100,000 tensors are 3 million, 2 million integers 2 million; each takes about 0.4 microseconds
-MOST_WAITING = 1_000_000  # objects on the stack: picklers flush containers every 1,000 items
+MOST_WAITING = 2_500_000  # objects on the stack: picklers flush containers every 1,000 items, but a list of 2 million may come at once
 MOST_OPEN = 50_000  # containers that are not finished: one for each level of nesting
 MOST_REMEMBERED = 1_500_000  # entries of the memo: 100,000 tensors have 900,000
 MOST_HEAVY = 600_000  # objects that take much more memory than the bytes that ask for them, in units of about 150 bytes: 100,000 tensors have 200,000
-MOST_CONTAINERS = 1_000_000  # lists and dicts, which take 60 bytes each before anything is in them
+MOST_CONTAINERS = 350_000  # lists and dicts: 300,000 names with a list each; each takes a command up to 25 microseconds
+MOST_TUPLES = 600_000  # that are not empty: 100,000 tensors have 400,000
 MOST_CLASSES = 5_000  # distinct classes and functions; a training file names 30
 LONGEST_NAME = 4_096  # characters of a class's name: CPython's own are below 100
 MOST_LETTERS = 1 << 25  # characters of long texts, each of which may take four bytes in memory
@@ -47,7 +49,7 @@ def too_much(what: str, limit: int, *, where: str = "", check: str = "container.
     return UnsupportedError(f"too much for a checkpoint: more than {limit:,} {what}", where=where, check=check)
 
 
-def require_small(json: bytes | str, where: str = "", most: int = MOST_JSON) -> None:
+def require_small(json: bytes | str, where: str = "", most: int | None = None) -> None:
     """Raise UnsupportedError where the values of a JSON text would take too much memory, before any of them is made.
 
     Signs inside texts are counted as if they had a meaning, so that a text with a tree in it is estimated before it is opened as well.
@@ -55,6 +57,7 @@ def require_small(json: bytes | str, where: str = "", most: int = MOST_JSON) -> 
     comma, colon, brace, bracket, quote = (json.count(sign if isinstance(json, str) else sign.encode()) for sign in ',:{["')  # type: ignore[arg-type]  # of the same type
     memory = len(json) * (_COPIES if json.isascii() else _WIDE)
     memory += _VALUE * comma + _ENTRY * colon + _CONTAINER * (brace + bracket) + _TEXT * quote // 2
+    most = MOST_JSON if most is None else most
     if memory > most:
         raise too_much(f"bytes of memory for the values of {len(json):,} bytes of JSON", most, where=where)
 

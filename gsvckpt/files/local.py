@@ -39,6 +39,11 @@ class LocalSource:
         self._lock = threading.Lock()
         self.closed = False
 
+    @property
+    def facts(self) -> tuple[int, int, tuple[int, int]]:
+        """Its size, its time, and which file of the system it is."""
+        return self.size, self.mtime_ns, self._identity
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from `offset`. Raises DamagedError when the file ends before, or cannot be read there."""
         done = 0
@@ -74,7 +79,7 @@ class LocalSource:
         except OSError as error:
             raise ChangedError(f"went away while it was read: {reason(error)}", path=self.path) from error
         for facts in (open_file, named):
-            if (facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino)) != (self.size, self.mtime_ns, self._identity):
+            if (facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino)) != self.facts:
                 raise ChangedError("changed while it was read", path=self.path, hint="wait until training has finished saving, then try again")
 
     def map(self) -> mmap.mmap:
@@ -93,6 +98,39 @@ class LocalSource:
             self.closed = True
             os.close(self._fd)
             self._fd = -1  # the number may be given to another file, which must not be read in our name
+
+
+class RestingSource(LocalSource):
+    """One of very many files, open only while it is read: systems let a process have some thousands open. Otherwise as a LocalSource."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        super().close()
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        with self._awake() as source:
+            source.read_into(offset, buffer)
+
+    def check_unchanged(self) -> None:
+        with self._awake():
+            pass
+
+    def map(self) -> mmap.mmap:
+        with self._awake() as source:
+            return source.map()
+
+    @contextmanager
+    def _awake(self) -> Iterator[LocalSource]:
+        try:
+            source = LocalSource(self.path)
+        except MissingError as error:
+            raise ChangedError(f"went away while it was read: {error.why}", path=self.path) from error
+        try:
+            if source.facts != self.facts:
+                raise ChangedError("changed while it was read", path=self.path, hint="wait until training has finished saving, then try again")
+            yield source
+        finally:
+            source.close()
 
 
 def _missing(path: str, error: Exception) -> MissingError:

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
 from gsvckpt.files.budget import MOST_SHARDS, too_much
-from gsvckpt.files.local import allow_open_files, make_source
+from gsvckpt.files.local import RestingSource, allow_open_files, make_source
 from gsvckpt.files.paths import folder_of, is_url, join
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.pickle.calls import calls_of, merge_calls
@@ -19,6 +19,7 @@ from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
 from gsvckpt.model import Checkpoint, OpenSource, Source, Tensor, tensor_of
 
 INDEX = ".index.json"
+_MOST_OPEN = 2_000  # files at a time
 _LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB
 
 
@@ -78,11 +79,13 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     """
     weight_map, metadata = _read_index(index)
     folder = folder_of(index)
-    allow_open_files(len(set(weight_map.values())))
+    names = tuple(dict.fromkeys(weight_map.values()))
+    rest = len(names) > _MOST_OPEN
+    allow_open_files(0 if rest else len(names))
     sources: list[OpenSource] = []
     shards: dict[str, Checkpoint] = {}
-    for name in dict.fromkeys(weight_map.values()):
-        sources.append(_open(join(folder, name), stack, glance=glance))
+    for name in names:
+        sources.append(_open(join(folder, name), stack, glance=glance, rest=rest))
         shards[name] = read_shard(sources[-1])
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
@@ -101,20 +104,20 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     container = replace(first, records=counted, storages=total, shards=len(shards), metadata=metadata, head=metadata.get("gsvckpt.head", first.head))
     if container.head is not None and not is_head(container.head):
         raise DamagedError(f"names {container.head[:8]!r} as the first bytes of a zip", where="index", path=index)
-    names = tuple(dict.fromkeys(name for opened in shards.values() for name in opened.globals))
+    classes = tuple(dict.fromkeys(name for opened in shards.values() for name in opened.globals))
     doubts = tuple(doubt._replace(where=f"{shard}, {doubt.where}") for shard, opened in shards.items() for doubt in opened.doubts)
     calls = merge_calls(*(opened.calls for opened in shards.values()))
     if TREE in metadata:
         root, more = restore(tensors, metadata)
-        return Checkpoint(source, container, root, tuple(dict.fromkeys((*names, *more))), doubts=doubts, calls=merge_calls(calls, calls_of(root)))
-    return Checkpoint(source, container, tensors, names, doubts=doubts, calls=calls)
+        return Checkpoint(source, container, root, tuple(dict.fromkeys((*classes, *more))), doubts=doubts, calls=merge_calls(calls, calls_of(root)))
+    return Checkpoint(source, container, tensors, classes, doubts=doubts, calls=calls)
 
 
-def _open(path: str, stack: ExitStack, *, glance: bool) -> OpenSource:
+def _open(path: str, stack: ExitStack, *, glance: bool, rest: bool) -> OpenSource:
     if not is_url(path) and not os.path.lexists(path):
         why = "there is no such file, though the index names it: the checkpoint is not whole"
         raise MissingError(why, path=path, hint="get it again, into the same folder", check="container.truncated")
-    source = make_source(path, glance=glance)
+    source = RestingSource(path) if rest and not is_url(path) else make_source(path, glance=glance)
     stack.callback(source.close)
     return source
 

@@ -157,6 +157,7 @@ class _Decoder:
         self._made: dict[int, object] = {}  # "id" -> what has it
         self._path: list[object] = []
         self._comparisons = budget.Comparisons()
+        self._containers = 0
 
     def run(self, tree: Json) -> object:
         return _run(tree, self._enter, self._path)
@@ -178,6 +179,9 @@ class _Decoder:
             if not isinstance(found, Tensor if tag == "tensor" else Storage):
                 raise damaged(f"calls something else a {tag}")
             return self._keep(fields, found)
+        self._containers += 1
+        if self._containers > budget.MOST_CONTAINERS:
+            raise budget.too_much("lists and dicts", budget.MOST_CONTAINERS, where="metadata")
         if len(self._path) > MAX_DEPTH:
             raise damaged(f"is nested deeper than {MAX_DEPTH} levels")
         return self._object(fields) if tag == "object" else self._container(tag, fields)

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import UnsupportedError
+from gsvckpt.files import budget
 from gsvckpt.model import Opaque, Path, Tensor, format_key, tensor_of, walk
 
 Role = Literal["weights", "optimizer", "scheduler", "scaler", "loop", "callback", "other"]
@@ -39,7 +40,6 @@ STATE_KEYS = (
     "params_ema",
 )
 _WRAPPERS = ("state_dict", "model_state_dict")  # a state dict inside the section, as in {"model": {"state_dict": ...}}
-_MAX_NAMES = 1 << 24  # 200,000 tensors with names of 80; one long key can be spelt once and stand in every name
 _NODES = 200  # entries looked at before a section is judged: more never changes the answer, and a crafted tree must not cost minutes
 
 # The last words of a section's name: `optimizer_g`, `optim_0`, `lr_scheduler_state_dict` mean what their first words mean.
@@ -179,12 +179,12 @@ def state_tensors(root: object, state_path: Path | None, known: Mapping[object, 
     if not state_path and isinstance(root, dict):
         value = _model_part(root, roles(root) if known is None else known)
     found: dict[str, Tensor] = {}
-    left = _MAX_NAMES
+    left = budget.MOST_NAMES
     for path, tensor in _tensors(value):
         name = ".".join(map(format_key, path)) or WHOLE_FILE
         left -= len(name)
         if left < 0:
-            raise UnsupportedError(f"more than {_MAX_NAMES:,} characters in names of tensors: built to exhaust memory", where=f"{name[:80]}...")
+            raise budget.too_much("characters in names of tensors", budget.MOST_NAMES, where=f"{name[:80]}...")
         found.setdefault(name, tensor)
     return found
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
-from tests.bench import growth, machine, measure, table
+from tests.bench import growth, hostile, machine, measure, table
 from tests.bench import jobs as jobs_
 from tests.bench.files import Input, provide
+from tests.bench.hostile import Hostile
 from tests.bench.jobs import MB, Growth, Job, jobs
 
 REPORT = Path("build", "benchmarks.json")
@@ -27,6 +28,7 @@ def main() -> int:
     every = jobs()
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="NAME", action="append", choices=[job.name for job in every], help="this job; may be given several times")
+    parser.add_argument("--hostile", action="store_true", help="hostile files alone")
     parser.add_argument("--pairs", metavar="N", type=int, default=7, help="runs of each command, in turns (default 7)")
     parser.add_argument("--json", action="store_true", help=f"print what is written to {REPORT} instead of the table")
     parser.add_argument("--list", action="store_true", help="name the jobs and end")
@@ -42,8 +44,8 @@ def main() -> int:
     print(f"{machine.describe(about)}\n{_LEGEND.format(pairs=options.pairs, idle=idle / MB)}\n", file=out, flush=True)
     measured = []
     for job in every:
-        if options.only is None or job.name in options.only:
-            entry = grow(job, options.pairs) if isinstance(job, Growth) else compare(job, options.pairs, idle)
+        if (options.only is None or job.name in options.only) and (isinstance(job, Hostile) or not options.hostile):
+            entry = _measure(job, options.pairs, idle)
             measured.append(entry)
             print("\n".join([*table.lines(entry), ""]), file=out, flush=True)
     document = json.dumps({"schema": "gsvckpt.bench/2", "machine": about, "pairs": options.pairs, "interpreter": idle, "jobs": measured}, indent=1)
@@ -51,6 +53,12 @@ def main() -> int:
     REPORT.write_text(document + "\n", encoding="utf-8")
     print(document if options.json else f"written to {REPORT}")
     return 0
+
+
+def _measure(job: Job | Growth | Hostile, pairs: int, idle: int) -> dict[str, object]:
+    if isinstance(job, Hostile):
+        return hostile.measure(job)
+    return grow(job, pairs) if isinstance(job, Growth) else compare(job, pairs, idle)
 
 
 def _prepare(needs: Iterable[Input], cold: bool) -> str | None:

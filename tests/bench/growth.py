@@ -19,7 +19,7 @@ def jobs() -> tuple[Growth, ...]:
 
 
 _BYTES = tuple((file.size / (1 << 30), file) for file in (HUNDRED, FLOATS, MANY_FLOATS))
-_TENSORS = tuple(zip((50_000, 100_000, 200_000), THOUSANDS, strict=True))
+_TENSORS = tuple(zip((25_000, 50_000, 100_000), THOUSANDS, strict=True))
 
 
 def _growth(name: str, unit: str, sizes: Sequence[tuple[float, Input]], *command: str, writes: bool = False) -> Growth:

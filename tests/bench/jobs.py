@@ -6,9 +6,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import TYPE_CHECKING
 
 from tests.bench.files import Input
 from tests.bench.measure import Command
+
+if TYPE_CHECKING:
+    from tests.bench.hostile import Hostile
 
 MB = 1_000_000
 MEMORY = 64 << 20  # what a command may use above the interpreter's own
@@ -74,7 +78,7 @@ def torch_load(name: str, how: str, path: Path) -> Command:
     return python(name, f"{UTILS}; import torch, io; path = sys.argv[1]; {how}", path)
 
 
-def jobs() -> tuple[Job | Growth, ...]:
-    from tests.bench import growth, reading, writing
+def jobs() -> tuple[Job | Growth | Hostile, ...]:
+    from tests.bench import growth, hostile, reading, writing
 
-    return (*reading.jobs(), *writing.jobs(), *growth.jobs())
+    return (*reading.jobs(), *writing.jobs(), *growth.jobs(), *hostile.jobs())

@@ -13,8 +13,14 @@ def lines(entry: dict) -> list[str]:
             return [title, f"  {word}: {entry[word]}"]
     if "fit" in entry:
         return [title, *(_row(one["name"], one, "") for one in entry["sizes"]), _line(entry)]
+    if "runs" in entry:
+        return [title, *map(_cost, entry["runs"])]
     ours = entry["gsvckpt"]
     return [title, _row("gsvckpt", ours, _goals(ours)), *(_row(one["name"], one, _told(one)) for one in entry["rivals"])]
+
+
+def _cost(run: dict) -> str:
+    return f"  {run['name']:<56}{run['seconds']:8.3f} s{run['peak'] / MB:7.0f} MB   exit {run['code']}   {_verdict(run['met'])}"
 
 
 def _row(name: str, measured: dict, told: str) -> str:

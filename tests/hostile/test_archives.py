@@ -99,7 +99,7 @@ def test_more_entries_announced_than_there_are(count: int) -> None:
 
 
 def test_a_directory_of_endless_entries_is_not_read() -> None:
-    with pytest.raises(UnsupportedError, match="too much for a checkpoint: more than 125,000 entries"):
+    with pytest.raises(UnsupportedError, match="too much for a checkpoint: more than 110,000 entries"):
         read(zipped(torch_entries(TREE), count=1 << 40, zip64=True))
 
 

@@ -383,6 +383,7 @@ BOMBS = {
     "memo": ("MOST_REMEMBERED", b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(1 << 17)), "objects remembered"),
     "lists": ("MOST_CONTAINERS", b"](" + b"]" * 40 + b"e", "lists and dicts"),
     "dicts": ("MOST_CONTAINERS", b"](" + b"}" * 40 + b"e", "lists and dicts"),
+    "tuples": ("MOST_TUPLES", b"](" + b"N\x85" * 20 + b"(Nt" * 20 + b"e", "tuples"),
     "letters": ("MOST_LETTERS", b"X\x00\x20\x00\x00" + b"x" * (1 << 13), "characters in long texts"),
 }
 

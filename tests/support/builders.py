@@ -253,12 +253,12 @@ def torch_stream(tree: object, *, counts: Mapping[int, int] | None = None, keys:
     writer = _Writer(legacy=True)
     code = tree if isinstance(tree, bytes) else b"\x80\x02" + writer.write(tree) + b"."
     system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    out = pickled(0x1950A86A20F9469CFC6C) + pickled(1001) + pickled(system) + code
+    out = bytearray(pickled(0x1950A86A20F9469CFC6C) + pickled(1001) + pickled(system) + code)
     out += pickled(list(writer.stores.values()) if keys is None else keys)
     for index, store in enumerate(writer.stores):
         numel = store.numel if _TYPES[store.dtype][0] else len(store.data)
         out += struct.pack("<q", (counts or {}).get(index, numel)) + store.data
-    return out
+    return bytes(out)
 
 
 def safetensors(tensors: Mapping[str, tuple[str, Sequence[int], bytes]], metadata: Mapping[str, str] | None = None) -> bytes:

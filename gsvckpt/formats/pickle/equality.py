@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
+from gsvckpt.files.budget import LONG_TEXT
 from gsvckpt.model import Opaque, Path, Storage, Tensor, children, format_path
 
 Leaf = Tensor | Storage
@@ -18,12 +19,18 @@ def first_difference(left: object, right: object, same_leaf: Callable[[Leaf, Lea
     """
     twins: dict[int, int] = {}
     taken: set[int] = set()
+    alike: set[tuple[int, int]] = set()  # long texts that were compared: one may be referred to a million times
     above: list[object] = []  # the keys that lead to the innermost level
     levels: list[Iterator[tuple[Path, object, object]]] = [iter([((), left, right)])]
     while levels:
         for step, one, two in levels[-1]:
+            is_long = isinstance(one, (str, bytes)) and len(one) > LONG_TEXT
+            if is_long and (id(one), id(two)) in alike:
+                continue
             if not _same(one, two, same_leaf):
                 return _place(above, step)
+            if is_long:
+                alike.add((id(one), id(two)))
             if not isinstance(one, _Node) or one == ():  # the empty tuple is one object everywhere
                 continue
             if id(one) in twins:

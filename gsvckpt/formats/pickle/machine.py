@@ -115,6 +115,7 @@ class Machine:
         self._stop = position
         if self._state.frames:
             self.doubts = tuple(frames.find_doubts(self.data, self._state.frames, position))[:MAX_DOUBTS]
+        self._state.look_around()
         if self._state.marks:
             raise DamagedError("stops inside an unfinished container")
         return self._state.stack.pop()

@@ -11,6 +11,7 @@ from gsvckpt.files import budget
 from gsvckpt.formats.pickle.state import Handler, State
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 
+_STEP = 3  # weight of a step, which every command looks at
 MAX_KEY = (1 << 61) - 1  # larger ints can be made to collide in a dict, which makes filling it quadratic
 
 _ENCODE, _BYTES = Global("_codecs", "encode"), {Global("__builtin__", "bytes"), Global("builtins", "bytes")}
@@ -25,6 +26,7 @@ def op_empty_tuple(m: State, position: int) -> int:
 def _tuple(m: State, count: int) -> None:
     if len(m.stack) < count:
         raise IndexError("stack")
+    m.tuples += 1
     m.stack[-count:] = [tuple(m.stack[-count:])]
 
 
@@ -45,32 +47,33 @@ def op_tuple3(m: State, position: int) -> int:
 
 def op_tuple(m: State, position: int) -> int:
     items = m.pop_mark()
+    m.tuples += 1
     m.stack.append(tuple(items))
     return position
 
 
 def op_empty_list(m: State, position: int) -> int:
-    m.contain()
+    m.containers += 1
     m.stack.append([])
     return position
 
 
 def op_list(m: State, position: int) -> int:
     items = m.pop_mark()
-    m.contain()
+    m.containers += 1
     m.stack.append(items)
     return position
 
 
 def op_empty_dict(m: State, position: int) -> int:
-    m.contain()
+    m.containers += 1
     m.stack.append({})
     return position
 
 
 def op_dict(m: State, position: int) -> int:
     items = m.pop_mark()
-    m.contain()
+    m.containers += 1
     m.stack.append({})
     _set_items(m, m.stack[-1], items)
     return position
@@ -78,13 +81,13 @@ def op_dict(m: State, position: int) -> int:
 
 def op_append(m: State, position: int) -> int:
     value = m.stack.pop()
-    _extend(m.stack[-1], [value])
+    _extend(m, m.stack[-1], [value])
     return position
 
 
 def op_appends(m: State, position: int) -> int:
     items = m.pop_mark()
-    _extend(m.stack[-1], items)
+    _extend(m, m.stack[-1], items)
     return position
 
 
@@ -166,7 +169,7 @@ def _call(m: State, name: object, args: object) -> object:
     if m.rebuilt is not name:
         m.rebuilt = name
         m.called[name] = None
-    m.describe()
+    m.tensors += 1
     return made
 
 
@@ -222,6 +225,7 @@ def op_build(m: State, position: int) -> int:
     state = m.stack.pop()
     target = m.stack[-1]
     if isinstance(target, Opaque):
+        m.weigh(_STEP)
         target.steps.append(("build", state))
     elif isinstance(target, OrderedDict):  # torch hangs `_metadata` on state dicts; any other attribute could shadow a method
         if not isinstance(state, dict) or set(state) != {"_metadata"}:
@@ -247,16 +251,16 @@ def _kind(value: object) -> str:
     return str(value) if isinstance(value, Global) else f"a {type(value).__name__}"
 
 
-def _extend(target: object, items: list[object]) -> None:
+def _extend(m: State, target: object, items: list[object]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif isinstance(target, Opaque):
-        _add_step(target, "append", items)
+        _add_step(m, target, "append", items)
     else:
         raise DamagedError(f"appends to {_kind(target)}")
 
 
-def _add_step(target: Opaque, step: Literal["append", "setitem"], items: list[object]) -> None:
+def _add_step(m: State, target: Opaque, step: Literal["append", "setitem"], items: list[object]) -> None:
     """Record `items`; a run of equal steps is one step, however the pickler cut it, and none is no step."""
     if not items:
         return
@@ -264,6 +268,7 @@ def _add_step(target: Opaque, step: Literal["append", "setitem"], items: list[ob
     if last is not None and last[0] == step and isinstance(last[1], list):
         last[1].extend(items)
     else:
+        m.weigh(_STEP)
         target.steps.append((step, items))
 
 
@@ -280,7 +285,7 @@ def _set_items(m: State, target: object, flat: list[object]) -> None:
                     m.comparisons.count(key, target)
             target[key] = flat[index + 1]
     elif isinstance(target, Opaque):
-        _add_step(target, "setitem", [(flat[index], flat[index + 1]) for index in range(0, len(flat), 2)])
+        _add_step(m, target, "setitem", [(flat[index], flat[index + 1]) for index in range(0, len(flat), 2)])
     else:
         raise DamagedError(f"sets items of {_kind(target)}")
 

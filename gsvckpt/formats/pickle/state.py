@@ -22,12 +22,12 @@ class State:
     """The state between two opcodes.
 
     `globals` holds every name met so far, `made` every Opaque, also those that are thrown away again, and `called` the names whose calls made
-    something else; `frames` the first byte and the end of each frame, `start` is where the pickle begins.
+    something else; `frames` the first byte and the end of each frame, `start` is where the pickle begins; `containers` counts lists and dicts.
     """
 
     __slots__ = (
         *("called", "comparisons", "containers", "copied", "data", "doubts", "frames", "globals", "heavy", "letters", "made", "marks", "memo"),
-        *("ordered", "persist", "rebuilt", "reduce", "stack", "start", "tensors"),
+        *("ordered", "persist", "rebuilt", "reduce", "stack", "start", "tensors", "tuples"),
     )
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0) -> None:
@@ -44,7 +44,7 @@ class State:
         self.ordered: Global | None = None  # the last name that made an OrderedDict, and a tensor: noted once, as there are many
         self.rebuilt: Global | None = None
         self.comparisons = budget.Comparisons()
-        self.containers = self.copied = self.heavy = self.letters = self.tensors = 0
+        self.containers = self.copied = self.heavy = self.letters = self.tensors = self.tuples = 0
 
     def take(self, position: int, count: int) -> bytes:
         """The next `count` bytes. Raises EndOfPickle when there are fewer."""
@@ -92,18 +92,6 @@ class State:
         if self.heavy > budget.MOST_HEAVY:
             raise budget.too_much("objects of the large kinds", budget.MOST_HEAVY, check="pickle.bomb")
 
-    def contain(self) -> None:
-        """Count a list or dict."""
-        self.containers += 1
-        if self.containers > budget.MOST_CONTAINERS:
-            raise budget.too_much("lists and dicts", budget.MOST_CONTAINERS, check="pickle.bomb")
-
-    def describe(self) -> None:
-        """Count a tensor or storage: what each of them costs comes after the pickle, in what a command does with it."""
-        self.tensors += 1
-        if self.tensors > budget.MOST_TENSORS:
-            raise budget.too_much("tensors", budget.MOST_TENSORS, check="pickle.bomb")
-
     def spell(self, count: int) -> None:
         """Count the characters of a long text."""
         self.letters += count
@@ -111,13 +99,18 @@ class State:
             raise budget.too_much("characters in long texts", budget.MOST_LETTERS, check="pickle.bomb")
 
     def look_around(self) -> None:
-        """Raise UnsupportedError where too much is on the stack or in the memo: looked at between many opcodes, as each adds one at most."""
-        if len(self.marks) > budget.MOST_OPEN:
-            raise budget.too_much("containers open", budget.MOST_OPEN, check="pickle.bomb")
-        if len(self.stack) + sum(map(len, self.marks)) > budget.MOST_WAITING:
-            raise budget.too_much("objects waiting", budget.MOST_WAITING, check="pickle.bomb")
-        if len(self.memo.keys()) > budget.MOST_REMEMBERED:
-            raise budget.too_much("objects remembered", budget.MOST_REMEMBERED, check="pickle.bomb")
+        """Raise UnsupportedError where there is too much by now: looked at between many opcodes, each of which adds one at most, and at the end."""
+        counts = {
+            "containers open": (len(self.marks), budget.MOST_OPEN),
+            "objects waiting": (len(self.stack) + sum(map(len, self.marks)), budget.MOST_WAITING),
+            "objects remembered": (len(self.memo.keys()), budget.MOST_REMEMBERED),
+            "lists and dicts": (self.containers, budget.MOST_CONTAINERS),
+            "tuples": (self.tuples, budget.MOST_TUPLES),
+            "tensors": (self.tensors, budget.MOST_TENSORS),
+        }
+        for what, (count, limit) in counts.items():
+            if count > limit:
+                raise budget.too_much(what, limit, check="pickle.bomb")
 
 
 Handler = Callable[[State, int], int]  # gets the position behind its opcode, returns the position of the next one

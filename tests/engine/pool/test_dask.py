@@ -166,7 +166,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_does_nothing_twice(own: Clust
 
 DIES_AFTER_PUBLISHING = """
     import os, signal
-    from gsvckpt import publishing
+    from gsvckpt.files import publish as publishing
     def patch(inner, done):
         def take_name(*arguments, **options):
             inner(*arguments, **options)
@@ -201,7 +201,7 @@ def test_a_worker_that_dies_between_publishing_and_answering(own: Cluster, tmp_p
 def test_a_file_that_kills_every_worker_is_that_files_own_error(own: Cluster, tmp_path: Path) -> None:
     deadly = """
         import os
-        from gsvckpt import inspections
+        from gsvckpt.commands.inspect import batch as inspections
         def examine(checkpoint):
             from gsvckpt.engine.examine import examine
             if "deadly" in checkpoint.source.path:
