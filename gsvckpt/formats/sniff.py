@@ -99,9 +99,9 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
     raise _name(source, head)
 
 
-def _two_at_once(source: Source, machine: Machine | None = None) -> UnsupportedError:
-    """Nothing is salvaged from such a file, as it is whole for whoever made it."""
-    error = UnsupportedError(
+def _two_at_once(source: Source, machine: Machine | None = None) -> DamagedError:
+    """Damage, as a flipped bit in the first two bytes makes such a file, too."""
+    error = DamagedError(
         f"begins with the bytes {read_head(source)[:4].hex(' ')}, which some readers take for something else than others do",
         where="first bytes",
         hint="get the file again from where it came; do not load it",

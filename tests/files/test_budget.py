@@ -89,7 +89,7 @@ def test_lists_and_dicts_of_a_tree_are_counted(monkeypatch):
 
 
 def test_a_directory_is_limited_in_bytes(monkeypatch):
-    monkeypatch.setattr("gsvckpt.formats.zip_directory.MOST_DIRECTORY", 100)
+    monkeypatch.setattr("gsvckpt.formats.zip.directory.MOST_DIRECTORY", 100)
     with pytest.raises(UnsupportedError, match="more than 100 bytes"):
         read(zipped(torch_entries({"a": tensor("float32", (2,), range(2))})))
 
