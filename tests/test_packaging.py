@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tarfile
 import zipfile
 from email import message_from_string
@@ -55,10 +56,20 @@ def test_the_source_archive_can_be_built_and_tested(tmp_path):
         "LICENSE",
         "README.md",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "SECURITY.md",
+        "docs/design.md",
         "gsvckpt/py.typed",
         "tests/test_packaging.py",
         "completions/_gsvckpt",
     }
     assert expected <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("demo/", "build/", ".venv/"))]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_no_large_file_is_tracked():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    free = ("tests/data/", "gsvckpt/sovits/data/", "docs/")
+    large = {name: size for name in listed if name and not name.startswith(free) and (size := (ROOT / name).stat().st_size) > 200_000}
+    assert large == {}
