@@ -173,7 +173,8 @@ def check_plan(case: Case, plan) -> None:
             elif case.size is not None:
                 extra += [one] if fate == "keep" else []
             elif shrinks(members, rules):
-                stays = one in sound[: rules.demote] or not one.trained
+                linked = any(os.stat(root / name).st_nlink > 1 for name in one.names)  # shrinking one name of two frees nothing
+                stays = one in sound[: rules.demote] or not one.trained or linked
                 assert fate == ("keep" if stays else "demote"), f"{one.names} is to shrink"
             else:
                 assert fate == "remove", f"{one.names} is kept by no rule, but stays"
