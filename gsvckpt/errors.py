@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+_LOOKED_AT = 5_000  # names that are compared with a wrong one
 TRY_SALVAGE = "get the file again, or what is whole of this one: gsvckpt migrate FILE --salvage"  # the hint at a file that ends early
 
 
@@ -115,3 +117,19 @@ class OutputError(GsvError):
 
 
 FLAWS = (DamagedError, UnsupportedError, NotCheckpointError)  # what is wrong with a file itself, and not with the way to it
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint: which of the known words was meant, else `otherwise`."""
+    from difflib import get_close_matches  # only errors need it
+
+    found = get_close_matches(word, list(known), 1)
+    return f"did you mean {found[0]}?" if found else otherwise
+
+
+def similar_names(glob: str, names: Sequence[str]) -> str:
+    """A hint of a few names that `glob`, which matches none, may have meant."""
+    from difflib import get_close_matches  # only errors need it
+
+    near = get_close_matches(glob.strip("*?"), names[:_LOOKED_AT], 3, 0.3) or names[:3]
+    return f"names are like {', '.join(near)}"

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gsvckpt.cli.options import Settings
-from gsvckpt.devices.costs import Work
+from gsvckpt.devices.choice import Work
 from gsvckpt.engine import placement
 from gsvckpt.engine.placement import Computing, Threads, work_of
 from gsvckpt.report.console import print_line, print_warning

@@ -123,7 +123,7 @@ def _warn_of(error: GsvError, settings: Settings, *, alone: bool = False) -> Non
     if known is None:
         return
     if alone and not settings.json and not settings.quiet:
-        from gsvckpt.report.failures import print_known
+        from gsvckpt.report.inspect import print_known
 
         print_known(known)
     warn_unsafe(error.path, judge_all(known.globals, known.calls))
@@ -213,7 +213,7 @@ def _tell_device(result: Inspected, settings: Settings) -> None:
 
 def _measure(examination: Examination, view: View, settings: Settings) -> Mapping[str, Stats | None]:
     from gsvckpt.cli.computing import open_device
-    from gsvckpt.devices.costs import Work
+    from gsvckpt.devices.choice import Work
     from gsvckpt.engine.placement import bytes_of
     from gsvckpt.engine.statistics import measure_tensors
 
@@ -225,7 +225,7 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
 
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     from gsvckpt.cli.computing import open_device
-    from gsvckpt.devices.costs import Work
+    from gsvckpt.devices.choice import Work
     from gsvckpt.engine.placement import bytes_of
     from gsvckpt.engine.statistics import differences
     from gsvckpt.report import inventory

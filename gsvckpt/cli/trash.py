@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 
 from gsvckpt.cli.options import Settings
-from gsvckpt.commands.prune.exclusion import alone
-from gsvckpt.commands.prune.trash import Run, find_last, find_runs, has_trash, settle_interrupted, undo_last
+from gsvckpt.commands.prune.trash import Run, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_document, print_error, print_line, printing

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
+from gsvckpt.commands.verify.after import Keep
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
-from gsvckpt.commands.verify.keep_options import Keep
 from gsvckpt.commands.verify.result import Expected, Options, Verification
 from gsvckpt.commands.verify.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
 from gsvckpt.commands.verify.workers import verify_files

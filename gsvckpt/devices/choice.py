@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from gsvckpt.devices.costs import Choice, Work, choose_by_time
 from gsvckpt.devices.device import Audit, Device, Extremes, Matrix, Moments
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UsageError
@@ -19,10 +19,26 @@ if TYPE_CHECKING:
 
     from gsvckpt.devices.host import Host
 
+AUTO_FROM = 4 << 30  # bytes: below, starting torch and CUDA takes longer than the host takes for all of it
 _NAME = re.compile(r"([a-z]+)(:[0-9]{1,4})?")
 _HINT = "use cpu, cuda, cuda:N or auto"
 _OTHERS = "--device auto takes a GPU only where one is"
 _KINDS = ("cuda", "xpu", "mps")  # what is looked for when the devices that are there have to be listed
+_DRIVERS = (  # NVIDIA's, twice; Windows' own inside WSL; AMD's, which torch calls cuda
+    "/dev/nvidia0",
+    "/proc/driver/nvidia/gpus",
+    "/dev/dxg",
+    "/dev/kfd",
+)
+_BUILT_FOR = r"(?m)^(?:cuda|hip)\b[^=\n]*= *['\"]"
+_LARGEST = 1 << 16  # bytes; torch's file has 300
+
+
+class Work(NamedTuple):
+    """What has to be computed, and of how many bytes."""
+
+    kind: Literal["cast", "stats", "difference", "product"]
+    nbytes: int
 
 
 def warn(text: str) -> None:
@@ -33,7 +49,7 @@ def warn(text: str) -> None:
 def choose(name: str, *, warn: Callable[[str], None] = warn) -> Device:
     """The device called `cpu`, `cuda`, `cuda:N` or as torch calls any other. `warn` hears of it when the host has to step in for a full device.
 
-    `auto` is the host here: only work that is known is done sooner elsewhere (see `choose_for`). Raises UsageError for other names and, naming those
+    `auto` is the host here: what it means depends on the work (see `choose_for`). Raises UsageError for other names and, naming those
     that are there, for a device that is not there.
     """
     if name in ("cpu", "auto"):
@@ -53,18 +69,17 @@ def choose(name: str, *, warn: Callable[[str], None] = warn) -> Device:
 
 
 def choose_for(work: Work, *, warn: Callable[[str], None] = warn) -> tuple[Device, str]:
-    """The device on which this work is done soonest, and why that one."""
-    choice = choose_by_time(work, torch_is_loaded=sys.modules.get("torch") is not None)
-    if choice.name != "cpu":
-        from gsvckpt.devices.presence import may_have_gpu
-
-        try:
-            if may_have_gpu():
-                return choose(choice.name, warn=warn), choice.why
-            choice = Choice("cpu", "there is no GPU that torch could use")
-        except UsageError as error:
-            choice = Choice("cpu", error.why)
-    return HostOnDemand(), choice.why
+    """The device that `auto` means for this work, and why that one: a GPU if there is one and AUTO_FROM bytes or more are to be computed."""
+    if work.kind == "product":
+        return HostOnDemand(), "the last bits of a product depend on the device"
+    if work.nbytes < AUTO_FROM:
+        return HostOnDemand(), "less than 4 GiB are to be computed"
+    if not may_have_gpu():
+        return HostOnDemand(), "there is no GPU that torch could use"
+    try:
+        return choose("cuda", warn=warn), "there is a GPU, and 4 GiB or more are to be computed"
+    except UsageError as error:
+        return HostOnDemand(), error.why
 
 
 def torch_device(name: str) -> torch.device:
@@ -127,3 +142,28 @@ class HostOnDemand:
 
     def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:
         return self._host.max_difference(one, one_dtype, two, two_dtype)
+
+
+def may_have_gpu() -> bool:
+    """Whether the system has a GPU's driver, nobody has hidden it from CUDA, and torch is built for it. Only using it shows whether it works."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    return not hidden and _has_driver() and _torch_is_built_for_gpus()
+
+
+def _has_driver() -> bool:
+    if sys.platform == "win32":
+        return os.path.exists(os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "nvcuda.dll"))
+    return any(os.path.exists(path) for path in _DRIVERS)
+
+
+def _torch_is_built_for_gpus() -> bool:
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec("torch")
+        if spec is None or spec.origin is None:
+            return False
+        with open(os.path.join(os.path.dirname(spec.origin), "version.py"), encoding="utf-8", errors="replace") as file:
+            return re.search(_BUILT_FOR, file.read(_LARGEST)) is not None
+    except (OSError, ValueError):  # ValueError: something else is called torch
+        return False

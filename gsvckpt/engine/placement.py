@@ -1,12 +1,11 @@
-"""The device that some work is done on: the one that was asked for, or where it is done soonest, and how many threads keep it busy."""
+"""The device that some work is done on: the one that was asked for, or the one that `auto` means, and how many threads keep it busy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gsvckpt.devices.choice import choose, choose_for
-from gsvckpt.devices.costs import Work
+from gsvckpt.devices.choice import Work, choose, choose_for
 from gsvckpt.devices.device import Device
 from gsvckpt.model import Tensor
 from gsvckpt.transforms.plan import Plan
@@ -30,9 +29,9 @@ class Computing(NamedTuple):
 
 
 def open_device(name: str, work: Work, threads: Threads, *, warn: Callable[[str], None]) -> Computing:
-    """The device called `name`; for `auto` the one on which this work is done soonest. Raises UsageError for one that is not there."""
+    """The device called `name`; for `auto` the one that suits this work (see `choose_for`). Raises UsageError for one that is not there."""
     if name == "auto":
-        device, why = choose_for(work._replace(threads=threads.number), warn=warn)
+        device, why = choose_for(work, warn=warn)
     else:
         device, why = choose(name, warn=warn), "the default" if name == "cpu" else "as asked for"
     busy = 1 if device.name == "cpu" or threads.fixed else _THREADS_A_CORE
@@ -43,7 +42,7 @@ def is_host(name: str) -> bool:
     """Whether all work on the device of that name is the host's, so that several files may be in work at once."""
     if name != "auto":
         return name == "cpu"
-    from gsvckpt.devices.presence import may_have_gpu
+    from gsvckpt.devices.choice import may_have_gpu
 
     return not may_have_gpu()
 

@@ -19,9 +19,8 @@ import xxhash
 from gsvckpt.devices.device import Device, Extremes
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import DamagedError
-from gsvckpt.files.checksums import crc32
 from gsvckpt.files.progress import Progress
-from gsvckpt.files.streams import BATCH, CHUNK, Buffers, Stopped, for_each
+from gsvckpt.files.streams import BATCH, CHUNK, Buffers, Stopped, crc32, for_each
 from gsvckpt.model import Source
 
 _NEAR = 4096  # bytes between two spans that are read along

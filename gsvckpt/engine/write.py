@@ -10,15 +10,13 @@ from typing import Literal, NamedTuple
 from gsvckpt.devices.device import LARGEST, Audit, Device, Matrix
 from gsvckpt.dtypes import UNTYPED
 from gsvckpt.engine.open import read
-from gsvckpt.engine.ordering import write_in_order
-from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
-from gsvckpt.files.checksums import crc32
+from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files.local import LocalSource, open_source
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.files.publish import Target, publish
-from gsvckpt.files.streams import CHUNK, Buffers, buffer, check_unchanged, chunks, for_each
+from gsvckpt.files.streams import CHUNK, Buffers, buffer, check_unchanged, chunks, crc32, for_each
 from gsvckpt.formats import torch_layout, torch_overlay
-from gsvckpt.formats.layout import Layout
+from gsvckpt.formats.layout import Layout, Text
 from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.model import Checkpoint, Storage, Tensor, walk
 from gsvckpt.sovits.sections import find_state_path
@@ -297,3 +295,37 @@ def _same_leaf(plan: Plan, one: Tensor | Storage, two: Tensor | Storage, twins: 
         return False
     same = (plan.dtype_of(one), one.numel, one.location) == (two.dtype, two.numel, two.location)
     return same and twins.setdefault(one, two) is two
+
+
+def write_in_order(
+    layout: Layout,
+    known: Mapping[Storage, int],
+    move: Callable[[Storage, Buffers], tuple[int, object]],
+    target: Target,
+    *,
+    jobs: int,
+    progress: Progress,
+) -> Mapping[Storage, int]:
+    """Write all of `layout`, whose headers state the checksums `known`; `move` writes one storage. Returns the checksums of what was written.
+
+    Raises ChangedError where these are others than those that are known.
+    """
+    pieces = layout.in_order(known)
+    progress.expect(sum(piece.nbytes for piece in pieces if isinstance(piece, Storage)))
+
+    def write(piece: Text | Storage, buffers: Buffers) -> int | None:
+        try:
+            if isinstance(piece, Storage):
+                return move(piece, buffers)[0]
+            target.write_at(piece.offset, piece.data)
+        except BaseException:
+            target.stop()  # the others would wait for what never comes
+            raise
+        return None
+
+    written = for_each(pieces, write, jobs=jobs, progress=progress)  # its threads take pieces in order, so there is always one whose turn it is
+    checksums = {piece: crc for piece, crc in written.items() if isinstance(piece, Storage) and crc is not None}
+    changed = next((storage for storage, crc in checksums.items() if known.get(storage, crc) != crc), None)
+    if changed is not None:
+        raise ChangedError("gave other bytes the second time", where=f"storage {changed.key}", path=changed.source.path)
+    return checksums

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable
 
 from gsvckpt.errors import DamagedError
-from gsvckpt.files.checksums import crc32
 from gsvckpt.files.progress import Progress
 from gsvckpt.model import Source, Storage
 
@@ -146,3 +145,11 @@ def _batches(pieces: Iterable[P]) -> Iterator[list[P]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # no wheel for this processor
+    from zlib import crc32
+
+__all__ = ["crc32"]

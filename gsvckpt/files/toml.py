@@ -1,4 +1,4 @@
-"""A TOML document, and the lines of its mistakes and keys, which its parser does not tell."""
+"""TOML and text files that users write, with the line of a mistake, which the TOML parser does not tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 
-from gsvckpt.errors import UsageError
+from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.files.budget import DEEPEST_KEY, MOST_TOML
 
 _FLAT = 8  # dots in a line from which on its keys are looked at
@@ -128,3 +128,23 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
             start, value = token.end(), False
     if not value and (statement := text[start:].strip()):
         yield line, statement
+
+
+_LARGEST = 1_000_000  # bytes
+
+
+def read_text(path: str, *, hint: str = "", largest: int = _LARGEST) -> str:
+    """The text of a file, with plain line ends. Raises MissingError, with `hint`, and UsageError for what is no text or too large."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(largest + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise MissingError(f"cannot be read: {why}", path=path, hint=hint) from error
+    if len(data) > largest:
+        raise UsageError(f"is larger than {largest:,} bytes", where=path)
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")  # Windows' own editor puts a mark in front
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError("is no text in UTF-8", where=f"{path}:{line}", hint="save it as UTF-8") from error

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
-from gsvckpt.files.checksums import crc32
+from gsvckpt.files.streams import crc32
 from gsvckpt.formats import torch_stream
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle

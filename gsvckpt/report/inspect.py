@@ -15,21 +15,21 @@ from rich.text import Text
 
 from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory, group
 from gsvckpt.engine.examine import Examination
-from gsvckpt.errors import UsageError
+from gsvckpt.errors import UsageError, similar_names
 from gsvckpt.files.paths import name_of
-from gsvckpt.files.texts import similar_names
 from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.documents import examination_json
-from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
 from gsvckpt.report.units import count, plural, printable, size
 from gsvckpt.sovits.config import config_of
-from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.kinds import KINDS, Identity
 from gsvckpt.sovits.upstream import UpstreamError, correct, describe
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Stats
+from gsvckpt.formats.pickle.safety import judge_all
+from gsvckpt.model import Checkpoint
 
 _USES: Mapping[str, str] = {
     "gpt-weights": "for inference, and as a base for training",
@@ -257,3 +257,18 @@ def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
 def _saving(what: str, amount: int, counted: Account, command: str) -> Text:
     share = f"{size(amount)} ({amount / counted.file:.0%})"
     return Text.assemble(f"{what}: {share} can go", (": " if command else ""), (command, "bold"))
+
+
+def print_known(known: Checkpoint) -> None:
+    """Its size, its container, and the names in its pickle as far as that could be read."""
+    container, safety = known.container, judge_all(known.globals, known.calls)
+    head = f", head {printable(container.head)}" if container.head is not None else ""
+    records = f", {plural(container.records, 'record')}" if container.records else ""
+    names = ", ".join(f"{printable(judged.name if judged.verdict == 'safe' else str(judged))} ({judged.verdict})" for judged in safety.globals)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("size", size(known.source.size))
+    facts.add_row("container", Text(f"{container.format}{head}{records}"))
+    facts.add_row("names", Text(names or "none could be read"))
+    make_console().print(facts)

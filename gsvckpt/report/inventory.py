@@ -18,9 +18,9 @@ from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import absolute, below, is_url, name_of
 from gsvckpt.report.console import VERDICTS
-from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import ago, plural, printable, shape, size
+from gsvckpt.sovits.kinds import KINDS
 from gsvckpt.sovits.names import experiment
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from gsvckpt.commands.verify.result import Verification
 from gsvckpt.files.paths import below
 from gsvckpt.report.console import Line, line, print_lines
 from gsvckpt.report.documents import safety_json
-from gsvckpt.report.kinds import KINDS
 from gsvckpt.report.units import plural, printable, size
+from gsvckpt.sovits.kinds import KINDS
 
 if TYPE_CHECKING:
     from gsvckpt.commands.verify.backup import Copied, Restored

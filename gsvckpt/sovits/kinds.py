@@ -129,3 +129,21 @@ def _rank(clues: Clues) -> tuple[int | None, tuple[str, ...]]:
     named, folder = names.parse(clues.path).rank, names.folder_rank(clues.path)
     claims = (("lora_rank", stated if type(stated) is int else None), ("the name", named), ("the folder", folder))
     return rank, tuple(f"{who} says LoRA rank {told}, but the matrices have {rank} rows" for who, told in claims if told not in (None, rank))
+
+
+KINDS: Mapping[str, str] = {
+    "gpt-weights": "GPT weights",
+    "gpt-training": "GPT training",
+    "sovits-weights": "SoVITS weights",
+    "sovits-lora": "SoVITS LoRA",
+    "sovits-generator-training": "SoVITS G training",
+    "sovits-discriminator-training": "SoVITS D training",
+    "sovits-generator-base": "SoVITS G base",
+    "sovits-discriminator-base": "SoVITS D base",
+    "vocoder": "vocoder",
+    "speaker-encoder": "speaker encoder",
+    "training": "training checkpoint",
+    "state-dict": "state dict",
+    "torchscript": "TorchScript",
+    "unknown": "unknown",
+}

@@ -69,3 +69,20 @@ def _filtered(node: object, wanted: Callable[[str], bool], prefix: str, gone: di
         else:
             kept[key] = _filtered(value, wanted, f"{name}.", gone, depth + 1)
     return node if len(kept) == len(node) and all(kept[key] is node[key] for key in kept) else edited(node, kept)
+
+
+Shape = tuple[int, ...]
+
+
+def match(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> frozenset[str]:
+    """The names under which both hold the same shape."""
+    return frozenset(name for name, tensor in tensors.items() if shapes.get(name) == tensor.shape)
+
+
+def conflicts(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
+    """(name, why) for tensors that stand in both with different shapes, in order."""
+    return [
+        (name, f"has shape {list(tensor.shape)}, where the reference has {list(shapes[name])}")
+        for name, tensor in tensors.items()
+        if name in shapes and shapes[name] != tensor.shape
+    ]

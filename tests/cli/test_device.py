@@ -8,13 +8,12 @@ import pytest
 import torch
 from support.builders import tensor
 
-from gsvckpt.devices import accelerator, choice, presence
-from gsvckpt.devices.costs import Choice
+from gsvckpt.devices import accelerator, choice
 from gsvckpt.engine.pool import run as dispatch
 
 from .samples import generator, save, small
 
-TOLD = re.compile(r"^device: cpu: about [0-9.]+ s there, [0-9.]+ s on a GPU, its start included \([0-9.]+ [kM]?B\)$", re.MULTILINE)
+TOLD = re.compile(r"^device: cpu: less than 4 GiB are to be computed \([0-9.]+ [kM]?B\)$", re.MULTILINE)
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_auto_says_so_when_two_files_are_compared(gsvckpt, voice, tmp_path):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_statistics_of_many_say_the_same_of_each(gsvckpt, voice, tmp_path, monkeypatch, jobs):
     monkeypatch.setattr(dispatch, "START", 0)
-    monkeypatch.setattr(presence, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(choice, "may_have_gpu", lambda: False)
     for number in range(8):
         save(tmp_path / f"{number}.pth", {"w": tensor("float32", (2,), [1.0, number])})
     run = gsvckpt("inspect", tmp_path, "--stats", "--json", "--device", "auto", "-v", "-j", str(jobs))
@@ -53,10 +52,13 @@ def test_statistics_of_many_say_the_same_of_each(gsvckpt, voice, tmp_path, monke
 
 
 def test_statistics_of_many_take_the_gpu_where_that_is_sooner(gsvckpt, voice, tmp_path, torchs_cpu, monkeypatch):
-    monkeypatch.setattr(choice, "choose_by_time", lambda *_, **__: Choice("cuda", "about 1.0 s there, 9.0 s on the cpu"))
-    monkeypatch.setattr(presence, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(choice, "AUTO_FROM", 0)
+    monkeypatch.setattr(choice, "may_have_gpu", lambda: True)
     save(tmp_path / "other.pth", {"w": tensor("float32", (2,), [1.0, 2.0])})
-    assert gsvckpt("inspect", tmp_path, "--stats", "--json", "--device", "auto", "-v").err.count("about 1.0 s there, 9.0 s on the cpu") == 2
+    assert (
+        gsvckpt("inspect", tmp_path, "--stats", "--json", "--device", "auto", "-v").err.count("there is a GPU, and 4 GiB or more are to be computed")
+        == 2
+    )
 
 
 def test_verify_says_why_it_needs_no_device(gsvckpt, voice):
@@ -115,8 +117,8 @@ def test_a_full_device_leaves_the_work_to_the_host_with_one_line_of_warning(gsvc
 
 
 def test_auto_takes_the_gpu_where_that_is_sooner(gsvckpt, voice, torchs_cpu, monkeypatch):
-    monkeypatch.setattr(choice, "choose_by_time", lambda *_, **__: Choice("cuda", "about 1.0 s there, 9.0 s on the cpu"))
-    monkeypatch.setattr("gsvckpt.devices.presence.may_have_gpu", lambda: True)
+    monkeypatch.setattr(choice, "AUTO_FROM", 0)
+    monkeypatch.setattr("gsvckpt.devices.choice.may_have_gpu", lambda: True)
     run = gsvckpt("inspect", voice, "--stats", "--device", "auto", "-v")
     assert run.code == 0
-    assert re.fullmatch(r"device: cpu: about 1\.0 s there, 9\.0 s on the cpu \([0-9.]+ kB\)\n", run.err)  # torch's cpu has that name
+    assert re.fullmatch(r"device: cpu: there is a GPU, and 4 GiB or more are to be computed \([0-9.]+ kB\)\n", run.err)  # torch's cpu has that name

@@ -19,7 +19,7 @@ from support.builders import safetensors
 from support.voices import sovits_config
 
 from gsvckpt.cli import prune as command
-from gsvckpt.commands.prune import exclusion, trash
+from gsvckpt.commands.prune import trash
 from gsvckpt.commands.verify.manifest import NAME
 
 from .prune_trees import NOW, damaged, disk_use, record, snapshot, whole
@@ -212,7 +212,7 @@ def test_no_room_is_given_twice(gsvckpt, tmp_path):
 def test_two_at_once(gsvckpt, tmp_path, held, asked):
     pairs(tmp_path / "logs" / "alice" / "logs_s2_v2", 1, 2, 3)
     before = snapshot(tmp_path)
-    with exclusion.alone([str(tmp_path / held)]):
+    with trash.alone([str(tmp_path / held)]):
         locked = snapshot(tmp_path)
         for words in (["--keep-last", "1", "--yes"], ["--undo"]):
             paths = [tmp_path / asked] + ([tmp_path / asked.replace("16", "32")] if asked.endswith(".pth") else [])

@@ -14,8 +14,8 @@ import pytest
 from support.builders import torch_zip
 
 from gsvckpt.engine.write import lay_out
-from gsvckpt.files.checksums import crc32
 from gsvckpt.files.remote import source as remote
+from gsvckpt.files.streams import crc32
 from gsvckpt.model import Checkpoint, Container, Storage
 from gsvckpt.transforms.plan import Plan
 from tests.support import cloud as clouds

@@ -10,8 +10,7 @@ import torch
 
 from gsvckpt.devices import accelerator
 from gsvckpt.devices.accelerator import Accelerator
-from gsvckpt.devices.choice import choose, choose_for
-from gsvckpt.devices.costs import Work
+from gsvckpt.devices.choice import Work, choose, choose_for
 from gsvckpt.devices.device import Matrix
 from gsvckpt.devices.host import Host
 from gsvckpt.dtypes import DTYPES

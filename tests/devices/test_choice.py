@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from gsvckpt.devices import choice
-from gsvckpt.devices.choice import choose, choose_for, torch_device
-from gsvckpt.devices.costs import Work
+from gsvckpt.devices.choice import Work, choose, choose_for, torch_device
 from gsvckpt.errors import UsageError
 
 
@@ -86,9 +85,24 @@ def test_auto_without_a_gpu_is_the_host_and_says_so(monkeypatch):
     assert (device.name, why) == ("cpu", "there is no GPU that torch could use")
 
 
-def test_auto_does_not_look_for_a_gpu_where_the_host_is_done_sooner():
-    code = "import sys\nfrom gsvckpt.devices.choice import choose_for\nfrom gsvckpt.devices.costs import Work\n"
-    code += "print(choose_for(Work('cast', 10**9, 2))[0].name, [m for m in sys.modules if m in ('torch', 'numpy', 'gsvckpt.devices.presence')])"
+def test_auto_looks_for_a_gpu_from_4_gib_on(monkeypatch):
+    looked = []
+    monkeypatch.setattr("gsvckpt.devices.choice.may_have_gpu", lambda: looked.append(1) is not None)
+    for kind in ("cast", "stats", "difference"):
+        assert choose_for(Work(kind, (4 << 30) - 1))[1] == "less than 4 GiB are to be computed"
+        assert not looked
+        assert choose_for(Work(kind, 4 << 30))[1] == "there is no GPU that torch could use"
+        assert looked.pop()
+
+
+def test_products_are_never_moved_as_their_last_bits_depend_on_the_device():
+    device, why = choose_for(Work("product", 10**15))
+    assert (device.name, why) == ("cpu", "the last bits of a product depend on the device")
+
+
+def test_auto_imports_nothing_for_little_work():
+    code = "import sys\nfrom gsvckpt.devices.choice import Work, choose_for\n"
+    code += "print(choose_for(Work('cast', 10**9))[0].name, [m for m in sys.modules if m in ('torch', 'numpy')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "cpu []\n"
 
 
@@ -97,7 +111,7 @@ def test_auto_is_the_host_where_the_gpu_that_may_be_there_does_not_work(monkeypa
 
     if torch.cuda.is_available():
         pytest.skip("it works")
-    monkeypatch.setattr("gsvckpt.devices.presence.may_have_gpu", lambda: True)  # a driver that is too old, say
+    monkeypatch.setattr("gsvckpt.devices.choice.may_have_gpu", lambda: True)  # a driver that is too old, say
     device, why = choose_for(LONG)
     assert (device.name, why) == ("cpu", "there is no cuda device here; devices: cpu")
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from gsvckpt.devices import presence
-from gsvckpt.devices.presence import may_have_gpu
+from gsvckpt.devices import choice
+from gsvckpt.devices.choice import may_have_gpu
 
 CPU = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n"
 CUDA = "__version__ = '2.9.1'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n"
@@ -22,7 +22,7 @@ def machine(tmp_path, monkeypatch):
     """A machine with a driver, and a torch of one's choice in front of the real one."""
     driver = tmp_path / "nvidia0"
     driver.touch()
-    monkeypatch.setattr(presence, "_has_driver", driver.exists)
+    monkeypatch.setattr(choice, "_has_driver", driver.exists)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.syspath_prepend(tmp_path)
@@ -56,14 +56,14 @@ def test_a_gpu_hidden_from_cuda_does_not_count(machine, monkeypatch, hidden, exp
 
 
 def test_torch_that_is_broken_or_missing_is_no_torch(monkeypatch):
-    monkeypatch.setattr(presence, "_has_driver", lambda: True)
+    monkeypatch.setattr(choice, "_has_driver", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert not may_have_gpu()
 
 
 def test_what_is_there_is_found_and_torch_not_imported_for_it():
-    code = "import sys\nfrom gsvckpt.devices.presence import may_have_gpu\nprint(may_have_gpu(), 'torch' in sys.modules)"
+    code = "import sys\nfrom gsvckpt.devices.choice import may_have_gpu\nprint(may_have_gpu(), 'torch' in sys.modules)"
     found, imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert imported == "False"
     assert found == "True" or not torch.cuda.is_available()

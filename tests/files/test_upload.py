@@ -16,8 +16,7 @@ from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.write import Engine, lay_out
 from gsvckpt.errors import ChangedError, OutputError
-from gsvckpt.files.checksums import crc32
-from gsvckpt.files.streams import Stopped
+from gsvckpt.files.streams import Stopped, crc32
 from gsvckpt.files.upload import OrderedTarget, find_obstacle
 from gsvckpt.formats import torch_overlay
 from gsvckpt.formats.layout import Layout, Text

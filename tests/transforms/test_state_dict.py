@@ -13,9 +13,8 @@ from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import RefusedError, UnsupportedError
 from gsvckpt.model import REMOVED, storages_of, tensor_of
 from gsvckpt.transforms.cast import cast
-from gsvckpt.transforms.like import conflicts, match
 from gsvckpt.transforms.plan import Change, begin
-from gsvckpt.transforms.state_dict import keep_tensors, put_tensors, rename_tensors
+from gsvckpt.transforms.state_dict import conflicts, keep_tensors, match, put_tensors, rename_tensors
 
 many = settings(max_examples=150, deadline=None, derandomize=True)
 NAMES = st.text("ab.", min_size=1, max_size=3)

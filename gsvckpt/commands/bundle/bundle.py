@@ -44,10 +44,9 @@ from gsvckpt.commands.rewrite import training_config
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.file import Planned, Rewritten, rewrite
 from gsvckpt.commands.rewrite.migrate import Migrated, Migration, Steps
-from gsvckpt.commands.verify.after import entry_of
+from gsvckpt.commands.verify.after import RECORDED, entry_of
 from gsvckpt.commands.verify.backup import copy_file
 from gsvckpt.commands.verify.file import verify_file
-from gsvckpt.commands.verify.keep_options import RECORDED
 from gsvckpt.commands.verify.manifest import NAME, Entry, record
 from gsvckpt.commands.verify.result import Expected, Options, Verification
 from gsvckpt.commands.verify.workers import verify_files

@@ -16,8 +16,7 @@ from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.sovits.lightning import read_callbacks
 from gsvckpt.sovits.names import FileName, Form, folder_rank, folder_version, parse, resumes
-from gsvckpt.sovits.resuming import parse_run
-from gsvckpt.sovits.runs import find_runs
+from gsvckpt.sovits.runs import find_runs, parse_run
 
 Stage = Literal["gpt", "sovits"]
 STAGES: tuple[Stage, ...] = ("gpt", "sovits")

@@ -85,7 +85,7 @@ class Inspect(NamedTuple):
         return Inspected(facts, examination.safety)
 
     def _measure(self, examination: Examination, counted: Account, tensors: Mapping[str, Tensor], jobs: int, progress: Progress) -> Inspected:
-        from gsvckpt.devices.costs import Work
+        from gsvckpt.devices.choice import Work
         from gsvckpt.engine.placement import Threads, bytes_of, open_device
         from gsvckpt.engine.statistics import measure_tensors
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from gsvckpt.commands.inspect.breakdown import Account, account
 from gsvckpt.engine.examine import Closed, Examination, examine
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.files.checksums import crc32
 from gsvckpt.files.local import LocalSource
 from gsvckpt.files.spans import Map, Span, between, gather, make_picker
+from gsvckpt.files.streams import crc32
 from gsvckpt.formats.ambiguity import gaps as hiding_places
 from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.formats.pickle.machine import Piece, run_piece

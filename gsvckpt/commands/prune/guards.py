@@ -11,8 +11,7 @@ from typing import NamedTuple
 from gsvckpt.errors import GsvError
 from gsvckpt.sovits import official
 from gsvckpt.sovits.names import split
-from gsvckpt.sovits.resuming import parse_run
-from gsvckpt.sovits.runs import find_runs
+from gsvckpt.sovits.runs import find_runs, parse_run
 
 _PRETRAINED = "pretrained_models"
 # What names the weights in use, below GPT-SoVITS's own folder (inference_webui.py:57-67, TTS_infer_pack/TTS.py).

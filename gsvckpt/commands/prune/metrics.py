@@ -13,8 +13,7 @@ from gsvckpt.commands.prune.decisions import Scores
 from gsvckpt.commands.prune.metric_files import Table, find_column, read_table
 from gsvckpt.commands.prune.saves import Unit
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.errors import GsvError, UsageError
-from gsvckpt.files.texts import hint_at
+from gsvckpt.errors import GsvError, UsageError, did_you_mean
 from gsvckpt.sovits.lightning import Callback, read_callbacks
 from gsvckpt.sovits.names import basename, parse
 
@@ -67,7 +66,9 @@ def find_scores(units: Sequence[Unit], wanted: Wanted) -> Scores:
             return Scores(found.metric, _mode(found, wanted) == "min", values)
     if table is not None and metric is not None and metric not in table.columns:
         columns = ", ".join(table.columns)
-        raise UsageError(f"{table.path} has no column {metric!r}", where="--metric", hint=hint_at(metric, table.columns, f"its columns: {columns}"))
+        raise UsageError(
+            f"{table.path} has no column {metric!r}", where="--metric", hint=did_you_mean(metric, table.columns, f"its columns: {columns}")
+        )
     return Scores(metric or "")
 
 

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple, get_args
 from gsvckpt.commands.prune.decisions import DemoteTo, Policy
 from gsvckpt.commands.prune.saves import Group
 from gsvckpt.commands.verify.manifest import LARGEST, MARK, NAME
-from gsvckpt.errors import UsageError
-from gsvckpt.files.texts import hint_at, read_text
-from gsvckpt.files.toml import find_line, parse
+from gsvckpt.errors import UsageError, did_you_mean
+from gsvckpt.files.toml import find_line, parse, read_text
 from gsvckpt.quantities import parse_duration, parse_size, spell_duration
 
 _COUNTS = {"keep-last": "last", "keep-best": "best", "keep-every": "every", "demote-after": "demote_after"}
@@ -88,7 +87,7 @@ def read_policies(path: str) -> Policies:
     root = _Table(path, text, (), document)
     for key in document:
         if key != "prune" and not is_manifest:
-            raise root.mistake(key, f"unknown key `{key}`", _FORM if key in _KEYS else hint_at(key, ["prune"], _FORM))
+            raise root.mistake(key, f"unknown key `{key}`", _FORM if key in _KEYS else did_you_mean(key, ["prune"], _FORM))
     if "prune" not in document:
         if is_manifest:
             return Policies()
@@ -136,7 +135,7 @@ def _policy(table: _Table, known: tuple[str, ...]) -> Policy:
         if key == "max-size" and key not in known:
             raise table.mistake(key, "`max-size` counts over all groups", "put it below [prune]")
         if key not in known:
-            raise table.mistake(key, f"unknown key `{key}`", hint_at(key, known, f"known ones: {', '.join(known)}"))
+            raise table.mistake(key, f"unknown key `{key}`", did_you_mean(key, known, f"known ones: {', '.join(known)}"))
         if key in _COUNTS:
             if type(value) is not int or value < 1:
                 raise table.mistake(key, f"`{key}` is no whole number from 1 on", f"{key} = 3")

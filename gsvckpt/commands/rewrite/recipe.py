@@ -15,8 +15,7 @@ from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.salvage import open_remains
 from gsvckpt.engine.write import OnOverflow, Outcome
-from gsvckpt.errors import RefusedError, UsageError
-from gsvckpt.files.texts import similar_names
+from gsvckpt.errors import RefusedError, UsageError, similar_names
 from gsvckpt.model import Checkpoint
 from gsvckpt.sovits.sections import divide
 from gsvckpt.sovits.training_state import missing_keys, required, training_state

@@ -15,7 +15,7 @@ from gsvckpt.files.paths import is_url
 from gsvckpt.model import Tensor
 from gsvckpt.sovits import layouts, official
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.transforms.like import match
+from gsvckpt.transforms.state_dict import match
 
 Shapes = Mapping[str, tuple[int, ...]]
 _LISTED = ("v1", "v2", "v2Pro", "v2ProPlus", "v3", "v4")

@@ -12,7 +12,7 @@ from gsvckpt.files import toml
 from gsvckpt.files.paths import is_url
 from gsvckpt.model import Opaque
 from gsvckpt.sovits.config import find_config, simple_form
-from gsvckpt.sovits.resuming import parse_run
+from gsvckpt.sovits.runs import parse_run
 
 NULLS = "# null, which TOML cannot say: "  # before the places of nulls, in what `gsvckpt inspect --config` prints
 _LARGEST = 1 << 20  # bytes; upstream's config.json has 2 KB

@@ -218,7 +218,7 @@ class _Run:
     def _compare_with(self, examination: Examination) -> None:
         if self.options.against is None or self.expected.part:
             return
-        from gsvckpt.commands.verify.counterpart import compare_with  # NumPy is not needed for anything else
+        from gsvckpt.commands.verify.checks.against import compare_with  # NumPy is not needed for anything else
 
         found = compare_with(examination, self.options.against, self.jobs, self.progress)
         self.blockers += [finding for finding in found if finding.check in UNCHECKED]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS
-from gsvckpt.files.checksums import crc32
+from gsvckpt.files.streams import crc32
 from gsvckpt.formats.zip.directory import ENCRYPTED, LOCAL, Entry, find_tail, read_entries
 from gsvckpt.model import Source
 

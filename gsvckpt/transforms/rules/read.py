@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast, get_args
 
-from gsvckpt.errors import UsageError
-from gsvckpt.files.texts import hint_at, read_text
-from gsvckpt.files.toml import find_lines, parse
+from gsvckpt.errors import UsageError, did_you_mean
+from gsvckpt.files.toml import find_lines, parse, read_text
 from gsvckpt.transforms.rules.apply import GLOBS, LONGEST, TOO_LONG, Action, Rule, compile_pattern
 
 _ACTIONS: tuple[str, ...] = (*get_args(Action), "preset")
@@ -67,7 +66,7 @@ def _rules(path: str, text: str, presets: Mapping[str, str]) -> Iterator[Rule]:
     root = _Table(path, document, {"": 1, **top})
     for key in document:
         if key != "rule":
-            raise root.mistake(key, f"unknown key `{key}`", hint_at(key, ["rule"], "rules begin with [[rule]]"))
+            raise root.mistake(key, f"unknown key `{key}`", did_you_mean(key, ["rule"], "rules begin with [[rule]]"))
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise root.mistake("rule", "`rule` is no list of tables", "each rule begins with [[rule]], in two pairs of brackets")
@@ -81,7 +80,7 @@ def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
     known = (*_ACTIONS, *_WITH.values())
     for key in table.values:
         if key not in known:
-            raise table.mistake(key, f"unknown key `{key}`", hint_at(key, known, f"known ones: {', '.join(known)}"))
+            raise table.mistake(key, f"unknown key `{key}`", did_you_mean(key, known, f"known ones: {', '.join(known)}"))
     actions = [key for key in table.values if key in _ACTIONS]
     if not actions:
         raise table.mistake("", "this rule does nothing", f"give it one of {', '.join(_ACTIONS)}")
@@ -98,7 +97,7 @@ def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
     if action == "preset":
         name = table.text(action)
         if name not in presets:
-            raise table.mistake(action, f"there is no preset {name!r}", hint_at(name, presets, f"presets: {', '.join(presets)}"))
+            raise table.mistake(action, f"there is no preset {name!r}", did_you_mean(name, presets, f"presets: {', '.join(presets)}"))
         yield from (rule._replace(line=line) for rule in _rules(name, presets[name], presets))
         return
     value = table.text(needed) if needed else ""
@@ -106,7 +105,7 @@ def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
     if action == "rename":
         _check_rename(table, first, value)
     elif action == "cast" and value not in _DTYPES:
-        raise table.mistake("dtype", f"there is no cast to {value!r}", hint_at(value, _DTYPES, f"one of {', '.join(_DTYPES)}"))
+        raise table.mistake("dtype", f"there is no cast to {value!r}", did_you_mean(value, _DTYPES, f"one of {', '.join(_DTYPES)}"))
     yield Rule(cast("Action", action), first, value, line, tuple(others))
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from gsvckpt.commands.prune import trash
-from gsvckpt.commands.prune.exclusion import alone
-from gsvckpt.commands.prune.trash import Step, begin, find_runs, new_stamp, settle_interrupted, undo_last
+from gsvckpt.commands.prune.trash import Step, alone, begin, find_runs, new_stamp, settle_interrupted, undo_last
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.files.publish import TRASH
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from gsvckpt.commands.verify.checks import tensors
 from gsvckpt.commands.verify.findings import Finding, Severity, worst
 from gsvckpt.dtypes import DType
-from gsvckpt.engine.examine import Examination
+from gsvckpt.engine.examine import Examination, examine
+from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.strided_read import logical_bytes
+from gsvckpt.errors import GsvError, UnsupportedError
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.streams import Buffers, Stopped, check_unchanged, for_each
 from gsvckpt.model import Tensor
@@ -120,3 +123,17 @@ def _count_differences(mine: Tensor, theirs: Tensor, nbytes: int, buffers: Buffe
         count += int(np.count_nonzero((left != right) & ~(np.isnan(left) & np.isnan(right))))
     buffers.progress.advance(nbytes)
     return count
+
+
+def compare_with(examination: Examination, other: str, jobs: int, progress: Progress) -> list[Finding]:
+    """What differs from the checkpoint at `other`. Where the two cannot be compared, one `container.unsupported` finding says why."""
+    try:
+        with open_checkpoint(other) as checkpoint:
+            other_one = examine(checkpoint)
+            for side in (examination, other_one):
+                if tensors.overclaiming(side.state, side.checkpoint.source.size):
+                    raise UnsupportedError("claims more than it has", where="tensors", check="tensor.bounds")
+            return compare(examination, other_one, jobs, progress)
+    except GsvError as error:
+        where = f"{other}: {error.where}" if error.where else other
+        return [Finding("container.unsupported", "error", where, f"cannot be compared with it: {error.why}", error.hint)]

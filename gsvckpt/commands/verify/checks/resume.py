@@ -15,8 +15,7 @@ from gsvckpt.sovits import requirements
 from gsvckpt.sovits.config import lookup
 from gsvckpt.sovits.kinds import Kind
 from gsvckpt.sovits.names import LATEST_STEP
-from gsvckpt.sovits.resuming import newest_lightning
-from gsvckpt.sovits.runs import Run
+from gsvckpt.sovits.runs import Run, newest_lightning
 
 _S2_KEYS = ("iteration", "optimizer", "model", "learning_rate")  # utils.py:23-60, each of them read without a default
 _S1_KEYS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers")  # measured with pytorch-lightning 2.5.6

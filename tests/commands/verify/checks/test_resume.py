@@ -18,8 +18,7 @@ from gsvckpt.commands.verify.result import Options
 from gsvckpt.commands.verify.targets import assess_runs, gather
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.sovits.resuming import newest_lightning, newest_numbered
-from gsvckpt.sovits.runs import find_runs
+from gsvckpt.sovits.runs import find_runs, newest_lightning, newest_numbered
 
 QUICK = Options(quick=True, resume=True, layout="none")
 STATE = generator("v2", enc_q=True)
