@@ -55,7 +55,7 @@ def main() -> int:
         for line in notes.read_text(encoding="utf-8").splitlines():
             what, counts = json.loads(line)
             totals[what] = totals.get(what, Counter()) + Counter(counts)
-    rows = [f"| {what} | {name} | {number:,} |" for what in sorted(totals) for name, number in totals[what].items()]
+    rows = [f"| {what} | {name} | {number:,} |" for what in sorted(totals) for name, number in sorted(totals[what].items())]
     told = f"{time.strftime('%Y-%m-%d')}, seed {seed}, {seconds:,.0f} s on {os.cpu_count()} cores, Python {platform.python_version()}"
     text = "\n".join(
         [BEGIN, "", f"{told}: {'all passed' if code == 0 else 'FAILED'}.", "", "| test | counted | number |", "|---|---|---:|", *rows, "", END]

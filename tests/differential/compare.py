@@ -82,7 +82,7 @@ def count(ours: Ours, theirs: dict[str, Reading]) -> Counter[str]:
     """Into which of the cases a pickle falls, for the figures."""
     read = sum(reading.value is not None for reading in theirs.values())
     kind = "certain" if ours.is_certain else "doubted" if ours.doubts else "refused"
-    return Counter({"pickles": 1, kind: 1, f"{kind}, read by all others": read == len(theirs), "names": len(ours.names)})
+    return Counter({"all": 1, kind: 1, f"{kind}, read by all others": read == len(theirs), "names": len(ours.names)})
 
 
 def _plain(value: object, done: dict[int, object], depth: int = 0) -> object:
