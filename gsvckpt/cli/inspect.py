@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
+from gsvckpt.commands.inspect.result import Entry, View, document, failure_json
 from gsvckpt.engine.examine import Examination, examine, known_of
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
@@ -17,8 +18,6 @@ from gsvckpt.files.paths import is_folder, name_of
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.report import inspect as inspection
 from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing, warn_unsafe
-from gsvckpt.report.documents import failure_json
-from gsvckpt.report.inspect import View
 from gsvckpt.report.units import size
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def _show(path: str, view: View, settings: Settings, *, alone: bool = False) -> 
             view.require_match(examination.state)
         measured = _measure(examination, view, settings) if view.stats else {}
         if settings.json:
-            return inspection.document(examination, view, measured)
+            return document(examination, view, measured)
         if not settings.quiet:
             inspection.print_examination(examination, view, measured, heading=not alone)
         return {}
@@ -174,7 +173,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
         begin_document("inspect", found.as_json())
         for error in failures:
             add_file(failure_json(error))
-    entries: list[inventory.Entry] = []
+    entries: list[Entry] = []
     with settings.watch("inspect") as progress:
         job = Inspect(view if settings.json else None, settings.device, fixed=settings.jobs is not None)
         results = inspect_files(job, files, settings.workers, progress, settings.cluster)
@@ -188,7 +187,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
                 worst = max(worst, result.exit_code)
             if settings.json:
                 add_file(result.facts if isinstance(result, Inspected) and isinstance(result.facts, dict) else failure_json(failures[-1]))
-            elif isinstance(result, Inspected) and isinstance(result.facts, inventory.Entry):
+            elif isinstance(result, Inspected) and isinstance(result.facts, Entry):
                 entries.append(result.facts)
     with printing(worst):
         if settings.json:
@@ -240,7 +239,7 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
             device, threads, _ = open_device(settings, Work("difference", bytes_of(one) + bytes_of(two)))
             found.append(differences(one, two, device, threads, progress))
             if settings.json:
-                documents.extend(inspection.document(side, view, {}) for side in (left, right))
+                documents.extend(document(side, view, {}) for side in (left, right))
 
     results, code = try_each([path], compare)
     documents += [failure_json(result) for result in results if isinstance(result, GsvError)]

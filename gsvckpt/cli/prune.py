@@ -13,6 +13,7 @@ import typer
 from gsvckpt.cli import trash
 from gsvckpt.cli.computing import make_engine
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
+from gsvckpt.commands.prune.classify import look_files
 from gsvckpt.commands.prune.decisions import Policy, Scores
 from gsvckpt.commands.prune.execute import Cleared, Orders, carry_out, check_archive
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
@@ -21,7 +22,6 @@ from gsvckpt.commands.prune.policy_file import Applied, Policies, read_policies
 from gsvckpt.commands.prune.saves import Group, Unit
 from gsvckpt.commands.prune.trash import alone, find_runs, has_trash, require_trash
 from gsvckpt.commands.verify.manifest import NAME
-from gsvckpt.commands.verify.workers import look_files
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local

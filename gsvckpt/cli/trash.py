@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 
 from gsvckpt.cli.options import Settings
+from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.prune.trash import Run, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_document, print_error, print_line, printing
-from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import plural, size
 
 

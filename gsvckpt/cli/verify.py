@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
+from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.verify.after import Keep
+from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.commands.verify.result import Expected, Options, Verification
 from gsvckpt.commands.verify.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
-from gsvckpt.commands.verify.workers import verify_files
 from gsvckpt.engine.open import index_of
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.formats.shards import is_index
 from gsvckpt.report.console import begin_document, print_document, print_error, printing, warn_unsafe, write_out
-from gsvckpt.report.documents import failure_json
 
 if TYPE_CHECKING:
     from gsvckpt.commands.verify.backup import Copied, Restored

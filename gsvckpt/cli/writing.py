@@ -11,13 +11,13 @@ from functools import partial
 
 from gsvckpt.cli.computing import make_engine, tell
 from gsvckpt.cli.options import Settings, try_each
+from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.rewrite.batch import Rewrite, Written, rewrite_files
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.files.paths import name_of
 from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing
-from gsvckpt.report.documents import failure_json
 from gsvckpt.report.rewrite import as_json, print_written
 from gsvckpt.report.units import size
 

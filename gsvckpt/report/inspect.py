@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -14,12 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory, group
+from gsvckpt.commands.inspect.result import View
 from gsvckpt.engine.examine import Examination
-from gsvckpt.errors import UsageError, similar_names
 from gsvckpt.files.paths import name_of
-from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS
-from gsvckpt.report.documents import examination_json
 from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
 from gsvckpt.report.units import count, plural, printable, size
 from gsvckpt.sovits.config import config_of
@@ -45,61 +42,6 @@ _BAR = 14
 _FRAME = 6  # columns of a panel's upper edge that its title cannot take
 _MOST_MODULES = 40  # rows, unless -v asks for all: rich needs a millisecond for each
 _DEEPEST = 6  # name parts, where a single group is opened up
-
-
-class View(NamedTuple):
-    """What was asked for."""
-
-    tensors: bool = False
-    stats: bool = False
-    config: str | None = None
-    globals: bool = False
-    memory: bool = False
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    depth: int = 1
-    sort: str | None = None
-    verbose: bool = False
-
-    @property
-    def asks_for_parts(self) -> bool:
-        """Parts take the place of the overview."""
-        return bool(self.tensors or self.config or self.globals or self.memory)
-
-    def require_match(self, *states: Mapping[str, Tensor]) -> None:
-        """Raise UsageError when --include names none of the tensors that there are."""
-        names = [name for state in states for name in state]
-        if self.include and names and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
-            raise UsageError(f"no tensor is called {' or '.join(self.include)}", where="--include", hint=similar_names(self.include[0], names))
-
-    def choose(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors that --include and --exclude leave, in the order of --sort."""
-        chosen = {
-            name: tensor
-            for name, tensor in state.items()
-            if (not self.include or any(fnmatchcase(name, glob) for glob in self.include))
-            and not any(fnmatchcase(name, glob) for glob in self.exclude)
-        }
-        if self.sort == "name":
-            return dict(sorted(chosen.items()))
-        return dict(sorted(chosen.items(), key=lambda item: -item[1].nbytes)) if self.sort == "size" else chosen
-
-
-def document(examination: Examination, view: View, measured: Mapping[str, Stats | None], counted: Account | None = None) -> dict[str, object]:
-    """The JSON object of one file. `counted` is where its bytes go, where the caller knows that already."""
-    counted = counted or account(examination)
-    facts = examination_json(examination, counted)
-    if view.tensors or view.stats:
-        from gsvckpt.report import listings
-
-        facts["state"] = [
-            listings.tensor_json(name, tensor, measured.get(name), view.stats) for name, tensor in view.choose(examination.state).items()
-        ]
-    if view.config:
-        facts["config"] = config_of(examination.checkpoint)
-    if view.memory:
-        facts["memory"] = estimate_memory(examination, counted)._asdict()
-    return facts
 
 
 def print_examination(examination: Examination, view: View, measured: Mapping[str, Stats | None], *, heading: bool) -> None:

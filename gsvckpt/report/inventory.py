@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.commands.inspect.breakdown import Account
-from gsvckpt.engine.examine import Examination
+from gsvckpt.commands.inspect.result import Entry
 from gsvckpt.errors import GsvError
-from gsvckpt.files.paths import absolute, below, is_url, name_of
+from gsvckpt.files.paths import below, name_of
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import ago, plural, printable, shape, size
-from gsvckpt.sovits.kinds import KINDS
-from gsvckpt.sovits.names import experiment
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Difference
@@ -30,39 +27,6 @@ _MANY = 500  # checkpoints
 _VERDICTS = ("safe", "unknown", "unsafe")
 _ROOMY = 100  # columns from which there is place for times
 _LISTED = 20  # entries of each kind of difference without --verbose
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of an inventory."""
-
-    path: str
-    experiment: str
-    kind: str
-    version: str
-    epoch: str
-    size: int
-    modified: float
-    verdict: str
-    warnings: int
-    strippable: int
-
-
-def make_entry(examination: Examination, counted: Account) -> Entry:
-    """Sum up one checkpoint."""
-    identity, source = examination.identity, examination.checkpoint.source
-    return Entry(
-        path=source.path,
-        experiment=experiment(absolute(source.path)) or "",
-        kind=KINDS[identity.kind],
-        version=identity.version or "/".join(identity.versions),
-        epoch="" if identity.progress.epoch is None else str(identity.progress.epoch),
-        size=source.size,
-        modified=getattr(source, "mtime_ns", 0) / 1e9 if is_url(source.path) else os.path.getmtime(source.path),
-        verdict=examination.safety.verdict,
-        warnings=len(examination.warnings),
-        strippable=counted.saves_strip,
-    )
 
 
 def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], others: int, root: str | None, *, verbose: bool = False) -> None:

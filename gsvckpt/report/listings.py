@@ -28,30 +28,6 @@ _ASCII_LEVELS = " .:-=+*#%@"
 _STATISTICS = f" {'min':>9} {'max':>9} {'mean':>9} {'std':>8} {'histogram':<16}"
 
 
-def tensor_json(name: str, tensor: Tensor, stats: Stats | None, wanted: bool) -> dict[str, object]:
-    """One entry of `state`."""
-    facts: dict[str, object] = {"name": name, "dtype": tensor.dtype.name, "shape": list(tensor.shape), "bytes": tensor.nbytes}
-    if wanted:
-        facts["stats"] = None if stats is None else stats_json(stats)
-    return facts
-
-
-def stats_json(stats: Stats) -> dict[str, object]:
-    """Statistics of the finite values, and counts of the others; null where there is no finite value."""
-    moments = stats.moments
-    known = moments.finite > 0
-    return {
-        "min": moments.low if known else None,
-        "max": moments.high if known else None,
-        "mean": moments.mean if known else None,
-        "std": moments.std if known else None,
-        "nan": moments.nan,
-        "inf": moments.infinite,
-        "zero": moments.zero,
-        "histogram": list(stats.histogram),
-    }
-
-
 def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | None], *, stats: bool) -> None:
     """One line a tensor in fixed columns, which grep and awk understand and which prints thousands at once, as a rich table does not.
 

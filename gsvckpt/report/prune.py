@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby
 
+from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.prune.decisions import Decision, Fate, GroupPlan, Policy
 from gsvckpt.commands.prune.demote import Shrunk
 from gsvckpt.commands.prune.execute import Cleared
@@ -17,7 +18,6 @@ from gsvckpt.commands.prune.policy_file import Applied, spell_rules
 from gsvckpt.commands.prune.saves import Unit
 from gsvckpt.commands.prune.trash import Run
 from gsvckpt.report.console import Line, line, print_lines
-from gsvckpt.report.documents import failure_json
 from gsvckpt.report.units import plural, printable, size
 
 _TITLES = {

@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gsvckpt.commands.inspect.result import upstream_json
 from gsvckpt.commands.rewrite.batch import Written
 from gsvckpt.files.paths import folder_of, name_of
-from gsvckpt.report.documents import upstream_json
 from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.report.units import plural, printable, size
 

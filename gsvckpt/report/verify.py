@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from gsvckpt.commands.inspect.result import safety_json
 from gsvckpt.commands.verify.findings import SEVERITIES, Finding, family
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.files.paths import below
 from gsvckpt.report.console import Line, line, print_lines
-from gsvckpt.report.documents import safety_json
 from gsvckpt.report.units import plural, printable, size
 from gsvckpt.sovits.kinds import KINDS
 

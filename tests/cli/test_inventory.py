@@ -8,10 +8,9 @@ from functools import partial
 import pytest
 from support.builders import tensor
 
-from gsvckpt.commands.prune.classify import Memory, look, look_through
+from gsvckpt.commands.prune.classify import Memory, look, look_files, look_through
 from gsvckpt.commands.prune.inventory import STRAYS, take_inventory
 from gsvckpt.commands.prune.likeness import learn, read_beginning, recognise
-from gsvckpt.commands.verify.workers import look_files
 from gsvckpt.engine.discover import find_files
 from gsvckpt.files.temporary import temp_name
 

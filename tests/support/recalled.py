@@ -13,14 +13,13 @@ import pytest
 from gsvckpt.commands.inspect import batch
 from gsvckpt.commands.inspect.batch import Inspect, Sought
 from gsvckpt.commands.inspect.breakdown import account
+from gsvckpt.commands.inspect.result import View, failure_json
 from gsvckpt.commands.inspect.twins import Twins
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.progress import Silent
-from gsvckpt.report.documents import failure_json
-from gsvckpt.report.inspect import View
 
 
 def look(path: Path, known: Twins, monkeypatch: pytest.MonkeyPatch) -> object:

@@ -46,10 +46,10 @@ from gsvckpt.commands.rewrite.file import Planned, Rewritten, rewrite
 from gsvckpt.commands.rewrite.migrate import Migrated, Migration, Steps
 from gsvckpt.commands.verify.after import RECORDED, entry_of
 from gsvckpt.commands.verify.backup import copy_file
+from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.commands.verify.manifest import NAME, Entry, record
 from gsvckpt.commands.verify.result import Expected, Options, Verification
-from gsvckpt.commands.verify.workers import verify_files
 from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.write import Engine

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.commands.inspect.breakdown import Account, account
+from gsvckpt.commands.inspect.result import Entry, View, document, make_entry
 from gsvckpt.commands.inspect.structure_cache import Known
 from gsvckpt.commands.inspect.twins import Twins
 from gsvckpt.engine.examine import Examination, examine, without_source
@@ -19,8 +20,6 @@ from gsvckpt.files.paths import is_url
 from gsvckpt.files.progress import Progress
 from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.model import Tensor
-from gsvckpt.report.inspect import View, document
-from gsvckpt.report.inventory import Entry, make_entry
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Stats

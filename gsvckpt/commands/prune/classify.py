@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -14,7 +14,9 @@ from gsvckpt.commands.prune.likeness import Beginning, Likeness, learn, read_beg
 from gsvckpt.commands.prune.saves import Member
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.pool.run import Load, run_each
 from gsvckpt.errors import GsvError
+from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.formats import shards
 from gsvckpt.model import Tensor
 from gsvckpt.sovits.names import folder_rank, parse
@@ -136,3 +138,52 @@ def measure(path: str) -> Member:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError("no regular file")
     return Member(path, facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink)
+
+
+_PER_LOOK = 0.0004  # seconds that it takes to see what a file is
+
+
+_CHUNK = 256  # files that a process looks at in one go
+
+
+class Chunk(NamedTuple):
+    """Files that one process looks at, as those of a run are alike."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return self.paths[0]
+
+
+class Look:
+    """The job of retention. It remembers files from one chunk to the next, each process for itself."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def __reduce__(self) -> tuple[Callable[[], Look], tuple[()]]:
+        return _look_on, ()
+
+    def __call__(self, item: Chunk, jobs: int, progress: Progress) -> list[Facts | None]:  # noqa: ARG002 - as Job has it
+        return look_through(item.paths, self._memory)
+
+    def recall(self, item: Chunk) -> None:
+        """Looking leaves nothing behind."""
+
+    def fail(self, item: Chunk, error: GsvError) -> list[Facts | None]:  # noqa: ARG002 - as Job has it
+        raise error
+
+
+_remembered = Memory()  # of a process that looks at many chunks
+
+
+def _look_on() -> Look:
+    return Look(_remembered)
+
+
+def look_files(paths: Sequence[str], jobs: int) -> list[Facts | None]:
+    """What each file is, for retention, in the order of the paths; in processes where there are many, as that is Python and little reading."""
+    chunks = [Chunk(tuple(paths[begin : begin + _CHUNK])) for begin in range(0, len(paths), _CHUNK)]
+    load = Load(_PER_LOOK * _CHUNK)
+    return [facts for found in run_each(Look(Memory()), chunks, load, jobs, Silent()) for facts in found]

@@ -12,9 +12,9 @@ from gsvckpt.commands.prune.decisions import Decision, GroupPlan, Policy, Scores
 from gsvckpt.commands.prune.demote import EngineFor, Shrunk, plan_demotion
 from gsvckpt.commands.prune.inventory import STRAYS, Ignored, Inventory, LookAll, take_inventory
 from gsvckpt.commands.prune.saves import Group, Unit, freed_by
+from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.findings import select_checks
 from gsvckpt.commands.verify.result import Expected, Options
-from gsvckpt.commands.verify.workers import verify_files
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.publish import TRASH

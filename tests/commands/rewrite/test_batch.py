@@ -16,6 +16,7 @@ import pytest
 from cli.samples import environment, evil, generator, leftovers, lora, s2_training, save, small
 from support.builders import tensor, torch_zip
 
+from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.rewrite import batch
 from gsvckpt.commands.rewrite.batch import Order, Rewrite, Written, rewrite_files
 from gsvckpt.commands.rewrite.destination import Destination
@@ -28,7 +29,6 @@ from gsvckpt.engine.pool.receipts import Receipt
 from gsvckpt.errors import DamagedError, GsvError, MissingError, NotCheckpointError, RefusedError, UsageError
 from gsvckpt.files.progress import Silent
 from gsvckpt.files.temporary import is_temporary, temp_name
-from gsvckpt.report.documents import failure_json
 from gsvckpt.report.rewrite import as_json
 
 

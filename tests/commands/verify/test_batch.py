@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from support.builders import tensor, torch_zip
 
+from gsvckpt.commands.verify.batch import Candidate, Verify, verify_files
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.commands.verify.result import Expected, Options
-from gsvckpt.commands.verify.workers import Candidate, Verify, verify_files
 from gsvckpt.engine.pool import run as dispatch
 from gsvckpt.engine.pool.processes import count_processes, run_on
 from gsvckpt.files.progress import Share, Silent

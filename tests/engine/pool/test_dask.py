@@ -19,8 +19,8 @@ from support.clusters import Cluster
 
 from gsvckpt.commands.inspect.batch import Inspect, Sought
 from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.commands.verify.batch import Candidate, Verify
 from gsvckpt.commands.verify.result import Options
-from gsvckpt.commands.verify.workers import Candidate, Verify
 from gsvckpt.engine.pool import dask
 from gsvckpt.engine.pool.dask import _look, _Parcel, _Shipped
 from gsvckpt.errors import ClusterError, DamagedError

@@ -1,0 +1,229 @@
+"""What inspect finds, as JSON objects and as lines of an inventory: the keys that scripts rely on, whatever the tables look like."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from gsvckpt.engine.examine import Examination, known_of
+from gsvckpt.errors import GsvError, NotCheckpointError
+from gsvckpt.formats.pickle.safety import Judged, Safety, judge_all
+from gsvckpt.model import Container
+from gsvckpt.sovits.upstream import UpstreamError, Verdict
+
+if TYPE_CHECKING:
+    from gsvckpt.commands.inspect.breakdown import Account
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NamedTuple
+
+from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory
+from gsvckpt.errors import UsageError, similar_names
+from gsvckpt.model import Tensor
+from gsvckpt.sovits.config import config_of
+from gsvckpt.sovits.kinds import KINDS
+
+if TYPE_CHECKING:
+    from gsvckpt.engine.statistics import Stats
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gsvckpt.files.paths import absolute, is_url
+from gsvckpt.sovits.names import experiment
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gsvckpt.engine.statistics import Stats
+
+
+def upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:
+    """What GPT-SoVITS detects; null where its detection does not apply."""
+    return None if verdict is None else verdict._asdict()
+
+
+def container_json(container: Container) -> dict[str, object]:
+    """Facts of the outer file."""
+    return {
+        "format": container.format,
+        "head": container.head,
+        "prefix": container.prefix,
+        "byteorder": container.byteorder,
+        "records": container.records,
+        **({"metadata": metadata} if (metadata := {k: v for k, v in container.metadata.items() if not k.startswith("gsvckpt.")}) else {}),
+    }
+
+
+def safety_json(safety: Safety) -> dict[str, object]:
+    """The verdict, each name behind it, and where readers may part, if they do."""
+    doubts = {"doubts": [{"where": doubt.where, "why": doubt.why} for doubt in safety.doubts]} if safety.doubts else {}
+    return {"verdict": safety.verdict, "globals": [_judged_json(judged) for judged in safety.globals], **doubts}
+
+
+def _judged_json(judged: Judged) -> dict[str, object]:
+    told = {"arguments": judged.arguments} if judged.called and judged.arguments else {}
+    odd = {"why": judged.oddity} if judged.oddity else {}
+    return {"name": judged.name, "verdict": judged.verdict, "called": judged.called, **told, **odd}
+
+
+def failure_json(error: GsvError) -> dict[str, object]:
+    """A file that failed: the error, the path at fault (which may be an output), and what is known all the same."""
+    facts: dict[str, object] = {"path": error.path, "error": error.as_json()}
+    if isinstance(error, NotCheckpointError) and error.subject:
+        facts["kind"] = error.subject
+    known = known_of(error)
+    if known is not None:
+        facts["size"] = known.source.size
+        facts["container"] = container_json(known.container)
+        found = safety_json(judge_all(known.globals, known.calls))  # of the names that could be read; there may be others, so never safe
+        facts["safety"] = found if found["verdict"] == "unsafe" else {**found, "verdict": "unknown"}
+    else:
+        with suppress(OSError):
+            status = os.stat(error.path)
+            if stat.S_ISREG(status.st_mode):
+                facts["size"] = status.st_size
+    return facts
+
+
+def examination_json(examination: Examination, counted: Account) -> dict[str, object]:
+    """One checkpoint as `inspect --json` shows it, without what has to be asked for."""
+    identity, match = examination.identity, examination.official
+    return {
+        "path": examination.checkpoint.source.path,
+        "size": examination.checkpoint.source.size,
+        "container": container_json(examination.checkpoint.container),
+        "kind": identity.kind,
+        "version": identity.version,
+        "version_evidence": list(identity.version_evidence),
+        "upstream": upstream_json(examination.upstream),
+        "warnings": list(examination.warnings),
+        "progress": {"epoch": identity.progress.epoch, "step": identity.progress.step, "info": identity.progress.info},
+        "lora_rank": identity.lora_rank,
+        "tensors": len(examination.state),
+        "parameters": sum(tensor.numel for tensor in examination.state.values()),
+        "bytes": {
+            "file": counted.file,
+            "weights": counted.weights,
+            "optimizer": counted.optimizer,
+            "other": counted.other,
+            "unused": counted.unused,
+        },
+        "dtypes": {name: {"tensors": tensors, "bytes": size} for name, (tensors, size) in counted.by_dtype.items()},
+        "waste": {"duplicates": counted.duplicates, "float64": counted.float64},
+        "saves": {"convert-fp16": counted.saves_fp16, "strip-optimizer": counted.saves_strip},
+        "official": match.file.name if match else None,
+        "official_confidence": match.confidence if match else None,
+        "safety": safety_json(examination.safety),
+    }
+
+
+class View(NamedTuple):
+    """What was asked for."""
+
+    tensors: bool = False
+    stats: bool = False
+    config: str | None = None
+    globals: bool = False
+    memory: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    depth: int = 1
+    sort: str | None = None
+    verbose: bool = False
+
+    @property
+    def asks_for_parts(self) -> bool:
+        """Parts take the place of the overview."""
+        return bool(self.tensors or self.config or self.globals or self.memory)
+
+    def require_match(self, *states: Mapping[str, Tensor]) -> None:
+        """Raise UsageError when --include names none of the tensors that there are."""
+        names = [name for state in states for name in state]
+        if self.include and names and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
+            raise UsageError(f"no tensor is called {' or '.join(self.include)}", where="--include", hint=similar_names(self.include[0], names))
+
+    def choose(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that --include and --exclude leave, in the order of --sort."""
+        chosen = {
+            name: tensor
+            for name, tensor in state.items()
+            if (not self.include or any(fnmatchcase(name, glob) for glob in self.include))
+            and not any(fnmatchcase(name, glob) for glob in self.exclude)
+        }
+        if self.sort == "name":
+            return dict(sorted(chosen.items()))
+        return dict(sorted(chosen.items(), key=lambda item: -item[1].nbytes)) if self.sort == "size" else chosen
+
+
+def document(examination: Examination, view: View, measured: Mapping[str, Stats | None], counted: Account | None = None) -> dict[str, object]:
+    """The JSON object of one file. `counted` is where its bytes go, where the caller knows that already."""
+    counted = counted or account(examination)
+    facts = examination_json(examination, counted)
+    if view.tensors or view.stats:
+        facts["state"] = [tensor_json(name, tensor, measured.get(name), view.stats) for name, tensor in view.choose(examination.state).items()]
+    if view.config:
+        facts["config"] = config_of(examination.checkpoint)
+    if view.memory:
+        facts["memory"] = estimate_memory(examination, counted)._asdict()
+    return facts
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of an inventory."""
+
+    path: str
+    experiment: str
+    kind: str
+    version: str
+    epoch: str
+    size: int
+    modified: float
+    verdict: str
+    warnings: int
+    strippable: int
+
+
+def make_entry(examination: Examination, counted: Account) -> Entry:
+    """Sum up one checkpoint."""
+    identity, source = examination.identity, examination.checkpoint.source
+    return Entry(
+        path=source.path,
+        experiment=experiment(absolute(source.path)) or "",
+        kind=KINDS[identity.kind],
+        version=identity.version or "/".join(identity.versions),
+        epoch="" if identity.progress.epoch is None else str(identity.progress.epoch),
+        size=source.size,
+        modified=getattr(source, "mtime_ns", 0) / 1e9 if is_url(source.path) else os.path.getmtime(source.path),
+        verdict=examination.safety.verdict,
+        warnings=len(examination.warnings),
+        strippable=counted.saves_strip,
+    )
+
+
+def tensor_json(name: str, tensor: Tensor, stats: Stats | None, wanted: bool) -> dict[str, object]:
+    """One entry of `state`."""
+    facts: dict[str, object] = {"name": name, "dtype": tensor.dtype.name, "shape": list(tensor.shape), "bytes": tensor.nbytes}
+    if wanted:
+        facts["stats"] = None if stats is None else stats_json(stats)
+    return facts
+
+
+def stats_json(stats: Stats) -> dict[str, object]:
+    """Statistics of the finite values, and counts of the others; null where there is no finite value."""
+    moments = stats.moments
+    known = moments.finite > 0
+    return {
+        "min": moments.low if known else None,
+        "max": moments.high if known else None,
+        "mean": moments.mean if known else None,
+        "std": moments.std if known else None,
+        "nan": moments.nan,
+        "inf": moments.infinite,
+        "zero": moments.zero,
+        "histogram": list(stats.histogram),
+    }
