@@ -1,4 +1,4 @@
-"""Temporary files and folders of outputs: their names, how a process holds its own, and the removal of those that killed runs left.
+"""Temporary files and folders of outputs: their names, how a process holds its own, and how they and what else is to go are removed.
 
 A temporary file is locked (flock) from when it is made until it has its final name. The system releases the lock when the process ends, however that
 ends, so a file that can be locked belongs to nobody. That counts only for files of the same running system, which the name tells: in a network
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from gsvckpt.files.local import BINARY, LINKLESS
-from gsvckpt.files.removal import remove_folder, unlink
+from gsvckpt.errors import OutputError
+from gsvckpt.files.local import BINARY, LINKLESS, reason
 
 _WINDOWS = os.name == "nt"
 _PREFIX, _SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
@@ -155,6 +156,42 @@ def _remove_unlocked(path: Path, *, is_folder: bool) -> None:
             _remove(path)
     finally:
         os.close(fd)
+
+
+def remove_file(path: str) -> None:
+    """Remove a file for good, read-only or not. Raises OutputError."""
+    try:
+        unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(f"cannot be removed: {reason(error)}", path=path) from error
+
+
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder of gsvckpt's own with all that is in it, as far as the system lets."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        _clear_folder(path)
+
+
+def unlink(path: str | Path) -> None:
+    """Remove a file, read-only or not. Raises OSError."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        raise
+    except OSError:  # read-only on Windows
+        os.chmod(path, stat.S_IREAD | stat.S_IWRITE)
+        os.unlink(path)
+
+
+def _clear_folder(folder: str | Path) -> None:
+    """A temporary folder with all that is in it."""
+    for entry in os.scandir(folder):
+        with suppress(OSError):
+            (_clear_folder if entry.is_dir(follow_symlinks=False) else unlink)(entry.path)
+    with suppress(OSError):
+        os.rmdir(folder)
 
 
 def _remove(path: Path) -> None:

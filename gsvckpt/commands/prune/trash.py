@@ -18,8 +18,7 @@ from gsvckpt.commands.prune.saves import Member, freed_by
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.lock import locked, sweep_lock
 from gsvckpt.files.publish import TRASH, append_line, move, publish_bytes, sync_folders
-from gsvckpt.files.removal import remove_file, remove_folder
-from gsvckpt.files.temporary import is_temporary
+from gsvckpt.files.temporary import is_temporary, remove_file, remove_folder
 
 _LARGEST = 1 << 25  # characters of a journal, whose lines are about 300 for each file
 _JOURNAL = "journal.jsonl"

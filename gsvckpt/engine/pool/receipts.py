@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gsvckpt.files.removal import unlink
+from gsvckpt.files.temporary import unlink
 
 _Identity = list[int]  # size, time and number; that of the device differs from machine to machine
 
