@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 # The one rule: imports go downward, any number of floors. What shares a line does not know each other; within one room imports are free.
 LEVELS = [
     {"errors"},
-    {"characters", "dtypes", "quantities", "version"},
+    {"characters", "dtypes", "units", "version"},
     {"model"},
     {"files"},
     {"devices", "formats", "sovits", "transforms"},

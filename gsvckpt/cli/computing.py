@@ -10,7 +10,7 @@ from gsvckpt.devices.choice import Work
 from gsvckpt.engine import placement
 from gsvckpt.engine.placement import Computing, Threads, work_of
 from gsvckpt.report.console import print_line, print_warning
-from gsvckpt.report.units import size
+from gsvckpt.units import size
 
 if TYPE_CHECKING:
     from gsvckpt.engine.write import Engine

@@ -18,7 +18,7 @@ from gsvckpt.files.paths import is_folder, name_of
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.report import inspect as inspection
 from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing, warn_unsafe
-from gsvckpt.report.units import size
+from gsvckpt.units import size
 
 if TYPE_CHECKING:
     from gsvckpt.commands.inspect.batch import Inspected

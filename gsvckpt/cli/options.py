@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 
-from gsvckpt import quantities
+from gsvckpt import units
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.files.paths import is_url
 from gsvckpt.files.progress import Progress, Silent
@@ -81,7 +81,7 @@ CheckOption = Annotated[bool, typer.Option("--check", help="Write nothing; exit 
 
 def parse_size(text: str, option: str) -> int:
     """Bytes, as people write them: `500MB`, `4GiB`, `1.5 G`. Raises UsageError."""
-    return quantities.parse_size(text, option)
+    return units.parse_size(text, option)
 
 
 class Settings(NamedTuple):

@@ -26,11 +26,10 @@ from gsvckpt.engine.write import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Silent
-from gsvckpt.quantities import parse_duration
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_document, print_error, print_warning, printing
-from gsvckpt.report.units import size
 from gsvckpt.transforms.plan import Plan
+from gsvckpt.units import parse_duration, size
 
 EXAMPLES = """
 **Examples**

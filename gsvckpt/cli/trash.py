@@ -12,7 +12,7 @@ from gsvckpt.commands.prune.trash import Run, alone, find_last, find_runs, has_t
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_document, print_error, print_line, printing
-from gsvckpt.report.units import plural, size
+from gsvckpt.units import plural, size
 
 
 def settle(folders: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.files.paths import name_of
 from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing
 from gsvckpt.report.rewrite import as_json, print_written
-from gsvckpt.report.units import size
+from gsvckpt.units import size
 
 
 def rewrite_each(command: str, sources: Sequence[str], destination: Destination, recipe: Recipe, settings: Settings) -> int:

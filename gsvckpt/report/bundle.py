@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gsvckpt.commands.bundle.contents import Bundle, Item
 from gsvckpt.report.terminal import Folded, make_console, print_table
-from gsvckpt.report.units import plural, printable, size
+from gsvckpt.units import plural, printable, size
 
 _WIDEST = 36  # columns that names in the bundle may take before they are folded
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, TextIO
 
 from gsvckpt.errors import GsvError, OutputError
 from gsvckpt.formats.pickle.safety import Safety
-from gsvckpt.report.units import printable
+from gsvckpt.units import printable
 from gsvckpt.version import __version__
 
 VERDICTS: Mapping[str, str] = {"safe": "green", "unsafe": "bold red", "unknown": "yellow"}

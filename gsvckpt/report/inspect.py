@@ -18,10 +18,10 @@ from gsvckpt.engine.examine import Examination
 from gsvckpt.files.paths import name_of
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
-from gsvckpt.report.units import count, plural, printable, size
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import KINDS, Identity
 from gsvckpt.sovits.upstream import UpstreamError, correct, describe
+from gsvckpt.units import count, plural, printable, size
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Stats

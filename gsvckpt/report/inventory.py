@@ -18,7 +18,7 @@ from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import below, name_of
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.terminal import Folded, make_console, print_table
-from gsvckpt.report.units import ago, plural, printable, shape, size
+from gsvckpt.units import ago, plural, printable, shape, size
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Difference

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Finding, Severity, family
 from gsvckpt.commands.verify.result import Options, Verification
 from gsvckpt.errors import GsvError
-from gsvckpt.report.units import printable
+from gsvckpt.units import printable
 
 _READ = frozenset({"record.crc", "tensor.finite", "tensor.range"})  # what --quick leaves out
 

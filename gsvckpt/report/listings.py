@@ -18,7 +18,7 @@ from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS, finite, write_out
 from gsvckpt.report.terminal import make_console
-from gsvckpt.report.units import printable, shape, size
+from gsvckpt.units import printable, shape, size
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Stats

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, T
 
 from gsvckpt.report.console import give_way
 from gsvckpt.report.terminal import make_console
-from gsvckpt.report.units import printable
+from gsvckpt.units import printable
 
 _PATIENCE = 0.7  # seconds before a bar appears: most files are done by then
 _PERIOD = 0.1  # seconds between two pictures

@@ -18,7 +18,7 @@ from gsvckpt.commands.prune.policy_file import Applied, spell_rules
 from gsvckpt.commands.prune.saves import Unit
 from gsvckpt.commands.prune.trash import Run
 from gsvckpt.report.console import Line, line, print_lines
-from gsvckpt.report.units import plural, printable, size
+from gsvckpt.units import plural, printable, size
 
 _TITLES = {
     "gpt-training": "GPT training",

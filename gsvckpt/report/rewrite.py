@@ -13,7 +13,7 @@ from gsvckpt.commands.inspect.result import upstream_json
 from gsvckpt.commands.rewrite.batch import Written
 from gsvckpt.files.paths import folder_of, name_of
 from gsvckpt.report.terminal import Folded, make_console, print_table
-from gsvckpt.report.units import plural, printable, size
+from gsvckpt.units import plural, printable, size
 
 _OTHERS = (("kept", "kept"), ("unchanged", "needed no cast:"))
 _LEAST_SHARE = 0.005  # below it is no whole percent

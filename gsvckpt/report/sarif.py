@@ -10,7 +10,7 @@ from gsvckpt.commands.verify.findings import CHECKS, Finding
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import is_url
-from gsvckpt.report.units import printable
+from gsvckpt.units import printable
 from gsvckpt.version import __version__
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}

@@ -12,8 +12,8 @@ from gsvckpt.commands.verify.findings import SEVERITIES, Finding, family
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.files.paths import below
 from gsvckpt.report.console import Line, line, print_lines
-from gsvckpt.report.units import plural, printable, size
 from gsvckpt.sovits.kinds import KINDS
+from gsvckpt.units import plural, printable, size
 
 if TYPE_CHECKING:
     from gsvckpt.commands.verify.backup import Copied, Restored

@@ -17,7 +17,7 @@ from gsvckpt.commands.prune.saves import Group
 from gsvckpt.commands.verify.manifest import LARGEST, MARK, NAME
 from gsvckpt.errors import UsageError, did_you_mean
 from gsvckpt.files.toml import find_line, parse, read_text
-from gsvckpt.quantities import parse_duration, parse_size, spell_duration
+from gsvckpt.units import parse_duration, parse_size, spell_duration
 
 _COUNTS = {"keep-last": "last", "keep-best": "best", "keep-every": "every", "demote-after": "demote_after"}
 _CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {"mode": ("mode", ("min", "max")), "demote-to": ("demote_to", get_args(DemoteTo))}

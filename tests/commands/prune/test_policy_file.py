@@ -15,7 +15,7 @@ from gsvckpt.commands.prune.saves import Group
 from gsvckpt.commands.verify.manifest import MARK, NAME, Entry, record
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.files.toml import find_line
-from gsvckpt.quantities import parse_duration, parse_size
+from gsvckpt.units import parse_duration, parse_size
 
 ALICE = Group("/logs/alice/logs_s2_v2", "alice", "sovits-training", "v2")
 BOB = Group("/logs/bob/logs_s1", "bob", "gpt-training")
