@@ -19,7 +19,7 @@ from gsvckpt.commands.bundle.yaml import to_yaml
 from gsvckpt.commands.verify.checksum_files import read_checksums, write_checksums
 from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest, record
 from gsvckpt.files.toml import parse
-from gsvckpt.formats.safetensors_layout import lay_out_shards
+from gsvckpt.formats.safetensors import lay_out_shards
 
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 CONTROLS = "\x1b\x07\x7f\x80\x85\x9b\x9f\u2028\u2029"

@@ -13,8 +13,8 @@ MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replac
 
 # The one rule: imports go downward, any number of floors. What shares a line does not know each other; within one room imports are free.
 LEVELS = [
-    {"errors"},
-    {"characters", "dtypes", "units", "version"},
+    {"errors", "characters", "version"},
+    {"dtypes", "units"},
     {"model"},
     {"files"},
     {"devices", "formats", "sovits", "transforms"},

@@ -18,11 +18,10 @@ from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.write import Engine, lay_out
 from gsvckpt.errors import GsvError
 from gsvckpt.formats.pickle.equality import first_difference
-from gsvckpt.formats.torch_layout import lay_out as zip_of
+from gsvckpt.formats.torch_zip import lay_out as zip_of
 from gsvckpt.model import REMOVED, Storage, Tensor, walk
-from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.cast import cast, select
 from gsvckpt.transforms.plan import begin
-from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.strip import strip
 
 many = settings(max_examples=60, deadline=None, derandomize=True)

@@ -15,7 +15,7 @@ from gsvckpt.files.local import LocalSource, open_source
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.files.publish import Target, publish
 from gsvckpt.files.streams import CHUNK, Buffers, buffer, check_unchanged, chunks, crc32, for_each
-from gsvckpt.formats import torch_layout, torch_overlay
+from gsvckpt.formats import torch_overlay, torch_zip
 from gsvckpt.formats.layout import Layout, Text
 from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.model import Checkpoint, Storage, Tensor, walk
@@ -35,17 +35,17 @@ def lay_out(plan: Plan) -> Layout:
     if plan.checkpoint.container.byteorder != "little":
         raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
     if plan.container == "safetensors":
-        from gsvckpt.formats import safetensors_layout  # with it comes json, which no other file needs
+        from gsvckpt.formats import safetensors  # no other container needs it
 
-        return safetensors_layout.lay_out(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root))
+        return safetensors.lay_out(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root))
     if plan.over is not None:
         return torch_overlay.lay_out(plan.over, _over(plan, plan.over), plan.dtype_of)
-    layout = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head)
+    layout = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head)
     low = plan.window[0] if plan.window else 0
     if not 0 < low - layout.size <= MAX_PADDING:
         return layout
-    empty = torch_layout.lay_out(plan.root, plan.dtype_of, plan.head, padding=0)
-    return torch_layout.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
+    empty = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=0)
+    return torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
 
 
 def _over(plan: Plan, base: Checkpoint) -> dict[str, Storage]:

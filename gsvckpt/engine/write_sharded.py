@@ -14,7 +14,7 @@ from gsvckpt.files.local import LocalSource
 from gsvckpt.files.publish import publish_bytes, publish_folder
 from gsvckpt.files.streams import check_unchanged
 from gsvckpt.formats.layout import Layout
-from gsvckpt.formats.safetensors_layout import Shard, lay_out_shards
+from gsvckpt.formats.safetensors import Shard, lay_out_shards
 from gsvckpt.formats.shards import read as read_shards
 from gsvckpt.model import Checkpoint, Source
 from gsvckpt.sovits.sections import find_state_path

@@ -1,4 +1,4 @@
-"""Editing a state dict inside a tree: which of its tensors stay, under which names. What is no tensor stays where it is."""
+"""Editing a state dict inside a tree, and comparing one with a reference. What is no tensor stays where it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from gsvckpt.errors import RefusedError, UnsupportedError
 from gsvckpt.model import MAX_DEPTH, Path, Tensor, format_key, tensor_of, walk
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.tree import at, edited, put
+
+Shape = tuple[int, ...]
 
 
 def keep_tensors(plan: Plan, path: Path, wanted: Callable[[str], bool], step: str) -> Plan:
@@ -57,23 +59,6 @@ def put_tensors(plan: Plan, path: Path, entries: Mapping[str, object], *changes:
     return plan.with_root(put(plan.root, path, edited(state, state | dict[object, object](entries))), *changes)
 
 
-def _filtered(node: object, wanted: Callable[[str], bool], prefix: str, gone: dict[str, int], depth: int) -> object:
-    if not isinstance(node, dict) or depth > MAX_DEPTH:
-        return node
-    kept: dict[object, object] = {}
-    for key, value in node.items():
-        name = f"{prefix}{format_key(key)}"
-        tensor = tensor_of(value)
-        if tensor is not None and not wanted(name):
-            gone[name] = tensor.nbytes
-        else:
-            kept[key] = _filtered(value, wanted, f"{name}.", gone, depth + 1)
-    return node if len(kept) == len(node) and all(kept[key] is node[key] for key in kept) else edited(node, kept)
-
-
-Shape = tuple[int, ...]
-
-
 def match(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> frozenset[str]:
     """The names under which both hold the same shape."""
     return frozenset(name for name, tensor in tensors.items() if shapes.get(name) == tensor.shape)
@@ -86,3 +71,17 @@ def conflicts(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> lis
         for name, tensor in tensors.items()
         if name in shapes and shapes[name] != tensor.shape
     ]
+
+
+def _filtered(node: object, wanted: Callable[[str], bool], prefix: str, gone: dict[str, int], depth: int) -> object:
+    if not isinstance(node, dict) or depth > MAX_DEPTH:
+        return node
+    kept: dict[object, object] = {}
+    for key, value in node.items():
+        name = f"{prefix}{format_key(key)}"
+        tensor = tensor_of(value)
+        if tensor is not None and not wanted(name):
+            gone[name] = tensor.nbytes
+        else:
+            kept[key] = _filtered(value, wanted, f"{name}.", gone, depth + 1)
+    return node if len(kept) == len(node) and all(kept[key] is node[key] for key in kept) else edited(node, kept)

@@ -29,7 +29,7 @@ def pair(tmp_path, monkeypatch):
 PROGRAM = """
 import json, os, signal, sys
 from gsvckpt.cli.app import main
-import gsvckpt.cli.migrate, gsvckpt.files.publish, gsvckpt.devices.host, gsvckpt.formats.safetensors_layout
+import gsvckpt.cli.migrate, gsvckpt.files.publish, gsvckpt.devices.host, gsvckpt.formats.safetensors
 gsvckpt.files.publish._SYNC_SECONDS = 1000  # only once all is written, so that every run takes the same steps
 def run(at, when, argv, answer):
     names = []

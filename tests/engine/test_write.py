@@ -26,9 +26,8 @@ from gsvckpt.files.publish import Target
 from gsvckpt.formats.zip import writer
 from gsvckpt.model import Checkpoint
 from gsvckpt.sovits.upstream import MAX_PADDING
-from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.cast import cast, select
 from gsvckpt.transforms.plan import Plan, begin
-from gsvckpt.transforms.selection import select
 
 HALF = DTYPES["float16"]
 EDGES = [0.0, -0.0, 1.0, 65504.0, 65519.0, 65519.996, -65519.99, 1e-8, 6e-8, 5.9e-8, 2.9802322e-8, 6.1e-5, float("inf"), float("-inf"), float("nan")]

@@ -18,9 +18,8 @@ from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.formats import safetensors as module
-from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.cast import cast, select
 from gsvckpt.transforms.plan import begin
-from gsvckpt.transforms.selection import select
 
 KNOWN = [dtype for dtype in DTYPES if dtype not in (torch.complex32, torch.complex128)]
 

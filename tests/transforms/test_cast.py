@@ -7,9 +7,8 @@ from support.builders import Store, View, packed, read, tensor, torch_zip
 
 from gsvckpt.dtypes import DTYPES, UNTYPED
 from gsvckpt.model import Storage, Tensor
-from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.cast import Selection, cast, select
 from gsvckpt.transforms.plan import begin
-from gsvckpt.transforms.selection import Selection, select
 
 HALF = DTYPES["float16"]
 

@@ -9,7 +9,7 @@ from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.engine.examine import Examination
 from gsvckpt.model import Storage, Tensor, contiguous_stride, storages_of, walk
 from gsvckpt.sovits.training_state import training_state
-from gsvckpt.transforms.selection import select
+from gsvckpt.transforms.cast import select
 
 _HALF = DTYPES["float16"]
 _SMALL = 1024  # equal checksums of smaller storages are coincidence or step counters

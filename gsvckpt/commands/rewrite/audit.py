@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from gsvckpt.commands.rewrite.file import Rewritten
 from gsvckpt.devices.device import Audit
 from gsvckpt.model import Storage, Tensor, format_path, walk
-from gsvckpt.transforms.selection import Selection
+from gsvckpt.transforms.cast import Selection
 
 _WORST = 5  # tensors named in `worst`
 

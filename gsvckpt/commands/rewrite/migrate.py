@@ -24,13 +24,12 @@ from gsvckpt.sovits.config import find_config, path_text, plain, simple_form
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.sections import divide
 from gsvckpt.sovits.training_state import training_state
-from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.cast import cast, select
 from gsvckpt.transforms.plain import simplify
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.rules import Rule, apply_rules
 from gsvckpt.transforms.salvage import leave_out
 from gsvckpt.transforms.scrub import Scrubber, scrub
-from gsvckpt.transforms.selection import select
 from gsvckpt.transforms.state_dict import conflicts, keep_tensors, match, put_tensors, rename_tensors
 
 _OWN = "gsvckpt."  # what the writer of safetensors adds and takes away itself

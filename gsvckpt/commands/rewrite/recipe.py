@@ -19,9 +19,8 @@ from gsvckpt.errors import RefusedError, UsageError, similar_names
 from gsvckpt.model import Checkpoint
 from gsvckpt.sovits.sections import divide
 from gsvckpt.sovits.training_state import missing_keys, required, training_state
-from gsvckpt.transforms.cast import cast
+from gsvckpt.transforms.cast import Selection, cast, select
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.transforms.selection import Selection, select
 from gsvckpt.transforms.strip import strip
 
 
