@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from gsvckpt.errors import ChangedError, DamagedError, MissingError
 from gsvckpt.files.paths import is_url
-from gsvckpt.model import OpenSource
+from gsvckpt.model import OpenSource, Source
 
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
 LINKLESS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # to open a file of gsvckpt's own: no link, no pipe that stalls us
@@ -182,3 +182,10 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.errno != errno.ENOSPC or "needed" not in error.strerror else f"no space left: {error.strerror}"
     return str(error)
+
+
+def read_bytes(source: Source, offset: int, size: int) -> bytes:
+    """Exactly so many bytes from there on. Raises DamagedError where there are fewer."""
+    buffer = bytearray(size)
+    source.read_into(offset, memoryview(buffer))
+    return bytes(buffer)

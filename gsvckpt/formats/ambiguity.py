@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from gsvckpt.errors import FLAWS, GsvError
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import pickle_search, torch_tar
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle_search import Place, Searched
@@ -100,9 +101,8 @@ def _records(checkpoint: Checkpoint) -> Iterator[Place]:
 
 
 def _also_tar(source: Source) -> list[Place]:
-    head = bytearray(min(torch_tar.BLOCK, source.size))
-    source.read_into(0, memoryview(head))
-    return list(pickle_search.tar_places(source)) if torch_tar.is_tar(bytes(head)) else []
+    head = read_bytes(source, 0, min(torch_tar.BLOCK, source.size))
+    return list(pickle_search.tar_places(source)) if torch_tar.is_tar(head) else []
 
 
 def _unite(names: Sequence[Global], found: Searched) -> tuple[Global, ...]:

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import torch_tar
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.machine import Machine
@@ -146,10 +147,9 @@ class _Search:
             return None
         limit = source.size - place.offset if place.size is None or place.method == _DEFLATED else min(place.size, source.size - place.offset)
         try:
-            buffer = bytearray(max(min(limit, size), 0))
-            source.read_into(place.offset, memoryview(buffer))
+            buffer = read_bytes(source, place.offset, max(min(limit, size), 0))
             self._bytes -= len(buffer)
-            return zlib.decompressobj(-15).decompress(buffer, size) if place.method == _DEFLATED else bytes(buffer)
+            return zlib.decompressobj(-15).decompress(buffer, size) if place.method == _DEFLATED else buffer
         except (*FLAWS, zlib.error):
             return None
 
@@ -235,9 +235,8 @@ class _Memory:
 def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[Place]:
     if front:
         yield Place(0, "")  # a bare pickle, or several
-        head = bytearray(min(torch_tar.BLOCK, source.size))
-        source.read_into(0, memoryview(head))
-        if torch_tar.is_tar(bytes(head)):
+        head = read_bytes(source, 0, min(torch_tar.BLOCK, source.size))
+        if torch_tar.is_tar(head):
             yield from tar_places(source)
     if everywhere:
         yield from _local_headers(source, 0, source.size)
@@ -264,14 +263,12 @@ def _behind_header(source: Source, header: int) -> Place | None:
     """The data behind a local header; None where none fits there."""
     if header < 0 or header + LOCAL.size > source.size:
         return None
-    raw = bytearray(LOCAL.size)
-    source.read_into(header, memoryview(raw))
+    raw = read_bytes(source, header, LOCAL.size)
     magic, _, _, method, *_, name_length, extra_length = LOCAL.unpack(raw)
     begin = header + LOCAL.size
     if magic[2:] != b"\x03\x04" or begin + name_length + extra_length >= source.size:
         return None
-    name = bytearray(name_length)
-    source.read_into(begin, memoryview(name))
+    name = read_bytes(source, begin, name_length)
     return Place(begin + name_length + extra_length, name.decode("utf-8", "replace"), method)
 
 

@@ -11,6 +11,7 @@ from gsvckpt.characters import escape_json
 from gsvckpt.dtypes import SAFETENSORS_DTYPES, DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.files import budget
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.pickle.calls import calls_of
 from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, Named, describe_tree, is_head, name_storages, require_code, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
@@ -44,7 +45,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
     """
     import json  # most runs open no safetensors file
 
-    length = int.from_bytes(_read(source, 0, 8), "little")
+    length = int.from_bytes(read_bytes(source, 0, 8), "little")
     if length > MAX_HEADER:
         raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
     if length > source.size - 8:
@@ -52,7 +53,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
             f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header", check="container.truncated"
         )
     try:
-        text = _read(source, 8, length)
+        text = read_bytes(source, 8, length)
         budget.require_small(text, "header")
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -128,12 +129,6 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
-
-
-def _read(source: Source, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
 
 
 def lay_out(

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
 from gsvckpt.files.budget import MOST_SHARDS, too_much
-from gsvckpt.files.local import RestingSource, allow_open_files, make_source
+from gsvckpt.files.local import RestingSource, allow_open_files, make_source, read_bytes
 from gsvckpt.files.paths import folder_of, is_url, join
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.pickle.calls import calls_of, merge_calls
@@ -134,9 +134,7 @@ def _read_file(path: str) -> bytes:
 
 def _read_url(path: str) -> bytes:
     with closing(make_source(path, glance=True)) as source:
-        text = bytearray(min(source.size, _LARGEST_INDEX + 1))
-        source.read_into(0, memoryview(text))
-        return bytes(text)
+        return read_bytes(source, 0, min(source.size, _LARGEST_INDEX + 1))
 
 
 def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:

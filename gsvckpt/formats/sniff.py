@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gsvckpt.errors import FLAWS, TRY_SALVAGE, DamagedError, NotCheckpointError, UnsupportedError
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import ambiguity, safetensors, torch_stream, torch_tar, torch_zip
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.safety import judge_all
@@ -119,9 +120,7 @@ def _begins_as_zip(head: bytes) -> bool:
 
 def read_head(source: Source) -> bytes:
     """The first 8 KiB, or less of a smaller file."""
-    buffer = bytearray(min(HEAD, source.size))
-    source.read_into(0, memoryview(buffer))
-    return bytes(buffer)
+    return read_bytes(source, 0, min(HEAD, source.size))
 
 
 def _cut_zip(source: Source, head: bytes) -> DamagedError:
@@ -142,8 +141,7 @@ def _cut_zip(source: Source, head: bytes) -> DamagedError:
 def _overlong_zip(source: Source) -> DamagedError | None:
     """A whole zip with so much behind it that nobody finds its end; None where there is none."""
     for begin in range(max(source.size - _PEEK, 0), max(source.size - _FURTHEST, 0) - _PEEK, -_PEEK):
-        buffer = bytearray(min(_PEEK + 22, source.size - max(begin, 0)))
-        source.read_into(max(begin, 0), memoryview(buffer))
+        buffer = read_bytes(source, max(begin, 0), min(_PEEK + 22, source.size - max(begin, 0)))
         at = buffer.rfind(b"PK\x05\x06")
         if 0 <= at <= len(buffer) - 22:
             end = max(begin, 0) + at + 22 + int.from_bytes(buffer[at + 20 : at + 22], "little")
@@ -203,9 +201,8 @@ def _run_as_pickle(source: Source, offset: int = 0) -> tuple[Machine, bool, bool
     """
     finished = endless = False
     for window in (_GLIMPSE, _PEEK):
-        buffer = bytearray(max(min(source.size - offset, window), 0))
-        source.read_into(offset, memoryview(buffer))
-        machine = Machine(bytes(buffer), reduce=lambda _name, _args: None, persist=lambda _pid: None, max_opcodes=_PEEK_OPCODES)
+        buffer = read_bytes(source, offset, max(min(source.size - offset, window), 0))
+        machine = Machine(buffer, reduce=lambda _name, _args: None, persist=lambda _pid: None, max_opcodes=_PEEK_OPCODES)
         try:
             machine.run()
             finished = True

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UnsupportedError
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.layout import Layout, Piece
 from gsvckpt.formats.zip.directory import CENTRAL, LOCAL, find_tail, read_entries
 from gsvckpt.model import Checkpoint, Record, Storage
@@ -52,8 +53,7 @@ def _frame(base: Checkpoint, data: list[tuple[int, int]]) -> list[Piece]:
             total += begin - position
             if total > _LARGEST_FRAME:
                 raise UnsupportedError("has too much besides its tensors to be written over", path=base.source.path)
-            piece = bytearray(begin - position)
-            base.source.read_into(position, memoryview(piece))
+            piece = read_bytes(base.source, position, begin - position)
             pieces.append((position, bytes(piece)))
         position = max(position, end)
     return pieces
@@ -66,13 +66,11 @@ def _patches(base: Checkpoint, crcs: list[tuple[Record, int]]) -> list[Piece]:
     for record, crc in crcs:
         if record.name not in wanted:
             continue
-        header = bytearray(LOCAL.size)
-        base.source.read_into(record.header, memoryview(header))
+        header = read_bytes(base.source, record.header, LOCAL.size)
         if struct.unpack_from("<I", header, _CRC_IN_LOCAL)[0]:
             pieces.append((record.header + _CRC_IN_LOCAL, struct.pack("<I", crc)))
         end = record.offset + record.size
-        descriptor = bytearray(min(8, base.source.size - end))
-        base.source.read_into(end, memoryview(descriptor))
+        descriptor = read_bytes(base.source, end, min(8, base.source.size - end))
         if descriptor[:4] == _DESCRIPTOR:
             pieces.append((end + 4, struct.pack("<I", crc)))
     tail = find_tail(base.source)

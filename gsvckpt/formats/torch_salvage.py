@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import FLAWS, DamagedError, UnsupportedError
+from gsvckpt.files.local import read_bytes
 from gsvckpt.files.streams import crc32
 from gsvckpt.formats import torch_stream
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
-from gsvckpt.formats.zip.salvage import Claim, find_records, has_checksum, read_bytes, read_checksum, read_directory, read_header
+from gsvckpt.formats.zip.salvage import Claim, find_records, has_checksum, read_checksum, read_directory, read_header
 from gsvckpt.model import LOST, Checkpoint, Container, Source, Storage, Tensor, walk
 
 _PICKLE = "data.pkl"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.files import budget
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
@@ -34,10 +35,9 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
     """
     window = min(source.size, _FIRST_WINDOW)
     while True:
-        buffer = bytearray(window)
-        source.read_into(0, memoryview(buffer))
+        buffer = read_bytes(source, 0, window)
         try:
-            return _parse(source, bytes(buffer), partial=partial)
+            return _parse(source, buffer, partial=partial)
         except EndOfPickle as error:
             if window == source.size:
                 error.check = "container.truncated"

@@ -11,6 +11,7 @@ from zlib import crc32
 from gsvckpt.dtypes import UNTYPED, DType
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError
 from gsvckpt.files import budget
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, StorageTable, rebuild
 from gsvckpt.formats.zip.directory import ENCRYPTED, Tail, read_records, require_plain
@@ -39,7 +40,7 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
     container = Container(
         format="torch-zip",
         records=len(records),
-        head=_read(source, 0, 2).decode("latin-1"),
+        head=read_bytes(source, 0, 2).decode("latin-1"),
         prefix=prefix.rstrip("/"),
         byteorder=_byteorder(_Opener(source, by_name, inflate=inflate)),
         storages=sum(record.size for name, record in by_name.items() if name.startswith("data/")),
@@ -52,7 +53,7 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
         if pickled.size > most:
             raise budget.too_much("bytes in a pickle", most, where=pickled.name, check="pickle.bomb")
         table = StorageTable(opened.locate)
-        machine = Machine(_read(*opened.place(pickled), pickled.size), reduce=rebuild, persist=table.persist)
+        machine = Machine(read_bytes(*opened.place(pickled), pickled.size), reduce=rebuild, persist=table.persist)
         root = machine.run()
         if pickled.crc not in (0, crc32(machine.data)):  # behind the run, so that its names are known all the same
             raise DamagedError(
@@ -103,7 +104,7 @@ def _name_zip(names: Sequence[str]) -> str:
 def _byteorder(opened: _Opener) -> str:
     """Torch 2.1 and later say it; before that it was always little."""
     record = opened.find("byteorder")
-    return _read(*opened.place(record), min(record.size, 8)).decode("latin-1") if record is not None else "little"
+    return read_bytes(*opened.place(record), min(record.size, 8)).decode("latin-1") if record is not None else "little"
 
 
 def fold(name: str) -> str:
@@ -136,12 +137,6 @@ class _Opener:
         if record.size != numel * dtype.itemsize:
             raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name, check="tensor.bounds")
         return Storage(key, dtype, numel, location, *self.place(record), record.crc or None)
-
-
-def _read(source: Source, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
 
 
 def lay_out(root: object, dtype_of: Callable[[Storage], DType], head: str = "PK", padding: int | None = None) -> Layout:

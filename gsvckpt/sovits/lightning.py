@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from gsvckpt.files.local import read_bytes
 from gsvckpt.model import tensor_of
 from gsvckpt.sovits.names import basename
 
@@ -49,7 +50,6 @@ def _number(value: object) -> float | None:
     tensor = tensor_of(value)
     if tensor is not None and tensor.numel == 1 and tensor.dtype.name in _FLOATS and tensor.storage.offset >= 0:
         form, size = _FLOATS[tensor.dtype.name]
-        raw = bytearray(size)
-        tensor.storage.source.read_into(tensor.storage.offset + tensor.start * size, memoryview(raw))
+        raw = read_bytes(tensor.storage.source, tensor.storage.offset + tensor.start * size, size)
         value = struct.unpack(form, raw)[0]
     return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else None

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.files.budget import MOST_DIRECTORY, MOST_RECORDS, too_much
+from gsvckpt.files.local import read_bytes
 from gsvckpt.model import Distant, Record, Source
 
 # Bytes from the end in which torch's reader finds the end record: 17 windows of 4,096 bytes, each 4,093 before the one behind it, as it gives up only
@@ -57,8 +58,7 @@ def find_tail(source: Source) -> Tail | None:
     otherwise, the file is refused: it could show us one directory and torch another. Raises DamagedError.
     """
     window = min(source.size, _FURTHEST)
-    buffer = bytearray(window)
-    source.read_into(source.size - window, memoryview(buffer))
+    buffer = read_bytes(source, source.size - window, window)
     position = buffer.rfind(b"PK\x05\x06", 0, max(window - END.size + 4, 0))
     if position < 0:
         return None
@@ -92,8 +92,7 @@ def _read_end64(source: Source, at: int) -> tuple[int, ...] | None:
     """Where the zip64 end record before `at` stands, its disks, counts, size and offset; None where no locator announces one."""
     if at < LOCATOR.size:
         return None
-    locator = bytearray(LOCATOR.size)
-    source.read_into(at - LOCATOR.size, memoryview(locator))
+    locator = read_bytes(source, at - LOCATOR.size, LOCATOR.size)
     magic, _, where, _ = LOCATOR.unpack(locator)
     if magic != b"PK\x06\x07":
         return None
@@ -228,8 +227,7 @@ def _locate(source: Source, entry: Entry, limit: int) -> Record:
     """Fill in where the data begin. The local header alone knows: torch pads its extra field to align the data."""
     if entry.header + LOCAL.size > limit:
         raise DamagedError("begins outside the file", where=entry.name, check="container.range")
-    raw = bytearray(LOCAL.size + min(len(entry.name.encode()) + 256, limit - entry.header - LOCAL.size))
-    source.read_into(entry.header, memoryview(raw))
+    raw = read_bytes(source, entry.header, LOCAL.size + min(len(entry.name.encode()) + 256, limit - entry.header - LOCAL.size))
     magic, _, flags, method, _, _, crc, packed, _, name_len, extra_len = LOCAL.unpack_from(raw)
     if magic[2:] != b"\x03\x04" or (magic[:2] != b"PK" and entry.header):
         raise DamagedError("has no local header where the directory says", where=entry.name, check="container.headers")

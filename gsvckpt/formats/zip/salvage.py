@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS
+from gsvckpt.files.local import read_bytes
 from gsvckpt.files.streams import crc32
 from gsvckpt.formats.zip.directory import ENCRYPTED, LOCAL, Entry, find_tail, read_entries
 from gsvckpt.model import Source
@@ -95,13 +96,6 @@ def read_checksum(source: Source, header: int, end: int) -> tuple[bool, int | No
     is_cut = len(descriptor) < 8
     fits = method == 0 and end <= source.size and descriptor[:4] == _DESCRIPTOR[: len(descriptor)]
     return fits, None if is_cut else int.from_bytes(descriptor[4:], "little") or None
-
-
-def read_bytes(source: Source, offset: int, size: int) -> bytes:
-    """So many bytes from there on. Raises DamagedError where there are fewer."""
-    buffer = bytearray(size)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
 
 
 def _claims(source: Source, entry: Entry, limit: int) -> Iterator[Claim]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.zip.directory import END, END64, LOCAL, LOCATOR, MAX32, Tail, read_entries
 from gsvckpt.model import Distant, Record, Source
 
@@ -47,7 +48,7 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
                 continue
         if record.header != end:
             found.append(_gap(end, record.header, record.name))
-        raw = _read(source, record.header, record.offset - record.header)
+        raw = read_bytes(source, record.header, record.offset - record.header)
         needed.append((LOCAL.unpack_from(raw)[1], record.name))
         fields = central[record.header]
         found += _local_header(record, raw, fields)
@@ -147,7 +148,7 @@ def _extra_problem(extra: bytes, record: Record, *, wide: bool) -> str:
 
 def _descriptor(source: Source, record: Record, at: int, limit: int) -> int:
     """The length of the data descriptor at `at`, with or without its signature, of 32 or 64 bits; 0 where none of these repeats the directory."""
-    raw = _read(source, at, max(min(24, limit - at), 0))
+    raw = read_bytes(source, at, max(min(24, limit - at), 0))
     forms = [struct.pack("<I2Q", record.crc, record.size, record.size)]
     if record.size <= MAX32:
         forms.append(struct.pack("<I2I", record.crc, record.size, record.size))
@@ -161,11 +162,11 @@ def _end_records(source: Source, tail: Tail, central: Iterable[Fields]) -> Itera
     end = tail.offset + tail.size
     if at < end:
         return
-    magic, disk, where, disks = LOCATOR.unpack(_read(source, at, LOCATOR.size))
+    magic, disk, where, disks = LOCATOR.unpack(read_bytes(source, at, LOCATOR.size))
     if magic != b"PK\x06\x07" or where + END64.size > at:
         yield _gap(end, at + LOCATOR.size, "end of zip directory")
         return
-    _, length, made_by, needed, *_ = END64.unpack(_read(source, where, END64.size))
+    _, length, made_by, needed, *_ = END64.unpack(read_bytes(source, where, END64.size))
     usual = Counter(fields[1] for fields in central).most_common(1)
     known = {_MINIZ} if usual and not usual[0][0] else {_NEEDS_ZIP64, *(version for version, _ in usual), *_INFO_ZIP}
     if (disk, disks, length, where, needed) != (0, 1, END64.size - 12, at - END64.size, _NEEDS_ZIP64) or made_by not in known:
@@ -179,9 +180,3 @@ def _gap(begin: int, end: int, before: str) -> Finding:
 
 def _oddity(check: str, where: str, why: str, found: str = "", expected: str = "") -> Finding:
     return Finding(check, "warning", where, why, _AGAIN, found, expected)
-
-
-def _read(source: Source, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
