@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import soak
 
-from gsvckpt.files.paths import forget
+from gsvckpt.files.secrets import forget
 
 
 def pytest_report_header() -> str:

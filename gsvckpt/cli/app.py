@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from gsvckpt.errors import GsvError, UsageError
-from gsvckpt.files.paths import conceal, forget
+from gsvckpt.files.secrets import conceal, forget
 from gsvckpt.report.console import LostOutput, forget_document, print_document, print_error, printing
 from gsvckpt.version import __version__
 

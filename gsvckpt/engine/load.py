@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 from gsvckpt.engine.open import blame, open_checkpoint, refuse_ambiguous
 from gsvckpt.errors import MissingError, UnsupportedError, UsageError
 from gsvckpt.files.local import LocalSource
-from gsvckpt.files.paths import conceal
+from gsvckpt.files.secrets import conceal
 from gsvckpt.formats.pickle.safety import Safety, judge_checkpoint
 from gsvckpt.model import Checkpoint, Source, Tensor
 from gsvckpt.sovits.sections import find_state_path, state_tensors

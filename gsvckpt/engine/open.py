@@ -11,7 +11,8 @@ from os import PathLike, fspath
 
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files.local import open_source
-from gsvckpt.files.paths import conceal, is_url, source_words
+from gsvckpt.files.paths import is_url, source_words
+from gsvckpt.files.secrets import conceal
 from gsvckpt.formats import shards, sniff
 from gsvckpt.model import Checkpoint, Source
 

@@ -1,93 +1,22 @@
-"""Where files are: paths of this machine, and URLs. A URL is known here by what may be shown of it; its secrets come back only to open it."""
+"""Where files are: paths of this machine, and URLs, each by what may be shown of it (see secrets)."""
 
 from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections.abc import Iterable
 
 from gsvckpt.errors import UsageError
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-_]+://"  # two letters at least: `C:` is a drive
-_URL = re.compile(_SCHEME)
-_IN_TEXT = re.compile(_SCHEME + r"[^\s'\"<>|]+")
-_OPTION = re.compile(r"-[A-Za-z](?=" + _SCHEME + ")")  # `-os3://...`, whose first letter would belong to the scheme
-_WEB = ("http://", "https://")
+SCHEME = r"[A-Za-z][A-Za-z0-9+.\-_]+://"  # two letters at least: `C:` is a drive
+URL = re.compile(SCHEME)
+WEB = ("http://", "https://")
 _LOCAL = ("file://", "local://")
-_HIDDEN = "..."
-
-_MOST = 10_000  # URLs that are remembered; a service meets ever new signatures
-
-_full: dict[str, str] = {}  # URLs with secrets, by what is shown of them; of this process alone
 
 
 def is_url(path: str) -> bool:
     """Whether a path is a URL, of whatever protocol."""
-    return _URL.match(path) is not None
-
-
-def conceal(word: str) -> str:
-    """A path or a word of a command line, its URL without user, password, query and fragment: they may be secrets. `reveal` knows the whole of it.
-
-    Two URLs that differ in these alone stay two.
-    """
-    option = _OPTION.match(word)
-    found = _URL.search(word, option.end() if option else 0)
-    if found is None:
-        return word
-    before, url = word[: found.start()], word[found.start() :]
-    shown = _without_secrets(url)
-    if shown != url:
-        if _full.get(shown, url) != url:
-            shown += f"?{zlib.crc32(url.encode('utf-8', 'surrogateescape')):08x}"
-        _full[shown] = url
-        if len(_full) > _MOST:
-            del _full[next(iter(_full))]
-    return before + shown
-
-
-def reveal(url: str) -> str:
-    """The whole of a URL, to open it; never to be shown."""
-    return _full.get(url, url)
-
-
-def holds_secrets() -> bool:
-    """Whether there are URLs that only this process knows whole."""
-    return bool(_full)
-
-
-def forget() -> None:
-    """Know no secrets any more: a new command line begins."""
-    _full.clear()
-
-
-def redact(text: str) -> str:
-    """A text of others, such as an error of a library, without what `conceal` takes from URLs, also where that stands alone."""
-    text = _IN_TEXT.sub(lambda found: _without_secrets(found[0]), text)
-    secrets = {secret for shown, url in _full.items() for secret in _secrets(url, shown)}
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    return text
-
-
-def _without_secrets(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    rest = rest.partition("?")[0]
-    if url.lower().startswith(_WEB):
-        rest = rest.partition("#")[0]
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    if at and (":" in user or url.lower().startswith(_WEB)):  # in `abfs://container@account` it is no user
-        authority = host
-    return f"{scheme}://{authority}{slash}{path}"
-
-
-def _secrets(url: str, shown: str) -> list[str]:
-    query = url.partition("?")[2]
-    user = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
-    values = [part.partition("=")[2] for part in query.split("&")]
-    return [secret for secret in (query, user, user.partition(":")[2], *values) if len(secret) > 3 and secret not in shown]
+    return URL.match(path) is not None
 
 
 def name_of(path: str) -> str:
@@ -100,7 +29,7 @@ def folder_of(path: str) -> str:
     if not is_url(path):
         return os.path.dirname(path)
     folder, slash, _ = path.partition("?")[0].rstrip("/").rpartition("/")
-    return folder if _URL.match(folder) else f"{folder}{slash}"
+    return folder if URL.match(folder) else f"{folder}{slash}"
 
 
 def join(folder: str, name: str) -> str:
@@ -134,7 +63,7 @@ def require_local(paths: Iterable[str], where: str) -> None:
 
 def is_writable(url: str) -> bool:
     """Whether anything can be written to URLs of this protocol, as far as that is known without asking."""
-    return not url.lower().startswith((*_WEB, "hf://"))  # of the hub, each write is a commit
+    return not url.lower().startswith((*WEB, "hf://"))  # of the hub, each write is a commit
 
 
 def source_words(path: str) -> str:

@@ -16,8 +16,9 @@ from gsvckpt.engine.open import open_checkpoint, read
 from gsvckpt.engine.salvage import find_remains
 from gsvckpt.errors import FLAWS, ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError, UnreachableError
 from gsvckpt.files.local import open_source
-from gsvckpt.files.paths import conceal, name_of
+from gsvckpt.files.paths import name_of
 from gsvckpt.files.progress import Progress, Silent
+from gsvckpt.files.secrets import conceal
 from gsvckpt.formats import pickle_search, shards
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.safety import Safety, judge_all

@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 
 from gsvckpt.engine.pool.processes import Item, Job, run_in_processes
 from gsvckpt.errors import UsageError
-from gsvckpt.files.paths import holds_secrets
 from gsvckpt.files.progress import Progress, Share
+from gsvckpt.files.secrets import holds_secrets
 
 START = 0.4  # seconds that starting processes takes
 FEWEST = 4  # files for each process

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from gsvckpt.errors import ChangedError, GsvError, MissingError, OutputError, UnreachableError
-from gsvckpt.files.paths import name_of, names_local, redact, reveal
+from gsvckpt.files.paths import name_of, names_local
+from gsvckpt.files.secrets import redact, reveal
 
 _INSTALL = "pip install 'gsvckpt[remote]'"
 _EXTRA = ("s3", "s3a", "http", "https", "hf")  # what comes with the extra

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gsvckpt.errors import MissingError
-from gsvckpt.files.paths import conceal, join, reveal
+from gsvckpt.files.paths import join
 from gsvckpt.files.remote.filesystems import explained, open_filesystem
+from gsvckpt.files.secrets import conceal, reveal
 
 
 def list_files(folder: str, *, recursive: bool) -> list[str]:

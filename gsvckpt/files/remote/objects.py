@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
 from gsvckpt.errors import ChangedError, MissingError
-from gsvckpt.files.paths import reveal
 from gsvckpt.files.remote.filesystems import explained, open_filesystem
+from gsvckpt.files.secrets import reveal
 
 HEAD = 1 << 18  # bytes that the first request asks for: most pickles, and all that tells what a file is
 _SECONDS = 30  # that a server may be silent

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from gsvckpt.errors import DamagedError, UnreachableError
-from gsvckpt.files.paths import conceal
 from gsvckpt.files.remote.filesystems import explained
 from gsvckpt.files.remote.objects import HEAD, open_object
+from gsvckpt.files.secrets import conceal
 
 BLOCK = 1 << 22  # bytes of one request when everything is read; a block a thread is kept, and one besides
 _END = 1 << 18  # bytes at the end that are got at once: most directories of zips
