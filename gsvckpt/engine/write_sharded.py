@@ -11,7 +11,8 @@ from gsvckpt.engine.write import Accept, Approve, Engine, Outcome, difference
 from gsvckpt.errors import OutputError, UsageError
 from gsvckpt.files.budget import MOST_SHARDS
 from gsvckpt.files.local import LocalSource
-from gsvckpt.files.publish import publish_bytes, publish_folder
+from gsvckpt.files.publish import publish_bytes
+from gsvckpt.files.publish_folder import publish_folder
 from gsvckpt.files.streams import check_unchanged
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.safetensors import Shard, lay_out_shards

@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from gsvckpt.errors import GsvError, OutputError, RefusedError
+from gsvckpt.errors import OutputError, RefusedError
 from gsvckpt.files.local import BINARY, CHUNK, LINKLESS, reason
-from gsvckpt.files.obstacles import entry_obstacle, file_obstacle, folder_obstacle
+from gsvckpt.files.obstacles import entry_obstacle, file_obstacle
 from gsvckpt.files.paths import is_url
-from gsvckpt.files.temporary import sweep, temporary_file, temporary_folder
+from gsvckpt.files.temporary import sweep, temporary_file
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
 _SYNC_SECONDS = 0.05  # short: the disk then works while the rest is still copied, and little is left to wait for at the end
@@ -91,10 +91,10 @@ def publish(
         upload(path, size, fill, check, overwrite=overwrite, settle=settle)
         return
     try:
-        destination = _resolve(path)
+        destination = resolve(path)
         sweep(destination.parent)
         _require_free(destination, path, overwrite=overwrite)
-        _require_space(destination, size)
+        require_space(destination, size)
         with temporary_file(destination.parent) as (temp, fd):
             target = Target(temp, fd)
             try:
@@ -107,48 +107,9 @@ def publish(
             settle()
             _copy_mode(destination, temp)  # last: Windows removes no read-only file
             _take_name(temp, destination, path, overwrite=overwrite)
-        _sync_folder(destination.parent)
+        sync_folder(destination.parent)
     except OSError as error:
-        _fail(path, error)
-
-
-def publish_folder(path: str, size: int, fill: Callable[[str], None], *, settle: Callable[[], None] = lambda: None) -> None:
-    """Create a folder in one step: `fill` publishes files in a temporary one beside it, which then takes the name.
-
-    A kill at any moment leaves nothing at `path`, or all of it. Raises RefusedError where something else than an empty folder is at `path`, also when
-    another process makes it meanwhile, and OutputError; after any error no temporary folder is left.
-    """
-    try:
-        destination = _resolve(path.rstrip(f"/{os.sep}") or path)
-        sweep(destination.parent)
-        taken = folder_obstacle(path)
-        if taken is not None:
-            raise taken
-        _require_space(destination, size)
-        with temporary_folder(destination.parent) as temp:
-            try:
-                fill(str(temp))
-            except GsvError as error:
-                error.path = error.path.replace(str(temp), path.rstrip(f"/{os.sep}") or path)  # nobody will see the other folder
-                raise
-            _sync_folder(temp)
-            settle()
-            _take_folder(temp, destination, path)
-        _sync_folder(destination.parent)
-    except OSError as error:
-        _fail(path, error)
-
-
-def _take_folder(temp: Path, destination: Path, path: str) -> None:
-    try:
-        if destination.is_dir():
-            os.rmdir(destination)  # empty, as was seen
-        os.rename(temp, destination)
-    except OSError:
-        taken = folder_obstacle(path)  # by another process, or by a file that came meanwhile
-        if taken is not None:
-            raise taken from None
-        raise
+        fail(path, error)
 
 
 def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
@@ -181,7 +142,7 @@ def move(source: str, target: str) -> None:
 def sync_folders(folders: Iterable[str]) -> None:
     """Bring to the disk what files are in these folders: once for all that was moved, as each time takes a hundredth of a second."""
     for folder in dict.fromkeys(folders):
-        _sync_folder(Path(folder or "."))
+        sync_folder(Path(folder or "."))
 
 
 def append_line(path: str, line: str) -> None:
@@ -196,10 +157,11 @@ def append_line(path: str, line: str) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        _fail(path, error)
+        fail(path, error)
 
 
-def _resolve(path: str) -> Path:
+def resolve(path: str) -> Path:
+    """Where a path leads, links followed. Raises OutputError."""
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:  # a NUL byte
@@ -243,7 +205,8 @@ def _syncing(target: Target) -> Iterator[threading.Event]:
         raise failure
 
 
-def _require_space(destination: Path, size: int) -> None:
+def require_space(destination: Path, size: int) -> None:
+    """Raise OutputError or OSError where so many bytes do not fit beside `destination`, as far as the system tells."""
     if hasattr(os, "statvfs"):
         facts = os.statvfs(destination.parent)
         if not facts.f_blocks:  # some network and FUSE file systems do not tell
@@ -279,7 +242,8 @@ def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> 
         os.rename(temp, destination)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk, as far as the system lets."""
     with suppress(OSError):  # Windows cannot open folders, and some file systems refuse to sync them
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -292,7 +256,8 @@ def _exists(path: str) -> RefusedError:
     return RefusedError("exists already", path=path, hint="--force overwrites it")
 
 
-def _fail(path: str, error: OSError) -> NoReturn:
+def fail(path: str, error: OSError) -> NoReturn:
+    """Raise OutputError for what the system refused."""
     hints = {errno.ENOSPC: "free some space, or write to another disk", getattr(errno, "EDQUOT", -1): "your disk quota is used up"}
     hint = hints.get(error.errno or 0, "")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

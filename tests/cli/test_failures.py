@@ -66,7 +66,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(gsvckpt, tiny_disk,
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_disk_that_fills_meanwhile(gsvckpt, tiny_disk, tmp_path, monkeypatch, command, in_place):
-    monkeypatch.setattr(publish, "_require_space", lambda destination, size: None)
+    monkeypatch.setattr(publish, "require_space", lambda destination, size: None)
     source = save(
         (tiny_disk if in_place else tmp_path) / "x.pth", s2_training({**generator("v2"), "big": numbers((90, 90) if in_place else (160, 160))})
     )
@@ -116,7 +116,7 @@ def test_a_folder_that_may_not_be_written(gsvckpt, training, monkeypatch):
     def refuse(destination, size):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(publish, "_require_space", refuse)
+    monkeypatch.setattr(publish, "require_space", refuse)
     run = gsvckpt("strip-optimizer", training)
     assert_one_error(run, "run.weights.pth", 5)
     assert "hint: " in run.err

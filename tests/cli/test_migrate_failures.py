@@ -230,7 +230,7 @@ def tiny_disk(tmp_path):
 @pytest.mark.parametrize("step", ["fill", "container"])
 def test_a_disk_too_small_is_told_before_or_while_it_fills(gsvckpt, pair, tiny_disk, monkeypatch, known, step):
     if not known:
-        monkeypatch.setattr(publish, "_require_space", lambda destination, size: None)
+        monkeypatch.setattr(publish, "require_space", lambda destination, size: None)
     output = tiny_disk / OUTPUTS[step]
     run = gsvckpt("migrate", pair.source, *STEPS[step], "-o", output)
     assert_one_error(run, output, 5)

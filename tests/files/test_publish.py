@@ -18,7 +18,8 @@ import pytest
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.files import publish as publishing
 from gsvckpt.files import temporary
-from gsvckpt.files.publish import Target, publish, publish_bytes, publish_folder
+from gsvckpt.files.publish import Target, publish, publish_bytes
+from gsvckpt.files.publish_folder import publish_folder
 
 OLD, NEW = b"old and whole", b"new and whole"
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX modes and links")

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from gsvckpt.files import temporary
-from gsvckpt.files.publish import publish, publish_bytes, publish_folder
+from gsvckpt.files.publish import publish, publish_bytes
+from gsvckpt.files.publish_folder import publish_folder
 from gsvckpt.files.temporary import sweep, temporary_file, temporary_folder
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and locks of POSIX")
@@ -22,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 # Publishes x as a file or a folder, and says so while it is at it; then it waits to be killed, or goes on when its input ends.
 PROGRAM = """
 import os, sys
-from gsvckpt.files.publish import publish, publish_bytes, publish_folder
+from gsvckpt.files.publish import publish, publish_bytes
+from gsvckpt.files.publish_folder import publish_folder
 place, what, moment = sys.argv[1:]
 def wait(now):
     if now == moment:

@@ -56,7 +56,8 @@ from gsvckpt.engine.write import Engine
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.obstacles import folder_obstacle
 from gsvckpt.files.progress import Progress
-from gsvckpt.files.publish import publish_bytes, publish_folder
+from gsvckpt.files.publish import publish_bytes
+from gsvckpt.files.publish_folder import publish_folder
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.names import parse
 from gsvckpt.sovits.small_weights import version_of
