@@ -14,7 +14,7 @@ from gsvckpt.errors import UnsupportedError
 MAX_DEPTH = 256  # CPython's own pickler gives up near 300 levels, so no honest checkpoint is deeper
 
 
-LOST = -1  # the offset of a storage whose bytes are not all there
+MISSING = -1  # the offset of a storage whose bytes are not all there
 
 
 class Source(Protocol):

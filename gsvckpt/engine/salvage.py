@@ -14,14 +14,14 @@ from gsvckpt.files.streams import Buffers, chunks, for_each
 from gsvckpt.formats import safetensors, torch_salvage
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.formats.torch_salvage import Remains, count_whole
-from gsvckpt.model import LOST, Checkpoint, Source, Storage, storages_of
+from gsvckpt.model import MISSING, Checkpoint, Source, Storage, storages_of
 
 _BYTEORDERS = ("little", "big")
 
 
 @contextmanager
 def open_remains(path: str | PathLike[str]) -> Iterator[Checkpoint]:
-    """Open a checkpoint as ever where that works, else what is left of it: storages without bytes are at LOST.
+    """Open a checkpoint as ever where that works, else what is left of it: storages without bytes are at MISSING.
 
     Raises GsvError with the path filled in; that of the file as a whole where nothing can be had of it, and of the file that is damaged where the
     checkpoint is in several.
@@ -52,7 +52,7 @@ def _reread(checkpoint: Checkpoint) -> Checkpoint:
     with suppress(*FLAWS):
         other = find_remains(checkpoint.source).checkpoint
         places = {storage.key: (storage.offset, storage.crc) for storage in storages_of(checkpoint.root)}
-        differs = any(storage.offset != LOST and places.get(storage.key) != (storage.offset, storage.crc) for storage in storages_of(other.root))
+        differs = any(storage.offset != MISSING and places.get(storage.key) != (storage.offset, storage.crc) for storage in storages_of(other.root))
         if differs or checkpoint.container.byteorder not in _BYTEORDERS:
             return other
     return checkpoint
@@ -77,13 +77,13 @@ def is_damaged(checkpoint: Checkpoint) -> bool:
 def find_lost(root: object, jobs: int, progress: Progress) -> frozenset[Storage]:
     """The storages that have no bytes any more, or not those of their checksum. Reads everything."""
     storages = storages_of(root)
-    progress.expect(sum(storage.nbytes for storage in storages if storage.offset != LOST))
+    progress.expect(sum(storage.nbytes for storage in storages if storage.offset != MISSING))
     whole = for_each(sorted(storages, key=lambda storage: storage.offset), _is_whole, jobs=jobs, progress=progress)
     return frozenset(storage for storage, is_whole in whole.items() if not is_whole)
 
 
 def _is_whole(storage: Storage, buffers: Buffers) -> bool:
-    if storage.offset == LOST:
+    if storage.offset == MISSING:
         return False
     try:
         for _ in chunks(storage, buffers):

@@ -21,7 +21,7 @@ from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import storage_of
 from gsvckpt.formats.zip.directory import ENCRYPTED, LOCAL, find_tail, is_storage, read_entries
-from gsvckpt.model import LOST, Call, Global, Record, Source, Storage
+from gsvckpt.model import MISSING, Call, Global, Record, Source, Storage
 
 _WINDOWS = (1 << 13, 1 << 19, 1 << 25)  # bytes read of one pickle; most that look like one end at once
 # What one file may cost: a crafted one has many places. A large training file takes 5 MB and 130,000 opcodes.
@@ -280,5 +280,5 @@ def _accept(pid: object) -> Storage | None:
     """A storage without bytes, so that what is said of sizes can be looked at; every other object outside the pickle is nothing."""
     with suppress(DamagedError):
         key, dtype, location, numel, _ = storage_of(pid)
-        return Storage(key, dtype, numel, location, _Memory("", b""), LOST)
+        return Storage(key, dtype, numel, location, _Memory("", b""), MISSING)
     return None

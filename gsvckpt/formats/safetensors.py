@@ -15,7 +15,7 @@ from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.pickle.calls import calls_of
 from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, Named, describe_tree, is_head, name_storages, require_code, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
-from gsvckpt.model import LOST, Checkpoint, Container, Path, Source, Storage, Tensor, contiguous_stride
+from gsvckpt.model import MISSING, Checkpoint, Container, Path, Source, Storage, Tensor, contiguous_stride
 
 if TYPE_CHECKING:
     from gsvckpt.formats.layout import Layout
@@ -38,7 +38,7 @@ def looks_like(head: bytes, size: int) -> bool:
 
 
 def read(source: Source, *, partial: bool = False) -> Checkpoint:
-    """Open a safetensors file without reading tensor bytes. With `partial`, tensors that reach behind the end of a file that was cut off are at LOST.
+    """Open a safetensors file without reading tensor bytes. With `partial`, tensors behind the end of a file that was cut off are at MISSING.
 
     Every rule of the format is checked first: sizes without overflow, offsets without gap or overlap, ending at the end of the file. Raises
     DamagedError and UnsupportedError with the tensor in `where`.
@@ -73,7 +73,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
         if begin != end:
             raise DamagedError(f"begins at {begin:,} where {end:,} was expected", where=name, check="tensor.bounds")
         end = stop
-        storage = Storage(name, dtype, prod(shape), "cpu", source, base + begin if base + stop <= source.size else LOST)
+        storage = Storage(name, dtype, prod(shape), "cpu", source, base + begin if base + stop <= source.size else MISSING)
         tensors[name] = Tensor(storage, dtype, shape, contiguous_stride(shape))
     if base + end != source.size and not partial:
         whole = sum(base + stop <= source.size for *_, stop in entries)

@@ -18,7 +18,7 @@ from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import StorageTable, rebuild
 from gsvckpt.formats.zip.salvage import Claim, find_records, has_checksum, read_checksum, read_directory, read_header
-from gsvckpt.model import LOST, Checkpoint, Container, Source, Storage, Tensor, walk
+from gsvckpt.model import MISSING, Checkpoint, Container, Source, Storage, Tensor, walk
 
 _PICKLE = "data.pkl"
 _BIG = b"big"  # what the record `byteorder` holds beside `little`
@@ -27,7 +27,7 @@ _MOST_OPCODES = 2_000_000  # 50,000 tensors with optimizer state; a file is read
 
 
 class Remains(NamedTuple):
-    """A checkpoint of which not all is there: storages at the offset LOST have no bytes. `whole` of its `tensors` tensors have all of theirs."""
+    """A checkpoint of which not all is there: storages at the offset MISSING have no bytes. `whole` of its `tensors` tensors have all of theirs."""
 
     checkpoint: Checkpoint
     whole: int
@@ -46,9 +46,9 @@ def find_remains(source: Source) -> Remains:
 
 
 def count_whole(checkpoint: Checkpoint) -> Remains:
-    """A checkpoint with how many of its tensors are not LOST."""
+    """A checkpoint with how many of its tensors are not MISSING."""
     tensors = [leaf for _, leaf in walk(checkpoint.root) if isinstance(leaf, Tensor)]
-    return Remains(checkpoint, sum(tensor.storage.offset != LOST for tensor in tensors), len(tensors))
+    return Remains(checkpoint, sum(tensor.storage.offset != MISSING for tensor in tensors), len(tensors))
 
 
 def _read_zip(source: Source, head: bytes) -> Checkpoint:
@@ -102,7 +102,7 @@ def _load(source: Source, begin: int, places: Mapping[str, Claim]) -> tuple[Stor
 
     def locate(key: str, dtype: DType, location: str, numel: int) -> Storage:
         place = places.get(key)
-        offset, crc = (place.offset, place.crc) if place is not None else (LOST, None)
+        offset, crc = (place.offset, place.crc) if place is not None else (MISSING, None)
         return Storage(key, dtype, numel, location, source, offset, crc)
 
     for window in _WINDOWS:

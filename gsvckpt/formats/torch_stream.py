@@ -13,7 +13,7 @@ from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
-from gsvckpt.model import LOST, Call, Checkpoint, Container, Doubt, Global, Source, Storage
+from gsvckpt.model import MISSING, Call, Checkpoint, Container, Doubt, Global, Source, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every protocol from 2 on spells it
@@ -28,7 +28,7 @@ def looks_like(head: bytes) -> bool:
 
 
 def read(source: Source, *, partial: bool = False) -> Checkpoint:
-    """Open a stream file without reading tensor bytes. With `partial`, storages behind the end of a file that was cut off are at LOST.
+    """Open a stream file without reading tensor bytes. With `partial`, storages behind the end of a file that was cut off are at MISSING.
 
     The storages' places follow from the sizes in the pickle and the order of the fifth pickle, each announced again by eight bytes in front of it.
     Raises DamagedError and UnsupportedError; both carry in `known` what could be learnt.
@@ -118,7 +118,7 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
         count = bytearray(8)
         if position + 8 + numel * dtype.itemsize > source.size:
             if partial:
-                return places | dict.fromkeys(keys[index:], LOST)
+                return places | dict.fromkeys(keys[index:], MISSING)
             raise DamagedError(
                 f"the file ends early: {index:,} of {len(keys):,} storages are whole",
                 where=f"storage {key}",

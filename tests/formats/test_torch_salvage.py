@@ -10,7 +10,7 @@ from support.builders import Bytes, Entry, storage_bytes, tensor, torch_entries,
 
 from gsvckpt.errors import GsvError
 from gsvckpt.formats.torch_salvage import find_remains
-from gsvckpt.model import LOST, Tensor, walk
+from gsvckpt.model import MISSING, Tensor, walk
 
 TREE = {f"layer.{n}": tensor("float32", (4, 5), range(n, n + 20)) for n in range(5)}
 
@@ -33,9 +33,9 @@ def test_cut_anywhere_whole_tensors_have_their_bytes(zip_of) -> None:
             continue
         found = [leaf for _, leaf in walk(remains.checkpoint.root) if isinstance(leaf, Tensor)]
         whole[end] = remains.whole
-        assert remains.whole == sum(leaf.storage.offset != LOST for leaf in found)
+        assert remains.whole == sum(leaf.storage.offset != MISSING for leaf in found)
         for leaf, raw in zip(found, expected, strict=True):
-            assert leaf.storage.offset == LOST or storage_bytes(leaf.storage) == raw
+            assert leaf.storage.offset == MISSING or storage_bytes(leaf.storage) == raw
     counts = [whole[end] for end in sorted(whole)]
     assert counts == sorted(counts)  # more bytes never mean fewer tensors
     assert set(counts) == set(range(6))
