@@ -25,7 +25,7 @@ LEVELS = [
     {"__main__"},
 ]
 ALONE = {"inspect", "rewrite", "verify"}  # commands that do not know each other; prune and bundle may use all three
-NUMBERS = {"devices", "engine.load", "engine.statistics", "engine.strided_read", "commands.verify.checks.against"}
+NUMBERS = {"devices", "engine.load", "engine.statistics", "engine.strided_read", "engine.difference"}
 ONLY_IN = {
     "torch": {"devices", "engine.load"},
     "numpy": NUMBERS,

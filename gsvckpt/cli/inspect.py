@@ -22,7 +22,8 @@ from gsvckpt.units import size
 
 if TYPE_CHECKING:
     from gsvckpt.commands.inspect.batch import Inspected
-    from gsvckpt.engine.statistics import Difference, Stats
+    from gsvckpt.engine.difference import Difference
+    from gsvckpt.engine.statistics import Stats
 
 EXAMPLES = """
 **Examples**
@@ -225,8 +226,8 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     from gsvckpt.cli.computing import open_device
     from gsvckpt.devices.choice import Work
+    from gsvckpt.engine.difference import differences
     from gsvckpt.engine.placement import bytes_of
-    from gsvckpt.engine.statistics import differences
     from gsvckpt.report import inventory
 
     documents: list[dict[str, object]] = []

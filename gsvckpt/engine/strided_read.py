@@ -1,12 +1,14 @@
-"""The elements of a tensor in an order that its strides do not have, read from the file with as few calls and bytes as that takes."""
+"""The elements of a tensor: the distinct ones, and all in any order, read from the file with as few calls and bytes as that takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from gsvckpt.model import Tensor
+from gsvckpt.dtypes import DType
+from gsvckpt.model import Storage, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +17,60 @@ if TYPE_CHECKING:
 _LOGICAL = 1 << 24  # bytes of one tensor that are brought into row-major order at a time: larger ones read less between them
 _WINDOW = 1 << 22  # bytes read at once for that
 _PER_READ = 1 << 17  # bytes that can be read in the time of one more call
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The distinct elements of a tensor: `dims` are (size, stride) the longest stride first, as few as can be.
+
+    Equal for tied tensors, transposed and reshaped views, which so are looked at once.
+    """
+
+    storage: Storage
+    dtype: DType
+    start: int
+    dims: tuple[tuple[int, int], ...]
+
+    @property
+    def extent(self) -> int:
+        return 1 + sum((size - 1) * stride for size, stride in self.dims)
+
+    @property
+    def numel(self) -> int:
+        return prod(size for size, _ in self.dims)
+
+    @property
+    def nbytes(self) -> int:
+        return self.extent * self.dtype.itemsize
+
+    @property
+    def begin(self) -> int:
+        return self.start * self.dtype.itemsize
+
+    @property
+    def distinct(self) -> bool:
+        """No two indices lead to the same element: each stride steps over all that the shorter ones reach."""
+        reach = 1
+        for size, stride in reversed(self.dims):
+            if stride < reach:
+                return False
+            reach += (size - 1) * stride
+        return True
+
+    @property
+    def dense(self) -> bool:
+        return self.distinct and self.numel == self.extent
+
+
+def find_region(tensor: Tensor) -> Region:
+    """The region that a tensor shows."""
+    dims: list[tuple[int, int]] = []
+    for stride, size in sorted(zip(tensor.stride, tensor.shape, strict=True), reverse=True):
+        if size > 1 and stride:
+            if dims and dims[-1][1] == size * stride:  # goes on where the shorter stride ends: the two are one
+                size *= dims.pop()[0]  # noqa: PLW2901
+            dims.append((size, stride))
+    return Region(tensor.storage, tensor.dtype, tensor.start, tuple(dims))
 
 
 def logical_bytes(tensor: Tensor) -> Iterator[memoryview]:

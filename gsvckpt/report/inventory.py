@@ -21,7 +21,7 @@ from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.units import ago, plural, printable, shape, size
 
 if TYPE_CHECKING:
-    from gsvckpt.engine.statistics import Difference
+    from gsvckpt.engine.difference import Difference
 
 _MANY = 500  # checkpoints
 _VERDICTS = ("safe", "unknown", "unsafe")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from gsvckpt.devices.choice import choose
 from gsvckpt.devices.host import Host
 from gsvckpt.dtypes import DTYPES, UNTYPED
-from gsvckpt.engine import load, statistics, strided_read
-from gsvckpt.engine.statistics import differences, measure_tensors
+from gsvckpt.engine import difference, load, statistics, strided_read
+from gsvckpt.engine.difference import differences
+from gsvckpt.engine.statistics import measure_tensors
 from gsvckpt.errors import ChangedError, DamagedError
 from gsvckpt.files.progress import Silent
 from gsvckpt.model import Storage, Tensor
@@ -234,7 +235,7 @@ def test_any_two_layouts(data):
 
 
 def test_tiles_and_sparse_views(monkeypatch):
-    monkeypatch.setattr(statistics, "_TILE", 100)
+    monkeypatch.setattr(difference, "_TILE", 100)
     monkeypatch.setattr(strided_read, "_WINDOW", 256)
     monkeypatch.setattr(strided_read, "_PER_READ", 128)
     one = torch.randn(60, 70)
@@ -269,7 +270,7 @@ def test_equal_files_are_compared_without_numpy(tmp_path):
     torch.save({"a": torch.randn(100_000), "b": torch.ones(3)}, tmp_path / "x.pth")
     code = (
         "import sys, gsvckpt\nfrom gsvckpt.devices.choice import choose\n"
-        "from gsvckpt.engine.statistics import differences\nfrom gsvckpt.files.progress import Silent\n"
+        "from gsvckpt.engine.difference import differences\nfrom gsvckpt.files.progress import Silent\n"
         f"with gsvckpt.open({str(tmp_path / 'x.pth')!r}) as c: print(differences(c.state_dict, c.state_dict, choose('cpu'), 2, Silent()).equal)\n"
         "print({'numpy', 'torch'} & set(sys.modules))"
     )
@@ -297,6 +298,7 @@ def test_a_file_that_changes_while_it_is_looked_at(tmp_path, monkeypatch, look):
         return real(*args, **options)
 
     monkeypatch.setattr(statistics, "chunks", chunks)
+    monkeypatch.setattr(difference, "chunks", chunks)
     unchanged = {"a": described(torch.arange(9.0))}
     use = {"stats": measure_tensors, "differences": lambda *rest: differences(unchanged, *rest)}[look]
     with load.open_file(tmp_path / "x.pth") as checkpoint, pytest.raises(ChangedError):

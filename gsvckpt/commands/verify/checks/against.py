@@ -8,12 +8,12 @@ from typing import NamedTuple
 from gsvckpt.commands.verify.checks import tensors
 from gsvckpt.commands.verify.findings import Finding, Severity, worst
 from gsvckpt.dtypes import DType
+from gsvckpt.engine.difference import count_differences
 from gsvckpt.engine.examine import Examination, examine
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.engine.strided_read import logical_bytes
 from gsvckpt.errors import GsvError, UnsupportedError
 from gsvckpt.files.progress import Progress
-from gsvckpt.files.streams import Buffers, Stopped, check_unchanged, for_each
+from gsvckpt.files.streams import Buffers, check_unchanged, for_each
 from gsvckpt.model import Tensor
 
 _LISTED = 20
@@ -27,7 +27,21 @@ class _Pair(NamedTuple):
     nbytes: int
 
 
-def compare(one: Examination, other: Examination, jobs: int, progress: Progress) -> list[Finding]:
+def compare_with(examination: Examination, other: str, jobs: int, progress: Progress) -> list[Finding]:
+    """What differs from the checkpoint at `other`. Where the two cannot be compared, one `container.unsupported` finding says why."""
+    try:
+        with open_checkpoint(other) as checkpoint:
+            other_one = examine(checkpoint)
+            for side in (examination, other_one):
+                if tensors.overclaiming(side.state, side.checkpoint.source.size):
+                    raise UnsupportedError("claims more than it has", where="tensors", check="tensor.bounds")
+            return _compare(examination, other_one, jobs, progress)
+    except GsvError as error:
+        where = f"{other}: {error.where}" if error.where else other
+        return [Finding("container.unsupported", "error", where, f"cannot be compared with it: {error.why}", error.hint)]
+
+
+def _compare(one: Examination, other: Examination, jobs: int, progress: Progress) -> list[Finding]:
     """Compare the models. Names, shapes and values must be the same; a change of type is told of, and values are then compared after rounding.
     Where nothing differs, a finding for information says so.
 
@@ -56,7 +70,7 @@ def compare(one: Examination, other: Examination, jobs: int, progress: Progress)
     progress.expect(sum(pair.nbytes for pair in pairs))
 
     def differs(pair: _Pair, buffers: Buffers) -> int:
-        return _count_differences(mine[pair.name], theirs[pair.name], pair.nbytes, buffers)
+        return count_differences(mine[pair.name], theirs[pair.name], pair.nbytes, buffers)
 
     counted = {pair.name: count for pair, count in for_each(pairs, differs, jobs=jobs, progress=progress).items() if count}
     check_unchanged([one.checkpoint.source, other.checkpoint.source])
@@ -72,9 +86,9 @@ def compare(one: Examination, other: Examination, jobs: int, progress: Progress)
 
 
 def _say_equal(count: int, where: str, found: list[Finding]) -> str:
-    tensors = "its one tensor" if count == 1 else f"all of its {count:,} tensors"
+    said = "its one tensor" if count == 1 else f"all of its {count:,} tensors"
     is_cast = any(finding.check == "against.dtype" for finding in found)
-    return f"the same as {where}: {tensors}, by name, shape{' and value, up to the change of type' if is_cast else ', type and value'}"
+    return f"the same as {where}: {said}, by name, shape{' and value, up to the change of type' if is_cast else ', type and value'}"
 
 
 def _names(names: list[str]) -> str:
@@ -98,42 +112,3 @@ def _changed_types(both: Mapping[str, tuple[Tensor, Tensor]]) -> list[Finding]:
         )
         for (mine, theirs), names in changes.items()
     ]
-
-
-def _count_differences(mine: Tensor, theirs: Tensor, nbytes: int, buffers: Buffers) -> int:
-    """Values that are not the same, where NaN equals NaN."""
-    import numpy as np
-
-    from gsvckpt.devices.arrays import as_array, rounded
-
-    comparable = mine.dtype is theirs.dtype or (mine.dtype.floating and theirs.dtype.floating)
-    count = 0
-    for one, two in zip(logical_bytes(mine), logical_bytes(theirs), strict=True):
-        if buffers.stop.is_set():
-            raise Stopped
-        if mine.dtype is theirs.dtype and bytes(one) == bytes(two):
-            continue
-        if not comparable:
-            return mine.numel
-        if mine.dtype is theirs.dtype and not mine.dtype.floating:
-            width = mine.dtype.itemsize
-            count += int(np.any(np.frombuffer(one, np.uint8).reshape(-1, width) != np.frombuffer(two, np.uint8).reshape(-1, width), axis=1).sum())
-            continue
-        left, right = as_array(one, mine.dtype), rounded(two, theirs.dtype, mine.dtype)
-        count += int(np.count_nonzero((left != right) & ~(np.isnan(left) & np.isnan(right))))
-    buffers.progress.advance(nbytes)
-    return count
-
-
-def compare_with(examination: Examination, other: str, jobs: int, progress: Progress) -> list[Finding]:
-    """What differs from the checkpoint at `other`. Where the two cannot be compared, one `container.unsupported` finding says why."""
-    try:
-        with open_checkpoint(other) as checkpoint:
-            other_one = examine(checkpoint)
-            for side in (examination, other_one):
-                if tensors.overclaiming(side.state, side.checkpoint.source.size):
-                    raise UnsupportedError("claims more than it has", where="tensors", check="tensor.bounds")
-            return compare(examination, other_one, jobs, progress)
-    except GsvError as error:
-        where = f"{other}: {error.where}" if error.where else other
-        return [Finding("container.unsupported", "error", where, f"cannot be compared with it: {error.why}", error.hint)]
