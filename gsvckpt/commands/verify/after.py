@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.commands.verify import checksum_files
-from gsvckpt.commands.verify.backup import Backup, Copied, Restored, place_for, restore
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.commands.verify.findings import CHECKS, family, is_damage
 from gsvckpt.commands.verify.manifest import NAME, Entry, record
@@ -17,6 +16,9 @@ from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Progress
+
+if TYPE_CHECKING:
+    from gsvckpt.commands.verify.backup import Copied, Restored
 
 
 def entry_of(result: Verification, *, tensors: bool) -> Entry:
@@ -74,6 +76,8 @@ def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, st
     """Copy all files against which nothing speaks. Returns what became of each, by path, and the failures; one does not stop the others."""
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError("is no folder", where="--backup", path=folder)
+    from gsvckpt.commands.verify.backup import Backup, place_for  # most runs copy nothing
+
     backup = Backup(folder)
     copied: dict[str, Copied] = {}
     failures: list[GsvError] = []
@@ -92,6 +96,8 @@ def restore_damaged(damaged: Mapping[str, Entry | None], folder: str, progress: 
     """Bring files back. Returns what became of each, by path, and the failures."""
     if not os.path.isdir(folder):
         raise UsageError("is no folder", where="--restore-from", path=folder)
+    from gsvckpt.commands.verify.backup import restore
+
     restored: dict[str, Restored] = {}
     failures: list[GsvError] = []
     for path, entry in damaged.items():
