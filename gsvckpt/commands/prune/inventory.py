@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gsvckpt.commands.prune.classify import ANYBODYS, Facts, measure
 from gsvckpt.commands.prune.guards import Guards
 from gsvckpt.commands.prune.saves import Group, Unit
-from gsvckpt.commands.verify.backup import is_kept_aside
+from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.engine.discover import find_files
 from gsvckpt.errors import GsvError
 from gsvckpt.sovits.names import folder_version, is_stray, parse, split

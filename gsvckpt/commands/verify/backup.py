@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import xxhash
 
 from gsvckpt.characters import escape_json
+from gsvckpt.commands.verify.damaged_names import damaged_name
 from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest, record
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files.local import open_source
@@ -22,7 +22,6 @@ from gsvckpt.files.publish import Target, publish, publish_bytes
 from gsvckpt.files.streams import buffer
 from gsvckpt.files.temporary import is_temporary
 from gsvckpt.model import OpenSource
-from gsvckpt.sovits.names import resumes
 
 _CHUNK = 1 << 21
 _DIGEST = "xxh3_128"
@@ -253,16 +252,3 @@ def place_for(path: str, root: str | None) -> str:
         return os.path.basename(path)
     base = os.path.basename(os.path.abspath(root))
     return os.path.join(base, os.path.relpath(os.path.abspath(path), os.path.abspath(root)))
-
-
-def damaged_name(path: str, number: int = 1) -> str:
-    """`G_16.pth.damaged`; but `damaged-epoch=1-step=12.ckpt`, as GPT-SoVITS would take a name that only begins like one of its own."""
-    folder, name = os.path.split(path)
-    again = "" if number == 1 else f"-{number}"
-    plain = f"{name}.damaged{again}"
-    return os.path.join(folder, f"damaged{again}-{name}" if resumes(plain) else plain)
-
-
-def is_kept_aside(path: str) -> bool:
-    """Whether a file is a damaged one that `restore` kept, by its name."""
-    return re.fullmatch(r".+\.damaged(-[0-9]+)?|damaged(-[0-9]+)?-epoch=.+", os.path.basename(path)) is not None

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from gsvckpt.commands.verify import checksum_files, manifest
-from gsvckpt.commands.verify.backup import is_kept_aside
 from gsvckpt.commands.verify.checks import resume
 from gsvckpt.commands.verify.checksum_files import ChecksumFile, Listed, read_checksums
+from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.commands.verify.file import peek
 from gsvckpt.commands.verify.findings import name_file
 from gsvckpt.commands.verify.manifest import NAME, Entry, Manifest, read_manifest
