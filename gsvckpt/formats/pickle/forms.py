@@ -99,9 +99,9 @@ def _reconstructed(made: Opaque) -> bool:
     args = made.args
     if made.how != "reduce" or not isinstance(args, tuple) or len(args) != 3 or not isinstance(args[0], Global):
         return False
-    if args[1] not in _OBJECT or args[2] is not None or FORMS.get(args[0], _plain) is not _plain:
+    if args[1] not in _OBJECT or args[2] is not None or FORMS.get(args[0], _plain) not in (_plain, _uuid):
         return False
-    return _plain(Opaque(args[0], "newobj", (), made.steps))
+    return FORMS.get(args[0], _plain)(Opaque(args[0], "newobj", (), made.steps))
 
 
 def _encoded(made: Opaque) -> bool:
@@ -288,6 +288,7 @@ FORMS: Mapping[Global, Form] = {
     Global("collections", "Counter"): _with_items(_fits_dict, "setitem"),
     Global("collections", "deque"): _with_items(_fits_deque, "append"),
     **_named("collections", "UserDict UserList UserString", _plain),
+    Global("UserDict", "IterableUserDict"): _plain,  # as protocols 0 to 2 call the one before
     Global("_codecs", "encode"): _encoded,
     Global("copyreg", "_reconstructor"): _reconstructed,
     **_named("pathlib", _PATHS, _of(str, most=1_000)),

@@ -24,6 +24,7 @@ _LARGEST = 1 << 31
 _NDARRAY = Global("numpy", "ndarray")
 _DTYPE_NAME = Global("numpy", "dtype")
 _RECONSTRUCT = frozenset(Global(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core"))
+_FROM_BUFFER = frozenset(Global(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core"))
 _BYTEARRAY = frozenset([Global("builtins", "bytearray"), Global("__builtin__", "bytearray")])
 GENERATORS = {"MT19937": "_mt19937", "PCG64": "_pcg64", "PCG64DXSM": "_pcg64", "Philox": "_philox", "SFC64": "_sfc64"}
 _BIT_GENERATOR = Global("numpy.random._pickle", "__bit_generator_ctor")
@@ -115,7 +116,7 @@ def seed_sequence(made: Opaque) -> bool:
 
 
 def _is_seed_state(state: object) -> bool:
-    return isinstance(state, tuple) and len(state) in (5, 6) and _is_array(state[2]) and state[3] == 4
+    return isinstance(state, tuple) and len(state) in (5, 6) and is_array(state[2]) and state[3] == 4
 
 
 def _is_generator(value: object) -> bool:
@@ -133,14 +134,17 @@ def _is_generator_state(value: object) -> bool:
     if not isinstance(name, str) or name not in GENERATORS or not isinstance(inner, dict):
         return False
     if name == "MT19937":
-        return _is_array(inner.get("key")) and _within(inner.get("pos"), _TABLE)
+        return is_array(inner.get("key")) and _within(inner.get("pos"), _TABLE)
     if name == "Philox":
-        return all(map(_is_array, (inner.get("counter"), inner.get("key"), state.get("buffer")))) and _within(state.get("buffer_pos"), _BUFFER)
-    return _is_array(inner.get("state")) if name == "SFC64" else all(type(inner.get(key)) is int for key in ("state", "inc"))
+        return all(map(is_array, (inner.get("counter"), inner.get("key"), state.get("buffer")))) and _within(state.get("buffer_pos"), _BUFFER)
+    return is_array(inner.get("state")) if name == "SFC64" else all(type(inner.get(key)) is int for key in ("state", "inc"))
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, Opaque) and value.name in _RECONSTRUCT and array(value)
+def is_array(value: object) -> bool:
+    """Whether a value is an array as NumPy pickles one, of protocol 5 or below."""
+    if not isinstance(value, Opaque):
+        return False
+    return array(value) if value.name in _RECONSTRUCT else value.name in _FROM_BUFFER and buffer(value)
 
 
 def _kind(value: object, depth: int = 0) -> _Kind | None:

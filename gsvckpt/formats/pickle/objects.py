@@ -8,11 +8,11 @@ from typing import Literal
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.files import budget
+from gsvckpt.formats.pickle import uses
 from gsvckpt.formats.pickle.state import Handler, State
-from gsvckpt.model import Global, Opaque, Storage, Tensor
+from gsvckpt.model import Global, Opaque
 
 _STEP = 3  # weight of a step, which every command looks at
-MAX_KEY = (1 << 61) - 1  # larger ints can be made to collide in a dict, which makes filling it quadratic
 
 _ENCODE, _BYTES = Global("_codecs", "encode"), {Global("__builtin__", "bytes"), Global("builtins", "bytes")}
 _SET, _FROZENSET = (Global("__builtin__", name) for name in ("set", "frozenset"))  # as protocol 2 spells them
@@ -113,6 +113,10 @@ def op_additems(m: State, position: int) -> int:
     items, target = m.pop_mark(), m.stack[-1]
     if not (isinstance(target, Opaque) and target.name == _SET and isinstance(target.args, tuple) and isinstance(target.args[0], list)):
         raise DamagedError("adds items to something that is no set")
+    if m.taken:
+        uses.change(m, target)
+    for item in items:
+        uses.hash_key(m, item, target)
     target.args[0].extend(items)
     return position
 
@@ -120,6 +124,8 @@ def op_additems(m: State, position: int) -> int:
 def op_frozenset(m: State, position: int) -> int:
     m.weigh(2)
     items = m.pop_mark()
+    for item in items:
+        uses.hash_key(m, item, items)
     m.stack.append(Opaque(_FROZENSET, "reduce", (items,)))
     return position
 
@@ -170,6 +176,8 @@ def _call(m: State, name: object, args: object) -> object:
         m.rebuilt = name
         m.called[name] = None
     m.tensors += 1
+    if len(args) > 5:  # its hooks, of which torch keeps the dict itself
+        m.taken[id(args[5])] = args[5]
     return made
 
 
@@ -177,6 +185,10 @@ def _opaque(m: State, name: Global, how: Literal["reduce", "newobj", "newobj_ex"
     m.weigh(1)
     made = Opaque(name, how, args)
     m.made.append(made)
+    uses.take(m, name, args)
+    if name.name in ("set", "frozenset") and isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], (list, tuple)):
+        for item in args[0]:
+            uses.hash_key(m, item, made)
     return made
 
 
@@ -224,9 +236,12 @@ def _instance(m: State, name: object, args: tuple[object, ...]) -> object:
 def op_build(m: State, position: int) -> int:
     state = m.stack.pop()
     target = m.stack[-1]
+    if m.taken:
+        uses.change(m, target)
     if isinstance(target, Opaque):
         m.weigh(_STEP)
         target.steps.append(("build", state))
+        uses.take(m, target.name, state)
     elif isinstance(target, OrderedDict):  # torch hangs `_metadata` on state dicts; any other attribute could shadow a method
         if not isinstance(state, dict) or set(state) != {"_metadata"}:
             raise UnsupportedError("an OrderedDict with attributes that torch does not set")
@@ -252,6 +267,8 @@ def _kind(value: object) -> str:
 
 
 def _extend(m: State, target: object, items: list[object]) -> None:
+    if m.taken:
+        uses.change(m, target)
     if isinstance(target, list):
         target.extend(items)
     elif isinstance(target, Opaque):
@@ -276,27 +293,20 @@ def _set_items(m: State, target: object, flat: list[object]) -> None:
     """Set `flat` = [key, value, key, value, ...]. Keys are restricted: hashing a deep or shared tuple recurses in C without a guard."""
     if len(flat) % 2:
         raise DamagedError("a key without a value")
+    if m.taken:
+        uses.change(m, target)
     if isinstance(target, dict):
         for index in range(0, len(flat), 2):
             key = flat[index]
             if type(key) is not str or len(key) > budget.LONG_TEXT:
-                _check_key(key)
-                if type(key) is not int:  # two of those never have the same hash
-                    m.comparisons.count(key, target)
+                uses.hash_key(m, key, target)
             target[key] = flat[index + 1]
     elif isinstance(target, Opaque):
+        for index in range(0, len(flat), 2):
+            uses.hash_key(m, flat[index], target)
         _add_step(m, target, "setitem", [(flat[index], flat[index + 1]) for index in range(0, len(flat), 2)])
     else:
         raise DamagedError(f"sets items of {_kind(target)}")
-
-
-def _check_key(key: object) -> None:
-    parts = key if isinstance(key, tuple) and len(key) <= 64 else (key,)
-    for part in parts:
-        if isinstance(part, int) and abs(part) > MAX_KEY:
-            raise UnsupportedError("an integer key beyond 61 bits")
-        if part is not None and not isinstance(part, (str, int, float, bytes, Global, Opaque, Tensor, Storage)):
-            raise UnsupportedError(f"{_kind(part)} as a key")
 
 
 OBJECTS: Mapping[int, Handler] = {

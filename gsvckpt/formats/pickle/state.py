@@ -27,7 +27,7 @@ class State:
 
     __slots__ = (
         *("called", "comparisons", "containers", "copied", "data", "doubts", "frames", "globals", "heavy", "letters", "made", "marks", "memo"),
-        *("ordered", "persist", "rebuilt", "reduce", "stack", "start", "tensors", "tuples"),
+        *("ordered", "persist", "rebuilt", "reduce", "stack", "start", "taken", "tensors", "tuples"),
     )
 
     def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0) -> None:
@@ -43,6 +43,7 @@ class State:
         self.called: dict[Global, None] = {}
         self.ordered: Global | None = None  # the last name that made an OrderedDict, and a tensor: noted once, as there are many
         self.rebuilt: Global | None = None
+        self.taken: dict[int, object] = {}  # by identity: what something was made from (see uses)
         self.comparisons = budget.Comparisons()
         self.containers = self.copied = self.heavy = self.letters = self.tensors = self.tuples = 0
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from math import prod
 from typing import TypeGuard
 
+from gsvckpt.formats.pickle.numpy_forms import is_array
 from gsvckpt.formats.pickle.torch_names import DTYPE_NAMES, REBUILDS
 from gsvckpt.model import Global, Opaque, Storage, Tensor
 
@@ -21,7 +22,12 @@ _OPAQUE_TENSORS = frozenset(
 _DEVICE, _SIZE, _LAYOUT = Global("torch", "device"), Global("torch", "Size"), Global("torch.serialization", "_get_layout")
 _PER_TENSOR = frozenset(["per_tensor_affine", "per_tensor_symmetric"])
 # Setting one of these on a tensor is more than keeping a value: they are torch's own attributes.
-_TENSORS_OWN = frozenset("data grad _grad grad_fn _grad_fn names requires_grad real imag T H mT mH is_leaf _backward_hooks _base _cdata".split())
+_TENSORS_OWN = frozenset(
+    (
+        "data grad _grad grad_dtype grad_fn _grad_fn names requires_grad real imag T H mT mH is_leaf volatile "
+        "_backward_hooks _post_accumulate_grad_hooks _base _cdata"
+    ).split()
+)
 
 
 def view(made: Opaque) -> bool:
@@ -81,7 +87,11 @@ def without_memory(made: Opaque) -> bool:
 def moved(made: Opaque) -> bool:
     """A tensor of a device that has no storages: its values on the host, a dtype and the device."""
     args = _args(made, 4)
-    return args is not None and (_is_tensor(args[0]) or isinstance(args[0], Opaque)) and _is_dtype(args[1]) and isinstance(args[3], bool)
+    if args is None or not _is_dtype(args[1]) or not isinstance(args[2], (str, Opaque)) or not isinstance(args[3], bool):
+        return False
+    if made.name.name == "_rebuild_device_tensor_from_numpy":
+        return is_array(args[0])
+    return _is_tensor(args[0])  # whose `to` is called, so that nothing else will do
 
 
 def parameter(made: Opaque) -> bool:

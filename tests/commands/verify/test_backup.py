@@ -10,7 +10,8 @@ import pytest
 import xxhash
 
 from gsvckpt.commands.verify import backup as module
-from gsvckpt.commands.verify.backup import Backup, damaged_name, is_kept_aside, place_for, restore
+from gsvckpt.commands.verify.backup import Backup, place_for, restore
+from gsvckpt.commands.verify.damaged_names import damaged_name, is_kept_aside
 from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files.publish import Target
