@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import random
 import struct
 import tarfile
@@ -11,7 +10,7 @@ import zlib
 from collections import OrderedDict
 
 import torch
-from support.builders import Entry, hparams, pickled, tensor, torch_entries, torch_stream, torch_zip, zipped
+from support.builders import Entry, hparams, pickled, tensor, torch_entries, torch_stream, torch_zip, under_safetensors, zipped
 
 from . import generated
 
@@ -96,18 +95,8 @@ def trailed(rng: random.Random, data: bytes) -> bytes:
 
 def inside_safetensors(rng: random.Random) -> bytes:
     """A safetensors file whose data are a zip; by its length of header it may be a zip for GPT-SoVITS, too."""
-    inner = bytearray(torch_zip(rng.choice([EVIL, _VOICE])))
     length = rng.choice([200, 0x0403 + (1 << 16)]) if rng.random() < 0.9 else 0x04030000 + 0x2020
-    at = inner.rfind(b"PK\x05\x06")
-    count, _, place = struct.unpack_from("<HII", inner, at + 10)
-    struct.pack_into("<I", inner, at + 16, place + 8 + length)
-    for _ in range(count):
-        names = struct.unpack_from("<3H", inner, place + 28)
-        struct.pack_into("<I", inner, place + 42, struct.unpack_from("<I", inner, place + 42)[0] + 8 + length)
-        place += 46 + sum(names)
-    data = bytes(inner) + bytes(rng.choice([0, 10, 66_500, 69_000, 70_500]))
-    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
-    return struct.pack("<Q", length) + header + b" " * (length - len(header)) + data
+    return under_safetensors(torch_zip(rng.choice([EVIL, _VOICE])) + bytes(rng.choice([0, 10, 66_500, 69_000, 70_500])), length)
 
 
 def as_tar(rng: random.Random, data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.builders import Bytes, Entry, Raw, pickled, read, tensor, torch_entries, torch_stream, torch_zip, zipped
+from support.builders import Bytes, Entry, Raw, pickled, read, tensor, torch_entries, torch_stream, torch_zip, under_safetensors, zipped
 from support.verified import ids, verify
 
 import gsvckpt
@@ -217,19 +217,8 @@ def test_the_end_is_not_found_where_torch_gives_up() -> None:
 @pytest.mark.parametrize("far", [0, 66_500, 69_000])
 def test_a_zip_in_a_safetensors_file_that_only_torch_finds(tmp_path: Path, far: int) -> None:
     """The length of the header is 0x0403...., so that with `PK` in front the file is a zip, as GPT-SoVITS reads it."""
-    length = 0x04030000 + 0x2020
-    inner = bytearray(torch_zip(b"\x80\x02" + call(tmp_path / "ran") + b"."))
-    end = inner.rfind(b"PK\x05\x06")
-    count, _, place = struct.unpack_from("<HII", inner, end + 10)
-    struct.pack_into("<I", inner, end + 16, place + 8 + length)
-    for _ in range(count):
-        names = struct.unpack_from("<3H", inner, place + 28)
-        struct.pack_into("<I", inner, place + 42, struct.unpack_from("<I", inner, place + 42)[0] + 8 + length)
-        place += 46 + sum(names)
-    data = bytes(inner) + bytes(far)
-    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
     path = tmp_path / "x.safetensors"
-    path.write_bytes(struct.pack("<Q", length) + header + b" " * (length - len(header)) + data)
+    path.write_bytes(under_safetensors(torch_zip(b"\x80\x02" + call(tmp_path / "ran") + b".") + bytes(far), 0x04030000 + 0x2020))
     try:
         with pytest.raises(GsvError, match="some readers take for something else"), gsvckpt.open(path):
             pass

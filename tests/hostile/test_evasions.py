@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from support.builders import Entry, pickled, tensor, torch_entries, torch_zip, zipped
+from support.builders import Entry, pickled, tensor, torch_entries, torch_zip, under_safetensors, zipped
 from support.verified import verify
 
 from gsvckpt.cli.app import main
@@ -49,20 +49,8 @@ def test_a_pickle_longer_than_anybody_looks_is_no_safetensors(tmp_path: Path) ->
 
 def test_a_zip_under_a_safetensors_header_is_neither(tmp_path: Path, evil: bytes) -> None:
     """GPT-SoVITS writes PK over any first two bytes, so a header length of 0x0403.... makes the file a zip for it."""
-    length = 0x04030000 + 0x2020
-    inner = bytearray(torch_zip(evil))
-    at = inner.rfind(b"PK\x05\x06")
-    count, _, offset = struct.unpack_from("<HII", inner, at + 10)
-    base, place = 8 + length, offset
-    for _ in range(count):
-        names, extra, comment = struct.unpack_from("<3H", inner, place + 28)
-        struct.pack_into("<I", inner, place + 42, struct.unpack_from("<I", inner, place + 42)[0] + base)
-        place += 46 + names + extra + comment
-    struct.pack_into("<I", inner, at + 16, offset + base)
-    header = json.dumps({"a": {"dtype": "U8", "shape": [len(inner)], "data_offsets": [0, len(inner)]}}).encode()
     path = tmp_path / "x.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", length) + header + b" " * (length - len(header)) + inner)
+    path.write_bytes(under_safetensors(torch_zip(evil), 0x04030000 + 0x2020))
     try:
         assert verify(path).status == "unsafe"
     finally:
