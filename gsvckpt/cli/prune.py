@@ -14,12 +14,12 @@ from gsvckpt.cli import trash
 from gsvckpt.cli.computing import make_engine
 from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
 from gsvckpt.commands.prune.classify import look_files
-from gsvckpt.commands.prune.decisions import Policy, Scores
-from gsvckpt.commands.prune.execute import Cleared, Orders, carry_out, check_archive
+from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
-from gsvckpt.commands.prune.plan import PrunePlan, Wishes, excess, plan_prune, unmatched
+from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
+from gsvckpt.commands.prune.policy import Policy, Scores
 from gsvckpt.commands.prune.policy_file import Applied, Policies, read_policies
-from gsvckpt.commands.prune.saves import Group, Unit
+from gsvckpt.commands.prune.saves import Group, Save
 from gsvckpt.commands.prune.trash import alone, find_runs, has_trash, require_trash
 from gsvckpt.commands.verify.manifest import NAME
 from gsvckpt.engine.write import Engine
@@ -149,8 +149,8 @@ def prune(
     policy_of, applied = _policies(folders, rules, policy)
     table = read_table(metrics, metric) if metrics is not None else None
 
-    def scores_of(units: Sequence[Unit], chosen: Policy) -> Scores:
-        return find_scores(units, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
+    def scores_of(saves: Sequence[Save], chosen: Policy) -> Scores:
+        return find_scores(saves, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
 
     for place in places if not dry_run else ():
         require_trash(place)
@@ -159,9 +159,9 @@ def prune(
         trash.settle(places)
     elif any(run.state == "begun" for place in places for run in find_runs(place)):
         print_warning(places[0], "an earlier prune is at work or was interrupted; a real run takes back first what that one moved")
-    wishes = Wishes(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
+    options = PruneOptions(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
     with settings.watch("reading what stays") as bar:
-        plan = plan_prune(folders, wishes, bar)
+        plan = plan_prune(folders, options, bar)
     for failure in plan.inventory.failures:
         print_error(failure)
     for glob in unmatched(plan, rules.keep):
@@ -178,7 +178,7 @@ def prune(
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
         trash.confirm(report.question(plan, purge=purge), yes=yes)
-        orders = Orders(archive, purge, lambda group: policy_of(group).demote_to or "stripped", engine_for, settings.workers)
+        orders = PruneOrders(archive, purge, lambda group: policy_of(group).demote_to or "stripped", engine_for, settings.workers)
         cleared = _carry_out(plan, folders, places, orders, settings)
         worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
     with printing(worst):
@@ -245,7 +245,7 @@ def _own_policies(folder: str) -> Policies:
     return read_policies(path) if os.path.isfile(path) else Policies()
 
 
-def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], orders: Orders, settings: Settings) -> Cleared:
+def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], orders: PruneOrders, settings: Settings) -> Cleared:
     with alone(places):
         if any(run.state != "done" for place in places for run in find_runs(place)):
             why = "another prune was interrupted here while the plan was made"

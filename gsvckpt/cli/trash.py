@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gsvckpt.cli.options import Settings
 from gsvckpt.commands.inspect.result import failure_json
-from gsvckpt.commands.prune.trash import Run, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
+from gsvckpt.commands.prune.trash import TrashRun, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_document, print_error, print_line, printing
@@ -44,7 +44,7 @@ def can_ask() -> bool:
 def undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
     """Bring the last run back. Returns the exit code; raises MissingError where there is none."""
 
-    def work() -> tuple[list[Run], list[GsvError]]:
+    def work() -> tuple[list[TrashRun], list[GsvError]]:
         if dry_run:
             return [run.filled for run in find_last(folders)], []
         with alone(folders):
@@ -59,7 +59,7 @@ def undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
 def empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run: bool, yes: bool) -> int:
     """Free the space of runs at least so many seconds ago. Returns the exit code; raises RefusedError where nobody confirms it."""
 
-    def chosen() -> list[Run]:
+    def chosen() -> list[TrashRun]:
         found = [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
         return [run for run in found if run.state != "begun"]  # what an interrupted one took is not to go
 
@@ -79,7 +79,7 @@ def empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run: 
     return _tell(runs, failures, settings, "would be deleted" if dry_run else "deleted", freed)
 
 
-def _tell(runs: Sequence[Run], failures: Sequence[GsvError], settings: Settings, word: str, freed: int = 0) -> int:
+def _tell(runs: Sequence[TrashRun], failures: Sequence[GsvError], settings: Settings, word: str, freed: int = 0) -> int:
     for failure in failures:
         print_error(failure)
     worst = max((failure.exit_code for failure in failures), default=0)

@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby
 
 from gsvckpt.commands.inspect.result import failure_json
-from gsvckpt.commands.prune.decisions import Decision, Fate, GroupPlan, Policy
-from gsvckpt.commands.prune.demote import Shrunk
+from gsvckpt.commands.prune.decisions import Decision, Fate, GroupPlan
+from gsvckpt.commands.prune.demote import Demoted
 from gsvckpt.commands.prune.execute import Cleared
 from gsvckpt.commands.prune.inventory import STRAYS
 from gsvckpt.commands.prune.plan import PrunePlan
+from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
-from gsvckpt.commands.prune.saves import Unit
-from gsvckpt.commands.prune.trash import Run
+from gsvckpt.commands.prune.saves import Save
+from gsvckpt.commands.prune.trash import TrashRun
 from gsvckpt.report.console import Line, line, print_lines
 from gsvckpt.units import plural, printable, size
 
@@ -46,7 +47,7 @@ def as_json(plan: PrunePlan, applied: Sequence[Applied], cleared: Cleared | None
     return {
         "policy": told[0],
         **({"policies": told} if len(told) > 1 else {}),
-        "groups": [_group_json(group, plan.shrunk) for group in plan.groups],
+        "groups": [_group_json(group, plan.demoted) for group in plan.groups],
         "ignored": [left._asdict() for left in plan.ignored],
         "freed_bytes": plan.freed if cleared is None else cleared.freed,
         "done": cleared is not None,
@@ -59,24 +60,24 @@ def failures_json(plan: PrunePlan, cleared: Cleared | None) -> list[dict[str, ob
     return [failure_json(error) for error in (*plan.inventory.failures, *(cleared.failures if cleared is not None else ()))]
 
 
-def _group_json(group: GroupPlan, shrunk: Mapping[Unit, tuple[Shrunk, ...]]) -> dict[str, object]:
+def _group_json(group: GroupPlan, demoted: Mapping[Save, tuple[Demoted, ...]]) -> dict[str, object]:
     facts: dict[str, object] = {"group": group.group.label, "folder": group.group.folder or "."}
     for fate in _FATES:
-        facts[fate] = [_decision_json(decision, shrunk.get(decision.unit, ())) for decision in group.of(fate)]
+        facts[fate] = [_decision_json(decision, demoted.get(decision.save, ())) for decision in group.of(fate)]
     return {**facts, "note": group.note}
 
 
-def _decision_json(decision: Decision, shrunk: Sequence[Shrunk]) -> dict[str, object]:
-    unit = decision.unit
+def _decision_json(decision: Decision, demoted: Sequence[Demoted]) -> dict[str, object]:
+    save = decision.save
     facts: dict[str, object] = {
-        "paths": list(unit.paths),
+        "paths": list(save.paths),
         "reasons": list(decision.reasons),
-        "bytes": unit.size,
-        "epoch": unit.epoch,
-        "step": unit.step,
+        "bytes": save.size,
+        "epoch": save.epoch,
+        "step": save.step,
     }
     if decision.fate == "demote":
-        facts |= {"bytes_after": sum(one.size for one in shrunk), "outputs": [one.place for one in shrunk]}
+        facts |= {"bytes_after": sum(one.size for one in demoted), "outputs": [one.place for one in demoted]}
     return facts
 
 
@@ -147,10 +148,10 @@ def _group_lines(group: GroupPlan, plan: PrunePlan, *, verbose: bool) -> Iterato
         decisions = group.of(fate)
         shown = decisions if verbose else decisions[:_LISTED]
         for decision in shown:
-            yield from _decision_lines(decision, word, style, plan.shrunk.get(decision.unit, ()))
+            yield from _decision_lines(decision, word, style, plan.demoted.get(decision.save, ()))
         if len(shown) < len(decisions):
             rest = decisions[len(shown) :]
-            total = size(sum(decision.unit.size for decision in rest))
+            total = size(sum(decision.save.size for decision in rest))
             yield line(f"{word:<7} and {len(rest):,} more, {total}; -v lists them", style, 2)
     yield line("")
 
@@ -162,26 +163,26 @@ def _picture(decisions: Sequence[Decision]) -> Iterator[Line]:
     places = [ordered[begin : begin + per] for begin in range(0, len(ordered), per)]
     fates = [min((decision.fate for decision in place), key=_WORTH.index) for place in places]
     which = 0 if (sys.stdout.encoding or "ascii").lower().startswith("utf") else 1
-    parts: list[tuple[str, str]] = [(f"{_age(ordered[0].unit)} ", "dim")]
+    parts: list[tuple[str, str]] = [(f"{_age(ordered[0].save)} ", "dim")]
     parts += [(_MARKS[fate][which] * len(list(run)), _FATES[fate][1]) for fate, run in groupby(fates)]
-    parts.append((f" {_age(ordered[-1].unit)}", "dim"))
+    parts.append((f" {_age(ordered[-1].save)}", "dim"))
     counts = [f"{_MARKS[fate][which]} {word} {number:,}" for fate, (word, _) in _FATES.items() if (number := sum(d.fate == fate for d in ordered))]
     yield Line(tuple(parts), 2)
     yield line("  ".join(counts) + (f"  ({per} a mark)" if per > 1 else ""), "dim", 2)
 
 
-def _age(unit: Unit) -> str:
-    if unit.epoch is not None:
-        return f"e{unit.epoch}"
-    return f"s{unit.step}" if unit.step is not None else ""
+def _age(save: Save) -> str:
+    if save.epoch is not None:
+        return f"e{save.epoch}"
+    return f"s{save.step}" if save.step is not None else ""
 
 
-def _decision_lines(decision: Decision, word: str, style: str, shrunk: Sequence[Shrunk]) -> Iterator[Line]:
-    unit = decision.unit
-    names = " ".join(os.path.basename(path) for path in unit.paths[:2]) + (f" and {len(unit.paths) - 2:,} more" if len(unit.paths) > 2 else "")
-    epoch = f"epoch {unit.epoch}" if unit.epoch is not None else f"step {unit.step}" if unit.step is not None else ""
-    becomes = f" -> {size(sum(one.size for one in shrunk))}" if shrunk else ""
-    facts = f" {size(unit.size):>{_SIZE_WIDTH}}{becomes}  {epoch + '  ' if epoch else ''}{printable(names)}"
+def _decision_lines(decision: Decision, word: str, style: str, demoted: Sequence[Demoted]) -> Iterator[Line]:
+    save = decision.save
+    names = " ".join(os.path.basename(path) for path in save.paths[:2]) + (f" and {len(save.paths) - 2:,} more" if len(save.paths) > 2 else "")
+    epoch = f"epoch {save.epoch}" if save.epoch is not None else f"step {save.step}" if save.step is not None else ""
+    becomes = f" -> {size(sum(one.size for one in demoted))}" if demoted else ""
+    facts = f" {size(save.size):>{_SIZE_WIDTH}}{becomes}  {epoch + '  ' if epoch else ''}{printable(names)}"
     yield Line(((f"{word:<7}", style), (facts, "")), 2)
     yield line(printable("; ".join(decision.reasons)), "dim", 10)
 
@@ -224,6 +225,6 @@ def _quoted(path: str) -> str:
     return shlex.quote(path)
 
 
-def run_json(run: Run) -> dict[str, object]:
+def run_json(run: TrashRun) -> dict[str, object]:
     """A run of the trash that was undone or emptied."""
     return {"run": run.stamp, "root": run.root, "paths": [run.original(step) for step in run.steps]}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import xxhash
 
 from gsvckpt.commands.prune.likeness import Beginning, Likeness, learn, read_beginning, recognise
-from gsvckpt.commands.prune.saves import Member
+from gsvckpt.commands.prune.saves import SaveFile
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool.run import Load, run_each
@@ -36,8 +36,8 @@ _FORMS = {
 class Facts(NamedTuple):
     """What one file is, by its content, or by its name where it cannot be read (`why` says so then). A plain value, for any process."""
 
-    member: Member
-    parts: tuple[Member, ...] = ()
+    file: SaveFile
+    parts: tuple[SaveFile, ...] = ()
     kind: str = "unknown"
     version: str | None = None
     epoch: int | None = None
@@ -63,7 +63,7 @@ class Memory:
             progress = recognise(likeness, beginning, path)
             if progress is not None and (progress.epoch, progress.step) != (None, None):
                 with suppress(OSError):
-                    return facts._replace(member=measure(path), epoch=progress.epoch, step=progress.step)
+                    return facts._replace(file=measure(path), epoch=progress.epoch, step=progress.step)
         return None
 
     def keep(self, path: str, beginning: Beginning, facts: Facts) -> None:
@@ -93,25 +93,25 @@ def look_through(paths: Sequence[str], memory: Memory) -> list[Facts | None]:
 def look(path: str) -> Facts | None:
     """What one file is. None for one that is gone meanwhile."""
     try:
-        member = measure(path)
+        file = measure(path)
         parts = tuple(measure(shard) for shard in shards.members(path)) if shards.is_index(path) else ()
     except OSError:
         return None
     except GsvError as error:
-        return Facts(member, why=error.why, damaged=True)
+        return Facts(file, why=error.why, damaged=True)
     try:
         with open_checkpoint(path) as checkpoint:
             found = examine(checkpoint)
     except GsvError as error:
-        return _by_name(member, parts, error)
+        return _by_name(file, parts, error)
     identity = found.identity
     if found.safety.verdict == "unsafe":
-        return _by_name(member, parts, GsvError("holds code that would run when it is loaded"))
+        return _by_name(file, parts, GsvError("holds code that would run when it is loaded"))
     trained = any(role == "optimizer" for role in found.roles.values()) and _has_state(checkpoint.root, found.roles)
     known = found.official.file.name if found.official is not None else None
     lora = identity.lora_rank is not None
     layout = _layout(found.state) if identity.kind in ANYBODYS else ""
-    return Facts(member, parts, identity.kind, identity.version, identity.progress.epoch, identity.progress.step, trained, lora, known, layout)
+    return Facts(file, parts, identity.kind, identity.version, identity.progress.epoch, identity.progress.step, trained, lora, known, layout)
 
 
 def _layout(state: Mapping[str, Tensor]) -> str:
@@ -123,21 +123,21 @@ def _has_state(root: object, roles: Mapping[object, str]) -> bool:
     return isinstance(root, dict) and any(root.get(key) for key, role in roles.items() if role == "optimizer")
 
 
-def _by_name(member: Member, parts: tuple[Member, ...], error: GsvError) -> Facts:
-    said = parse(member.path)
+def _by_name(file: SaveFile, parts: tuple[SaveFile, ...], error: GsvError) -> Facts:
+    said = parse(file.path)
     kind = _FORMS.get(said.form or "", "unknown")
     if kind == "sovits-weights" and said.rank is not None:
         kind = "sovits-lora"
-    lora = folder_rank(member.path) is not None
-    return Facts(member, parts, kind, epoch=said.epoch, step=said.step, lora=lora, why=error.why, damaged=True)
+    lora = folder_rank(file.path) is not None
+    return Facts(file, parts, kind, epoch=said.epoch, step=said.step, lora=lora, why=error.why, damaged=True)
 
 
-def measure(path: str) -> Member:
+def measure(path: str) -> SaveFile:
     """A file as it is now. Raises OSError."""
     facts = os.stat(path)
     if not stat.S_ISREG(facts.st_mode):
         raise OSError("no regular file")
-    return Member(path, facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink)
+    return SaveFile(path, facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink)
 
 
 _PER_LOOK = 0.0004  # seconds that it takes to see what a file is

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
-from gsvckpt.commands.prune.decisions import DemoteTo
-from gsvckpt.commands.prune.saves import Unit
+from gsvckpt.commands.prune.policy import DemoteTo
+from gsvckpt.commands.prune.saves import Save
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.file import Planned, Rewritten, rewrite
 from gsvckpt.commands.rewrite.migrate import Migration, Steps
@@ -24,7 +24,7 @@ EngineFor = Callable[[Plan], Engine]
 _SMALL = ("sovits-training", "sovits-lora-training", "gpt-training")  # kinds of which GPT-SoVITS saves small weights
 
 
-class Shrunk(NamedTuple):
+class Demoted(NamedTuple):
     """A file that becomes a smaller one: where that is to be, under a name that GPT-SoVITS gives such a file, and its size."""
 
     path: str
@@ -32,41 +32,41 @@ class Shrunk(NamedTuple):
     size: int
 
 
-def plan_demotion(unit: Unit, to: DemoteTo, engine_for: EngineFor, jobs: int) -> tuple[Shrunk, ...]:
-    """What becomes of the unit's files; those that are not in the result have no place in small weights, and go. Raises GsvError where it cannot be.
+def plan_demotion(save: Save, to: DemoteTo, engine_for: EngineFor, jobs: int) -> tuple[Demoted, ...]:
+    """What becomes of the save's files; those that are not in the result have no place in small weights, and go. Raises GsvError where it cannot be.
 
     Sizes are exact: they are laid out as they will be written.
     """
-    if any(member.links > 1 for member in unit.members):
+    if any(file.links > 1 for file in save.files):
         raise RefusedError("has another name (a hard link), so that shrinking it would free nothing")
-    files = _files(unit, to)
+    files = _files(save, to)
     found = []
     for path in files:
-        rehearsal = Destination("weights", path if _strips(unit, to) else None, dry_run=True)  # refuses what the real run would
+        rehearsal = Destination("weights", path if _strips(save, to) else None, dry_run=True)  # refuses what the real run would
         done = _rewrite(path, path, to, engine_for, jobs, rehearsal)
-        place = path if _strips(unit, to) else os.path.join(os.path.dirname(path), os.path.basename(done.output or path))
+        place = path if _strips(save, to) else os.path.join(os.path.dirname(path), os.path.basename(done.output or path))
         if place != path and os.path.lexists(place):
             raise RefusedError(f"{os.path.basename(place)} is there already")
         if done.bytes_after >= os.path.getsize(path):
             raise RefusedError("holds nothing that could go")
-        found.append(Shrunk(path, place, done.bytes_after))
+        found.append(Demoted(path, place, done.bytes_after))
     return tuple(found)
 
 
-def write_demotion(unit: Unit, shrunk: Shrunk, output: str, to: DemoteTo, engine_for: EngineFor, jobs: int) -> None:
+def write_demotion(save: Save, demoted: Demoted, output: str, to: DemoteTo, engine_for: EngineFor, jobs: int) -> None:
     """Write the smaller file to `output`, as old as the other. Raises GsvError or OSError; then nothing is there."""
-    facts = os.stat(shrunk.path)
-    strips = _strips(unit, to)
-    _rewrite(shrunk.path, output, "stripped" if strips else to, engine_for, jobs, Destination("weights", output))
+    facts = os.stat(demoted.path)
+    strips = _strips(save, to)
+    _rewrite(demoted.path, output, "stripped" if strips else to, engine_for, jobs, Destination("weights", output))
     os.utime(output, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
-def _strips(unit: Unit, to: DemoteTo) -> bool:
-    return to == "stripped" or unit.group.kind not in _SMALL
+def _strips(save: Save, to: DemoteTo) -> bool:
+    return to == "stripped" or save.group.kind not in _SMALL
 
 
-def _files(unit: Unit, to: DemoteTo) -> tuple[str, ...]:
-    return unit.paths if _strips(unit, to) else unit.paths[:1]  # of G and D, weights come of G
+def _files(save: Save, to: DemoteTo) -> tuple[str, ...]:
+    return save.paths if _strips(save, to) else save.paths[:1]  # of G and D, weights come of G
 
 
 def _rewrite(path: str, output: str, to: DemoteTo, engine_for: EngineFor, jobs: int, destination: Destination) -> Rewritten:

@@ -10,11 +10,12 @@ from functools import partial
 from typing import NamedTuple
 
 from gsvckpt.commands.prune.classify import measure
-from gsvckpt.commands.prune.decisions import DemoteTo, GroupPlan
-from gsvckpt.commands.prune.demote import EngineFor, Shrunk, write_demotion
+from gsvckpt.commands.prune.decisions import GroupPlan
+from gsvckpt.commands.prune.demote import Demoted, EngineFor, write_demotion
 from gsvckpt.commands.prune.plan import PrunePlan
-from gsvckpt.commands.prune.saves import Group, Member, Unit, freed_by
-from gsvckpt.commands.prune.trash import Run, Step, begin, find_runs, new_stamp
+from gsvckpt.commands.prune.policy import DemoteTo
+from gsvckpt.commands.prune.saves import Group, Save, SaveFile, freed_by
+from gsvckpt.commands.prune.trash import Step, TrashRun, begin, find_runs, new_stamp
 from gsvckpt.commands.verify import manifest
 from gsvckpt.commands.verify.backup import Backup, place_for
 from gsvckpt.commands.verify.manifest import Entry
@@ -31,7 +32,7 @@ _DIGEST = "xxh3_128"
 _TRAINING = "training goes on there, or something else writes: run it again later"
 
 
-class Orders(NamedTuple):
+class PruneOrders(NamedTuple):
     """How a plan is carried out: where files are copied first, whether they are gone at once, and what makes files smaller."""
 
     archive: str | None
@@ -43,18 +44,18 @@ class Orders(NamedTuple):
 
 @dataclass(slots=True)
 class Cleared:
-    """What became of a plan: bytes freed (or that emptying the trash frees), units that went or shrank, the trash's runs, and what failed."""
+    """What became of a plan: bytes freed (or that emptying the trash frees), saves that went or shrank, the trash's runs, and what failed."""
 
     freed: int = 0
-    gone: list[Unit] = field(default_factory=list)
-    smaller: list[Unit] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    gone: list[Save] = field(default_factory=list)
+    smaller: list[Save] = field(default_factory=list)
+    runs: list[TrashRun] = field(default_factory=list)
     failures: list[GsvError] = field(default_factory=list)
 
 
-def carry_out(plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: Progress) -> Cleared:
+def carry_out(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progress: Progress) -> Cleared:
     """Do what the plan says; who calls holds the trash (see `trash.alone`). A group in which something changed meanwhile is left alone, and a file
-    that fails stays, with all of its unit.
+    that fails stays, with all files of its save.
 
     Never raises for a file; what failed is in the result. Raises OutputError where the journal cannot be written: then nothing has changed.
     """
@@ -67,7 +68,7 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: P
     for root, steps in [*((root, steps) for _, root, steps in with_steps), *((root, [step]) for root, step in manifests)]:
         steps_below.setdefault(root, []).extend(steps)
     stamp = new_stamp(max((run.stamp for folder in {*clear.roots, *steps_below} for run in find_runs(folder)), default=""))
-    runs: dict[str, Run] = {}
+    runs: dict[str, TrashRun] = {}
     try:
         for root, steps in steps_below.items():
             runs[root] = begin(root, steps, stamp)
@@ -79,8 +80,8 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: P
         for run in runs.values():
             run.restore()
         raise
-    went = [member for unit in (*done.gone, *done.smaller) for member in unit.members]
-    done.freed = freed_by(went) - sum(one.size for unit in done.smaller for one in plan.shrunk[unit])
+    went = [file for save in (*done.gone, *done.smaller) for file in save.files]
+    done.freed = freed_by(went) - sum(one.size for save in done.smaller for one in plan.demoted[save])
     for run in runs.values():
         run.finish()
         if not run.holds_files:
@@ -97,15 +98,15 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: P
 class _Clearing:
     """The state of one run."""
 
-    def __init__(self, plan: PrunePlan, paths: Sequence[str], orders: Orders, progress: Progress, done: Cleared) -> None:
+    def __init__(self, plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progress: Progress, done: Cleared) -> None:
         self.plan, self.orders, self.progress, self.done = plan, orders, progress, done
         self.roots = [path for path in paths if os.path.isdir(path)]
         self.archive = Backup(orders.archive) if orders.archive is not None else None
         self.mounts = _mounts()
-        self.known: dict[str, dict[str, Member]] = {}
-        for unit in plan.inventory.units:
-            for member in unit.members:
-                self.known.setdefault(os.path.dirname(member.path), {})[member.path] = member
+        self.known: dict[str, dict[str, SaveFile]] = {}
+        for save in plan.inventory.saves:
+            for file in save.files:
+                self.known.setdefault(os.path.dirname(file.path), {})[file.path] = file
         self.expected = {os.path.normpath(left.path) for left in plan.inventory.ignored}
 
     def root_of(self, folder: str) -> str:
@@ -125,16 +126,16 @@ class _Clearing:
             return os.path.relpath(os.path.abspath(path), root)
 
         found = []
-        for unit in _doomed(group):
-            places = {one.path: below(one.place) for one in self.plan.shrunk.get(unit, ())}
-            found += [Step(below(member.path), member.size, member.mtime_ns, places.get(member.path, "")) for member in unit.members]
+        for save in _doomed(group):
+            places = {one.path: below(one.place) for one in self.plan.demoted.get(save, ())}
+            found += [Step(below(file.path), file.size, file.mtime_ns, places.get(file.path, "")) for file in save.files]
         return root, found
 
     def manifest_steps(self, groups: Sequence[GroupPlan]) -> list[tuple[str, Step]]:
         """The trash's parent and the step for each manifest that names files which go: one for a folder, however many groups are in it."""
         going: dict[str, set[str]] = {}
         for group in groups:
-            going.setdefault(group.group.folder, set()).update(os.path.basename(path) for unit in _doomed(group) for path in unit.paths)
+            going.setdefault(group.group.folder, set()).update(os.path.basename(path) for save in _doomed(group) for path in save.paths)
         found = []
         for folder, names in going.items():
             path = os.path.join(folder, manifest.NAME)
@@ -144,19 +145,19 @@ class _Clearing:
                 found.append((root, Step(place, facts.st_size, facts.st_mtime_ns, place)))
         return found
 
-    def clear(self, group: GroupPlan, run: Run, steps: Sequence[Step]) -> None:
-        """Carry out one group, oldest units first."""
+    def clear(self, group: GroupPlan, run: TrashRun, steps: Sequence[Step]) -> None:
+        """Carry out one group, oldest saves first."""
         by_path = {run.original(step): step for step in steps}
         try:
             self._require_same(group)
         except GsvError as error:
             self.done.failures.append(error)
             return
-        for unit in reversed(_doomed(group)):
+        for save in reversed(_doomed(group)):
             try:
-                self._clear_unit(unit, run, by_path)
-            except (GsvError, OSError) as caught:  # noqa: PERF203 - one unit that fails must not stop the others
-                self.done.failures.append(_named(caught, unit.paths[0]))
+                self._clear_save(save, run, by_path)
+            except (GsvError, OSError) as caught:  # noqa: PERF203 - one save that fails must not stop the others
+                self.done.failures.append(_named(caught, save.paths[0]))
 
     def _require_same(self, group: GroupPlan) -> None:
         """Raise ChangedError where the folder is not what the plan was made for."""
@@ -166,47 +167,47 @@ class _Clearing:
         come = sorted(now - set(then))
         if come and any(_is_below(folder, root) for root in self.roots):  # of files that were named, others are nobody's concern
             raise ChangedError("came while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
-        for path, member in then.items():
+        for path, file in then.items():
             if path not in self.expected:
-                _require_unchanged(path, member)
+                _require_unchanged(path, file)
 
-    def _clear_unit(self, unit: Unit, run: Run, steps: Mapping[str, Step]) -> None:
-        for member in unit.members:
-            _require_unchanged(member.path, member)
+    def _clear_save(self, save: Save, run: TrashRun, steps: Mapping[str, Step]) -> None:
+        for file in save.files:
+            _require_unchanged(file.path, file)
             if self.archive is not None:
-                self._store(self.archive, member)
-        shrunk = {one.path: one for one in self.plan.shrunk.get(unit, ())}
+                self._store(self.archive, file)
+        demoted = {one.path: one for one in self.plan.demoted.get(save, ())}
         taken: list[Step] = []
         try:
-            for member in unit.members:
-                taken.append(steps[os.path.abspath(member.path)])
-                if member.path in shrunk:
-                    run.replace(taken[-1], partial(self._shrink, unit, shrunk[member.path]))
+            for file in save.files:
+                taken.append(steps[os.path.abspath(file.path)])
+                if file.path in demoted:
+                    run.replace(taken[-1], partial(self._shrink, save, demoted[file.path]))
                 else:
                     run.take(taken[-1])
-        except BaseException:  # half a unit is of no use to anybody
+        except BaseException:  # half a save is of no use to anybody
             for step in reversed(taken):
                 run.put_back(step)
             raise
-        self.expected |= {*unit.paths, *(os.path.normpath(one.place) for one in shrunk.values())}
-        (self.done.smaller if shrunk else self.done.gone).append(unit)
-        self.progress.advance(unit.size)
+        self.expected |= {*save.paths, *(os.path.normpath(one.place) for one in demoted.values())}
+        (self.done.smaller if demoted else self.done.gone).append(save)
+        self.progress.advance(save.size)
 
-    def _shrink(self, unit: Unit, shrunk: Shrunk, output: str) -> None:
-        write_demotion(unit, shrunk, output, self.orders.demote_to(unit.group), self.orders.engine_for, self.orders.jobs)
+    def _shrink(self, save: Save, demoted: Demoted, output: str) -> None:
+        write_demotion(save, demoted, output, self.orders.demote_to(save.group), self.orders.engine_for, self.orders.jobs)
 
-    def _store(self, archive: Backup, member: Member) -> None:
-        with open_source(member.path) as source:
+    def _store(self, archive: Backup, file: SaveFile) -> None:
+        with open_source(file.path) as source:
             digests = digest_file(source, frozenset({_DIGEST}), self.orders.jobs, self.progress)
-        entry = Entry(os.path.basename(member.path), member.size, member.mtime_ns, digests=digests)
-        root = next((root for root in self.roots if _is_below(member.path, root)), None)
-        archive.store(member.path, place_for(member.path, root), entry, None, self.progress, reread=True)
+        entry = Entry(os.path.basename(file.path), file.size, file.mtime_ns, digests=digests)
+        root = next((root for root in self.roots if _is_below(file.path, root)), None)
+        archive.store(file.path, place_for(file.path, root), entry, None, self.progress, reread=True)
 
-    def forget(self, run: Run, step: Step) -> None:
+    def forget(self, run: TrashRun, step: Step) -> None:
         """Take the entries of files that went out of the folder's manifest, where they would count as lost."""
         original = run.original(step)
         folder = os.path.dirname(original)
-        paths = (os.path.abspath(path) for unit in (*self.done.gone, *self.done.smaller) for path in unit.paths)
+        paths = (os.path.abspath(path) for save in (*self.done.gone, *self.done.smaller) for path in save.paths)
         gone = {os.path.basename(path) for path in paths if os.path.dirname(path) == folder}
 
         def make(path: str) -> None:
@@ -243,17 +244,17 @@ def _recorded(path: str) -> frozenset[str]:
     return frozenset(found.entries) if found is not None else frozenset()
 
 
-def _doomed(group: GroupPlan) -> list[Unit]:
-    return [decision.unit for decision in group.decisions if decision.fate != "keep"]
+def _doomed(group: GroupPlan) -> list[Save]:
+    return [decision.save for decision in group.decisions if decision.fate != "keep"]
 
 
-def _require_unchanged(path: str, member: Member) -> None:
+def _require_unchanged(path: str, file: SaveFile) -> None:
     """Raise ChangedError unless a file is what it was when it was looked at."""
     try:
         now = measure(path)
     except OSError:
         raise ChangedError("went away while the plan was made", path=path, hint=_TRAINING) from None
-    if (now.size, now.mtime_ns, now.inode) != (member.size, member.mtime_ns, member.inode):
+    if (now.size, now.mtime_ns, now.inode) != (file.size, file.mtime_ns, file.inode):
         raise ChangedError("changed while the plan was made", path=path, hint=_TRAINING)
 
 

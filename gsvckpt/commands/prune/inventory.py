@@ -1,4 +1,4 @@
-"""What folders hold for retention: units of files in their groups, and whatever is left alone, with the reason."""
+"""What folders hold for retention: saves of files in their groups, and whatever is left alone, with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gsvckpt.commands.prune.classify import ANYBODYS, Facts, measure
 from gsvckpt.commands.prune.guards import Guards
-from gsvckpt.commands.prune.saves import Group, Unit
+from gsvckpt.commands.prune.saves import Group, Save
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.engine.discover import find_files
 from gsvckpt.errors import GsvError
@@ -42,12 +42,12 @@ class Ignored(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """`units` with their groups, those called `STRAYS` what interrupted saves left; `damaged`, units that count for no rule, and why; `ignored`;
+    """`saves` with their groups, those called `STRAYS` what interrupted saves left; `damaged`, saves that count for no rule, and why; `ignored`;
     `failures` of folders; `folders` as they were named.
     """
 
-    units: tuple[Unit, ...]
-    damaged: Mapping[Unit, str]
+    saves: tuple[Save, ...]
+    damaged: Mapping[Save, str]
     ignored: tuple[Ignored, ...]
     failures: tuple[GsvError, ...]
     folders: tuple[str, ...]
@@ -70,9 +70,9 @@ def take_inventory(paths: Sequence[str], look_all: LookAll, now: float | None = 
     real = [path for path in _once(files) if _is_real(path, paths, links, ignored)]
     strays = {path for path in real if is_stray(path) and _is_workplace(os.path.dirname(path))}
     facts = [one for one in look_all([path for path in real if path not in strays]) if one is not None]
-    units, damaged = _sort(facts, guards, links, ignored)
-    units += _strays(sorted(strays), guards, ignored, time.time() if now is None else now)
-    return Inventory(tuple(units), damaged, tuple(ignored), found.failures, tuple(folders))
+    saves, damaged = _sort(facts, guards, links, ignored)
+    saves += _strays(sorted(strays), guards, ignored, time.time() if now is None else now)
+    return Inventory(tuple(saves), damaged, tuple(ignored), found.failures, tuple(folders))
 
 
 def _linked(folder: str) -> list[str]:
@@ -111,72 +111,72 @@ def _is_real(path: str, roots: Sequence[str], links: dict[str, list[str]], ignor
     return False
 
 
-def _sort(facts: Sequence[Facts], guards: Guards, links: Mapping[str, list[str]], ignored: list[Ignored]) -> tuple[list[Unit], dict[Unit, str]]:
+def _sort(facts: Sequence[Facts], guards: Guards, links: Mapping[str, list[str]], ignored: list[Ignored]) -> tuple[list[Save], dict[Save, str]]:
     """Put files of one save together, and saves into groups."""
-    saves: dict[object, list[Facts]] = {}
+    together: dict[object, list[Facts]] = {}
     for one in facts:
         if one.kind == "torchscript" or (one.kind == "unknown" and not one.damaged):
-            ignored.append(Ignored(one.member.path, "is no checkpoint that training wrote"))
+            ignored.append(Ignored(one.file.path, "is no checkpoint that training wrote"))
         elif one.kind == "unknown":
-            ignored.append(Ignored(one.member.path, one.why))
+            ignored.append(Ignored(one.file.path, one.why))
         else:
-            saves.setdefault(_save(one), []).append(one)
-    versions = _versions(saves.values())
+            together.setdefault(_save_of(one), []).append(one)
+    versions = _versions(together.values())
     shared = Counter(part.path for one in facts for part in one.parts)
-    made = [_unit(members, versions, guards, links, shared) for members in saves.values()]
-    units = _with_places([unit for unit, _ in made])
-    return units, {unit: why for unit, (_, why) in zip(units, made, strict=True) if why}
+    made = [_make_save(files, versions, guards, links, shared) for files in together.values()]
+    saves = _with_places([save for save, _ in made])
+    return saves, {save: why for save, (_, why) in zip(saves, made, strict=True) if why}
 
 
-def _save(one: Facts) -> object:
+def _save_of(one: Facts) -> object:
     """What files of one save have in common: G and D their folder and number, any other file nothing."""
-    folder, name = os.path.split(one.member.path)
+    folder, name = os.path.split(one.file.path)
     match = _PAIR.fullmatch(name) if _TRAINING.get(one.kind) == "sovits-training" else None
-    return (folder, match["begin"], match["end"]) if match is not None else one.member.path
+    return (folder, match["begin"], match["end"]) if match is not None else one.file.path
 
 
-def _versions(saves: Collection[list[Facts]]) -> dict[str, str]:
+def _versions(together: Collection[list[Facts]]) -> dict[str, str]:
     """The version of the SoVITS runs, by folder, as the generators in it tell it: a discriminator is the same in v1 and v2."""
     found: dict[str, set[str]] = {}
-    for members in saves:
-        for one in members:
+    for files in together:
+        for one in files:
             if one.version is not None and _TRAINING.get(one.kind) is not None and one.kind != "sovits-discriminator-training":
-                found.setdefault(os.path.dirname(one.member.path), set()).add(one.version)
+                found.setdefault(os.path.dirname(one.file.path), set()).add(one.version)
     return {folder: next(iter(told)) for folder, told in found.items() if len(told) == 1}
 
 
-def _unit(
-    members: list[Facts], versions: Mapping[str, str], guards: Guards, links: Mapping[str, list[str]], shared: Mapping[str, int]
-) -> tuple[Unit, str]:
-    members = sorted(members, key=lambda one: one.kind != "sovits-generator-training")
-    first = members[0]
-    folder, name = os.path.split(first.member.path)
-    told = next((one.version for one in members if one.version is not None and one.kind != "sovits-discriminator-training"), None)
-    place = os.path.abspath(first.member.path)  # `.` tells nothing of the experiment that it is in
+def _make_save(
+    files: list[Facts], versions: Mapping[str, str], guards: Guards, links: Mapping[str, list[str]], shared: Mapping[str, int]
+) -> tuple[Save, str]:
+    files = sorted(files, key=lambda one: one.kind != "sovits-generator-training")
+    first = files[0]
+    folder, name = os.path.split(first.file.path)
+    told = next((one.version for one in files if one.version is not None and one.kind != "sovits-discriminator-training"), None)
+    place = os.path.abspath(first.file.path)  # `.` tells nothing of the experiment that it is in
     stated = folder_version(place)
     kind = _KINDS.get(first.kind, first.kind)
-    if kind == "sovits-training" and any(one.lora for one in members):
+    if kind == "sovits-training" and any(one.lora for one in files):
         kind = "sovits-lora-training"
-    known_kinds = {one.kind for one in members}
+    known_kinds = {one.kind for one in files}
     version = told or versions.get(folder) or (stated[0] if stated else first.version)
     group = Group(folder, _group_name(place, kind), kind, version, first.layout)
     reasons: list[str] = ["the best model of a bundle"] if name == BEST else []
-    for one in members:
-        reasons += guards.of(one.member.path, base=first.kind not in _KINDS, known=one.official)
+    for one in files:
+        reasons += guards.of(one.file.path, base=first.kind not in _KINDS, known=one.official)
         reasons += [f"{os.path.basename(part.path)} is of another index, too" for part in one.parts if shared[part.path] > 1][:1]
-        reasons += [f"{link} links to it" for link in (links.get(os.path.realpath(one.member.path), ()) if links else ())]
-    why = next((f"{os.path.basename(one.member.path)} {one.why}" if len(members) > 1 else one.why for one in members if one.why), "")
+        reasons += [f"{link} links to it" for link in (links.get(os.path.realpath(one.file.path), ()) if links else ())]
+    why = next((f"{os.path.basename(one.file.path)} {one.why}" if len(files) > 1 else one.why for one in files if one.why), "")
     if not why and known_kinds == {"sovits-discriminator-training"}:
         why = "its G is not there"
-    unit = Unit(
+    save = Save(
         group,
-        tuple(member for one in members for member in (one.member, *one.parts)),
+        tuple(file for one in files for file in (one.file, *one.parts)),
         first.epoch,
         first.step,
-        any(one.trained for one in members),
+        any(one.trained for one in files),
         tuple(dict.fromkeys(reasons)),
     )
-    return unit, why
+    return save, why
 
 
 def _group_name(path: str, kind: str) -> str:
@@ -196,30 +196,30 @@ def _group_name(path: str, kind: str) -> str:
     return (split(os.path.dirname(folder)) or ("",))[-1] if parent in _INNER else parent
 
 
-def _with_places(units: Sequence[Unit]) -> list[Unit]:
+def _with_places(saves: Sequence[Save]) -> list[Save]:
     """Units whose place in the order nobody knows, while that of others in their group is known, are guarded."""
-    known = {unit.group for unit in units if unit.epoch is not None or unit.step is not None}
+    known = {save.group for save in saves if save.epoch is not None or save.step is not None}
     return [
-        unit
-        if unit.epoch is not None or unit.step is not None or unit.group not in known
-        else Unit(unit.group, unit.members, None, None, unit.trained, (*unit.guards, "does not tell its epoch, as others here do"))
-        for unit in units
+        save
+        if save.epoch is not None or save.step is not None or save.group not in known
+        else Save(save.group, save.files, None, None, save.trained, (*save.guards, "does not tell its epoch, as others here do"))
+        for save in saves
     ]
 
 
-def _strays(paths: Sequence[str], guards: Guards, ignored: list[Ignored], now: float) -> list[Unit]:
+def _strays(paths: Sequence[str], guards: Guards, ignored: list[Ignored], now: float) -> list[Save]:
     """What interrupted saves of GPT-SoVITS left behind (utils.py:67-72); nothing ever reads them."""
     found = []
     for path in paths:
         try:
-            member = measure(path)
+            file = measure(path)
         except OSError:
             continue
         guarded = guards.of(path, base=False, known=None)
         if guarded:
             ignored.append(Ignored(path, guarded[0]))
-        elif now - member.mtime_ns / 1e9 < _STRAY_SECONDS:
+        elif now - file.mtime_ns / 1e9 < _STRAY_SECONDS:
             ignored.append(Ignored(path, "may be being saved just now"))
         else:
-            found.append(Unit(Group(os.path.dirname(path), STRAYS, STRAYS), (member,)))
+            found.append(Save(Group(os.path.dirname(path), STRAYS, STRAYS), (file,)))
     return found

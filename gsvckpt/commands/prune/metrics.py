@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.prune.decisions import Scores
 from gsvckpt.commands.prune.metric_files import Table, find_column, read_table
-from gsvckpt.commands.prune.saves import Unit
+from gsvckpt.commands.prune.policy import Scores
+from gsvckpt.commands.prune.saves import Save
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError, did_you_mean
 from gsvckpt.sovits.lightning import Callback, read_callbacks
@@ -48,20 +48,20 @@ class _Found(NamedTuple):
     """What one source says."""
 
     metric: str
-    values: Mapping[Unit, float]
+    values: Mapping[Save, float]
     mode: Mode | None = None
 
 
-def find_scores(units: Sequence[Unit], wanted: Wanted) -> Scores:
-    """The scores of one group's units from the first source that has any: the table, the files' own callbacks, event files near them.
+def find_scores(saves: Sequence[Save], wanted: Wanted) -> Scores:
+    """The scores of one group's saves from the first source that has any: the table, the files' own callbacks, event files near them.
 
     NaN and infinity are none. Raises UsageError where it takes more to know which metric is meant, or whether low values are good, and MissingError
     where event files cannot be read for want of a library.
     """
     table, metric = wanted.table, wanted.metric
     for find in (_in_table, _in_callbacks, _in_events):
-        found = find(units, wanted)
-        values = {unit: found.values[unit] for unit in units if math.isfinite(found.values.get(unit, math.nan))}
+        found = find(saves, wanted)
+        values = {save: found.values[save] for save in saves if math.isfinite(found.values.get(save, math.nan))}
         if values:
             return Scores(found.metric, _mode(found, wanted) == "min", values)
     if table is not None and metric is not None and metric not in table.columns:
@@ -87,33 +87,33 @@ def _mode(found: _Found, wanted: Wanted) -> Mode:
 # --- the sources --------------------------------------------------------------------------------------------------------------------------------
 
 
-def _in_table(units: Sequence[Unit], wanted: Wanted) -> _Found:
-    if wanted.table is None or not units:
+def _in_table(saves: Sequence[Save], wanted: Wanted) -> _Found:
+    if wanted.table is None or not saves:
         return _Found("", {})
-    rows = tuple(wanted.table.rows_of(units[0].group.name))
+    rows = tuple(wanted.table.rows_of(saves[0].group.name))
     metric = wanted.metric or find_column(wanted.table, rows)
     log = [Logged(row.number(metric), row.whole("step"), row.whole("epoch"), row.places.get("file")) for row in rows if metric in row.cells]
     told = {basename(one.file): one.value for one in log if one.file is not None}
-    by_file = {unit: told[name] for unit in units for name in map(basename, unit.paths) if name in told}
-    return _Found(metric, by_file or _by_step(units, log) or _by_epoch(units, log))
+    by_file = {save: told[name] for save in saves for name in map(basename, save.paths) if name in told}
+    return _Found(metric, by_file or _by_step(saves, log) or _by_epoch(saves, log))
 
 
-def _in_callbacks(units: Sequence[Unit], wanted: Wanted) -> _Found:
+def _in_callbacks(saves: Sequence[Save], wanted: Wanted) -> _Found:
     """The newest files know the scores of those before them, as long as Lightning called them the best."""
     values: dict[str, float] = {}
-    missing = {basename(unit.paths[0]) for unit in units}
+    missing = {basename(save.paths[0]) for save in saves}
     newest: Callback | None = None
-    for unit in sorted(units, key=lambda unit: unit.age, reverse=True):
-        if not missing or unit.group.kind.startswith("sovits-"):  # those are none of Lightning's
+    for save in sorted(saves, key=lambda save: save.age, reverse=True):
+        if not missing or save.group.kind.startswith("sovits-"):  # those are none of Lightning's
             break
-        callback = _read_callback(unit.paths[0], wanted.metric if newest is None else newest.monitor)
+        callback = _read_callback(save.paths[0], wanted.metric if newest is None else newest.monitor)
         if callback is not None:
             newest = newest or callback
-            own = {basename(unit.paths[0]): callback.current} if callback.current is not None and _is_own(unit, callback) else {}
+            own = {basename(save.paths[0]): callback.current} if callback.current is not None and _is_own(save, callback) else {}
             told = {**own, **callback.scores}
             values |= {name: told[name] for name in missing & told.keys()}
             missing -= told.keys()
-    found = {unit: values[name] for unit in units if (name := basename(unit.paths[0])) in values}
+    found = {save: values[name] for save in saves if (name := basename(save.paths[0])) in values}
     return _Found("", {}) if newest is None else _Found(newest.monitor or "", found, newest.mode)
 
 
@@ -127,21 +127,21 @@ def _read_callback(path: str, metric: str | None) -> Callback | None:
     return found[0] if found else None
 
 
-def _is_own(unit: Unit, callback: Callback) -> bool:
+def _is_own(save: Save, callback: Callback) -> bool:
     """Whether the current score is that of the file it stands in: not where it belongs to a file of another step, as in a `last.ckpt`."""
     names = [name for name, score in callback.scores.items() if score == callback.current]
-    return not names or unit.step in [parse(name).step for name in names]
+    return not names or save.step in [parse(name).step for name in names]
 
 
-def _in_events(units: Sequence[Unit], wanted: Wanted) -> _Found:
+def _in_events(saves: Sequence[Save], wanted: Wanted) -> _Found:
     from gsvckpt.commands.prune.tensorboard import find_event_files, read_events  # few need them
 
     metric = wanted.metric
-    for paths in find_event_files(units[0].group) if metric and units else ():
+    for paths in find_event_files(saves[0].group) if metric and saves else ():
         events = read_events(paths, {metric or "", _EPOCH})
         epochs = {event.step: int(event.value) + 1 for event in events if event.tag == _EPOCH and math.isfinite(event.value)}
         log = [Logged(e.value, e.step, epochs.get(e.step) if epochs else e.step, None, e.time) for e in events if e.tag == metric]
-        values = _by_epoch(units, log) if all(unit.step is None for unit in units) else _by_step(units, log)
+        values = _by_epoch(saves, log) if all(save.step is None for save in saves) else _by_step(saves, log)
         if values:
             return _Found(metric or "", values)
     return _Found("", {})
@@ -150,36 +150,36 @@ def _in_events(units: Sequence[Unit], wanted: Wanted) -> _Found:
 # --- from logged values to saves ---------------------------------------------------------------------------------------------------------------
 
 
-def _by_step(units: Sequence[Unit], log: Sequence[Logged]) -> dict[Unit, float]:
+def _by_step(saves: Sequence[Save], log: Sequence[Logged]) -> dict[Save, float]:
     """What was logged last since the save before, or since as many steps before as there usually are between two.
 
     Few values are logged at the step of a save: Lightning logs an epoch's one step before, GPT-SoVITS every 100 steps.
     """
-    steps = sorted({unit.step for unit in units if unit.step is not None})
+    steps = sorted({save.step for save in saves if save.step is not None})
     gaps = sorted(later - earlier for earlier, later in pairwise(steps))
     usual = gaps[(len(gaps) - 1) // 2] if gaps else 1
     since = {step: max(step - usual, before) for before, step in pairwise([-1, *steps])}
     placed = [(one.step, one) for one in log if one.step is not None]
-    return _last(placed, [(unit, since[unit.step], unit.step) for unit in units if unit.step is not None])
+    return _last(placed, [(save, since[save.step], save.step) for save in saves if save.step is not None])
 
 
-def _by_epoch(units: Sequence[Unit], log: Sequence[Logged]) -> dict[Unit, float]:
+def _by_epoch(saves: Sequence[Save], log: Sequence[Logged]) -> dict[Save, float]:
     placed = [(one.epoch, one) for one in log if one.epoch is not None]
-    return _last(placed, [(unit, unit.epoch - 1, unit.epoch) for unit in units if unit.epoch is not None])
+    return _last(placed, [(save, save.epoch - 1, save.epoch) for save in saves if save.epoch is not None])
 
 
-def _last(placed: Sequence[tuple[int, Logged]], wanted: Sequence[tuple[Unit, int, int]]) -> dict[Unit, float]:
-    """For each unit the last value logged in a stretch, from behind its first number to its last one.
+def _last(placed: Sequence[tuple[int, Logged]], wanted: Sequence[tuple[Save, int, int]]) -> dict[Save, float]:
+    """For each save the last value logged in a stretch, from behind its first number to its last one.
 
-    A training that was run again logged it again; of values at the same place those count that were there when the unit was saved.
+    A training that was run again logged it again; of values at the same place those count that were there when the save was saved.
     """
     order = sorted(range(len(placed)), key=lambda index: placed[index][0])
     numbers = [placed[index][0] for index in order]
     found = {}
-    for unit, after, until in wanted:
+    for save, after, until in wanted:
         mine = order[bisect_right(numbers, after) : bisect_right(numbers, until)]
         mine.sort(key=lambda index: (placed[index][1].time, placed[index][0], index))
-        by_then = [index for index in mine if placed[index][1].time <= unit.mtime_ns / 1e9 + _LATE]
+        by_then = [index for index in mine if placed[index][1].time <= save.mtime_ns / 1e9 + _LATE]
         if mine:
-            found[unit] = placed[(by_then or mine)[-1]][1].value
+            found[save] = placed[(by_then or mine)[-1]][1].value
     return found

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gsvckpt.commands.prune.decisions import Decision, GroupPlan, Policy, Scores, decide, matches
-from gsvckpt.commands.prune.demote import EngineFor, Shrunk, plan_demotion
+from gsvckpt.commands.prune.decisions import Decision, GroupPlan, decide, matches
+from gsvckpt.commands.prune.demote import Demoted, EngineFor, plan_demotion
 from gsvckpt.commands.prune.inventory import STRAYS, Ignored, Inventory, LookAll, take_inventory
-from gsvckpt.commands.prune.saves import Group, Unit, freed_by
+from gsvckpt.commands.prune.policy import Policy, Scores
+from gsvckpt.commands.prune.saves import Group, Save, freed_by
 from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.findings import select_checks
 from gsvckpt.commands.verify.result import Expected, Options
@@ -24,11 +25,11 @@ _SOUND = "container,record,pickle,tensor,-tensor.range"
 _STRAY = "an interrupted save left it, and nothing reads it"
 
 
-class Wishes(NamedTuple):
+class PruneOptions(NamedTuple):
     """What a prune is to go by. `policy_of` and `scores_of` are asked for each group, `engine_for` for each file that is to shrink."""
 
     policy_of: Callable[[Group], Policy]
-    scores_of: Callable[[Sequence[Unit], Policy], Scores]
+    scores_of: Callable[[Sequence[Save], Policy], Scores]
     engine_for: EngineFor
     look_all: LookAll
     jobs: int = 1
@@ -36,11 +37,11 @@ class Wishes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What stays, goes and shrinks. `freed` are the bytes that this comes to; `shrunk` what demoted files become; `ignored` is left alone."""
+    """What stays, goes and shrinks. `freed` are the bytes that this comes to; `demoted` what demoted files become; `ignored` is left alone."""
 
     inventory: Inventory
     groups: tuple[GroupPlan, ...]
-    shrunk: Mapping[Unit, tuple[Shrunk, ...]]
+    demoted: Mapping[Save, tuple[Demoted, ...]]
     ignored: tuple[Ignored, ...]
     freed: int
 
@@ -55,7 +56,7 @@ class PrunePlan:
         return tuple(dict.fromkeys(group.group.folder for group in self.groups if group.of("remove") or group.of("demote")))
 
 
-def plan_prune(paths: Sequence[str], wishes: Wishes, progress: Progress) -> PrunePlan:
+def plan_prune(paths: Sequence[str], options: PruneOptions, progress: Progress) -> PrunePlan:
     """Plan a prune of folders and files. Whatever is kept in the place of something that goes is read whole first, and does not count if damaged.
 
     Raises MissingError where there is no checkpoint at all, and RefusedError where the policy would empty a group.
@@ -64,47 +65,47 @@ def plan_prune(paths: Sequence[str], wishes: Wishes, progress: Progress) -> Prun
         above, _, inside = os.path.abspath(path).partition(f"{os.sep}{TRASH}")
         if inside[:1] in ("", os.sep) and above != os.path.abspath(path):
             raise RefusedError("lies in the trash of gsvckpt", path=path, hint=f"gsvckpt prune {shlex.quote(above)} --undo, or --empty-trash")
-    inventory = take_inventory(paths, wishes.look_all)
-    if not inventory.units:
+    inventory = take_inventory(paths, options.look_all)
+    if not inventory.saves:
         raise _nothing(paths, inventory)
-    units = [unit for unit in inventory.units if unit.group.kind != STRAYS]
-    strays = [unit for unit in inventory.units if unit.group.kind == STRAYS]
+    saves = [save for save in inventory.saves if save.group.kind != STRAYS]
+    strays = [save for save in inventory.saves if save.group.kind == STRAYS]
     damaged = dict(inventory.damaged)
-    known: set[Unit] = set()
+    known: set[Save] = set()
     scores: dict[Group, Scores] = {}
-    members: dict[Group, list[Unit]] = {}
-    for unit in units:
-        members.setdefault(unit.group, []).append(unit)
+    saves_of: dict[Group, list[Save]] = {}
+    for save in saves:
+        saves_of.setdefault(save.group, []).append(save)
 
     def scores_of(group: Group) -> Scores:
         if group not in scores:
-            scores[group] = wishes.scores_of(members[group], wishes.policy_of(group))
+            scores[group] = options.scores_of(saves_of[group], options.policy_of(group))
         return scores[group]
 
     while True:
-        groups = decide(units, wishes.policy_of, scores_of, damaged)
-        doubtful = [unit for unit in _needed(groups) if unit not in known]
+        groups = decide(saves, options.policy_of, scores_of, damaged)
+        doubtful = [save for save in _needed(groups) if save not in known]
         if not doubtful:
             break
         known.update(doubtful)
-        damaged |= _find_damaged(doubtful, wishes.jobs, progress)
-    groups, shrunk = _with_demotions(groups, wishes)
+        damaged |= _find_damaged(doubtful, options.jobs, progress)
+    groups, demoted = _with_demotions(groups, options)
     groups += _stray_plans(strays)
-    ignored = (*inventory.ignored, *(Ignored(unit.paths[0], why) for unit, why in damaged.items()))
-    return PrunePlan(inventory, groups, shrunk, ignored, _freed(groups, shrunk))
+    ignored = (*inventory.ignored, *(Ignored(save.paths[0], why) for save, why in damaged.items()))
+    return PrunePlan(inventory, groups, demoted, ignored, _freed(groups, demoted))
 
 
 def unmatched(plan: PrunePlan, globs: Sequence[str]) -> tuple[str, ...]:
     """Those that mean none of the saves."""
-    paths = [path for unit in plan.inventory.units for path in unit.paths]
+    paths = [path for save in plan.inventory.saves for path in save.paths]
     return tuple(glob for glob in globs if not any(matches(path, glob) for path in paths))
 
 
 def excess(plan: PrunePlan, policy_of: Callable[[Group], Policy]) -> tuple[int, int] | None:
     """What is left and the `max_size` that it is more than, in bytes; None where it fits or nothing says how much may stay."""
     limits = [limit for group in plan.groups if (limit := policy_of(group.group).max_size) is not None]
-    left = sum(decision.unit.size for group in plan.groups for decision in (*group.of("keep"), *group.of("demote")))
-    left -= sum(unit.size for unit in plan.shrunk) - sum(part.size for parts in plan.shrunk.values() for part in parts)
+    left = sum(decision.save.size for group in plan.groups for decision in (*group.of("keep"), *group.of("demote")))
+    left -= sum(save.size for save in plan.demoted) - sum(part.size for parts in plan.demoted.values() for part in parts)
     return (left, min(limits)) if limits and left > min(limits) else None
 
 
@@ -117,63 +118,63 @@ def _nothing(paths: Sequence[str], inventory: Inventory) -> GsvError:
     return MissingError("holds no checkpoint", path=paths[0], hint="name a folder with checkpoints, like logs/alice or SoVITS_weights_v2")
 
 
-def _needed(groups: Sequence[GroupPlan]) -> list[Unit]:
-    """The units whose staying justifies that others go, and those that are to shrink, which a damaged one cannot."""
+def _needed(groups: Sequence[GroupPlan]) -> list[Save]:
+    """The saves whose staying justifies that others go, and those that are to shrink, which a damaged one cannot."""
     return [
-        decision.unit
+        decision.save
         for group in groups
         if group.of("remove") or group.of("demote")
         for decision in (*group.of("keep"), *group.of("demote"))
-        if decision.fate == "demote" or decision.reasons != decision.unit.guards
+        if decision.fate == "demote" or decision.reasons != decision.save.guards
     ]
 
 
-def _find_damaged(units: Sequence[Unit], jobs: int, progress: Progress) -> dict[Unit, str]:
-    """Read units whole. Those that are not sound, and why."""
+def _find_damaged(saves: Sequence[Save], jobs: int, progress: Progress) -> dict[Save, str]:
+    """Read saves whole. Those that are not sound, and why."""
     options = Options(select_checks(_SOUND), digests=frozenset())
-    files = {path: Expected() for unit in units for path in unit.paths}
+    files = {path: Expected() for save in saves for path in save.paths}
     results = {result.path: result for result in verify_files(files, options, jobs, progress)}
-    found: dict[Unit, str] = {}
-    for unit in units:
-        for path in unit.paths:
+    found: dict[Save, str] = {}
+    for save in saves:
+        for path in save.paths:
             result = results[path]
             worst = next((finding.why for finding in result.findings if finding.severity == "error"), "")
             if result.status in ("damaged", "unsafe", "unchecked") or worst:
                 why = worst or (result.error["why"] if result.error is not None else result.status)
-                which = f"{os.path.basename(path)} " if len(unit.paths) > 1 else ""
-                found.setdefault(unit, f"{which}is {result.status}: {why}")
+                which = f"{os.path.basename(path)} " if len(save.paths) > 1 else ""
+                found.setdefault(save, f"{which}is {result.status}: {why}")
     return found
 
 
-def _with_demotions(groups: Sequence[GroupPlan], wishes: Wishes) -> tuple[tuple[GroupPlan, ...], dict[Unit, tuple[Shrunk, ...]]]:
-    """Work out what demoted units become; one that cannot be made smaller stays as it is."""
-    shrunk: dict[Unit, tuple[Shrunk, ...]] = {}
+def _with_demotions(groups: Sequence[GroupPlan], options: PruneOptions) -> tuple[tuple[GroupPlan, ...], dict[Save, tuple[Demoted, ...]]]:
+    """Work out what demoted saves become; one that cannot be made smaller stays as it is."""
+    demoted: dict[Save, tuple[Demoted, ...]] = {}
     done = []
     for group in groups:
-        to = wishes.policy_of(group.group).demote_to or "stripped"
+        to = options.policy_of(group.group).demote_to or "stripped"
         decisions = []
         note = group.note
         for decision in group.decisions:
             if decision.fate == "demote":
                 try:
-                    shrunk[decision.unit] = plan_demotion(decision.unit, to, wishes.engine_for, wishes.jobs)
+                    demoted[decision.save] = plan_demotion(decision.save, to, options.engine_for, options.jobs)
                 except GsvError as error:
                     note = f"cannot be made smaller: {error.why}"
-                    decisions.append(Decision(decision.unit, "keep", (note,)))
+                    decisions.append(Decision(decision.save, "keep", (note,)))
                     continue
             decisions.append(decision)
         done.append(group._replace(decisions=tuple(decisions), note=note if not any(decision.fate == "demote" for decision in decisions) else ""))
-    return tuple(done), shrunk
+    return tuple(done), demoted
 
 
-def _stray_plans(strays: Sequence[Unit]) -> tuple[GroupPlan, ...]:
-    folders: dict[Group, list[Unit]] = {}
-    for unit in strays:
-        folders.setdefault(unit.group, []).append(unit)
-    return tuple(GroupPlan(group, tuple(Decision(unit, "remove", (_STRAY,)) for unit in units)) for group, units in folders.items())
+def _stray_plans(strays: Sequence[Save]) -> tuple[GroupPlan, ...]:
+    folders: dict[Group, list[Save]] = {}
+    for save in strays:
+        folders.setdefault(save.group, []).append(save)
+    return tuple(GroupPlan(group, tuple(Decision(save, "remove", (_STRAY,)) for save in saves)) for group, saves in folders.items())
 
 
-def _freed(groups: Sequence[GroupPlan], shrunk: Mapping[Unit, tuple[Shrunk, ...]]) -> int:
+def _freed(groups: Sequence[GroupPlan], demoted: Mapping[Save, tuple[Demoted, ...]]) -> int:
     """Bytes that the disk gets back."""
-    gone = [member for group in groups for decision in group.decisions if decision.fate != "keep" for member in decision.unit.members]
-    return freed_by(gone) - sum(one.size for made in shrunk.values() for one in made)
+    gone = [file for group in groups for decision in group.decisions if decision.fate != "keep" for file in decision.save.files]
+    return freed_by(gone) - sum(one.size for made in demoted.values() for one in made)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, get_args
 
-from gsvckpt.commands.prune.decisions import DemoteTo, Policy
+from gsvckpt.commands.prune.policy import DemoteTo, Policy
 from gsvckpt.commands.prune.saves import Group
 from gsvckpt.commands.verify.manifest import LARGEST, MARK, NAME
 from gsvckpt.errors import UsageError, did_you_mean

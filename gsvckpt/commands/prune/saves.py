@@ -1,4 +1,4 @@
-"""What retention keeps or lets go as a whole: the files of one save, in the group of those that came of the same training."""
+"""A save: the files of one training step, the unit of retention. A group: the saves of one training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Group(NamedTuple):
         return "/".join(part for part in (self.name, self.kind, self.version) if part)
 
 
-class Member(NamedTuple):
+class SaveFile(NamedTuple):
     """A file, as it was when it was looked at. `links` are its names, `inode` tells (with the device) whether two names are one file."""
 
     path: str
@@ -38,14 +38,14 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Save:
     """One save: a file, G and D of one step, or an index with its shards.
 
     `trained` says that it holds optimizer state; `guards` are the reasons for which no policy may touch it.
     """
 
     group: Group
-    members: tuple[Member, ...]
+    files: tuple[SaveFile, ...]
     epoch: int | None = None
     step: int | None = None
     trained: bool = False
@@ -53,15 +53,15 @@ class Unit:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        return tuple(member.path for member in self.members)
+        return tuple(file.path for file in self.files)
 
     @property
     def size(self) -> int:
-        return sum(member.size for member in self.members)
+        return sum(file.size for file in self.files)
 
     @property
     def mtime_ns(self) -> int:
-        return max(member.mtime_ns for member in self.members)
+        return max(file.mtime_ns for file in self.files)
 
     @property
     def age(self) -> tuple[int, int, tuple[int, ...], int]:
@@ -70,9 +70,9 @@ class Unit:
         return (-1 if self.epoch is None else self.epoch, -1 if self.step is None else self.step, numbers, self.mtime_ns)
 
 
-def freed_by(members: Iterable[Member]) -> int:
+def freed_by(files: Iterable[SaveFile]) -> int:
     """The bytes that the disk gets back when these go: a file that has more names than those is not gone."""
-    files: dict[tuple[int, int], list[Member]] = {}
-    for member in members:
-        files.setdefault(member.inode, []).append(member)
-    return sum(names[0].size for names in files.values() if len(names) >= names[0].links)
+    names_of: dict[tuple[int, int], list[SaveFile]] = {}
+    for file in files:
+        names_of.setdefault(file.inode, []).append(file)
+    return sum(names[0].size for names in names_of.values() if len(names) >= names[0].links)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.prune.saves import Member, freed_by
+from gsvckpt.commands.prune.saves import SaveFile, freed_by
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.lock import locked, sweep_lock
 from gsvckpt.files.publish import TRASH, append_line, move, publish_bytes, sync_folders
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrashRun:
     """One run in the trash. `state` is the last word of its journal: `begun`, `done`, `purging`."""
 
     folder: str
@@ -62,7 +62,7 @@ class Run:
     def size(self) -> int:
         """The bytes that emptying it frees."""
         kept = [os.lstat(self.kept(step)) for step in self.steps if os.path.lexists(self.kept(step))]
-        return freed_by(Member("", facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink) for facts in kept)
+        return freed_by(SaveFile("", facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink) for facts in kept)
 
     @property
     def holds_files(self) -> bool:
@@ -70,8 +70,8 @@ class Run:
         return bool(self.filled.steps)
 
     @property
-    def filled(self) -> Run:
-        """The run with the steps alone whose files are in it now: a unit that failed, or that was undone already, is not."""
+    def filled(self) -> TrashRun:
+        """The run with the steps alone whose files are in it now: a save that failed, or that was undone already, is not."""
         return replace(self, steps=tuple(step for step in self.steps if os.path.lexists(self.kept(step))))
 
     def kept(self, step: Step) -> str:
@@ -156,14 +156,14 @@ class Run:
                 remove_file(path)
 
 
-def begin(root: str, steps: Sequence[Step], stamp: str) -> Run:
+def begin(root: str, steps: Sequence[Step], stamp: str) -> TrashRun:
     """Begin a run in the trash of `root`: its journal is on the disk when this returns. Raises OutputError."""
     folder = os.path.join(root, TRASH, stamp)
     try:
         os.makedirs(folder)
     except OSError as error:
         raise OutputError(f"cannot be made: {error.strerror}", path=folder) from error
-    run = Run(folder, tuple(steps), {})
+    run = TrashRun(folder, tuple(steps), {})
     lines = [json.dumps({"schema": "gsvckpt.commands.prune.trash/1", "steps": len(steps)}), *(json.dumps(step._asdict()) for step in steps)]
     try:
         publish_bytes(os.path.join(folder, _JOURNAL), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"), overwrite=False)
@@ -187,7 +187,7 @@ def new_stamp(before: str = "") -> str:
     return f"{time.strftime(_STAMP, time.gmtime(now // 10**9))}.{now % 10**9:09d}"
 
 
-def find_runs(folder: str) -> list[Run]:
+def find_runs(folder: str) -> list[TrashRun]:
     """The runs in all trash folders at or below `folder`, oldest first. Raises DamagedError for a journal that makes no sense."""
     found = []
     for place, names, _ in os.walk(folder):
@@ -203,7 +203,7 @@ def has_trash(folders: Sequence[str]) -> bool:
     return any(TRASH in names for folder in folders for _, names, _ in os.walk(folder))
 
 
-def _read(folder: str) -> Run | None:
+def _read(folder: str) -> TrashRun | None:
     """A run; None for a folder that was made by one that got no further."""
     path = os.path.join(folder, _JOURNAL)
     if not os.path.isfile(path):
@@ -228,7 +228,7 @@ def _read(folder: str) -> Run | None:
             if "made" in told:
                 made[told["made"]] = (told["size"], told["mtime_ns"])
             state = told.get("state", state)
-        run = Run(folder, steps, made, state)
+        run = TrashRun(folder, steps, made, state)
         _require_sane(run)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedError(
@@ -237,7 +237,7 @@ def _read(folder: str) -> Run | None:
     return run
 
 
-def _require_sane(run: Run) -> None:
+def _require_sane(run: TrashRun) -> None:
     """Raise ValueError or TypeError for a journal that no run of this program wrote: a folder may come from strangers."""
     if run.seconds < 0 or run.state not in ("begun", "done", "purging"):
         raise ValueError(f"no run is called {run.stamp}, or is {run.state}")
@@ -254,7 +254,7 @@ def _require_sane(run: Run) -> None:
                 raise ValueError("a path that leads elsewhere")
 
 
-def settle_interrupted(folders: Sequence[str]) -> list[tuple[Run, list[RefusedError]]]:
+def settle_interrupted(folders: Sequence[str]) -> list[tuple[TrashRun, list[RefusedError]]]:
     """Undo runs that were interrupted, and finish purges. Returns the runs that were undone, with what could not be. Nobody else may be at work."""
     undone = []
     for folder in folders:
@@ -277,7 +277,7 @@ def _sweep(folder: str) -> None:
                     remove_folder(run.path)
 
 
-def undo_last(folders: Sequence[str]) -> tuple[list[Run], list[GsvError]]:
+def undo_last(folders: Sequence[str]) -> tuple[list[TrashRun], list[GsvError]]:
     """Undo the last run that is in the trash below the folders. Returns it as it was (in each trash that it used), and what could not be undone."""
     for folder in folders:
         _sweep(folder)
@@ -286,7 +286,7 @@ def undo_last(folders: Sequence[str]) -> tuple[list[Run], list[GsvError]]:
     return before, [conflict for run in chosen for conflict in run.restore()]
 
 
-def find_last(folders: Sequence[str]) -> list[Run]:
+def find_last(folders: Sequence[str]) -> list[TrashRun]:
     """The last run below the folders, in each trash that it used; empty where there is none to undo."""
     runs = [run for folder in folders for run in find_runs(folder) if run.state != "purging"]
     last = max((run.stamp for run in runs), default=None)

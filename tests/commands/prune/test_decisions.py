@@ -1,4 +1,4 @@
-"""Policies over units: pure, so without any file."""
+"""Policies over saves: pure, so without any file."""
 
 from __future__ import annotations
 
@@ -8,149 +8,150 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsvckpt.commands.prune.decisions import Policy, Scores, decide, span
-from gsvckpt.commands.prune.saves import Group, Member, Unit, freed_by
+from gsvckpt.commands.prune.decisions import decide, span
+from gsvckpt.commands.prune.policy import Policy, Scores
+from gsvckpt.commands.prune.saves import Group, Save, SaveFile, freed_by
 from gsvckpt.errors import RefusedError
 
 DAY = 86_400
 GROUP = Group("logs/a/logs_s2_v2", "a", "sovits-training", "v2")
 
 
-def unit(epoch, *, group=GROUP, size=100, days=0.0, trained=False, guards=(), step=None, name=None):
+def save(epoch, *, group=GROUP, size=100, days=0.0, trained=False, guards=(), step=None, name=None):
     path = f"{group.folder}/{name or f'G_{epoch}.pth'}"
-    return Unit(group, (Member(path, size, int(days * DAY * 1e9), (1, hash(path))),), epoch, step, trained, guards)
+    return Save(group, (SaveFile(path, size, int(days * DAY * 1e9), (1, hash(path))),), epoch, step, trained, guards)
 
 
-def run(units, policy, *, scores=None, damaged=None):
+def run(saves, policy, *, scores=None, damaged=None):
     """Fate of each epoch, and reasons of each."""
     known = Scores(*scores) if scores is not None else Scores()
-    plans = decide(units, lambda _: policy, lambda _: known, damaged or {})
+    plans = decide(saves, lambda _: policy, lambda _: known, damaged or {})
     decisions = [decision for plan in plans for decision in plan.decisions]
-    return {d.unit.epoch: d.fate for d in decisions}, {d.unit.epoch: d.reasons for d in decisions}
+    return {d.save.epoch: d.fate for d in decisions}, {d.save.epoch: d.reasons for d in decisions}
 
 
-def kept(units, policy, **more):
-    return sorted(epoch for epoch, fate in run(units, policy, **more)[0].items() if fate == "keep")
+def kept(saves, policy, **more):
+    return sorted(epoch for epoch, fate in run(saves, policy, **more)[0].items() if fate == "keep")
 
 
 def test_the_last_are_the_newest_by_content_not_by_time():
-    units = [unit(epoch, days=10 - epoch) for epoch in range(1, 6)]
-    assert kept(units, Policy(last=2)) == [4, 5]
+    saves = [save(epoch, days=10 - epoch) for epoch in range(1, 6)]
+    assert kept(saves, Policy(last=2)) == [4, 5]
 
 
 def test_steps_tell_apart_what_epochs_do_not():
-    units = [unit(3, step=step, name=f"{step}.pth") for step in (100, 300, 200)]
-    (plan,) = decide(units, lambda _: Policy(last=1), lambda _: Scores(), {})
-    assert [d.unit.step for d in plan.of("keep")] == [300]
+    saves = [save(3, step=step, name=f"{step}.pth") for step in (100, 300, 200)]
+    (plan,) = decide(saves, lambda _: Policy(last=1), lambda _: Scores(), {})
+    assert [d.save.step for d in plan.of("keep")] == [300]
 
 
 def test_rules_are_united_and_every_reason_is_told():
-    units = [unit(epoch) for epoch in range(1, 11)]
-    fates, reasons = run(units, Policy(last=2, every=5))
+    saves = [save(epoch) for epoch in range(1, 11)]
+    fates, reasons = run(saves, Policy(last=2, every=5))
     assert [epoch for epoch, fate in fates.items() if fate == "keep"] == [10, 9, 5]
     assert reasons[10] == ("among the last 2", "epoch 10, a multiple of 5")
     assert reasons[7] == ("not among the last 2", "its epoch is no multiple of 5")
 
 
 def test_of_several_saves_of_an_epoch_the_last_is_the_epochs():
-    units = [unit(4, step=step, name=f"{step}.pth") for step in (1, 2)] + [unit(5)]
-    (plan,) = decide(units, lambda _: Policy(every=4), lambda _: Scores(), {})
-    assert [(d.unit.epoch, d.unit.step) for d in plan.of("keep")] == [(5, None), (4, 2)]
+    saves = [save(4, step=step, name=f"{step}.pth") for step in (1, 2)] + [save(5)]
+    (plan,) = decide(saves, lambda _: Policy(every=4), lambda _: Scores(), {})
+    assert [(d.save.epoch, d.save.step) for d in plan.of("keep")] == [(5, None), (4, 2)]
     assert plan.of("remove")[0].reasons == ("not the last save of epoch 4",)
 
 
 def test_within_counts_from_the_newest_not_from_today():
-    units = [unit(epoch, days=epoch) for epoch in range(1, 10)]
-    assert kept(units, Policy(within=2 * DAY)) == [7, 8, 9]
+    saves = [save(epoch, days=epoch) for epoch in range(1, 10)]
+    assert kept(saves, Policy(within=2 * DAY)) == [7, 8, 9]
 
 
 def test_names_are_kept_by_globs():
-    units = [unit(1), unit(2, name="best.pth"), unit(3)]
-    assert kept(units, Policy(keep=("best*",), last=1)) == [2, 3]
-    for glob in ("*/logs_s2_v2/G_1.pth", "logs_s2_v2/G_1.pth", "./logs_s2_v2/G_1.pth", os.path.abspath(unit(1).paths[0])):
-        assert kept(units, Policy(keep=(glob,), last=1)) == [1, 3]
-    assert kept(units, Policy(keep=("s2_v2/G_1.pth",), last=1)) == [3]
+    saves = [save(1), save(2, name="best.pth"), save(3)]
+    assert kept(saves, Policy(keep=("best*",), last=1)) == [2, 3]
+    for glob in ("*/logs_s2_v2/G_1.pth", "logs_s2_v2/G_1.pth", "./logs_s2_v2/G_1.pth", os.path.abspath(save(1).paths[0])):
+        assert kept(saves, Policy(keep=(glob,), last=1)) == [1, 3]
+    assert kept(saves, Policy(keep=("s2_v2/G_1.pth",), last=1)) == [3]
 
 
 def test_best_and_latest_go_together():
-    units = [unit(epoch) for epoch in range(1, 6)]
-    values = {units[1]: 0.9, units[3]: 0.2, units[4]: 0.1}
-    assert kept(units, Policy(best=1, last=1), scores=("acc", False, values)) == [2, 5]
-    assert kept(units, Policy(best=1), scores=("acc", False, values)) == [2, 5]  # the newest stays without a rule, too
-    assert kept(units, Policy(best=1, last=1), scores=("loss", True, values)) == [5]
+    saves = [save(epoch) for epoch in range(1, 6)]
+    values = {saves[1]: 0.9, saves[3]: 0.2, saves[4]: 0.1}
+    assert kept(saves, Policy(best=1, last=1), scores=("acc", False, values)) == [2, 5]
+    assert kept(saves, Policy(best=1), scores=("acc", False, values)) == [2, 5]  # the newest stays without a rule, too
+    assert kept(saves, Policy(best=1, last=1), scores=("loss", True, values)) == [5]
 
 
 def test_of_equals_the_newer_is_the_better():
-    units = [unit(epoch) for epoch in range(1, 4)]
-    assert kept(units, Policy(best=1), scores=("acc", False, dict.fromkeys(units[:2], 0.5))) == [2, 3]
+    saves = [save(epoch) for epoch in range(1, 4)]
+    assert kept(saves, Policy(best=1), scores=("acc", False, dict.fromkeys(saves[:2], 0.5))) == [2, 3]
 
 
 def test_without_any_metric_nothing_goes():
-    units = [unit(epoch) for epoch in range(1, 4)]
-    (plan,) = decide(units, lambda _: Policy(best=1), lambda _: Scores(), {})
+    saves = [save(epoch) for epoch in range(1, 4)]
+    (plan,) = decide(saves, lambda _: Policy(best=1), lambda _: Scores(), {})
     assert not plan.of("remove")
     assert plan.note == "no metric is known of it"
 
 
 def test_damaged_ones_count_for_nothing_and_stay():
-    units = [unit(epoch) for epoch in range(1, 6)]
-    fates, reasons = run(units, Policy(last=1), damaged={units[4]: "is cut", units[3]: "is cut"})
+    saves = [save(epoch) for epoch in range(1, 6)]
+    fates, reasons = run(saves, Policy(last=1), damaged={saves[4]: "is cut", saves[3]: "is cut"})
     assert [epoch for epoch, fate in fates.items() if fate == "keep"] == [5, 4, 3]
     assert reasons[5] == ("is cut",)
     assert reasons[3] == ("the last one",)
 
 
 def test_guarded_ones_stay_and_the_newest_too():
-    units = [unit(1, guards=("weight.json names it",)), *(unit(epoch) for epoch in (2, 3))]
-    fates, reasons = run(units, Policy(keep=("nothing",)))
+    saves = [save(1, guards=("weight.json names it",)), *(save(epoch) for epoch in (2, 3))]
+    fates, reasons = run(saves, Policy(keep=("nothing",)))
     assert fates == {3: "keep", 2: "remove", 1: "keep"}
     assert reasons[3] == ("the newest sound one",)
 
 
 def test_a_policy_that_empties_a_group_is_refused():
-    units = [unit(epoch) for epoch in (1, 2, 3)]
+    saves = [save(epoch) for epoch in (1, 2, 3)]
     for policy in (Policy(keep=("nothing",)), Policy(every=10), Policy(max_size=50)):
         with pytest.raises(RefusedError, match="keeps none of the 3 of a/sovits-training/v2"):
-            run(units, policy)
+            run(saves, policy)
 
 
 def test_max_size_takes_the_newest_of_each_group_in_turns():
     other = GROUP._replace(name="b")
-    units = [unit(epoch) for epoch in range(1, 6)] + [unit(epoch, group=other) for epoch in range(1, 6)]
-    plans = decide(units, lambda _: Policy(max_size=500), lambda _: Scores(), {})
-    assert [[d.unit.epoch for d in plan.of("keep")] for plan in plans] == [[5, 4, 3], [5, 4]]
+    saves = [save(epoch) for epoch in range(1, 6)] + [save(epoch, group=other) for epoch in range(1, 6)]
+    plans = decide(saves, lambda _: Policy(max_size=500), lambda _: Scores(), {})
+    assert [[d.save.epoch for d in plan.of("keep")] for plan in plans] == [[5, 4, 3], [5, 4]]
 
 
 def test_max_size_puts_the_best_behind_the_newest():
-    units = [unit(epoch) for epoch in range(1, 6)]
-    assert kept(units, Policy(max_size=200), scores=("acc", False, {units[0]: 1.0})) == [1, 5]
+    saves = [save(epoch) for epoch in range(1, 6)]
+    assert kept(saves, Policy(max_size=200), scores=("acc", False, {saves[0]: 1.0})) == [1, 5]
 
 
 def test_what_other_rules_keep_counts_against_max_size():
-    units = [unit(epoch) for epoch in range(1, 6)]
-    assert kept(units, Policy(max_size=300, keep=("G_1.pth",))) == [1, 4, 5]
+    saves = [save(epoch) for epoch in range(1, 6)]
+    assert kept(saves, Policy(max_size=300, keep=("G_1.pth",))) == [1, 4, 5]
 
 
 def test_demotion_takes_the_place_of_removal():
-    units = [unit(epoch, trained=epoch != 1) for epoch in range(1, 6)]
-    fates, reasons = run(units, Policy(demote_after=2))
+    saves = [save(epoch, trained=epoch != 1) for epoch in range(1, 6)]
+    fates, reasons = run(saves, Policy(demote_after=2))
     assert fates == {5: "keep", 4: "keep", 3: "demote", 2: "demote", 1: "keep"}
     assert reasons[1] == ("holds no optimizer state to lose",)
-    fates, _ = run(units, Policy(demote_after=2, every=3))
+    fates, _ = run(saves, Policy(demote_after=2, every=3))
     assert fates[3] == "keep"
 
 
 @pytest.mark.parametrize("last", [None, 1])
 def test_where_things_shrink_nothing_is_removed(last):
     """Also what shrank already, and what never held optimizer state."""
-    (plan,) = decide([unit(1), unit(2)], lambda _: Policy(last=last, demote_after=1), lambda _: Scores(), {})
+    (plan,) = decide([save(1), save(2)], lambda _: Policy(last=last, demote_after=1), lambda _: Scores(), {})
     assert not plan.of("remove")
     assert not plan.of("demote")
 
 
 def test_what_always_stays_takes_room_too():
-    base = unit(None, group=GROUP._replace(kind="sovits-generator-base"), size=150, guards=("a pretrained model",))
-    fates, _ = run([base, *(unit(epoch) for epoch in (1, 2, 3))], Policy(max_size=300))
+    base = save(None, group=GROUP._replace(kind="sovits-generator-base"), size=150, guards=("a pretrained model",))
+    fates, _ = run([base, *(save(epoch) for epoch in (1, 2, 3))], Policy(max_size=300))
     assert [epoch for epoch, fate in fates.items() if fate == "keep" and epoch] == [3]
 
 
@@ -161,7 +162,7 @@ def test_the_command_line_stands_over_a_file():
 
 
 def test_a_file_with_another_name_is_not_freed():
-    one, two = Member("a", 10, 0, (1, 1), 2), Member("b", 10, 0, (1, 1), 2)
+    one, two = SaveFile("a", 10, 0, (1, 1), 2), SaveFile("b", 10, 0, (1, 1), 2)
     assert freed_by([one]) == 0
     assert freed_by([one, two]) == 10
 
@@ -186,15 +187,15 @@ POLICIES = st.builds(
 @given(EPOCHS, POLICIES, st.data())
 def test_one_more_rule_never_removes_more(epochs, policy, data):
     """Union: what a rule keeps alone it keeps beside others; and the newest sound one always stays."""
-    units = [unit(epoch, days=days, trained=trained) for epoch, days, trained in epochs]
-    damaged = dict.fromkeys(data.draw(st.lists(st.sampled_from(units), unique=True, max_size=3)), "is cut")
-    values = {one: float(one.epoch * 7 % 5) for one in units}
+    saves = [save(epoch, days=days, trained=trained) for epoch, days, trained in epochs]
+    damaged = dict.fromkeys(data.draw(st.lists(st.sampled_from(saves), unique=True, max_size=3)), "is cut")
+    values = {one: float(one.epoch * 7 % 5) for one in saves}
     try:
-        both = kept(units, policy, damaged=damaged, scores=("acc", False, values))
+        both = kept(saves, policy, damaged=damaged, scores=("acc", False, values))
     except RefusedError:
         return
-    newest = max((one.epoch for one in units if one not in damaged), default=None)
+    newest = max((one.epoch for one in saves if one not in damaged), default=None)
     assert newest is None or newest in both
     assert {one.epoch for one in damaged} <= set(both)
     if policy.last is not None and policy.demote_after is None:
-        assert set(kept(units, Policy(last=policy.last), damaged=damaged)) <= set(both)
+        assert set(kept(saves, Policy(last=policy.last), damaged=damaged)) <= set(both)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.builders import tensor, torch_zip
 
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
-from gsvckpt.commands.prune.saves import Group, Member, Unit
+from gsvckpt.commands.prune.saves import Group, Save, SaveFile
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.sovits.lightning import Callback, read_callbacks
 
@@ -25,11 +25,11 @@ CLOCK = 1_700_000_000
 MODEL = "ModelCheckpoint{'monitor': 'val_loss', 'mode': 'min', 'every_n_train_steps': 0}"
 
 
-def unit(name: str, epoch: int | None = None, step: int | None = None, group: Group = GROUP, second: int | None = None) -> Unit:
+def save(name: str, epoch: int | None = None, step: int | None = None, group: Group = GROUP, second: int | None = None) -> Save:
     """A save, made `second` seconds after the clock."""
     mtime = (CLOCK + (second if second is not None else step or epoch or 0)) * 10**9
     paths = [f"{kind}_{name[2:]}" for kind in "GD"] if name.startswith("G_") else [name]
-    return Unit(group, tuple(Member(os.path.join(group.folder, path), 1, mtime) for path in paths), epoch, step)
+    return Save(group, tuple(SaveFile(os.path.join(group.folder, path), 1, mtime) for path in paths), epoch, step)
 
 
 def table(folder: Path, text: str | bytes, name: str = "metrics.csv"):
@@ -37,12 +37,12 @@ def table(folder: Path, text: str | bytes, name: str = "metrics.csv"):
     return read_table(str(folder / name))
 
 
-def values(units, wanted: Wanted) -> dict[str, float]:
-    return {os.path.basename(unit.paths[0]): value for unit, value in find_scores(units, wanted).values.items()}
+def values(saves, wanted: Wanted) -> dict[str, float]:
+    return {os.path.basename(save.paths[0]): value for save, value in find_scores(saves, wanted).values.items()}
 
 
-EPOCHS = [unit(f"alice-e{epoch}.ckpt", epoch) for epoch in (1, 2, 3)]
-STEPS = [unit(f"G_{step}.pth", step // 100, step) for step in (100, 200, 300)]
+EPOCHS = [save(f"alice-e{epoch}.ckpt", epoch) for epoch in (1, 2, 3)]
+STEPS = [save(f"G_{step}.pth", step // 100, step) for step in (100, 200, 300)]
 
 
 # --- tables --------------------------------------------------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def test_what_was_logged_since_the_save_before_is_of_a_save(tmp_path: Path) -> N
     reverse = "\n".join([log.split("\n")[0], *reversed(log.split("\n")[1:])])
     assert values(STEPS, Wanted(table=table(tmp_path, reverse))) == {"G_100.pth": 99.0, "G_200.pth": 150.0, "G_300.pth": 300.0}
     # G_100 was evaluated and then removed: its score is not that of G_200
-    assert values([*STEPS[1:], unit("G_400.pth", 4, 400)], Wanted(table=table(tmp_path, "step,mos\n100,4\n300,3"))) == {"G_300.pth": 3.0}
+    assert values([*STEPS[1:], save("G_400.pth", 4, 400)], Wanted(table=table(tmp_path, "step,mos\n100,4\n300,3"))) == {"G_300.pth": 3.0}
     # one save out of turn takes nothing from the others
-    odd = [*STEPS, unit("G_301.pth", 3, 301)]
+    odd = [*STEPS, save("G_301.pth", 3, 301)]
     assert values(odd, Wanted(table=table(tmp_path, "step,mos\n80,1\n180,2\n280,3"))) == {"G_100.pth": 1.0, "G_200.pth": 2.0, "G_300.pth": 3.0}
 
 
@@ -124,14 +124,14 @@ def test_the_last_finite_value_of_each_epoch(tmp_path_factory: pytest.TempPathFa
             file.writelines(json.dumps({"epoch": epoch, "mcd": value}) + "\n" for epoch, value in rows)
         else:
             csv.writer(file).writerows([("epoch", "mcd"), *rows])
-    units = [unit(f"e{epoch}.ckpt", epoch) for epoch in range(1, 7)]
+    saves = [save(f"e{epoch}.ckpt", epoch) for epoch in range(1, 7)]
     last = {epoch: value for epoch, value in rows if value is not None}
     expected = {f"e{epoch}.ckpt": value for epoch, value in last.items() if math.isfinite(value)}
     if not rows:
         with pytest.raises(UsageError):
             read_table(str(path))
     else:
-        assert values(units, Wanted("mcd", table=read_table(str(path)))) == pytest.approx(expected)
+        assert values(saves, Wanted("mcd", table=read_table(str(path)))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,9 @@ def lightning(known: Mapping[str, float], current: float | None = None, monitor:
     return {"pytorch-lightning_version": "2.4.0", "state_dict": {"w": tensor("float32", (1,), [1])}, "callbacks": {key: state}}
 
 
-def saved(folder: Path, name: str, epoch: int, tree: object) -> Unit:
+def saved(folder: Path, name: str, epoch: int, tree: object) -> Save:
     (folder / name).write_bytes(torch_zip(tree))
-    return unit(name, epoch, epoch * 6, GROUP._replace(folder=str(folder)))
+    return save(name, epoch, epoch * 6, GROUP._replace(folder=str(folder)))
 
 
 def test_the_state_of_each_callback() -> None:
@@ -255,8 +255,8 @@ def test_files_that_took_the_wrong_score_along(tmp_path: Path) -> None:
 def test_numbers_that_are_none_win_nothing(tmp_path: Path) -> None:
     names = [f"epoch={n}-step={6 * n + 6}.ckpt" for n in range(3)]
     scores = dict(zip(names, (math.inf, math.nan, 2.0), strict=True))
-    units = [saved(tmp_path, name, n + 1, lightning(scores, scores[name])) for n, name in enumerate(names)]
-    assert find_scores(units, Wanted()).values == {units[2]: 2.0}
+    saves = [saved(tmp_path, name, n + 1, lightning(scores, scores[name])) for n, name in enumerate(names)]
+    assert find_scores(saves, Wanted()).values == {saves[2]: 2.0}
 
 
 def test_of_several_callbacks_the_one_that_is_asked_for(tmp_path: Path) -> None:
@@ -290,19 +290,19 @@ def write_events(folder: Path, scalars: list[tuple[str, int, float, int]], suffi
 
 def test_pairs_beside_the_events_of_their_experiment(tmp_path: Path) -> None:
     group = Group(str(tmp_path / "logs/alice/logs_s2_v2"), "alice", "sovits-generator-training", "v2")
-    units = [unit(f"G_{step}.pth", step // 100, step, group) for step in (130, 260, 390)]
+    saves = [save(f"G_{step}.pth", step // 100, step, group) for step in (130, 260, 390)]
     write_events(tmp_path / "logs/alice", [("loss/g/total", step, step / 100, step) for step in range(0, 400, 100)] + [("lr", 130, 9, 130)])
     write_events(tmp_path / "logs/bob", [("loss/g/total", 130, 9, 130)])
-    found = find_scores(units, Wanted("loss/g/total"))
+    found = find_scores(saves, Wanted("loss/g/total"))
     assert (found.metric, found.lowest) == ("loss/g/total", True)
-    assert dict(found.values) == dict(zip(units, (1.0, 2.0, 3.0), strict=True))
-    assert find_scores(units, Wanted("loss/g")).values == {}
-    assert find_scores(units, Wanted()).values == {}
+    assert dict(found.values) == dict(zip(saves, (1.0, 2.0, 3.0), strict=True))
+    assert find_scores(saves, Wanted("loss/g")).values == {}
+    assert find_scores(saves, Wanted()).values == {}
     small = Group(str(tmp_path / "SoVITS_weights_v2"), "alice", "sovits-weights", "v2")
-    weights = [unit(f"alice_e{step // 100}_s{step}.pth", step // 100, step, small) for step in (130, 260)]
+    weights = [save(f"alice_e{step // 100}_s{step}.pth", step // 100, step, small) for step in (130, 260)]
     assert list(find_scores(weights, Wanted("loss/g/total")).values.values()) == [1.0, 2.0]
     assert find_scores([weights[0], weights[1]], Wanted("loss/g/total")).values.keys() == set(weights)
-    others = [unit("carol_e1_s130.pth", 1, 130, small._replace(name="carol"))]
+    others = [save("carol_e1_s130.pth", 1, 130, small._replace(name="carol"))]
     assert find_scores(others, Wanted("loss/g/total")).values == {}  # nothing of anybody else's
 
 
@@ -310,25 +310,25 @@ def test_lightning_logs_an_epoch_one_step_before_its_save(tmp_path: Path) -> Non
     run = tmp_path / "logs/alice/logs_s1_v2"
     log = [(tag, 6 * n + 5, value, n) for n in range(3) for tag, value in (("total_loss_epoch", 3.0 - n), ("epoch", n))]
     write_events(run / "logs_s1_v2/version_0", [*log, ("total_loss_epoch", 20, math.nan, 4)])
-    units = [unit(f"epoch={n}-step={6 * n + 6}.ckpt", n + 1, 6 * n + 6, GROUP._replace(folder=str(run / "ckpt"))) for n in range(4)]
-    assert list(find_scores(units, Wanted("total_loss_epoch")).values.items()) == list(zip(units, (3.0, 2.0, 1.0), strict=False))
+    saves = [save(f"epoch={n}-step={6 * n + 6}.ckpt", n + 1, 6 * n + 6, GROUP._replace(folder=str(run / "ckpt"))) for n in range(4)]
+    assert list(find_scores(saves, Wanted("total_loss_epoch")).values.items()) == list(zip(saves, (3.0, 2.0, 1.0), strict=False))
     (run / "ckpt").mkdir()
     (run / "ckpt/epoch=0-step=6.ckpt").touch()
     small = GROUP._replace(folder=str(tmp_path / "GPT_weights_v2"), kind="gpt-weights")
-    weights = [unit(f"alice-e{epoch}.ckpt", epoch, None, small) for epoch in (1, 2, 3, 5)]  # which know no step
+    weights = [save(f"alice-e{epoch}.ckpt", epoch, None, small) for epoch in (1, 2, 3, 5)]  # which know no step
     assert list(find_scores(weights, Wanted("total_loss_epoch")).values.items()) == list(zip(weights, (3.0, 2.0, 1.0), strict=False))
 
 
 def test_without_steps_and_epochs_of_its_own_a_log_is_by_epoch(tmp_path: Path) -> None:
     write_events(tmp_path / "runs", [("mos", epoch, epoch, 0) for epoch in (1, 3)])
-    units = [unit(f"epoch_00{epoch}.ckpt", epoch, None, Group(str(tmp_path / "checkpoints"), "x", "training")) for epoch in (1, 2, 3)]
-    assert list(find_scores(units, Wanted("mos")).values.items()) == [(units[0], 1.0), (units[2], 3.0)]
+    saves = [save(f"epoch_00{epoch}.ckpt", epoch, None, Group(str(tmp_path / "checkpoints"), "x", "training")) for epoch in (1, 2, 3)]
+    assert list(find_scores(saves, Wanted("mos")).values.items()) == [(saves[0], 1.0), (saves[2], 3.0)]
 
 
 def test_the_nearest_log_counts_and_none_of_another_training(tmp_path: Path) -> None:
     tmp_path /= "runs"  # so that the folders of other tests are out of sight
     mine = tmp_path / "a"
-    one = unit("x.pt", 1, 10, Group(str(mine), "a", "training"))
+    one = save("x.pt", 1, 10, Group(str(mine), "a", "training"))
     (tmp_path / "b/1").mkdir(parents=True)
     (tmp_path / "b/1/x.pt").touch()
     write_events(tmp_path / "b", [("mos", 10, 1, 0)])
@@ -346,18 +346,18 @@ def test_the_nearest_log_counts_and_none_of_another_training(tmp_path: Path) -> 
 def test_each_of_two_runs_has_its_own_values(tmp_path: Path) -> None:
     """Versions of an experiment log into one folder, and so does a training that goes on from an older save."""
     group = Group(str(tmp_path / "logs_s2_v2"), "alice", "sovits-generator-training", "v2")
-    old = [unit(f"G_{step}.pth", step // 100, step, group, second=step) for step in (100, 200)]
-    new = [unit(f"G_{step}.pth", step // 100, step, group._replace(version="v2Pro"), second=5000 + step) for step in (100, 200)]
+    old = [save(f"G_{step}.pth", step // 100, step, group, second=step) for step in (100, 200)]
+    new = [save(f"G_{step}.pth", step // 100, step, group._replace(version="v2Pro"), second=5000 + step) for step in (100, 200)]
     write_events(tmp_path, [("mos", 100, 1, 100), ("mos", 200, 2, 230)], ".a")  # the second one right after its save
     write_events(tmp_path, [("mos", 100, 3, 5100), ("mos", 200, 4, 5200)], ".b")
     assert list(find_scores(old, Wanted("mos")).values.values()) == [1.0, 2.0]
     assert list(find_scores(new, Wanted("mos")).values.values()) == [3.0, 4.0]
-    ancient = [unit(f"G_{step}.pth", step // 100, step, group, second=-(10**6)) for step in (100, 200)]  # times that mean nothing
+    ancient = [save(f"G_{step}.pth", step // 100, step, group, second=-(10**6)) for step in (100, 200)]  # times that mean nothing
     assert list(find_scores(ancient, Wanted("mos")).values.values()) == [3.0, 4.0]
 
 
 def test_files_that_are_damaged_or_being_written(tmp_path: Path) -> None:
-    units = [unit(f"{step}.pt", None, step, Group(str(tmp_path), "x", "training")) for step in (1, 2, 3)]
+    saves = [save(f"{step}.pt", None, step, Group(str(tmp_path), "x", "training")) for step in (1, 2, 3)]
     path = write_events(tmp_path, [("mos", step, step, 0) for step in (1, 2, 3)])
     path.write_bytes(path.read_bytes()[:-3])
     (tmp_path / "events.out.tfevents.1.garbage").write_bytes(bytes(range(256)) * 9)
@@ -368,7 +368,7 @@ def test_files_that_are_damaged_or_being_written(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1.empty").touch()
     (tmp_path / "events.out.tfevents.1.folder").mkdir()
     (tmp_path / "events.out.tfevents.1.link").symlink_to(tmp_path / "nowhere")
-    assert list(find_scores(units, Wanted("mos")).values.values()) == [1.0, 2.0]
+    assert list(find_scores(saves, Wanted("mos")).values.values()) == [1.0, 2.0]
 
 
 def test_only_numbers_with_the_tag_count(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_only_numbers_with_the_tag_count(tmp_path: Path) -> None:
     from tensorboard.util.tensor_util import make_tensor_proto
 
     scalars = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
-    one = unit("x.pt", 1, 10, Group(str(tmp_path), "x", "training"))
+    one = save("x.pt", 1, 10, Group(str(tmp_path), "x", "training"))
     writer = EventFileWriter(str(tmp_path))
     for second, value in enumerate([np.float32(2), np.array([1.0, 2.0]), np.array(b"text")]):  # TensorFlow 2 writes numbers as tensors
         told = Summary.Value(tag="mos", tensor=make_tensor_proto(value), metadata=scalars)
@@ -394,7 +394,7 @@ def test_without_the_package_one_is_told_how_to_get_it(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    one = unit("x.pt", 1, 10, Group(str(folder), "x", "training"))
+    one = save("x.pt", 1, 10, Group(str(folder), "x", "training"))
     assert find_scores([one], Wanted("mos")).values == {}
     (folder / "events.out.tfevents.1.x").touch()
     assert find_scores([one], Wanted()).values == {}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.commands.prune.decisions import Policy
+from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Policies, read_policies
 from gsvckpt.commands.prune.saves import Group
 from gsvckpt.commands.verify.manifest import MARK, NAME, Entry, record
@@ -228,8 +228,8 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 @given(st.integers(1, 10**9), st.sampled_from([("w", 604_800), ("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)]))
-def test_a_duration_is_its_number_of_units(count: int, unit: tuple[str, int]) -> None:
-    assert parse_duration(f"{count}{unit[0]}", "x") == count * unit[1]
+def test_a_duration_is_its_number_of_units(count: int, save: tuple[str, int]) -> None:
+    assert parse_duration(f"{count}{save[0]}", "x") == count * save[1]
 
 
 @given(st.text(max_size=12), st.sampled_from([parse_size, parse_duration]))

@@ -1,0 +1,51 @@
+"""What a user wants kept: a policy, its rules united."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+from gsvckpt.commands.prune.saves import Save
+
+DemoteTo = Literal["stripped", "inference"]
+
+
+RULES = ("last", "best", "every", "within", "keep", "max_size", "demote_after")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules, united: what one of them keeps stays. `within` is in seconds, `max_size` in bytes; None is a rule that was not given.
+
+    `demote_after` shrinks, instead of removing it, what no rule keeps and what is older than so many.
+    """
+
+    last: int | None = None
+    best: int | None = None
+    every: int | None = None
+    within: int | None = None
+    keep: tuple[str, ...] = ()
+    max_size: int | None = None
+    demote_after: int | None = None
+    demote_to: DemoteTo | None = None
+    metric: str | None = None
+    mode: Literal["min", "max"] | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing of what is to stay or shrink."""
+        return all(getattr(self, name) in (None, ()) for name in RULES)
+
+    def over(self, below: Policy) -> Policy:
+        """This policy, and `below` where it says nothing."""
+        chosen = {field.name: getattr(self if getattr(self, field.name) != field.default else below, field.name) for field in fields(self)}
+        return Policy(**chosen)
+
+
+class Scores(NamedTuple):
+    """What a metric says of the saves of a group, by their place in it; saves without one are not in it. NaN is none."""
+
+    metric: str = ""
+    lowest: bool = False
+    values: Mapping[Save, float] = {}
