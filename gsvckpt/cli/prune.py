@@ -17,11 +17,11 @@ from gsvckpt.commands.prune.classify import look_files
 from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
 from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
-from gsvckpt.commands.prune.policy import Policy, Scores
+from gsvckpt.commands.prune.policy import Policy, Scores, parse_every
 from gsvckpt.commands.prune.policy_file import Applied, Policies, read_policies
-from gsvckpt.commands.prune.saves import Group, Save
 from gsvckpt.commands.prune.trash import alone, find_runs, has_trash, require_trash
 from gsvckpt.commands.verify.manifest import NAME
+from gsvckpt.engine.saves import Group, Save
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
@@ -76,7 +76,9 @@ def prune(
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="FILE", help="CSV or JSON lines with epoch or step, and the metric.", rich_help_panel=_RULES)
     ] = None,
-    keep_every: Annotated[int | None, typer.Option("--keep-every", min=1, metavar="N", help="Every Nth epoch.", rich_help_panel=_RULES)] = None,
+    keep_every: Annotated[
+        str | None, typer.Option("--keep-every", metavar="N|Nsteps", help="Every Nth epoch, or every N steps.", rich_help_panel=_RULES)
+    ] = None,
     keep_within: Annotated[
         str | None, typer.Option("--keep-within", metavar="7d", help="What is at most so much older than the newest.", rich_help_panel=_RULES)
     ] = None,
@@ -127,7 +129,7 @@ def prune(
     rules = Policy(
         keep_last,
         keep_best,
-        keep_every,
+        parse_every(keep_every, "--keep-every") if keep_every is not None else None,
         parse_duration(keep_within, "--keep-within") if keep_within is not None else None,
         tuple(keep or ()),
         parse_size(max_size, "--max-size") if max_size is not None else None,

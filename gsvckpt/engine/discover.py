@@ -7,7 +7,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.save_names import COPY_FOLDERS
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.paths import below, is_url
@@ -16,46 +19,71 @@ from gsvckpt.files.temporary import is_temporary
 from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, torch_tar
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.zip import directory
+from gsvckpt.model import Tensor
 from gsvckpt.sovits import official
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
 _OWN = frozenset((".git", TRASH))  # folders whose files are nobody's checkpoints any more
 _PEEK = 512
+_FEATURES = ("3-bert", "4-cnhubert", "7-sv_cn")  # prepare_datasets/1-get-text.py, 2-get-hubert-wav32k.py, 2-get-sv.py
+_WORKPLACE = frozenset(("webui.py", "api.py", "logs", "tools", "weight.json"))  # beside GPT_SoVITS
+
+Wanted = Literal["all", "checkpoints", "saves"]
 _SHARDED = (".safetensors", ".bin")  # before `.index.json`: an index that names no shards is a damaged one
 _TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")  # of torch before 0.1.10, whose tar files torch.load still runs
+
+
+class Features(NamedTuple):
+    """A folder of features that GPT-SoVITS's data preparation wrote: one bare tensor for each clip, which training reads (prepare_datasets/*)."""
+
+    folder: str
+    files: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """Checkpoints below the folders, in order of their paths, how many other files there were, and which folders could not be looked through.
 
-    A checkpoint in several files stands among them by its index; `parts` are its shards that are there.
+    A checkpoint in several files stands among them by its index; `parts` are its shards that are there. `features` are folders of them, which are
+    apart; `skipped`, folders that were not looked into, and why.
     """
 
     checkpoints: tuple[str, ...] = ()
     parts: frozenset[str] = frozenset()
-    others: int = 0
+    rest: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     failures: tuple[MissingError, ...] = ()
+    features: tuple[Features, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def others(self) -> int:
+        return len(self.rest)
 
     def as_json(self) -> dict[str, object]:
-        return {"folders": list(self.folders), "ignored": self.others} if self.folders else {}
+        if not self.folders:
+            return {}
+        features = {"files": sum(one.files for one in self.features), "bytes": sum(one.size for one in self.features)}
+        return {"folders": list(self.folders), "ignored": self.others, **({"features": features} if self.features else {})}
 
 
-def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = False) -> Found:
+def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = False, wanted: Wanted = "all") -> Found:
     """Look through folders. `failures` has one error for each that cannot be listed, and for one that holds no checkpoint.
 
     `thorough` also finds zips that hold a pickle anywhere, pickles that would run code, and files that GPT-SoVITS publishes, whatever their names. Of
-    folders that are URLs, names alone decide.
+    folders that are URLs, names alone decide. `wanted`: of "checkpoints" and "saves", features are told apart; of "saves", of a folder of GPT-SoVITS
+    itself only `logs*` and `*weights*` are looked into.
     """
     checkpoints: list[str] = []
     failures: list[MissingError] = []
     parts: set[str] = set()
     there: set[str] = set()
-    others = 0
+    rest: list[str] = []
+    walk = _Walk(wanted, failures, [], [])
     for folder in folders:
-        before = len(checkpoints) + len(failures)
-        found = list((_urls if is_url(folder) else _files)(folder, failures, recursive=recursive))
+        before = len(checkpoints) + len(failures) + len(walk.features)
+        found = list(_urls(folder, failures, recursive=recursive) if is_url(folder) else _files(folder, walk, recursive=recursive))
         there.update(found)
         named = (shard for path in found if shards.is_index(path) for shard in _shards(path))
         parts.update(shard for shard in named if not shards.is_index(shard))  # an index is no shard: it would hide itself, or another
@@ -65,13 +93,12 @@ def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = Fals
             if _is_checkpoint(path) or (thorough and not is_url(path) and _deserves_a_look(path)):
                 checkpoints.append(path)
             else:
-                others += 1
-        if before == len(checkpoints) + len(failures):
+                rest.append(path)
+        if before == len(checkpoints) + len(failures) + len(walk.features):
             hint = "choose another folder" if recursive else "-r looks in subfolders, too"
             failures.append(MissingError("holds no checkpoint", path=folder, hint=hint))
-    return Found(
-        tuple(checkpoints), frozenset(part for part in parts if part in there or os.path.isfile(part)), others, tuple(folders), tuple(failures)
-    )
+    present = frozenset(part for part in parts if part in there or os.path.isfile(part))
+    return Found(tuple(checkpoints), present, tuple(rest), tuple(folders), tuple(failures), tuple(walk.features), tuple(walk.skipped))
 
 
 def _shards(index: str) -> tuple[str, ...]:
@@ -80,20 +107,70 @@ def _shards(index: str) -> tuple[str, ...]:
     return ()
 
 
-def _files(folder: str, failures: list[MissingError], *, recursive: bool) -> Iterator[str]:
+class _Walk(NamedTuple):
+    """What a walk through folders is for, and what it finds besides files."""
+
+    wanted: Wanted
+    failures: list[MissingError]
+    features: list[Features]
+    skipped: list[tuple[str, str]]
+
+
+def _files(folder: str, walk: _Walk, *, recursive: bool) -> Iterator[str]:
     pending = [folder]
     while pending:
         here = pending.pop()
         try:
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except OSError as error:
-            failures.append(MissingError(f"cannot be listed: {error.strerror}", path=here))
+            walk.failures.append(MissingError(f"cannot be listed: {error.strerror}", path=here))
+            continue
+        features = _features(here, entries) if walk.wanted != "all" and here != folder else None
+        if features is not None:
+            walk.features.append(features)
             continue
         for entry in entries:
             if not is_temporary(entry.name) and _is_file(entry.path):
                 yield entry.path
         if recursive:
-            pending.extend(entry.path for entry in reversed(entries) if _is_folder(entry) and entry.name not in _OWN)
+            inner = [entry for entry in entries if _is_folder(entry) and entry.name not in _OWN]
+            walk.skipped.extend((entry.path, why) for entry in inner if (why := _why_skipped(entry.name, entries, walk.wanted)))
+            pending.extend(entry.path for entry in reversed(inner) if not _why_skipped(entry.name, entries, walk.wanted))
+
+
+def _why_skipped(name: str, beside: Sequence[os.DirEntry[str]], wanted: Wanted) -> str:
+    """Why a folder is not looked into for saves; empty where it is. `beside` is what lies in the same folder."""
+    if wanted != "saves":
+        return ""
+    if name in COPY_FOLDERS:
+        return "holds copies that other programs keep"
+    names = {entry.name for entry in beside}
+    if "GPT_SoVITS" in names and names & _WORKPLACE and not (name.lower().startswith("logs") or "weights" in name.lower()):
+        return "a folder of GPT-SoVITS itself, of which only logs* and *weights* hold saves"
+    return ""
+
+
+def _features(folder: str, entries: Sequence[os.DirEntry[str]]) -> Features | None:
+    """The features in a folder that is called as data preparation calls it and whose first file is one bare tensor; no other file is opened."""
+    if os.path.basename(folder) not in _FEATURES:
+        return None
+    files = [entry for entry in entries if entry.name.endswith(".pt") and _is_file(entry.path)]
+    if not files or not _is_bare(files[0].path):
+        return None
+    sizes = []
+    for entry in files:
+        with suppress(OSError):
+            sizes.append(entry.stat().st_size)
+    return Features(folder, len(sizes), sum(sizes))
+
+
+def _is_bare(path: str) -> bool:
+    """Whether a file holds one tensor and nothing else."""
+    try:
+        with open_checkpoint(path) as checkpoint:
+            return isinstance(checkpoint.root, Tensor)
+    except GsvError:
+        return False
 
 
 def _urls(folder: str, failures: list[MissingError], *, recursive: bool) -> Iterator[str]:

@@ -16,8 +16,8 @@ from gsvckpt.commands.prune.inventory import STRAYS
 from gsvckpt.commands.prune.plan import PrunePlan
 from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
-from gsvckpt.commands.prune.saves import Save
 from gsvckpt.commands.prune.trash import TrashRun
+from gsvckpt.engine.saves import Save
 from gsvckpt.report.console import Line, line, print_lines
 from gsvckpt.units import plural, printable, size
 

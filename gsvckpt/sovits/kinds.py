@@ -65,7 +65,7 @@ def identify(checkpoint: Checkpoint, name: str, first8k: bytes, sections: Sectio
     clues = Clues(tensors, root, find_config(root), name, head, _official(checkpoint, first8k))
     family = versions.family_of(tensors)
     found = versions.find_version(family, clues)
-    progress = read_progress(root, name)
+    progress = read_progress(root, name, checkpoint.container.metadata)
     rank, notes = _rank(clues)
     kind = _kind(clues, known, path, family, found.versions)
     return Identity(kind, family, found.version, found.evidence, path, rank, progress, found.versions, (*progress.notes, *found.notes, *notes))

@@ -45,6 +45,15 @@ def read_callbacks(root: object) -> Iterator[Callback]:
             )
 
 
+def save_folder(root: object) -> str | None:
+    """The folder in which the run's ModelCheckpoint saves, as the file tells it; None where it does not. Nothing is ever written there."""
+    callbacks = root.get("callbacks") if isinstance(root, dict) else None
+    for state in callbacks.values() if isinstance(callbacks, dict) else ():
+        if isinstance(state, dict) and isinstance(state.get("dirpath"), str):
+            return str(state["dirpath"])
+    return None
+
+
 def _number(value: object) -> float | None:
     """A Python number, or that of a tensor with one element; None for anything else and for NaN."""
     tensor = tensor_of(value)

@@ -15,7 +15,21 @@ from gsvckpt.sovits.names import parse
 _INFO = r"(?P<epoch>[0-9]{1,12})epoch_(?P<step>[0-9]{1,12})iteration"  # process_ckpt.py:41-60
 _GPT_INFO = r"GPT-e(?P<epoch>[0-9]{1,12})"  # s1_train.py:62-81
 _EPOCHS = ("epoch", "epochs", "current_epoch", "epoch_idx")
-_STEPS = ("global_step", "step", "steps", "iteration", "iter", "iters", "num_steps", "total_steps")
+_STEPS = (
+    "global_step",
+    "step",
+    "steps",
+    "iteration",
+    "iter",
+    "iters",
+    "num_steps",
+    "total_steps",
+    "global_steps",
+    "update",
+    "updates",
+    "num_updates",
+)
+_METADATA = {"epoch": "ss_epoch", "step": "ss_steps"}  # of a safetensors file, as kohya's LoRA trainers write it
 PROGRESS_KEYS = (*_EPOCHS, *_STEPS, "info")  # root entries that are looked at here
 
 
@@ -28,9 +42,14 @@ class Progress(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_progress(root: object, name: str) -> Progress:
-    """Progress from the content, completed from the name; where they contradict, the content counts and a note says so."""
+def read_progress(root: object, name: str, metadata: Mapping[str, str] = {}) -> Progress:
+    """Progress from the content, completed from the name; where they contradict, the content counts and a note says so. `metadata` is that of a
+    safetensors file, whose root holds tensors alone.
+    """
     entries = root if isinstance(root, dict) else {}
+    entries = (
+        {**entries, **{key: int(metadata[said]) for key, said in _METADATA.items() if metadata.get(said, "").isdecimal()}} if metadata else entries
+    )
     info = entries.get("info")
     text = info if isinstance(info, str) else None
     epoch, step, source = _content(entries, text)

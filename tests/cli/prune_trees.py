@@ -35,6 +35,7 @@ class Save:
     mtime: float
     trained: bool = False
     sound: bool = True
+    legible: bool = True
     guarded: str = ""
     score: float = math.nan
     size: int = 0
@@ -61,11 +62,20 @@ class Tree:
         os.utime(path, (mtime, mtime))
         return path
 
-    def groups(self) -> dict[tuple[str, str, str, str], list[Save]]:
-        """Saves by group, newest first."""
-        found: dict[tuple[str, str, str, str], list[Save]] = {}
-        for one in sorted(self.saves, key=lambda one: one.age, reverse=True):
-            found.setdefault(one.group, []).append(one)
+    def groups(self) -> list[list[Save]]:
+        """Saves by run, newest first: a run begins where one saved later has seen less training; what cannot be read is of the newest."""
+        named: dict[tuple[str, str, str, str], list[Save]] = {}
+        for one in self.saves:
+            named.setdefault(one.group, []).append(one)
+        found: list[list[Save]] = []
+        for members in named.values():
+            runs: list[list[Save]] = [[]]
+            for one in sorted((one for one in members if one.legible and one.epoch is not None), key=lambda one: one.mtime):
+                if any(one.epoch < other.epoch for other in runs[-1]):
+                    runs.append([])
+                runs[-1].append(one)
+            runs[-1] += [one for one in members if not one.legible or one.epoch is None]
+            found += [sorted(run, key=lambda one: one.age, reverse=True) for run in runs]
         return found
 
 
@@ -89,24 +99,27 @@ def lora_training(epoch: int) -> dict[str, object]:
 @cache
 def whole(kind: str, version: str, epoch: int, step: int, nan: bool = False) -> bytes:
     """The bytes of a sound file, or of one with a weight that is no number."""
-    more = {"enc_p.more.weight": numbers(_shape(kind, epoch))}
+    more = {"enc_p.more.weight": numbers((4,))}
+    rest = "x" * (epoch % 5 * 600)  # files of one run differ in size
     if nan:
         more["enc_p.more.weight"] = tensor("float32", (4,), [0.5, math.nan, 0.25, 1.0])
     head = b"PK"
     if kind == "G":
         tree: object = lora_training(epoch) if version == "lora" else s2_training(generator(version, enc_q=True), epoch)
         tree["model"] |= more
+        tree["rest"] = rest
     elif kind == "D":
         tree = s2_training(discriminator(8 if "Pro" in version else 6), epoch)
         tree["model"] |= {name.replace("enc_p", "discriminators.0"): value for name, value in more.items()}
+        tree["rest"] = rest
     elif kind == "gpt-training":
-        tree = {**s1_training(gpt(dtype="float32") | more), "epoch": epoch - 1, "global_step": step, "callbacks": {}}
+        tree = {**s1_training(gpt(dtype="float32") | more), "epoch": epoch - 1, "global_step": step, "callbacks": {}, "rest": rest}
     elif kind == "gpt":
-        tree = OrderedDict(weight=gpt() | more, config={"model": {"n_layer": 1}}, info=f"GPT-e{epoch}")
+        tree = OrderedDict(weight=gpt() | more, config={"model": {"n_layer": 1}, "rest": rest}, info=f"GPT-e{epoch}")
     elif kind == "sovits":
         state = lora() if version == "lora" else generator(version, "float16")
         tree = small(state | more, "v3" if version == "lora" else version, **({"lora_rank": 4} if version == "lora" else {}))
-        tree["info"] = f"{epoch}epoch_{step}iteration"
+        tree |= {"info": f"{epoch}epoch_{step}iteration", "rest": rest}
         head = HEADS.get(version, b"PK")
     elif kind == "training":
         tree = training(epoch, step)
@@ -116,11 +129,6 @@ def whole(kind: str, version: str, epoch: int, step: int, nan: bool = False) -> 
     return torch_zip(tree, head=head)
 
 
-def _shape(kind: str, epoch: int) -> tuple[int, ...]:
-    """Of the tensor by which files differ in size; files of others are of one model only where their shapes are the same."""
-    return (4,) if kind in ("training", "state") else (1 + epoch % 5 * 37,)
-
-
 def damaged(rng: random.Random, how: str, kind: str, version: str, epoch: int, step: int) -> bytes:
     data = whole(kind, version, epoch, step, how == "nan")
     if how == "truncated":
@@ -128,7 +136,7 @@ def damaged(rng: random.Random, how: str, kind: str, version: str, epoch: int, s
     if how == "empty":
         return b""
     if how == "flipped":
-        weight = numbers(_shape(kind, epoch)).store.data
+        weight = numbers((4,)).store.data
         at = data.index(weight) + rng.randrange(len(weight))
         return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
     return data
@@ -145,8 +153,8 @@ def make_tree(root: Path, rng: random.Random, most: int = 6) -> Tree:
     for make in rng.sample(makers, rng.choice((1, 1, 2, 2, 3))):
         make(tree, rng.choice(("alice", "bob 2", "声音", "e5_s7")), rng.randint(1, most))
     _guard_resumed(tree)
-    for add in (_pointers, _pretrained, _links, _strays, _manifests, _others):
-        if rng.random() < 0.35:
+    for add in (_pointers, _pretrained, _links, _strays, _others, _not_looked_into, _manifests):
+        if rng.random() < 0.35 or (add is _not_looked_into):
             add(tree)
     for one in tree.saves:
         one.size = sum((root / name).stat().st_size for name in one.names)
@@ -166,13 +174,13 @@ def _points(tree: Tree, count: int) -> list[tuple[int, int, float]]:
 def _save(tree: Tree, group, files, point, *, trained=False, step=None) -> Save:
     """Write the files of a save, (name, kind, version) each, perhaps with a damage."""
     rng, (epoch, number, mtime) = tree.rng, point
-    sound, hurt = True, rng.randrange(len(files)) if rng.random() < 0.12 else -1
+    sound, legible, hurt = True, True, rng.randrange(len(files)) if rng.random() < 0.12 else -1
     for index, (name, kind, version) in enumerate(files):
         how = rng.choice(DAMAGES) if index == hurt else ""
-        sound = sound and not how
+        sound, legible = sound and not how, legible and how not in ("truncated", "empty")
         data = damaged(rng, how, kind, version, epoch, number) if how else whole(kind, version, epoch, number)
         tree.write(name, data, mtime - index)
-    one = Save(group, tuple(name for name, _, _ in files), epoch, step, mtime, trained, sound, score=_score(rng))
+    one = Save(group, tuple(name for name, _, _ in files), epoch, step, mtime, trained, sound, legible, score=_score(rng))
     tree.saves.append(one)
     return one
 
@@ -199,7 +207,12 @@ def _sovits_run(tree: Tree, experiment: str, count: int) -> None:
         files = [(f"{folder}/{letter}_{end}.pth", letter, version) for letter in "GD" if letter != lacks]
         one = _save(tree, (folder, experiment, "sovits-training", version), files, point, trained=True, step=step)
         if lacks == "G":
-            one.sound = False  # nothing resumes from a discriminator
+            one.sound = one.legible = False  # nothing resumes from a discriminator
+    own = [one for one in tree.saves if one.group[0] == folder]
+    if any(f"{folder}/D_" in name for one in own for name in one.names):
+        for one in own:
+            if not any("/D_" in name for name in one.names):
+                one.sound = one.legible = False  # others have a discriminator, and without it training does not go on
 
 
 def _lora_run(tree: Tree, experiment: str, count: int) -> None:
@@ -245,11 +258,11 @@ def _sovits_weights(tree: Tree, experiment: str, count: int) -> None:
 
 
 def _plain(tree: Tree, _: str, count: int) -> None:
-    for index, point in enumerate(_points(tree, count)):
+    for point in _points(tree, count):
         _save(
             tree,
             ("runs/net", "net/model_#.pth", "training", ""),
-            [(f"runs/net/model_{90 - index}.pth", "training", "")],
+            [(f"runs/net/model_{point[1]}.pth", "training", "")],
             point,
             trained=True,
             step=point[1],
@@ -264,26 +277,32 @@ def _lightning(tree: Tree, _: str, count: int) -> None:
 
 
 def _states(tree: Tree, _: str, count: int) -> None:
-    """State dicts, which do not tell how old they are."""
+    """State dicts, which do not tell how old they are; those whose names do not say it either are no saves."""
+    says = tree.rng.random() < 0.7
     for index, point in enumerate(sorted(_points(tree, count), key=lambda point: point[2])):
-        one = _save(tree, ("flat", "flat/net_#.pt", "state-dict", ""), [(f"flat/net_{index + 10}.pt", "state", "")], point)
+        if not says:
+            tree.write(f"flat/net_{index + 10}.pt", whole("state", "", *point[:2]), point[2])
+            tree.untouchable.add(f"flat/net_{index + 10}.pt")
+            continue
+        group = ("flat", "flat/net_step_#.pt", "state-dict", "")
+        one = _save(tree, group, [(f"flat/net_step_{index + 10}.pt", "state", "")], point, step=index + 10)
         one.epoch = None
 
 
 def _sharded(tree: Tree, _: str, count: int) -> None:
     for index, (_, _, mtime) in enumerate(sorted(_points(tree, count), key=lambda point: point[2])):
-        names = [f"big-{index + 1}-0000{part}-of-00002.safetensors" for part in (1, 2)]
+        names = [f"big-step-{index + 1}-0000{part}-of-00002.safetensors" for part in (1, 2)]
         values = {f"layer.{part}": ("F32", (8,), numbers((8,), seed=part).store.data) for part in range(4)}
         where = {name: names[place % 2] for place, name in enumerate(values)}
         for name in names:
             tree.write(f"shards/{name}", safetensors({key: value for key, value in values.items() if where[key] == name}), mtime)
-        first = f"shards/big-{index + 1}.safetensors.index.json"
+        first = f"shards/big-step-{index + 1}.safetensors.index.json"
         tree.write(first, json.dumps({"metadata": {"total_size": 128}, "weight_map": where}).encode(), mtime)
         sound = tree.rng.random() > 0.12
         if not sound:
             tree.write(f"shards/{names[1]}", (tree.root / f"shards/{names[1]}").read_bytes()[:-4], mtime)
-        group = ("shards", "shards/big-#.safetensors.index.json", "state-dict", "")
-        tree.saves.append(Save(group, (first, *(f"shards/{name}" for name in names)), None, None, mtime, sound=sound, score=_score(tree.rng)))
+        group = ("shards", "shards/big-step-#.safetensors.index.json", "state-dict", "")
+        tree.saves.append(Save(group, (first, *(f"shards/{name}" for name in names)), None, index + 1, mtime, sound=sound, score=_score(tree.rng)))
 
 
 def _guard_resumed(tree: Tree) -> None:
@@ -338,6 +357,16 @@ def _links(tree: Tree) -> None:
     tree.untouchable |= {f"{one.group[0]}/{name}" for name in ("best.pth", "far.pth", "far")}
 
 
+def _not_looked_into(tree: Tree) -> None:
+    """Beside GPT-SoVITS itself, only `logs*` and `*weights*` hold saves."""
+    if not (tree.root / "GPT_SoVITS").exists() or not any((tree.root / name).exists() for name in ("webui.py", "weight.json", "logs")):
+        return
+    for one in list(tree.saves):
+        if not one.group[0].startswith(("logs", "SoVITS_weights", "GPT_weights")):
+            tree.saves.remove(one)
+            tree.untouchable |= set(one.names)
+
+
 def _strays(tree: Tree) -> None:
     tree.write("webui.py", b"# GPT-SoVITS\n")
     tree.write("1745000000.1234567.pth", whole("sovits", "v2", 3, 3), NOW - 30 * DAY)
@@ -348,8 +377,9 @@ def _strays(tree: Tree) -> None:
 
 
 def _manifests(tree: Tree) -> None:
-    folder = tree.rng.choice(tree.saves).group[0]
-    record(tree.root / folder, [name.rpartition("/")[2] for one in tree.saves if one.group[0] == folder for name in one.names])
+    folder = tree.rng.choice([one.group[0] for one in tree.saves] or [""])
+    if folder:
+        record(tree.root / folder, [name.rpartition("/")[2] for one in tree.saves if one.group[0] == folder for name in one.names])
 
 
 def record(folder: Path, names: Iterable[str]) -> None:

@@ -156,11 +156,12 @@ def test_no_rule_is_refused(gsvckpt, tmp_path, run):
     assert "--keep-last" in done.err
 
 
-def test_a_policy_that_empties_a_group_is_refused(gsvckpt, tmp_path):
+def test_a_group_of_which_the_rules_keep_nothing_is_left_alone(gsvckpt, tmp_path):
     small_weights(tmp_path, "alice", range(1, 4))
-    done = gsvckpt("prune", tmp_path, "--keep", "bob*", "--yes")
-    assert done.code == 4
-    assert "keeps none of the 3" in done.err
+    done = gsvckpt("prune", tmp_path, "--keep", "bob*", "--yes", "-v")
+    assert done.code == 0
+    assert "left alone" in done.out
+    assert len(list(tmp_path.rglob("*.pth"))) == 3
 
 
 def test_no_checkpoint_at_all(gsvckpt, tmp_path):

@@ -77,20 +77,20 @@ def test_a_damaged_lora_is_of_the_group_of_its_run(gsvckpt, tmp_path):
     for epoch in (1, 2, 3):
         (folder / f"G_{epoch}.pth").write_bytes(whole("G", "lora", epoch, 0))
     (folder / "G_4.pth").write_bytes(b"")  # the disk was full
-    (group,) = gsvckpt.json("prune", folder, "--keep-every", "5", "--dry-run").document["groups"]
+    (group,) = gsvckpt.json("prune", folder, "--keep-last", "1", "--dry-run").document["groups"]
     assert [[path.rpartition("/")[2] for path in entry["paths"]] for entry in group["keep"]] == [["G_3.pth"], ["G_4.pth"]]
 
 
 def test_an_interruption_takes_all_back(gsvckpt, tmp_path, monkeypatch):
     folder = voices(tmp_path / "voices")
-    before, real = snapshot(tmp_path), trash.Run.take
+    before, real = snapshot(tmp_path), trash.TrashRun.take
 
     def interrupt(run, step):
         if step.path.endswith("e2_s32.pth"):
             signal.raise_signal(signal.SIGINT)
         real(run, step)
 
-    monkeypatch.setattr(trash.Run, "take", interrupt)
+    monkeypatch.setattr(trash.TrashRun, "take", interrupt)
     assert gsvckpt("prune", folder, "--keep-last", "1", "--yes").code == 130
     assert snapshot(tmp_path) == before
 
@@ -99,7 +99,7 @@ def test_what_an_interrupted_run_took_is_not_deleted_with_the_trash(gsvckpt, tmp
     folder = voices(tmp_path / "voices")
     before = snapshot(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(trash.Run, "finish", lambda run: None)  # killed when all was moved, but for saying so
+        patch.setattr(trash.TrashRun, "finish", lambda run: None)  # killed when all was moved, but for saying so
         gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
     gsvckpt.json("prune", folder, "--empty-trash", "--yes")
     assert snapshot(tmp_path) == before
@@ -108,7 +108,7 @@ def test_what_an_interrupted_run_took_is_not_deleted_with_the_trash(gsvckpt, tmp
 def test_the_next_run_begins_with_what_an_interrupted_one_took(gsvckpt, tmp_path, monkeypatch):
     folder = voices(tmp_path / "voices")
     with monkeypatch.context() as patch:
-        patch.setattr(trash.Run, "finish", lambda run: None)
+        patch.setattr(trash.TrashRun, "finish", lambda run: None)
         gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
     gsvckpt.json("prune", folder, "--keep-last", "2", "--yes")
     assert names(folder) == [TRASH, "alice_e2_s32.pth", "alice_e3_s48.pth"]
@@ -193,7 +193,7 @@ def test_a_folder_that_no_run_is_called_after(gsvckpt, pruned):
 
 
 def test_no_room_is_given_twice(gsvckpt, tmp_path):
-    """The newest sound one stays even where it does not fit, and then there is no room for older ones of other groups."""
+    """A group of which nothing fits is left alone, and then there is no room for older ones of other groups."""
     run = pairs(tmp_path / "logs" / "zoe" / "logs_s2_v2", 1, 2, 3)
     (run / "G_48.pth").write_bytes(b"")  # GPT-SoVITS would resume from it
     voices(tmp_path / "SoVITS_weights_v2", name="carol", epochs=(1, 2))
@@ -201,7 +201,7 @@ def test_no_room_is_given_twice(gsvckpt, tmp_path):
     room = damaged + sum(path.stat().st_size for path in run.glob("?_32.pth")) - 1
     plan = gsvckpt.json("prune", tmp_path, "--max-size", f"{room}", "--dry-run").document
     kept = {path.rpartition("/")[2] for group in plan["groups"] for entry in group["keep"] for path in entry["paths"]}
-    assert kept == {"G_48.pth", "D_48.pth", "G_32.pth", "D_32.pth", "carol_e2_s32.pth"}
+    assert kept == {"G_48.pth", "D_48.pth", "G_32.pth", "D_32.pth", "G_16.pth", "D_16.pth", "carol_e2_s32.pth"}
 
 
 # --- others at work -------------------------------------------------------------------------------------------------------------------------------
@@ -573,13 +573,13 @@ def test_a_folder_that_is_named_twice(gsvckpt, tmp_path, monkeypatch):
 
 
 def test_a_models_folder_whose_files_are_called_after_the_time(gsvckpt, tmp_path):
-    """Only where GPT-SoVITS works are such files what interrupted saves left."""
+    """Only where GPT-SoVITS works are such files what interrupted saves left; elsewhere the numbers say nothing of training."""
     for number in (1, 2, 3):
         path = tmp_path / f"17450000{number:02}.5.pth"
         path.write_bytes(whole("training", "", number, number))
         os.utime(path, (NOW - 10**7, NOW - 10**7))
     gsvckpt.json("prune", tmp_path, "--keep-last", "2", "--yes")
-    assert len([name for name in names(tmp_path) if name.endswith(".pth")]) == 2
+    assert len([name for name in names(tmp_path) if name.endswith(".pth")]) == 3
 
 
 # --- what shrinks ---------------------------------------------------------------------------------------------------------------------------------
@@ -664,16 +664,17 @@ def test_what_is_in_use_stays(gsvckpt, tmp_path, settings, asked):
 
 def test_state_dicts_of_one_time_are_ordered_by_the_numbers_in_their_names(gsvckpt, tmp_path):
     for number in (8, 9, 10, 11):
-        path = tmp_path / f"net_{number}.pt"
+        path = tmp_path / f"net_step_{number}.pt"
         path.write_bytes(whole("state", "", number, number))
         os.utime(path, (NOW - number, NOW - number))  # as unpacking or copying leaves them
     gsvckpt.json("prune", tmp_path, "--keep-last", "1", "--yes")
-    assert names(tmp_path) == [TRASH, "net_11.pt"]
+    assert names(tmp_path) == [TRASH, "net_step_11.pt"]
 
 
 def test_a_damaged_save_does_not_shrink(gsvckpt, tmp_path):
     folder = pairs(tmp_path / "run", 1, 2, 3)
     (folder / "D_16.pth").write_bytes(damaged(random.Random(1), "flipped", "D", "v2", 1, 0))
+    os.utime(folder / "D_16.pth", (NOW + 1, NOW + 1))
     plan = gsvckpt.json("prune", folder, "--keep-last", "1", "--demote-after", "1", "--yes").document
     (group,) = plan["groups"]
     assert [[path.rpartition("/")[2] for path in entry["paths"]] for entry in group["demote"]] == [["G_32.pth", "D_32.pth"]]

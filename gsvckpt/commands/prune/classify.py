@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,19 +12,20 @@ from typing import NamedTuple
 import xxhash
 
 from gsvckpt.commands.prune.likeness import Beginning, Likeness, learn, read_beginning, recognise
-from gsvckpt.commands.prune.saves import SaveFile
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool.run import Load, run_each
+from gsvckpt.engine.saves import Facts, SaveFile
 from gsvckpt.errors import GsvError
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.formats import shards
 from gsvckpt.model import Tensor
 from gsvckpt.sovits.names import folder_rank, parse
+from gsvckpt.sovits.training_progress import read_progress
+from gsvckpt.sovits.training_run import identity_of
 
-ANYBODYS = ("state-dict", "training")  # kinds that are not GPT-SoVITS's own
 _REMEMBERED = 8  # files that others are compared with: kinds and versions stand in turns
-_BY_TENSORS = ("v1", "v2", "v2Pro", "v2ProPlus")  # versions that tensors tell; v3 and v4 have the same
+_CLOCK = r"[12][0-9]{9}(?:\.[0-9]{1,18})?"  # the folder in the zip that `my_save` writes: the time of saving (process_ckpt.py:12-17)
 _FORMS = {
     "gpt-training": "gpt-training",
     "generator": "sovits-generator-training",
@@ -33,45 +35,29 @@ _FORMS = {
 }
 
 
-class Facts(NamedTuple):
-    """What one file is, by its content, or by its name where it cannot be read (`why` says so then). A plain value, for any process."""
-
-    file: SaveFile
-    parts: tuple[SaveFile, ...] = ()
-    kind: str = "unknown"
-    version: str | None = None
-    epoch: int | None = None
-    step: int | None = None
-    trained: bool = False
-    lora: bool = False
-    official: str | None = None
-    layout: str = ""
-    why: str = ""
-    damaged: bool = False
-
-
 class Memory:
-    """Files that were read, of which others are alike: the latest of any folder, and for versions that only folders tell apart those of each."""
+    """Files that were read, of which others in the same folder are alike."""
 
     def __init__(self) -> None:
         self._known: dict[str, list[tuple[Likeness, Facts]]] = {}
 
     def recall(self, path: str, beginning: Beginning) -> Facts | None:
         """What a file is that is like one of them in all but its numbers."""
-        alike = (*self._known.get("", []), *self._known.get(os.path.dirname(path), []))
+        alike = self._known.get(os.path.dirname(path), [])
         for likeness, facts in alike:
-            progress = recognise(likeness, beginning, path)
-            if progress is not None and (progress.epoch, progress.step) != (None, None):
+            root = recognise(likeness, beginning)
+            if root is not None:
+                progress, told = read_progress(root, path), read_progress(root, "")
+                saved = _saved(beginning.prefix)
                 with suppress(OSError):
-                    return facts._replace(file=measure(path), epoch=progress.epoch, step=progress.step)
+                    return facts._replace(file=measure(path), epoch=progress.epoch, step=progress.step, told=told[:2], saved=saved)
         return None
 
     def keep(self, path: str, beginning: Beginning, facts: Facts) -> None:
         """Remember a file that was read, if others can be like it."""
-        by_tensors = facts.version in _BY_TENSORS
-        likeness = learn(beginning, skips=by_tensors) if not facts.damaged and not facts.parts else None
-        if likeness is not None and recognise(likeness, beginning, path) is not None:
-            alike = self._known.setdefault("" if by_tensors else os.path.dirname(path), [])
+        likeness = learn(beginning, skips=False) if not facts.damaged and not facts.parts else None
+        if likeness is not None and recognise(likeness, beginning) is not None:
+            alike = self._known.setdefault(os.path.dirname(path), [])
             alike.insert(0, (likeness, facts))
             del alike[_REMEMBERED:]
 
@@ -110,8 +96,27 @@ def look(path: str) -> Facts | None:
     trained = any(role == "optimizer" for role in found.roles.values()) and _has_state(checkpoint.root, found.roles)
     known = found.official.file.name if found.official is not None else None
     lora = identity.lora_rank is not None
-    layout = _layout(found.state) if identity.kind in ANYBODYS else ""
-    return Facts(file, parts, identity.kind, identity.version, identity.progress.epoch, identity.progress.step, trained, lora, known, layout)
+    return Facts(
+        file,
+        parts,
+        identity.kind,
+        identity.version,
+        identity.progress.epoch,
+        identity.progress.step,
+        trained,
+        lora,
+        known,
+        _layout(found.state),
+        told=read_progress(checkpoint.root, "", checkpoint.container.metadata)[:2],
+        identity=identity_of(checkpoint),
+        saved=_saved(checkpoint.container.prefix or ""),
+        bare=isinstance(checkpoint.root, Tensor),
+    )
+
+
+def _saved(prefix: str) -> float | None:
+    """When a file was saved, in seconds since 1970, where the folder in its zip tells it."""
+    return float(prefix) if re.fullmatch(_CLOCK, prefix) else None
 
 
 def _layout(state: Mapping[str, Tensor]) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.prune.policy import Policy, Scores
-from gsvckpt.commands.prune.saves import Group, Save
-from gsvckpt.errors import RefusedError
+from gsvckpt.commands.prune.policy import Every, Policy, Scores
+from gsvckpt.engine.saves import Group, Save
 
 Fate = Literal["keep", "demote", "remove"]
 _SECOND = 1_000_000_000
@@ -40,12 +39,10 @@ def decide(
 ) -> tuple[GroupPlan, ...]:
     """Decide on all saves. Damaged ones count for no rule and stay, and so do guarded ones; the newest sound one of every group stays.
 
-    `max_size` of any policy holds over everything. Raises RefusedError where the rules would keep nothing of a group.
+    `max_size` of any policy holds over everything. A group of which the rules would keep no sound save is left alone.
     """
     groups = [_Deciding(group, files, policy_of(group), scores_of(group), damaged) for group, files in _grouped(saves)]
     _fill(groups)
-    for group in groups:
-        group.require_some()
     return tuple(group.plan() for group in groups)
 
 
@@ -74,11 +71,8 @@ class _Deciding:
             self.apply(sound[: policy.last], lambda _: _among("last", policy.last), lambda _: f"not {_among('last', policy.last)}")
         if policy.best is not None:
             self._best(policy.best)
-        if policy.every is not None and any(save.epoch is not None for save in sound):
-            every = policy.every
-            newest = {save.epoch: save for save in reversed(sound)}  # of several saves of one epoch the last
-            chosen = [save for epoch, save in newest.items() if epoch is not None and epoch % every == 0]
-            self.apply(chosen, lambda save: f"epoch {save.epoch}, a multiple of {every}", lambda save: _why_not_every(save, every))
+        if policy.every is not None:
+            self._every(policy.every)
         if policy.within is not None and sound:
             limit = sound[0].mtime_ns - policy.within * _SECOND
             said = span(policy.within)
@@ -86,6 +80,25 @@ class _Deciding:
             self.apply(chosen, lambda _: f"within {said} of the newest", lambda _: f"more than {said} older than the newest")
         if policy.keep:
             self.apply([save for save in sound if self._glob(save)], lambda save: f"matches {self._glob(save)}", lambda _: "matches no --keep")
+
+    def _every(self, wanted: Every) -> None:
+        """By epochs; by steps where the user says so, or where no save tells its epoch."""
+        by_steps = wanted.steps or not any(save.epoch is not None for save in self.sound)
+        every, word = wanted.number, "step" if by_steps else "epoch"
+        untold = ", as these tell no epochs" if by_steps and not wanted.steps else ""
+
+        def place(save: Save) -> int | None:
+            return save.step if by_steps else save.epoch
+
+        def why_not(save: Save) -> str:
+            number = place(save)
+            told = number is not None and number % every == 0
+            return f"not the last save of {word} {number}" if told else f"its {word} is no multiple of {every}{untold}"
+
+        if any(place(save) is not None for save in self.sound):
+            last = {place(save): save for save in reversed(self.sound)}  # of several saves of one epoch the last
+            chosen = [save for number, save in last.items() if number is not None and number % every == 0]
+            self.apply(chosen, lambda save: f"{word} {place(save)}, a multiple of {every}{untold}", why_not)
 
     def _best(self, count: int) -> None:
         ranked = sorted((save for save in self.sound if save in self.scores.values), key=lambda save: save.age, reverse=True)
@@ -118,30 +131,23 @@ class _Deciding:
         """Whether what would go is to shrink instead, or to stay where nothing in it can: then no file of the group is removed."""
         return self.policy.demote_after is not None
 
-    def require_some(self) -> None:
-        """Raise RefusedError where everything would go but for the newest one, which no rule of the user keeps."""
-        if (
-            self.applied
-            and not self.shrinks
-            and self.sound
-            and not self.kept
-            and not any(save.guards for save in self.saves)
-            and not self.damaged_here
-        ):
-            why = f"the policy keeps none of the {len(self.saves):,} of {self.group.label}: {'; '.join(self.against[self.sound[0]])}"
-            raise RefusedError(why, path=self.group.folder, hint="add --keep-last 1")
-
     @property
-    def damaged_here(self) -> bool:
-        return len(self.sound) < len(self.saves)
+    def would_empty(self) -> bool:
+        """Whether the rules would keep no sound save of the group: then nobody has said which one is wanted."""
+        guarded = any(save.guards for save in self.sound)
+        return self.applied and not self.shrinks and bool(self.sound) and not self.kept and not guarded
 
     def plan(self) -> GroupPlan:
         if not self.applied and not self.shrinks:
             note = "no metric is known of it" if self.policy.best is not None else "no rule is about it"
-            return GroupPlan(
-                self.group, tuple(Decision(save, "keep", (*save.guards, *self._why_damaged(save)) or (note,)) for save in self.saves), note
-            )
+            return self._left_alone(note)
+        if self.would_empty and len(self.saves) > 1:
+            note = f"the rules keep no sound save of it ({'; '.join(self.against[self.sound[0]])}), so it is left alone"
+            return self._left_alone(note)
         return GroupPlan(self.group, tuple(self._decide(save) for save in self.saves))
+
+    def _left_alone(self, note: str) -> GroupPlan:
+        return GroupPlan(self.group, tuple(Decision(save, "keep", (*save.guards, *self._why_damaged(save)) or (note,)) for save in self.saves), note)
 
     def _why_damaged(self, save: Save) -> tuple[str, ...]:
         return (self.damaged[save],) if save in self.damaged else ()
@@ -209,12 +215,6 @@ def _by_worth(group: _Deciding) -> list[Save]:
 
 def _among(what: str, count: int | None) -> str:
     return f"the {what} one" if count == 1 else f"among the {what} {count}"
-
-
-def _why_not_every(save: Save, every: int) -> str:
-    if save.epoch is not None and save.epoch % every == 0:
-        return f"not the last save of epoch {save.epoch}"
-    return f"its epoch is no multiple of {every}"
 
 
 def span(seconds: int) -> str:

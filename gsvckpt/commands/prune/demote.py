@@ -9,11 +9,11 @@ from functools import partial
 from typing import NamedTuple
 
 from gsvckpt.commands.prune.policy import DemoteTo
-from gsvckpt.commands.prune.saves import Save
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.file import Planned, Rewritten, rewrite
 from gsvckpt.commands.rewrite.migrate import Migration, Steps
 from gsvckpt.engine.examine import Examination
+from gsvckpt.engine.saves import Save
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import RefusedError
 from gsvckpt.sovits.training_state import training_state

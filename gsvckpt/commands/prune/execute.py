@@ -14,13 +14,13 @@ from gsvckpt.commands.prune.decisions import GroupPlan
 from gsvckpt.commands.prune.demote import Demoted, EngineFor, write_demotion
 from gsvckpt.commands.prune.plan import PrunePlan
 from gsvckpt.commands.prune.policy import DemoteTo
-from gsvckpt.commands.prune.saves import Group, Save, SaveFile, freed_by
 from gsvckpt.commands.prune.trash import Step, TrashRun, begin, find_runs, new_stamp
 from gsvckpt.commands.verify import manifest
 from gsvckpt.commands.verify.backup import Backup, place_for
 from gsvckpt.commands.verify.manifest import Entry
 from gsvckpt.engine.digest import digest_file
 from gsvckpt.engine.discover import find_files
+from gsvckpt.engine.saves import Group, Save, SaveFile, freed_by
 from gsvckpt.errors import ChangedError, GsvError, OutputError, UsageError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.lock import locked

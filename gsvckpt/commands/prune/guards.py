@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from gsvckpt.engine.folder_saves import TRAINER_STATE, read_state
 from gsvckpt.errors import GsvError
 from gsvckpt.sovits import official
 from gsvckpt.sovits.names import split
@@ -16,6 +17,9 @@ from gsvckpt.sovits.runs import find_runs, parse_run
 _PRETRAINED = "pretrained_models"
 # What names the weights in use, below GPT-SoVITS's own folder (inference_webui.py:57-67, TTS_infer_pack/TTS.py).
 _SETTINGS = ("weight.json", "configs/tts_infer.yaml", "GPT_SoVITS/configs/tts_infer.yaml", "tts_infer.yaml")
+# Which folder training goes on from: DeepSpeed's `latest`, Megatron's number (megatron/training/checkpointing.py).
+_LATEST = {"latest": "", "latest_checkpointed_iteration.txt": "iter_{:07d}"}
+_LONGEST_NAME = 4_096
 _LEVELS = 4  # logs/<exp>/logs_s1_v2/ckpt lies so far below it
 _LARGEST = 1 << 20
 _NAMES_A_FILE = re.compile(r"\.(?:pth|ckpt|pt|safetensors|bin)$", re.IGNORECASE)
@@ -41,6 +45,7 @@ class Guards:
         self._within = [parts for parts in map(split, folders) if _PRETRAINED in parts]
         self._pointers = tuple(_pointers(dict.fromkeys((*paths, *map(os.path.realpath, paths)))))
         self._resumed: dict[str, frozenset[str]] = {}
+        self._latest: dict[str, tuple[tuple[str, str], ...]] = {}
 
     def of(self, path: str, *, base: bool, known: str | None) -> tuple[str, ...]:
         """The reasons to leave a file alone. `base`: its tensors are those of a pretrained model; `known`: the official file that it is."""
@@ -52,6 +57,13 @@ class Guards:
         if real != place:
             reasons += self._reasons(real, base=base, known=known)
         return tuple(dict.fromkeys(reasons))
+
+    def of_folder(self, folder: str) -> tuple[str, ...]:
+        """The reasons to leave a save that is a folder alone: the file beside it that says where training goes on, or what it calls its best."""
+        above, name = os.path.split(os.path.abspath(folder))
+        if above not in self._latest:
+            self._latest[above] = tuple(_named_beside(above))
+        return tuple(dict.fromkeys(f"{by} names it" for told, by in self._latest[above] if told == name))
 
     def _reasons(self, place: str, *, base: bool, known: str | None) -> list[str]:
         parts = split(place)
@@ -79,6 +91,25 @@ class Guards:
                     chosen = []
             self._resumed[folder] = frozenset(chosen)
         return self._resumed[folder]
+
+
+def _named_beside(folder: str) -> Iterator[tuple[str, str]]:
+    """The names of folders that files in their parent's folder, or the newest save, say to be the latest or best; and which file says so."""
+    for name, form in _LATEST.items():
+        try:
+            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+                told = file.read(_LONGEST_NAME).strip()
+        except OSError:
+            continue
+        yield (form.format(int(told)) if told.isdecimal() and form else split(told)[-1] if split(told) else ""), name
+    try:
+        inner = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for path in inner:
+        best = read_state(path).get("best_model_checkpoint")
+        if isinstance(best, str) and split(best):
+            yield split(best)[-1], f"{TRAINER_STATE} of {os.path.basename(path)}"
 
 
 def _pointers(paths: Iterable[str]) -> Iterator[Pointer]:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from gsvckpt.errors import GsvError
 from gsvckpt.files.local import open_source
 from gsvckpt.model import OpenSource
-from gsvckpt.sovits.training_progress import Progress, read_progress
 
 _FURTHEST = 160 << 10  # bytes of a file in which its progress must stand
 _ALIKE = 1 << 16  # by so many bytes saves of one run may differ in size: Lightning's callbacks and texts grow
@@ -49,6 +48,7 @@ class Beginning(NamedTuple):
     records: int
     size: int
     pickle: bytes
+    prefix: str = ""
 
 
 def read_beginning(path: str) -> Beginning | None:
@@ -72,8 +72,8 @@ def learn(beginning: Beginning, *, skips: bool) -> Likeness | None:
     return None
 
 
-def recognise(likeness: Likeness, beginning: Beginning, path: str) -> Progress | None:
-    """How far training had come in a file that is like the other in all but that; None for one that is not."""
+def recognise(likeness: Likeness, beginning: Beginning) -> dict[str, object] | None:
+    """As much of the root as tells progress, of a file that is like the other in all but that; None for one that is not."""
     same = (beginning.head, beginning.records) == (likeness.head, likeness.records)
     if not same or abs(beginning.size - likeness.size) > _ALIKE:
         return None
@@ -90,7 +90,7 @@ def recognise(likeness: Likeness, beginning: Beginning, path: str) -> Progress |
                 return None
             values.append(found[0])
             place = found[1]
-    return read_progress(_root(likeness.form, values), path)
+    return _root(likeness.form, values)
 
 
 def _behind_config(pickle: bytes, place: int) -> int:
@@ -176,4 +176,5 @@ def _read(source: OpenSource) -> Beginning | None:
     name = bytes(begin[_LOCAL.size : _LOCAL.size + name_length])
     if not whole or bytes(begin[2:4]) != b"\x03\x04" or os.path.basename(name) != b"data.pkl":
         return None
-    return Beginning(head, records, source.size, bytes(begin[_LOCAL.size + name_length + extra_length :]))
+    prefix = name.decode("utf-8", "replace").rpartition("/")[0]
+    return Beginning(head, records, source.size, bytes(begin[_LOCAL.size + name_length + extra_length :]), prefix)

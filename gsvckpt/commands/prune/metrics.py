@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.commands.prune.metric_files import Table, find_column, read_table
 from gsvckpt.commands.prune.policy import Scores
-from gsvckpt.commands.prune.saves import Save
 from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.saves import Save
 from gsvckpt.errors import GsvError, UsageError, did_you_mean
 from gsvckpt.sovits.lightning import Callback, read_callbacks
 from gsvckpt.sovits.names import basename, parse

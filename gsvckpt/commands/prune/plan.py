@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from gsvckpt.commands.prune.decisions import Decision, GroupPlan, decide, matches
 from gsvckpt.commands.prune.demote import Demoted, EngineFor, plan_demotion
-from gsvckpt.commands.prune.inventory import STRAYS, Ignored, Inventory, LookAll, take_inventory
+from gsvckpt.commands.prune.inventory import STRAYS, Inventory, LookAll, take_inventory
 from gsvckpt.commands.prune.policy import Policy, Scores
-from gsvckpt.commands.prune.saves import Group, Save, freed_by
 from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.findings import select_checks
 from gsvckpt.commands.verify.result import Expected, Options
+from gsvckpt.engine.saves import Group, Ignored, Save, freed_by
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.publish import TRASH
@@ -132,16 +132,16 @@ def _needed(groups: Sequence[GroupPlan]) -> list[Save]:
 def _find_damaged(saves: Sequence[Save], jobs: int, progress: Progress) -> dict[Save, str]:
     """Read saves whole. Those that are not sound, and why."""
     options = Options(select_checks(_SOUND), digests=frozenset())
-    files = {path: Expected() for save in saves for path in save.paths}
+    files = {path: Expected() for save in saves for path in save.readable}
     results = {result.path: result for result in verify_files(files, options, jobs, progress)}
     found: dict[Save, str] = {}
     for save in saves:
-        for path in save.paths:
+        for path in save.readable:
             result = results[path]
             worst = next((finding.why for finding in result.findings if finding.severity == "error"), "")
             if result.status in ("damaged", "unsafe", "unchecked") or worst:
                 why = worst or (result.error["why"] if result.error is not None else result.status)
-                which = f"{os.path.basename(path)} " if len(save.paths) > 1 else ""
+                which = f"{os.path.basename(path)} " if len(save.readable) > 1 else ""
                 found.setdefault(save, f"{which}is {result.status}: {why}")
     return found
 

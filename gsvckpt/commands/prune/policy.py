@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.prune.saves import Save
+from gsvckpt.engine.saves import Save
+from gsvckpt.errors import UsageError
 
 DemoteTo = Literal["stripped", "inference"]
 
 
 RULES = ("last", "best", "every", "within", "keep", "max_size", "demote_after")
+
+
+class Every(NamedTuple):
+    """`5`: every fifth epoch, or step of a trainer that counts no epochs; `500steps`: by steps in any case."""
+
+    number: int
+    steps: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.number}steps" if self.steps else str(self.number)
+
+
+def parse_every(text: str, where: str) -> Every:
+    """`5` or `500steps`. Raises UsageError, at `where`."""
+    match = re.fullmatch(r" *([0-9]{1,12}) *(steps?|epochs?)? *", text, re.IGNORECASE)
+    if match is None or int(match[1]) < 1:
+        raise UsageError(f"{text[:20]!r} is no number of epochs or steps", where=where, hint="5, or 500steps")
+    return Every(int(match[1]), (match[2] or "").lower().startswith("step"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +43,7 @@ class Policy:
 
     last: int | None = None
     best: int | None = None
-    every: int | None = None
+    every: Every | None = None
     within: int | None = None
     keep: tuple[str, ...] = ()
     max_size: int | None = None

@@ -12,17 +12,26 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, get_args
 
-from gsvckpt.commands.prune.policy import DemoteTo, Policy
-from gsvckpt.commands.prune.saves import Group
+from gsvckpt.commands.prune.policy import DemoteTo, Policy, parse_every
 from gsvckpt.commands.verify.manifest import LARGEST, MARK, NAME
+from gsvckpt.engine.saves import Group
 from gsvckpt.errors import UsageError, did_you_mean
 from gsvckpt.files.toml import find_line, parse, read_text
 from gsvckpt.units import parse_duration, parse_size, spell_duration
 
-_COUNTS = {"keep-last": "last", "keep-best": "best", "keep-every": "every", "demote-after": "demote_after"}
+_COUNTS = {"keep-last": "last", "keep-best": "best", "demote-after": "demote_after"}
 _CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {"mode": ("mode", ("min", "max")), "demote-to": ("demote_to", get_args(DemoteTo))}
-_FIELDS = {**_COUNTS, "keep-within": "within", "keep": "keep", "max-size": "max_size", "demote-to": "demote_to", "metric": "metric", "mode": "mode"}
-_GROUP_KEYS = (*_COUNTS, "keep-within", "keep", "metric", *_CHOICES)
+_FIELDS = {
+    **_COUNTS,
+    "keep-every": "every",
+    "keep-within": "within",
+    "keep": "keep",
+    "max-size": "max_size",
+    "demote-to": "demote_to",
+    "metric": "metric",
+    "mode": "mode",
+}
+_GROUP_KEYS = (*_COUNTS, "keep-every", "keep-within", "keep", "metric", *_CHOICES)
 _KEYS = (*_GROUP_KEYS, "max-size", "groups")
 _FORM = "begin with a line [prune], and a line keep-last = 3 below it"
 
@@ -67,6 +76,7 @@ def spell_rules(policy: Policy) -> dict[str, object]:
     found = {key: getattr(policy, name) for key, name in _FIELDS.items()}
     found |= {"keep-within": spell_duration(policy.within)} if policy.within is not None else {}
     found |= {"keep": list(policy.keep) or None}
+    found |= {"keep-every": str(policy.every) if policy.every.steps else policy.every.number} if policy.every is not None else {}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -147,6 +157,8 @@ def _policy(table: _Table, known: tuple[str, ...]) -> Policy:
             found[name] = value
         elif key == "keep":
             found[key] = _globs(table)
+        elif key == "keep-every":
+            found["every"] = parse_every(str(value) if type(value) is int else _text(table, key), table.where(key))
         elif key == "max-size" and type(value) is int:
             found["max_size"] = parse_size(str(value), table.where(key))
         elif key == "max-size":

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from gsvckpt.commands.prune.saves import Group
+from gsvckpt.engine.saves import Group
 from gsvckpt.errors import MissingError
 
 _NAME = "events.out.tfevents.*"

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.prune.saves import SaveFile, freed_by
+from gsvckpt.engine.saves import SaveFile, freed_by
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.lock import locked, sweep_lock
 from gsvckpt.files.publish import TRASH, append_line, move, publish_bytes, sync_folders

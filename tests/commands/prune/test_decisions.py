@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gsvckpt.commands.prune.decisions import decide, span
-from gsvckpt.commands.prune.policy import Policy, Scores
-from gsvckpt.commands.prune.saves import Group, Save, SaveFile, freed_by
+from gsvckpt.commands.prune.policy import Every, Policy, Scores
+from gsvckpt.engine.saves import Group, Save, SaveFile, freed_by
 from gsvckpt.errors import RefusedError
 
 DAY = 86_400
@@ -47,7 +48,7 @@ def test_steps_tell_apart_what_epochs_do_not():
 
 def test_rules_are_united_and_every_reason_is_told():
     saves = [save(epoch) for epoch in range(1, 11)]
-    fates, reasons = run(saves, Policy(last=2, every=5))
+    fates, reasons = run(saves, Policy(last=2, every=Every(5)))
     assert [epoch for epoch, fate in fates.items() if fate == "keep"] == [10, 9, 5]
     assert reasons[10] == ("among the last 2", "epoch 10, a multiple of 5")
     assert reasons[7] == ("not among the last 2", "its epoch is no multiple of 5")
@@ -55,7 +56,7 @@ def test_rules_are_united_and_every_reason_is_told():
 
 def test_of_several_saves_of_an_epoch_the_last_is_the_epochs():
     saves = [save(4, step=step, name=f"{step}.pth") for step in (1, 2)] + [save(5)]
-    (plan,) = decide(saves, lambda _: Policy(every=4), lambda _: Scores(), {})
+    (plan,) = decide(saves, lambda _: Policy(every=Every(4)), lambda _: Scores(), {})
     assert [(d.save.epoch, d.save.step) for d in plan.of("keep")] == [(5, None), (4, 2)]
     assert plan.of("remove")[0].reasons == ("not the last save of epoch 4",)
 
@@ -108,11 +109,20 @@ def test_guarded_ones_stay_and_the_newest_too():
     assert reasons[3] == ("the newest sound one",)
 
 
-def test_a_policy_that_empties_a_group_is_refused():
+def test_a_group_of_which_the_rules_keep_nothing_is_left_alone():
     saves = [save(epoch) for epoch in (1, 2, 3)]
-    for policy in (Policy(keep=("nothing",)), Policy(every=10), Policy(max_size=50)):
-        with pytest.raises(RefusedError, match="keeps none of the 3 of a/sovits-training/v2"):
-            run(saves, policy)
+    for policy in (Policy(keep=("nothing",)), Policy(every=Every(10)), Policy(max_size=50)):
+        (plan,) = decide(saves, lambda _, policy=policy: policy, lambda _: Scores(), {})
+        assert {decision.fate for decision in plan.decisions} == {"keep"}
+        assert "left alone" in plan.note
+
+
+@pytest.mark.parametrize("every", [Every(200), Every(200, steps=True)])
+def test_without_epochs_every_counts_steps(every):
+    saves = [replace(save(None), step=step, files=(SaveFile(f"step-{step}.pt", 1, step),)) for step in (100, 200, 300, 400)]
+    (plan,) = decide(saves, lambda _: Policy(every=every), lambda _: Scores(), {})
+    assert [decision.save.step for decision in plan.of("keep")] == [400, 200]
+    assert ("as these tell no epochs" in plan.of("remove")[0].reasons[0]) is not every.steps
 
 
 def test_max_size_takes_the_newest_of_each_group_in_turns():
@@ -137,7 +147,7 @@ def test_demotion_takes_the_place_of_removal():
     fates, reasons = run(saves, Policy(demote_after=2))
     assert fates == {5: "keep", 4: "keep", 3: "demote", 2: "demote", 1: "keep"}
     assert reasons[1] == ("holds no optimizer state to lose",)
-    fates, _ = run(saves, Policy(demote_after=2, every=3))
+    fates, _ = run(saves, Policy(demote_after=2, every=Every(3)))
     assert fates[3] == "keep"
 
 
@@ -156,7 +166,7 @@ def test_what_always_stays_takes_room_too():
 
 
 def test_the_command_line_stands_over_a_file():
-    assert Policy(last=2).over(Policy(last=5, every=3)) == Policy(last=2, every=3)
+    assert Policy(last=2).over(Policy(last=5, every=Every(3))) == Policy(last=2, every=Every(3))
     assert Policy().empty
     assert not Policy(demote_after=1).empty
 
@@ -177,7 +187,7 @@ POLICIES = st.builds(
     Policy,
     last=st.none() | st.integers(1, 4),
     best=st.none() | st.integers(1, 3),
-    every=st.none() | st.integers(1, 5),
+    every=st.none() | st.builds(Every, st.integers(1, 5), st.booleans()),
     within=st.none() | st.integers(1, 20 * DAY),
     max_size=st.none() | st.integers(100, 900),
     demote_after=st.none() | st.integers(1, 4),

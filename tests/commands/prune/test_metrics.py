@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.builders import tensor, torch_zip
 
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
-from gsvckpt.commands.prune.saves import Group, Save, SaveFile
+from gsvckpt.engine.saves import Group, Save, SaveFile
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.sovits.lightning import Callback, read_callbacks
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.commands.prune.policy import Policy
+from gsvckpt.commands.prune.policy import Every, Policy
 from gsvckpt.commands.prune.policy_file import Policies, read_policies
-from gsvckpt.commands.prune.saves import Group
 from gsvckpt.commands.verify.manifest import MARK, NAME, Entry, record
+from gsvckpt.engine.saves import Group
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.files.toml import find_line
 from gsvckpt.units import parse_duration, parse_size
@@ -43,7 +43,7 @@ def test_every_key(tmp_path: Path) -> None:
         demote-after = 1
         demote-to = "inference"
     """
-    everything = Policy(3, 2, 10, 604_800, ("*best*", "alice-e10.ckpt"), 20 * 10**9, 1, "inference", "loss/g/total", "min")
+    everything = Policy(3, 2, Every(10), 604_800, ("*best*", "alice-e10.ckpt"), 20 * 10**9, 1, "inference", "loss/g/total", "min")
     assert read(tmp_path, text) == Policies(everything, path=str(tmp_path / "policy.toml"))
     assert read(tmp_path, "[prune]\n").path is None
     own = text.replace("[prune]", "[prune.groups.'*']").replace('max-size = "20GB"', "")
@@ -68,11 +68,11 @@ def test_the_command_line_is_over_the_groups_table_and_that_over_all(tmp_path: P
         keep-last = 9
         """,
     )
-    assert policies.of(ALICE, Policy()) == Policy(last=1, every=10, mode="max")
-    assert policies.of(ALICE, Policy(last=7, keep=("x",))) == Policy(last=7, every=10, mode="max", keep=("x",))
-    assert policies.of(BOB, Policy()) == Policy(last=5, best=2, every=10)  # by its name alone
-    assert policies.of(ALICE._replace(name="carol"), Policy()) == Policy(last=9, every=10)
-    assert policies.of(ALICE._replace(name="Alice", version=None), Policy()) == Policy(last=5, every=10)
+    assert policies.of(ALICE, Policy()) == Policy(last=1, every=Every(10), mode="max")
+    assert policies.of(ALICE, Policy(last=7, keep=("x",))) == Policy(last=7, every=Every(10), mode="max", keep=("x",))
+    assert policies.of(BOB, Policy()) == Policy(last=5, best=2, every=Every(10))  # by its name alone
+    assert policies.of(ALICE._replace(name="carol"), Policy()) == Policy(last=9, every=Every(10))
+    assert policies.of(ALICE._replace(name="Alice", version=None), Policy()) == Policy(last=5, every=Every(10))
     assert policies.of(ALICE._replace(name="alice/x"), Policy()).last == 1
     assert Policies().of(BOB, Policy(last=1)) == Policy(last=1)
 
@@ -132,7 +132,7 @@ def test_a_policy_for_a_manifest_is_judged_as_any(tmp_path: Path) -> None:
         ("[prune]\nzzz = 3", 2, "unknown key `zzz`", "known ones: keep-last, keep-best, "),
         ("[prune]\nkeep-last = 0", 2, "`keep-last` is no whole number from 1 on", "keep-last = 3"),
         ("[prune]\nkeep-best = -1", 2, "`keep-best` is no whole number from 1 on", "keep-best = 3"),
-        ("[prune]\nkeep-every = 1.5", 2, "`keep-every` is no whole number from 1 on", ""),
+        ("[prune]\nkeep-every = 1.5", 2, "`keep-every` is no text", "put it between quotes"),
         ("[prune]\ndemote-after = true", 2, "`demote-after` is no whole number from 1 on", ""),
         ("[prune]\nkeep-last = '3'", 2, "`keep-last` is no whole number from 1 on", ""),
         ("[prune]\nmode = 'low'", 2, "`mode` is none of min, max", 'mode = "min"'),
