@@ -14,7 +14,9 @@ import typer
 
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.files.secrets import conceal, forget
-from gsvckpt.report.console import LostOutput, forget_document, print_document, print_error, printing
+from gsvckpt.report.console import print_error
+from gsvckpt.report.json_document import forget_document, print_document
+from gsvckpt.report.output import LostOutput, printing
 from gsvckpt.version import __version__
 
 INTERRUPTED = 130

@@ -17,7 +17,9 @@ from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.files.paths import is_folder, name_of
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.report import inspect as inspection
-from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing, warn_unsafe
+from gsvckpt.report.console import print_error, print_warning, warn_unsafe
+from gsvckpt.report.json_document import add_file, begin_document, print_document
+from gsvckpt.report.output import printing
 from gsvckpt.units import size
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from gsvckpt import units
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.files.paths import is_url
 from gsvckpt.files.progress import Progress, Silent
-from gsvckpt.report.console import LostOutput, print_error
+from gsvckpt.report.console import print_error
+from gsvckpt.report.output import LostOutput
 
 _KNOWN_DEVICES = ("cpu", "auto", "cuda", "xpu", "mps")
 

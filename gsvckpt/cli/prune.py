@@ -27,7 +27,9 @@ from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Silent
 from gsvckpt.report import prune as report
-from gsvckpt.report.console import print_document, print_error, print_warning, printing
+from gsvckpt.report.console import print_error, print_warning
+from gsvckpt.report.json_document import print_document
+from gsvckpt.report.output import printing
 from gsvckpt.transforms.plan import Plan
 from gsvckpt.units import parse_duration, size
 

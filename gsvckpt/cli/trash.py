@@ -11,7 +11,9 @@ from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.prune.trash import TrashRun, alone, find_last, find_runs, has_trash, settle_interrupted, undo_last
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.report import prune as report
-from gsvckpt.report.console import print_document, print_error, print_line, printing
+from gsvckpt.report.console import print_error, print_line
+from gsvckpt.report.json_document import print_document
+from gsvckpt.report.output import printing
 from gsvckpt.units import plural, size
 
 

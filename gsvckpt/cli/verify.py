@@ -19,7 +19,9 @@ from gsvckpt.commands.verify.targets import Targets, absent, assess_runs, gather
 from gsvckpt.engine.open import index_of
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.formats.shards import is_index
-from gsvckpt.report.console import begin_document, print_document, print_error, printing, warn_unsafe, write_out
+from gsvckpt.report.console import print_error, warn_unsafe
+from gsvckpt.report.json_document import begin_document, print_document
+from gsvckpt.report.output import printing, write_out
 
 if TYPE_CHECKING:
     from gsvckpt.commands.verify.backup import Copied, Restored

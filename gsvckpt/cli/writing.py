@@ -17,7 +17,9 @@ from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.files.paths import name_of
-from gsvckpt.report.console import add_file, begin_document, print_document, print_error, print_warning, printing
+from gsvckpt.report.console import print_error, print_warning
+from gsvckpt.report.json_document import add_file, begin_document, print_document
+from gsvckpt.report.output import printing
 from gsvckpt.report.rewrite import as_json, print_written
 from gsvckpt.units import size
 

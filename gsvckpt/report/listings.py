@@ -16,7 +16,9 @@ from gsvckpt.commands.inspect.breakdown import Memory
 from gsvckpt.engine.examine import Examination
 from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.model import Tensor
-from gsvckpt.report.console import VERDICTS, finite, write_out
+from gsvckpt.report.console import VERDICTS
+from gsvckpt.report.json_document import finite
+from gsvckpt.report.output import write_out
 from gsvckpt.report.terminal import make_console
 from gsvckpt.units import printable, shape, size
 

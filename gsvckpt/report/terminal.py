@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.report.console import Line, printing
+from gsvckpt.report.output import Line, printing
 
 _WIDEST = 6_000  # columns of a table in a pipe: a path of 4,096 bytes and what stands beside it
 _BREAKS = (  # where lines are broken, and within what is still too long for a line

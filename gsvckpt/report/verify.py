@@ -11,7 +11,8 @@ from gsvckpt.commands.inspect.result import safety_json
 from gsvckpt.commands.verify.findings import SEVERITIES, Finding, family
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.files.paths import below
-from gsvckpt.report.console import Line, line, print_lines
+from gsvckpt.report.console import print_lines
+from gsvckpt.report.output import Line, line
 from gsvckpt.sovits.kinds import KINDS
 from gsvckpt.units import plural, printable, size
 

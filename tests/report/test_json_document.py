@@ -16,14 +16,14 @@ from cli.samples import environment, generator, s2_training, save
 from gsvckpt.cli.app import main
 from gsvckpt.commands.inspect import batch
 from gsvckpt.errors import OutputError
-from gsvckpt.report import console
+from gsvckpt.report import json_document
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    console.forget_document()
+    json_document.forget_document()
     yield
-    console.forget_document()
+    json_document.forget_document()
 
 
 HARD = {"text": 'line\nline\r\u2028"\\', "number": float("inf"), "none": None, "list": [], "deep": {"a": [{"b": {}}, [1, [2.5]]]}, 3: True}
@@ -31,17 +31,17 @@ HARD = {"text": 'line\nline\r\u2028"\\', "number": float("inf"), "none": None, "
 
 @pytest.mark.parametrize("files", [[], [{}], [HARD], [HARD, {"x": 1}, HARD]], ids=len)
 def test_a_document_in_pieces_is_the_document(files: list[dict[str, object]], capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_document("inspect", 3, files, {"extra": HARD})
+    json_document.print_document("inspect", 3, files, {"extra": HARD})
     whole = capsys.readouterr().out
     document = json.loads(whole)
     assert list(document) == ["schema", "gsvckpt", "files", "extra", "exit_code"]
-    assert document["files"] == json.loads(json.dumps(console.finite(files)))
+    assert document["files"] == json.loads(json.dumps(json_document.finite(files)))
     assert document["extra"]["number"] == "inf"
     assert whole == json.dumps(document, indent=2) + "\n"  # the very text that one call would have printed
-    console.begin_document("inspect")
+    json_document.begin_document("inspect")
     for file in files:
-        console.add_file(file)
-    console.print_document("inspect", 3, [], {"extra": HARD})
+        json_document.add_file(file)
+    json_document.print_document("inspect", 3, [], {"extra": HARD})
     assert capsys.readouterr().out == whole
 
 
