@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
-from gsvckpt.commands.inspect.result import Entry, View, document, failure_json
+from gsvckpt.commands.inspect.result import Entry, View, diff_json, document, failure_json
 from gsvckpt.engine.examine import Examination, examine, known_of
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
@@ -249,7 +249,7 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     code = code or int(not found[0].equal)
     with printing(code):
         if settings.json:
-            print_document("inspect", code, documents, {"diff": inventory.diff_json(found[0]) if found else None})
+            print_document("inspect", code, documents, {"diff": diff_json(found[0]) if found else None})
         elif found and (not settings.quiet or code):
             inventory.print_difference(path, other, found[0], verbose=settings.verbose)
     return code

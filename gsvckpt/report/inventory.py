@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -109,11 +109,6 @@ def _size_of(path: str) -> str:
         return size(os.path.getsize(path))
     except OSError:
         return "-"
-
-
-def diff_json(found: Difference) -> dict[str, object]:
-    """The difference, key by key."""
-    return {"equal": found.equal, **asdict(found)}
 
 
 def print_difference(one: str, two: str, found: Difference, *, verbose: bool) -> None:

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
-from typing import TYPE_CHECKING
-
-from gsvckpt.engine.examine import Examination, known_of
-from gsvckpt.errors import GsvError, NotCheckpointError
-from gsvckpt.formats.pickle.safety import Judged, Safety, judge_all
-from gsvckpt.model import Container
-from gsvckpt.sovits.upstream import UpstreamError, Verdict
-
-if TYPE_CHECKING:
-    from gsvckpt.commands.inspect.breakdown import Account
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory
-from gsvckpt.errors import UsageError, similar_names
-from gsvckpt.model import Tensor
+from gsvckpt.engine.examine import Examination, known_of
+from gsvckpt.errors import GsvError, NotCheckpointError, UsageError, similar_names
+from gsvckpt.files.paths import absolute, is_url
+from gsvckpt.formats.pickle.safety import Judged, Safety, judge_all
+from gsvckpt.model import Container, Tensor
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import KINDS
-
-if TYPE_CHECKING:
-    from gsvckpt.engine.statistics import Stats
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from gsvckpt.files.paths import absolute, is_url
 from gsvckpt.sovits.names import experiment
+from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # few runs measure or compare values, and start faster without them
+    from gsvckpt.engine.difference import Difference
     from gsvckpt.engine.statistics import Stats
 
 
@@ -227,3 +212,8 @@ def stats_json(stats: Stats) -> dict[str, object]:
         "zero": moments.zero,
         "histogram": list(stats.histogram),
     }
+
+
+def diff_json(found: Difference) -> dict[str, object]:
+    """The difference, key by key."""
+    return {"equal": found.equal, **asdict(found)}
