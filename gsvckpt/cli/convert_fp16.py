@@ -8,21 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gsvckpt.cli.options import (
-    CheckOption,
-    ClusterOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    InPlaceOption,
-    JobsOption,
-    JsonOption,
-    OutputOption,
-    ProgressOption,
-    QuietOption,
-    Settings,
-    VerboseOption,
-)
+from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Halving
@@ -51,6 +37,7 @@ class OnOverflowChoice(str, Enum):
     error = "error"
 
 
+@shared_options()
 def convert_fp16(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints (.pth, .ckpt, .safetensors); also URLs.", show_default=False)
@@ -64,18 +51,9 @@ def convert_fp16(
         float | None,
         typer.Option("--max-error", metavar="X", min=0, help="Refuse when a tensor's largest error, relative to its largest value, is above X."),
     ] = None,
-    output: OutputOption = None,
-    in_place: InPlaceOption = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    check: CheckOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    progress: ProgressOption = None,
-    device: DeviceOption = "cpu",
-    jobs: JobsOption = None,
-    cluster: ClusterOption = None,
+    *,
+    outputs: Outputs,
+    settings: Settings,
 ) -> int:
     """Cast weights to float16: half the size, and an audit of what that did to the values.
 
@@ -83,8 +61,7 @@ def convert_fp16(
     keeps its dtype, and the report says so. GPT-SoVITS reads the result as the same version. It casts weights to its own precision when it loads
     them, so converting neither cures nor causes silent audio on 10- and 16-series cards: that is its `is_half` setting.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
-    destination = Destination("fp16", output, in_place, force, dry_run, check)
+    destination = Destination("fp16", *outputs)
     if max_error is not None and isnan(max_error):
         raise UsageError("is no number", where="--max-error")
     recipe = Halving(tuple(keep or ()), on_overflow.value, max_error)

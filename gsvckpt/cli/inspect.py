@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, try_each
+from gsvckpt.cli.options import Settings, shared_options, try_each
 from gsvckpt.commands.inspect.result import Entry, View, diff_json, document, failure_json
 from gsvckpt.engine.examine import Examination, examine, known_of
 from gsvckpt.engine.open import open_checkpoint
@@ -58,6 +58,7 @@ class FormatChoice(str, Enum):
     json = "json"
 
 
+@shared_options()
 def inspect(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them; also URLs.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.", rich_help_panel="Show")] = False,
@@ -76,21 +77,15 @@ def inspect(
         SortChoice | None, typer.Option("--sort", help="Order of modules and tensors [default: as in the file].", show_default=False)
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    progress: ProgressOption = None,
-    device: DeviceOption = "cpu",
-    jobs: JobsOption = None,
-    cluster: ClusterOption = None,
+    *,
+    settings: Settings,
 ) -> int:
     """Show what a checkpoint is, without running a byte of it.
 
     Kind, version, epoch, dtypes, where the bytes go and what wastes space, whether it is safe to load, and what GPT-SoVITS itself will take it for.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
     view = View(
-        tensors=tensors or (stats and not json),
+        tensors=tensors or (stats and not settings.json),
         stats=stats,
         config=format.value if config else None,
         globals=globals,
@@ -99,13 +94,13 @@ def inspect(
         exclude=tuple(exclude or ()),
         depth=depth,
         sort=sort.value if sort else None,
-        verbose=verbose,
+        verbose=settings.verbose,
     )
     if diff is not None:
         if len(paths) != 1:
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
-    if len(paths) == 1 and not is_folder(paths[0]) and (cluster is None or not json):  # nothing to share out
+    if len(paths) == 1 and not is_folder(paths[0]) and (settings.cluster is None or not settings.json):  # nothing to share out
         return _show_one(paths[0], view, settings)
     return _show_many(list(map(settings.locate, paths)), view, settings, recursive=recursive)
 

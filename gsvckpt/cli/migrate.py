@@ -8,22 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gsvckpt.cli.options import (
-    CheckOption,
-    ClusterOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    InPlaceOption,
-    JobsOption,
-    JsonOption,
-    OutputOption,
-    ProgressOption,
-    QuietOption,
-    Settings,
-    VerboseOption,
-    parse_size,
-)
+from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import bundle_one, rewrite_each
 from gsvckpt.commands.rewrite.destination import SALVAGED, Destination
 from gsvckpt.commands.rewrite.migrate import Steps
@@ -32,6 +17,7 @@ from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.transforms.rules import read_rules
+from gsvckpt.units import parse_size
 
 EXAMPLES = """
 **Examples**
@@ -82,6 +68,7 @@ class OnOverflowChoice(str, Enum):
 _STEPS = "Steps"
 
 
+@shared_options()
 def migrate(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints (.pth, .ckpt, .bin, .safetensors); also URLs.", show_default=False)
@@ -165,41 +152,31 @@ def migrate(
             rich_help_panel="Output",
         ),
     ] = None,
-    output: OutputOption = None,
-    in_place: InPlaceOption = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    check: CheckOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    progress: ProgressOption = None,
-    device: DeviceOption = "cpu",
-    jobs: JobsOption = None,
-    cluster: ClusterOption = None,
+    *,
+    outputs: Outputs,
+    settings: Settings,
 ) -> int:
     """Bring a checkpoint to the form that its next user needs.
 
     Without any step: into today's container (files of torch before 1.6 and compressed zips become plain zips), with the head that GPT-SoVITS expects.
     What GPT-SoVITS detects before and after is part of the result; a result that it would misread is refused.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
     if bundle is not None:
         others = {"--salvage": salvage, "--to-inference": to_inference, "--merge-lora": merge_lora, "--over-base": over_base, "--rules": rules}
         others |= {"--include": include, "--exclude": exclude, "--like": like, "--fill": fill, "--plain": plain, "--scrub-paths": scrub_paths}
         others |= {"--dtype": dtype, "--on-overflow": on_overflow is not OnOverflowChoice.keep, "--to": to, "--head": head != "auto"}
-        others |= {"--max-shard-size": max_shard_size, "--output": output, "--in-place": in_place, "--check": check}
+        others |= {"--max-shard-size": max_shard_size, "--output": outputs.output, "--in-place": outputs.in_place, "--check": outputs.check}
         beside = next((option for option, value in others.items() if value not in (None, False, [])), None)
         if beside is not None:
             raise UsageError("does not go with --bundle, which copies files as they are", where=beside)
         require_local([*sources, bundle], "--bundle")
-        return bundle_one(sources, bundle, config, step, settings, dry_run=dry_run)
-    destination = Destination(SALVAGED if salvage else "migrated", output, in_place, force, dry_run, check)
+        return bundle_one(sources, bundle, config, step, settings, dry_run=outputs.dry_run)
+    destination = Destination(SALVAGED if salvage else "migrated", *outputs)
     if head not in _HEADS:
         raise UsageError(f"{head[:20]!r} is no head", where="--head", hint=f"one of {', '.join(_HEADS)}")
-    if in_place and salvage:
+    if outputs.in_place and salvage:
         raise UsageError("what is left must not take the place of the damaged file", where="--in-place", hint="-o PATH")
-    if in_place and (to_inference or merge_lora or to or max_shard_size):
+    if outputs.in_place and (to_inference or merge_lora or to or max_shard_size):
         raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
     if fill and like is None:
         raise UsageError("takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
@@ -228,6 +205,6 @@ def migrate(
         container,
         head,
         parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
-        force,
+        outputs.force,
     )
     return rewrite_each("migrate", sources, destination, Migrating(steps, on_overflow.value), settings)

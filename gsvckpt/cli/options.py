@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, NamedTuple, TypeVar
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 import typer
 
-from gsvckpt import units
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.files.paths import is_url
 from gsvckpt.files.progress import Progress, Silent
@@ -30,71 +31,50 @@ def _require_device(name: str) -> str:
     return name
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only when something is wrong.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print more detail.")]
-ProgressOption = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Show progress [default: on a terminal, when it takes long].", show_default=False)
-]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="cpu|cuda|cuda:N|auto",
-        envvar="GSVCKPT_DEVICE",
-        help="Where numbers are computed. auto: where that is done first, the start of a GPU included; -v says where.",
-        callback=_require_device,
-        rich_help_panel="Engine",
-    ),
-]
-JobsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        "-j",
-        min=1,
-        metavar="N",
-        envvar="GSVCKPT_JOBS",
-        help="Workers [default: the number of cores].",
-        show_default=False,
-        rich_help_panel="Engine",
-    ),
-]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="ADDRESS",
-        envvar="GSVCKPT_CLUSTER",
-        help="Send the files to a Dask cluster that sees the same storage: tcp://HOST:PORT.",
-        show_default=False,
-        rich_help_panel="Engine",
-    ),
-]
-OutputOption = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="PATH", help="Write here: a file, or a folder for several sources.", rich_help_panel="Output")
-]
-InPlaceOption = Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step.", rich_help_panel="Output")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing output; insist where gsvckpt refuses.", rich_help_panel="Output")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.", rich_help_panel="Output")]
-CheckOption = Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 when there is something to change.", rich_help_panel="Output")]
-
-
-def parse_size(text: str, option: str) -> int:
-    """Bytes, as people write them: `500MB`, `4GiB`, `1.5 G`. Raises UsageError."""
-    return units.parse_size(text, option)
-
-
 class Settings(NamedTuple):
-    """How a command was asked to run."""
+    """How a command is to run: the options that every command has."""
 
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    progress: bool | None = None
-    device: str = "cpu"
-    jobs: int | None = None
-    cluster: str | None = None
+    json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only when something is wrong.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more detail.")] = False
+    progress: Annotated[
+        bool | None, typer.Option("--progress/--no-progress", help="Show progress [default: on a terminal, when it takes long].", show_default=False)
+    ] = None
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="cpu|cuda|cuda:N|auto",
+            envvar="GSVCKPT_DEVICE",
+            help="Where numbers are computed. auto: where that is done first, the start of a GPU included; -v says where.",
+            callback=_require_device,
+            rich_help_panel="Engine",
+        ),
+    ] = "cpu"
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            metavar="N",
+            envvar="GSVCKPT_JOBS",
+            help="Workers [default: the number of cores].",
+            show_default=False,
+            rich_help_panel="Engine",
+        ),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="ADDRESS",
+            envvar="GSVCKPT_CLUSTER",
+            help="Send the files to a Dask cluster that sees the same storage: tcp://HOST:PORT.",
+            show_default=False,
+            rich_help_panel="Engine",
+        ),
+    ] = None
 
     def locate(self, path: str) -> str:
         """The path as it may be sent: whole where another machine will open it."""
@@ -123,6 +103,56 @@ class Settings(NamedTuple):
             yield bar
         finally:
             bar.close()
+
+
+class Outputs(NamedTuple):
+    """What is to be written where: the options of the commands that rewrite files."""
+
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="Write here: a file, or a folder for several sources.", rich_help_panel="Output"),
+    ] = None
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step.", rich_help_panel="Output")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output; insist where gsvckpt refuses.", rich_help_panel="Output")] = (
+        False
+    )
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.", rich_help_panel="Output")] = False
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 when there is something to change.", rich_help_panel="Output")] = False
+
+
+def shared_options(without: Collection[str] = ()) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Let a command take `settings: Settings` and `outputs: Outputs` whole, and its command line have their options one by one.
+
+    Typer learns the options from a function's signature, and calls it with the value of each. So it is given a function whose signature names the
+    options of a group in the place of the group, and which calls the command with the group. Those in `without` are no options of the command.
+    """
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        groups: dict[str, type[Settings | Outputs]] = {}
+        parameters: list[Parameter] = []
+        for parameter in signature(command, eval_str=True).parameters.values():
+            if parameter.annotation in (Settings, Outputs):
+                groups[parameter.name] = parameter.annotation
+                parameters += (option for option in _options_of(parameter.annotation) if option.name not in without)
+            else:
+                parameters.append(parameter)
+
+        @wraps(command)
+        def take(**values: Any) -> int:
+            for name, group in groups.items():
+                values[name] = group(**{option: values.pop(option) for option in group._fields if option in values})
+            return command(**values)
+
+        take.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # known to inspect, which typer asks
+        return take
+
+    return decorate
+
+
+def _options_of(group: type[Settings | Outputs]) -> Iterator[Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for name, default in group._field_defaults.items():
+        yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
 
 
 R = TypeVar("R")

@@ -12,7 +12,7 @@ import typer
 
 from gsvckpt.cli import trash
 from gsvckpt.cli.computing import make_engine
-from gsvckpt.cli.options import DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption, parse_size
+from gsvckpt.cli.options import Settings, shared_options
 from gsvckpt.commands.prune.classify import look_files
 from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
@@ -31,7 +31,7 @@ from gsvckpt.report.console import print_error, print_warning
 from gsvckpt.report.json_document import print_document
 from gsvckpt.report.output import printing
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.units import parse_duration, size
+from gsvckpt.units import parse_duration, parse_size, size
 
 EXAMPLES = """
 **Examples**
@@ -65,6 +65,7 @@ class DemoteChoice(str, Enum):
     inference = "inference"
 
 
+@shared_options(without={"cluster"})
 def prune(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER", help="Experiments, weights folders, or all of GPT-SoVITS.", show_default=False)],
     keep_last: Annotated[
@@ -112,12 +113,8 @@ def prune(
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="7d", help="With --empty-trash: only runs so long ago.", rich_help_panel=_TRASH)
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    progress: ProgressOption = None,
-    device: DeviceOption = "cpu",
-    jobs: JobsOption = None,
+    *,
+    settings: Settings,
 ) -> int:
     """Free disk space by rules, and never lose the checkpoint that matters.
 
@@ -125,7 +122,6 @@ def prune(
     to `.gsvckpt-trash` in the same folder, from where `--undo` brings them back. The newest sound file of every group, pretrained models, files that
     GPT-SoVITS is set to use and the one that it would resume from always stay.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs)
     _require_folders(folders)
     places = _places(folders)
     rules = Policy(
@@ -178,7 +174,7 @@ def prune(
     worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
     if not settings.json and not settings.quiet:
         with printing(worst):
-            report.print_plan(plan, applied, verbose=verbose)
+            report.print_plan(plan, applied, verbose=settings.verbose)
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
         trash.confirm(report.question(plan, purge=purge), yes=yes)

@@ -6,21 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gsvckpt.cli.options import (
-    CheckOption,
-    ClusterOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    InPlaceOption,
-    JobsOption,
-    JsonOption,
-    OutputOption,
-    ProgressOption,
-    QuietOption,
-    Settings,
-    VerboseOption,
-)
+from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Stripping
@@ -38,30 +24,21 @@ EXAMPLES = """
 """
 
 
+@shared_options()
 def strip_optimizer(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Training checkpoints (.pth, .ckpt, .pt); also URLs.", show_default=False)
     ],
     drop: Annotated[list[str] | None, typer.Option("--drop", metavar="KEY", help="Remove this root entry, too (repeatable).")] = None,
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="KEY", help="Leave this root entry (repeatable).")] = None,
-    output: OutputOption = None,
-    in_place: InPlaceOption = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    check: CheckOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    progress: ProgressOption = None,
-    device: DeviceOption = "cpu",
-    jobs: JobsOption = None,
-    cluster: ClusterOption = None,
+    *,
+    outputs: Outputs,
+    settings: Settings,
 ) -> int:
     """Remove optimizer, scheduler, scaler and callback state: about two thirds of a training file.
 
     Every tensor that stays keeps its exact bytes. GPT-SoVITS still resumes from the result, at the same epoch, with fresh optimizer moments: S2 files
     keep `optimizer: None`, GPT files keep empty lists and their `loops`, which hold the epoch. Strip a G and its D together.
     """
-    settings = Settings(json, quiet, verbose, progress, device, jobs, cluster)
-    destination = Destination("weights", output, in_place, force, dry_run, check)
-    return rewrite_each("strip-optimizer", sources, destination, Stripping(tuple(drop or ()), tuple(keep or ()), force), settings)
+    recipe = Stripping(tuple(drop or ()), tuple(keep or ()), outputs.force)
+    return rewrite_each("strip-optimizer", sources, Destination("weights", *outputs), recipe, settings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gsvckpt.cli.options import ClusterOption, DeviceOption, JobsOption, JsonOption, ProgressOption, QuietOption, Settings, VerboseOption
+from gsvckpt.cli.options import Settings, shared_options
 from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.verify.after import Keep
 from gsvckpt.commands.verify.batch import verify_files
@@ -86,6 +86,7 @@ class _Outcome:
         return max(worst, 3) if any(result.status == "unchecked" for result in self.results) else worst
 
 
+@shared_options()
 def verify(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them; also URLs.", show_default=False)],
     quick: Annotated[bool, typer.Option("--quick", help="Read no tensor bytes; believe size, time and structure.", rich_help_panel="Checks")] = False,
@@ -145,27 +146,22 @@ def verify(
     fail_on: Annotated[FailOn, typer.Option("--fail-on", help="Exit 1 from this severity on.")] = FailOn.error,
     format: Annotated[Format, typer.Option("--format", metavar="FORM", help="table, json, junit or sarif.")] = Format.table,  # noqa: A002 - the option's name
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    progress: ProgressOption = None,
-    device: DeviceOption = "cpu",
-    jobs: JobsOption = None,
-    cluster: ClusterOption = None,
+    *,
+    settings: Settings,
 ) -> int:
     """Know that a checkpoint is sound, or exactly what is wrong with it, and bring it back.
 
     Every byte is looked at: the container, the checksum of each record (which torch never checks), what the pickle names, NaN and infinity, names and
     shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
     """
-    settings = Settings(json or format is Format.json, quiet, verbose, progress, device, jobs, cluster)
+    settings = settings._replace(json=settings.json or format is Format.json)
     keep = Keep(record, per_tensor, forget, backup, restore_from, write_checksums, force)
     paths = list(map(settings.locate, paths))
     against = settings.locate(against) if against is not None else None
-    options = _options(checks, quick=quick, layout=layout, against=against, device=device)._replace(resume=resume, config=backup is not None)
+    options = _options(checks, quick=quick, layout=layout, against=against, device=settings.device)._replace(resume=resume, config=backup is not None)
     keep.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
     options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
-    if device != "cpu" and verbose:
+    if settings.device != "cpu" and settings.verbose:
         from gsvckpt.cli.computing import tell
 
         tell("cpu", "it looks for NaN faster than a device could be given the bytes")
@@ -184,7 +180,7 @@ def verify(
     if keep.listing is not None:
         _write_list(outcome, keep.listing, force=force)
     code = outcome.exit_code(fail_on.value)
-    _print(outcome, targets, options, settings, Format.json if json else format, code, fail_on.value)
+    _print(outcome, targets, options, settings, Format.json if settings.json else format, code, fail_on.value)
     return code
 
 
