@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from math import isnan
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Halving
+from gsvckpt.engine.write import OnOverflow
 from gsvckpt.errors import UsageError
 
 EXAMPLES = """
@@ -29,14 +29,6 @@ EXAMPLES = """
 """
 
 
-class OnOverflowChoice(str, Enum):
-    """What happens to a tensor with values beyond 65,504."""
-
-    keep = "keep"
-    clamp = "clamp"
-    error = "error"
-
-
 @shared_options()
 def convert_fp16(
     sources: Annotated[
@@ -44,9 +36,9 @@ def convert_fp16(
     ],
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave matching tensors as they are (repeatable).")] = None,
     on_overflow: Annotated[
-        OnOverflowChoice,
+        OnOverflow,
         typer.Option("--on-overflow", help="Values beyond 65,504: keep that tensor's dtype, clamp the values, or refuse the file."),
-    ] = OnOverflowChoice.keep,
+    ] = "keep",
     max_error: Annotated[
         float | None,
         typer.Option("--max-error", metavar="X", min=0, help="Refuse when a tensor's largest error, relative to its largest value, is above X."),
@@ -64,5 +56,5 @@ def convert_fp16(
     destination = Destination("fp16", *outputs)
     if max_error is not None and isnan(max_error):
         raise UsageError("is no number", where="--max-error")
-    recipe = Halving(tuple(keep or ()), on_overflow.value, max_error)
+    recipe = Halving(tuple(keep or ()), on_overflow, max_error)
     return rewrite_each("convert-fp16", sources, destination, recipe, settings)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -44,27 +43,13 @@ EXAMPLES = """
 """
 
 
-class SortChoice(str, Enum):
-    """Order of tensors and modules."""
-
-    name = "name"
-    size = "size"
-
-
-class FormatChoice(str, Enum):
-    """How a config is written."""
-
-    toml = "toml"
-    json = "json"
-
-
 @shared_options()
 def inspect(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them; also URLs.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.", rich_help_panel="Show")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Read the values: range, mean, NaN, zeros, histogram.", rich_help_panel="Show")] = False,
     config: Annotated[bool, typer.Option("--config", help="Print the embedded config.", rich_help_panel="Show")] = False,
-    format: Annotated[FormatChoice, typer.Option("--format", help="The config's format.", rich_help_panel="Show")] = FormatChoice.toml,  # noqa: A002 - the option's name
+    format: Annotated[Literal["toml", "json"], typer.Option("--format", help="The config's format.", rich_help_panel="Show")] = "toml",  # noqa: A002 - the option's name
     globals: Annotated[bool, typer.Option("--globals", help="List what its pickle names, with verdicts.", rich_help_panel="Show")] = False,  # noqa: A002 - as above
     memory: Annotated[bool, typer.Option("--memory", help="Estimate what loading and training need.", rich_help_panel="Show")] = False,
     diff: Annotated[
@@ -74,7 +59,7 @@ def inspect(
     exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching tensors (repeatable).")] = None,
     depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Group modules by this many name parts.")] = 1,
     sort: Annotated[
-        SortChoice | None, typer.Option("--sort", help="Order of modules and tensors [default: as in the file].", show_default=False)
+        Literal["name", "size"] | None, typer.Option("--sort", help="Order of modules and tensors [default: as in the file].", show_default=False)
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
     *,
@@ -87,13 +72,13 @@ def inspect(
     view = View(
         tensors=tensors or (stats and not settings.json),
         stats=stats,
-        config=format.value if config else None,
+        config=format if config else None,
         globals=globals,
         memory=memory,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         depth=depth,
-        sort=sort.value if sort else None,
+        sort=sort,
         verbose=settings.verbose,
     )
     if diff is not None:

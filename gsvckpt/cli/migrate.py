@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
 from typing import Annotated, Literal
 
 import typer
@@ -14,6 +13,7 @@ from gsvckpt.commands.rewrite.destination import SALVAGED, Destination
 from gsvckpt.commands.rewrite.migrate import Steps
 from gsvckpt.commands.rewrite.recipe import Migrating
 from gsvckpt.dtypes import DTYPES
+from gsvckpt.engine.write import OnOverflow
 from gsvckpt.errors import UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.transforms.rules import read_rules
@@ -40,29 +40,6 @@ EXAMPLES = """
 --plain, --scrub-paths, --dtype, --to, --head
 """
 _HEADS = ("auto", "PK", *(f"0{n}" for n in range(8)))
-
-
-class DTypeChoice(str, Enum):
-    """A dtype that weights can be cast to."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class ContainerChoice(str, Enum):
-    """A container that can be written."""
-
-    torch = "torch"
-    safetensors = "safetensors"
-
-
-class OnOverflowChoice(str, Enum):
-    """What happens to a tensor with values that its new dtype cannot hold."""
-
-    keep = "keep"
-    clamp = "clamp"
-    error = "error"
 
 
 _STEPS = "Steps"
@@ -127,14 +104,14 @@ def migrate(
         bool, typer.Option("--scrub-paths", help="Take out private folders and the experiment's name.", rich_help_panel=_STEPS)
     ] = False,
     dtype: Annotated[
-        DTypeChoice | None,
+        Literal["float32", "float16", "bfloat16"] | None,
         typer.Option("--dtype", metavar="DTYPE", help="Cast the model's floats: float32, float16, bfloat16.", rich_help_panel=_STEPS),
     ] = None,
     on_overflow: Annotated[
-        OnOverflowChoice,
+        OnOverflow,
         typer.Option("--on-overflow", help="Values beyond the new dtype: keep that tensor's dtype, clamp, or refuse.", rich_help_panel=_STEPS),
-    ] = OnOverflowChoice.keep,
-    to: Annotated[ContainerChoice | None, typer.Option("--to", help="The container.", rich_help_panel=_STEPS)] = None,
+    ] = "keep",
+    to: Annotated[Literal["torch", "safetensors"] | None, typer.Option("--to", help="The container.", rich_help_panel=_STEPS)] = None,
     head: Annotated[
         str, typer.Option("--head", metavar="auto|PK|00..07", help="The first two bytes, by which GPT-SoVITS tells versions.", rich_help_panel=_STEPS)
     ] = "auto",
@@ -164,7 +141,7 @@ def migrate(
     if bundle is not None:
         others = {"--salvage": salvage, "--to-inference": to_inference, "--merge-lora": merge_lora, "--over-base": over_base, "--rules": rules}
         others |= {"--include": include, "--exclude": exclude, "--like": like, "--fill": fill, "--plain": plain, "--scrub-paths": scrub_paths}
-        others |= {"--dtype": dtype, "--on-overflow": on_overflow is not OnOverflowChoice.keep, "--to": to, "--head": head != "auto"}
+        others |= {"--dtype": dtype, "--on-overflow": on_overflow != "keep", "--to": to, "--head": head != "auto"}
         others |= {"--max-shard-size": max_shard_size, "--output": outputs.output, "--in-place": outputs.in_place, "--check": outputs.check}
         beside = next((option for option, value in others.items() if value not in (None, False, [])), None)
         if beside is not None:
@@ -185,7 +162,6 @@ def migrate(
     for option, value in (("--config", config), ("--step", step)):
         if value is not None and not (to_inference or merge_lora):
             raise UsageError("is for --to-inference, --merge-lora and --bundle", where=option)
-    container: Literal["torch", "safetensors"] | None = to.value if to is not None else None
     steps = Steps(
         salvage,
         to_inference,
@@ -200,11 +176,11 @@ def migrate(
         fill,
         plain,
         scrub_paths,
-        DTYPES[dtype.value] if dtype is not None else None,
-        on_overflow is OnOverflowChoice.clamp,
-        container,
+        DTYPES[dtype] if dtype is not None else None,
+        on_overflow == "clamp",
+        to,
         head,
         parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
         outputs.force,
     )
-    return rewrite_each("migrate", sources, destination, Migrating(steps, on_overflow.value), settings)
+    return rewrite_each("migrate", sources, destination, Migrating(steps, on_overflow), settings)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from enum import Enum
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,20 +50,6 @@ EXAMPLES = """
 _RULES, _DOING, _TRASH = "What stays", "Doing it", "Trash"
 
 
-class Mode(str, Enum):
-    """Which values of a metric are good."""
-
-    min = "min"
-    max = "max"
-
-
-class DemoteChoice(str, Enum):
-    """What older files become."""
-
-    stripped = "stripped"
-    inference = "inference"
-
-
 @shared_options(without={"cluster"})
 def prune(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER", help="Experiments, weights folders, or all of GPT-SoVITS.", show_default=False)],
@@ -75,7 +60,7 @@ def prune(
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="The metric's name [default: what training watched].", rich_help_panel=_RULES)
     ] = None,
-    mode: Annotated[Mode | None, typer.Option("--mode", help="Whether low or high is good.", rich_help_panel=_RULES)] = None,
+    mode: Annotated[Literal["min", "max"] | None, typer.Option("--mode", help="Whether low or high is good.", rich_help_panel=_RULES)] = None,
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="FILE", help="CSV or JSON lines with epoch or step, and the metric.", rich_help_panel=_RULES)
     ] = None,
@@ -96,7 +81,8 @@ def prune(
         typer.Option("--demote-after", min=1, metavar="N", help="Shrink what is older than the newest N, instead.", rich_help_panel=_RULES),
     ] = None,
     demote_to: Annotated[
-        DemoteChoice | None, typer.Option("--demote-to", help="Without optimizer state, or small weights.", rich_help_panel=_RULES)
+        Literal["stripped", "inference"] | None,
+        typer.Option("--demote-to", help="Without optimizer state, or small weights.", rich_help_panel=_RULES),
     ] = None,
     policy: Annotated[
         str | None,
@@ -132,9 +118,9 @@ def prune(
         tuple(keep or ()),
         parse_size(max_size, "--max-size") if max_size is not None else None,
         demote_after,
-        demote_to.value if demote_to is not None else None,
+        demote_to,
         metric,
-        mode.value if mode is not None else None,
+        mode,
     )
     if undo or empty_trash:
         if rules != Policy() or (undo and (empty_trash or older_than)) or policy or archive or purge or metrics:

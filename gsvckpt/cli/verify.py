@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -49,22 +48,7 @@ EXAMPLES = f"""
 
 {" · ".join(CHECKS)}
 """
-
-
-class FailOn(str, Enum):
-    """From which severity on the exit code is 1."""
-
-    error = "error"
-    warning = "warning"
-
-
-class Format(str, Enum):
-    """How results are printed."""
-
-    table = "table"
-    json = "json"
-    junit = "junit"
-    sarif = "sarif"
+Format = Literal["table", "json", "junit", "sarif"]
 
 
 class _Outcome:
@@ -143,8 +127,8 @@ def verify(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing checksum file.", rich_help_panel="Manifest and copies")] = False,
-    fail_on: Annotated[FailOn, typer.Option("--fail-on", help="Exit 1 from this severity on.")] = FailOn.error,
-    format: Annotated[Format, typer.Option("--format", metavar="FORM", help="table, json, junit or sarif.")] = Format.table,  # noqa: A002 - the option's name
+    fail_on: Annotated[Literal["error", "warning"], typer.Option("--fail-on", help="Exit 1 from this severity on.")] = "error",
+    format: Annotated[Format, typer.Option("--format", metavar="FORM", help="table, json, junit or sarif.")] = "table",  # noqa: A002 - the option's name
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
     *,
     settings: Settings,
@@ -154,7 +138,7 @@ def verify(
     Every byte is looked at: the container, the checksum of each record (which torch never checks), what the pickle names, NaN and infinity, names and
     shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
     """
-    settings = settings._replace(json=settings.json or format is Format.json)
+    settings = settings._replace(json=settings.json or format == "json")
     keep = Keep(record, per_tensor, forget, backup, restore_from, write_checksums, force)
     paths = list(map(settings.locate, paths))
     against = settings.locate(against) if against is not None else None
@@ -179,8 +163,8 @@ def verify(
         _record(outcome, keep)
     if keep.listing is not None:
         _write_list(outcome, keep.listing, force=force)
-    code = outcome.exit_code(fail_on.value)
-    _print(outcome, targets, options, settings, Format.json if settings.json else format, code, fail_on.value)
+    code = outcome.exit_code(fail_on)
+    _print(outcome, targets, options, settings, "json" if settings.json else format, code, fail_on)
     return code
 
 
@@ -259,11 +243,11 @@ def _print(outcome: _Outcome, targets: Targets, options: Options, settings: Sett
         if result.error is not None:
             print_error(MissingError(result.error["why"], where=result.error["where"], hint=result.error["hint"], path=result.path))
     with printing(code):
-        if form is Format.junit:
+        if form == "junit":
             from gsvckpt.report.junit import junit
 
             write_out(junit(outcome.results, outcome.failures, options, fail_on))
-        elif form is Format.sarif:
+        elif form == "sarif":
             from json import dumps
 
             from gsvckpt.report.sarif import sarif
