@@ -18,7 +18,7 @@ from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
 from gsvckpt.commands.prune.trash import TrashRun
 from gsvckpt.engine.saves import Save
-from gsvckpt.report.console import Line, line, print_lines
+from gsvckpt.report.console import print_lines
 from gsvckpt.report.output import Line, line
 from gsvckpt.units import plural, printable, size
 
