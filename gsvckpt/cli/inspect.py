@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gsvckpt.cli.options import Settings, shared_options, try_each
+from gsvckpt.cli.options import Settings, open_device, shared_options, tell_device, try_each
 from gsvckpt.commands.inspect.result import Entry, View, diff_json, document, failure_json
 from gsvckpt.engine.examine import Examination, examine, known_of
 from gsvckpt.engine.open import open_checkpoint
@@ -187,14 +187,11 @@ def _tell_device(result: Inspected, settings: Settings) -> None:
     for warning in result.warnings:
         print_warning("", warning)
     if settings.verbose and result.device is not None:
-        from gsvckpt.cli.computing import tell
-
         name, why, count = result.device
-        tell(name, f"{why} ({size(count)})")
+        tell_device(name, f"{why} ({size(count)})")
 
 
 def _measure(examination: Examination, view: View, settings: Settings) -> Mapping[str, Stats | None]:
-    from gsvckpt.cli.computing import open_device
     from gsvckpt.devices.choice import Work
     from gsvckpt.engine.placement import bytes_of
     from gsvckpt.engine.statistics import measure_tensors
@@ -206,7 +203,6 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
 
 
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
-    from gsvckpt.cli.computing import open_device
     from gsvckpt.devices.choice import Work
     from gsvckpt.engine.difference import differences
     from gsvckpt.engine.placement import bytes_of

@@ -6,17 +6,24 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 import typer
 
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.files.paths import is_url
 from gsvckpt.files.progress import Progress, Silent
-from gsvckpt.report.console import print_error
+from gsvckpt.report.console import print_error, print_line, print_warning
 from gsvckpt.report.output import LostOutput
+from gsvckpt.units import size
+
+if TYPE_CHECKING:  # inspect starts without them
+    from gsvckpt.devices.choice import Work
+    from gsvckpt.engine.placement import Computing
+    from gsvckpt.engine.write import Engine
+    from gsvckpt.transforms.plan import Plan
 
 _KNOWN_DEVICES = ("cpu", "auto", "cuda", "xpu", "mps")
 
@@ -153,6 +160,34 @@ def _options_of(group: type[Settings | Outputs]) -> Iterator[Parameter]:
     hints = get_type_hints(group, include_extras=True)
     for name, default in group._field_defaults.items():
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+
+
+def open_device(settings: Settings, work: Work) -> Computing:
+    """The device for some work, told with `-v`. Raises UsageError for one that is not there."""
+    from gsvckpt.engine import placement
+
+    threads = placement.Threads(settings.workers, settings.jobs is not None)
+    found = placement.open_device(settings.device, work, threads, warn=partial(print_warning, ""))
+    if settings.verbose:
+        tell_device(found.device.name, f"{found.why} ({size(work.nbytes)})")
+    return found
+
+
+def tell_device(name: str, why: str) -> None:
+    """One line on stderr."""
+    print_line(f"device: {name}: {why}")
+
+
+def make_engine(settings: Settings, progress: Progress, plan: Plan) -> Engine:
+    """What carries out a plan, with a device where it computes something."""
+    from gsvckpt.engine.placement import work_of
+    from gsvckpt.engine.write import Engine
+
+    work = work_of(plan)
+    if work is None:
+        return Engine(None, settings.workers, progress)
+    found = open_device(settings, work)
+    return Engine(found.device, found.threads, progress)
 
 
 R = TypeVar("R")

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from gsvckpt.cli import trash
-from gsvckpt.cli.computing import make_engine
-from gsvckpt.cli.options import Settings, shared_options
+from gsvckpt.cli.options import Settings, make_engine, shared_options
 from gsvckpt.commands.prune.classify import look_files
 from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
@@ -21,7 +20,6 @@ from gsvckpt.commands.prune.policy_file import Applied, Policies, read_policies
 from gsvckpt.commands.prune.trash import alone, find_runs, has_trash, require_trash
 from gsvckpt.commands.verify.manifest import NAME
 from gsvckpt.engine.saves import Group, Save
-from gsvckpt.engine.write import Engine
 from gsvckpt.errors import MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Silent
@@ -29,7 +27,6 @@ from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_error, print_warning
 from gsvckpt.report.json_document import print_document
 from gsvckpt.report.output import printing
-from gsvckpt.transforms.plan import Plan
 from gsvckpt.units import parse_duration, parse_size, size
 
 EXAMPLES = """
@@ -140,7 +137,7 @@ def prune(
 
     for place in places if not dry_run else ():
         require_trash(place)
-    engine_for = partial(_engine, settings)
+    engine_for = partial(make_engine, settings, Silent())
     if not dry_run and (yes or trash.can_ask()) and has_trash(places):
         trash.settle(places)
     elif any(run.state == "begun" for place in places for run in find_runs(place)):
@@ -198,10 +195,6 @@ def _places(paths: Sequence[str]) -> list[str]:
         folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
         found.setdefault(os.path.realpath(folder), folder)
     return [folder for real, folder in found.items() if not any(real.startswith(other.rstrip(os.sep) + os.sep) for other in found)]
-
-
-def _engine(settings: Settings, plan: Plan) -> Engine:
-    return make_engine(settings, Silent(), plan)
 
 
 def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> tuple[Callable[[Group], Policy], tuple[Applied, ...]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gsvckpt.cli.options import Settings, shared_options
+from gsvckpt.cli.options import Settings, shared_options, tell_device
 from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.verify.after import Keep
 from gsvckpt.commands.verify.batch import verify_files
@@ -146,9 +146,7 @@ def verify(
     keep.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
     options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
     if settings.device != "cpu" and settings.verbose:
-        from gsvckpt.cli.computing import tell
-
-        tell("cpu", "it looks for NaN faster than a device could be given the bytes")
+        tell_device("cpu", "it looks for NaN faster than a device could be given the bytes")
     if against is not None:
         paths = [index_of(paths[0]) or paths[0]]  # a sharded checkpoint is one, whatever else its folder holds
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)

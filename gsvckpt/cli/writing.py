@@ -9,8 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from gsvckpt.cli.computing import make_engine, tell
-from gsvckpt.cli.options import Settings, try_each
+from gsvckpt.cli.options import Settings, make_engine, tell_device, try_each
 from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.rewrite.batch import Rewrite, Written, rewrite_files
 from gsvckpt.commands.rewrite.destination import Destination
@@ -43,7 +42,7 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
                 worst = max(worst, int((destination.check and result.changed) or not result.whole))
                 if settings.verbose and result.device is not None:
                     name, why, count = result.device
-                    tell(name, f"{why} ({size(count)})" if len(sources) == 1 else f"{why} ({size(count)} of {name_of(source)})")
+                    tell_device(name, f"{why} ({size(count)})" if len(sources) == 1 else f"{why} ({size(count)} of {name_of(source)})")
                 done.append(result if not settings.json else result._replace(details={}))
             else:
                 if isinstance(result, MissingError) and os.path.isdir(source) and result.path == source:
