@@ -1,33 +1,35 @@
-"""gsvckpt prune"""
+"""gsvckpt prune, and what it does with its trash: bring the last run back, free the space, put it in order after a kill."""
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
-from gsvckpt.cli import trash
 from gsvckpt.cli.options import Settings, make_engine, shared_options
+from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.prune.classify import look_files
 from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
 from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
 from gsvckpt.commands.prune.policy import Policy, Scores, parse_every
 from gsvckpt.commands.prune.policy_file import Applied, Policies, read_policies
-from gsvckpt.commands.prune.trash import alone, find_runs, has_trash, require_trash
+from gsvckpt.commands.prune.trash import TrashRun, alone, find_last, find_runs, has_trash, require_trash, settle_interrupted, undo_last
 from gsvckpt.commands.verify.manifest import NAME
 from gsvckpt.engine.saves import Group, Save
-from gsvckpt.errors import MissingError, RefusedError, UsageError
+from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Silent
 from gsvckpt.report import prune as report
-from gsvckpt.report.console import print_error, print_warning
+from gsvckpt.report.console import print_error, print_line, print_warning
 from gsvckpt.report.json_document import print_document
 from gsvckpt.report.output import printing
-from gsvckpt.units import parse_duration, parse_size, size
+from gsvckpt.units import parse_duration, parse_size, plural, size
 
 EXAMPLES = """
 **Examples**
@@ -123,8 +125,8 @@ def prune(
         if rules != Policy() or (undo and (empty_trash or older_than)) or policy or archive or purge or metrics:
             raise UsageError("goes with no other rule", where="--undo" if undo else "--empty-trash")
         if undo:
-            return trash.undo(places, settings, dry_run=dry_run)
-        return trash.empty(places, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
+            return _undo(places, settings, dry_run=dry_run)
+        return _empty(places, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
     if older_than is not None:
         raise UsageError("goes with --empty-trash", where="--older-than")
     check_archive(archive, folders)
@@ -138,8 +140,8 @@ def prune(
     for place in places if not dry_run else ():
         require_trash(place)
     engine_for = partial(make_engine, settings, Silent())
-    if not dry_run and (yes or trash.can_ask()) and has_trash(places):
-        trash.settle(places)
+    if not dry_run and (yes or _can_ask()) and has_trash(places):
+        _settle(places)
     elif any(run.state == "begun" for place in places for run in find_runs(place)):
         print_warning(places[0], "an earlier prune is at work or was interrupted; a real run takes back first what that one moved")
     options = PruneOptions(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
@@ -160,7 +162,7 @@ def prune(
             report.print_plan(plan, applied, verbose=settings.verbose)
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
-        trash.confirm(report.question(plan, purge=purge), yes=yes)
+        _confirm(report.question(plan, purge=purge), yes=yes)
         orders = PruneOrders(archive, purge, lambda group: policy_of(group).demote_to or "stripped", engine_for, settings.workers)
         cleared = _carry_out(plan, folders, places, orders, settings)
         worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
@@ -234,3 +236,79 @@ def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], o
     for failure in cleared.failures:
         print_error(failure)
     return cleared
+
+
+def _settle(folders: Sequence[str]) -> None:
+    """Bring the trash into order after a run that was interrupted, before a plan is made. Raises RefusedError where a file cannot be brought back."""
+    with alone(folders):
+        undone = settle_interrupted(folders)
+    for _, conflicts in undone:
+        for conflict in conflicts:
+            raise conflict
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal. Raises RefusedError where nobody can be asked, and for anything but a yes."""
+    if yes:
+        return
+    if not _can_ask():
+        raise RefusedError("nobody is there to confirm it", where="prune", hint="look at --dry-run, then use --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise RefusedError("not confirmed, so nothing was changed", where="prune")
+
+
+def _can_ask() -> bool:
+    """Whether somebody sits at a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
+    """Bring the last run back. Returns the exit code; raises MissingError where there is none."""
+    failures: list[GsvError] = []
+    if dry_run:
+        runs = [run.filled for run in find_last(folders)]
+    else:
+        with alone(folders):
+            runs, failures = undo_last(folders)
+    if not runs:
+        raise MissingError("there is nothing in its trash to bring back", path=folders[0])
+    return _tell_trash(runs, failures, settings, "would be brought back" if dry_run else "brought back")
+
+
+def _empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run: bool, yes: bool) -> int:
+    """Free the space of runs at least so many seconds ago. Returns the exit code; raises RefusedError where nobody confirms it."""
+
+    def chosen() -> list[TrashRun]:
+        found = [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
+        return [run for run in found if run.state != "begun"]  # what an interrupted one took is not to go
+
+    runs = [run.filled for run in chosen()]
+    freed = sum(run.size for run in runs)
+    failures: list[GsvError] = []
+    if runs and not dry_run:
+        _confirm(f"Delete {plural(sum(len(run.steps) for run in runs), 'file')} in the trash for good, {size(freed)}?", yes=yes)
+    if not dry_run and (yes or _can_ask()) and has_trash(folders):
+        _settle(folders)
+        with alone(folders):
+            for run in chosen():
+                try:
+                    run.empty()
+                except GsvError as error:  # noqa: PERF203 - one file that cannot be removed must not stop the others
+                    failures.append(error)
+    return _tell_trash(runs, failures, settings, "would be deleted" if dry_run else "deleted", freed)
+
+
+def _tell_trash(runs: Sequence[TrashRun], failures: Sequence[GsvError], settings: Settings, word: str, freed: int = 0) -> int:
+    for failure in failures:
+        print_error(failure)
+    worst = max((failure.exit_code for failure in failures), default=0)
+    files = sum(len(run.steps) for run in runs) - len(failures)
+    with printing(worst):
+        if settings.json:
+            extra = {"runs": [report.run_json(run) for run in runs], "freed_bytes": freed, "groups": [], "ignored": []}
+            print_document("prune", worst, [failure_json(failure) for failure in failures], extra)
+        elif not settings.quiet:
+            print_line(f"{plural(files, 'file')} {word}" + (f", {size(freed)}" if freed else ""))
+    return worst
