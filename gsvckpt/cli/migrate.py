@@ -16,6 +16,7 @@ from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine.write import OnOverflow
 from gsvckpt.errors import UsageError
 from gsvckpt.files.paths import require_local
+from gsvckpt.formats.heads import HEADS
 from gsvckpt.transforms.rules import read_rules
 from gsvckpt.units import parse_size
 
@@ -39,7 +40,7 @@ EXAMPLES = """
 **Steps**, in this order: --salvage, --to-inference, --merge-lora, --rules, --include/--exclude, --like and --fill,
 --plain, --scrub-paths, --dtype, --to, --head
 """
-_HEADS = ("auto", "PK", *(f"0{n}" for n in range(8)))
+_HEADS = ("auto", *HEADS)
 
 
 _STEPS = "Steps"

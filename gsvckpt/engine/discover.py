@@ -16,7 +16,7 @@ from gsvckpt.files.local import open_source
 from gsvckpt.files.paths import below, is_url
 from gsvckpt.files.publish import TRASH
 from gsvckpt.files.temporary import is_temporary
-from gsvckpt.formats import pickle_search, safetensors, shards, sniff, torch_stream, torch_tar
+from gsvckpt.formats import heads, pickle_search, safetensors, shards, sniff, torch_stream, torch_tar
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.zip import directory
 from gsvckpt.model import Tensor
@@ -217,7 +217,7 @@ def _is_checkpoint(path: str) -> bool:
     except OSError:
         return False
     holds_pickle = b"data.pkl" in head  # in a zip's first record: documents and programs are zips, too
-    is_zip = head[2:4] == b"\x03\x04" and (head[:1] == b"0" or (head[:2] == b"PK" and holds_pickle))
+    is_zip = heads.goes_on_as_zip(head) and (head[:1] == b"0" or (head[:2] == b"PK" and holds_pickle))
     return is_zip or torch_stream.looks_like(head) or safetensors.looks_like(head, size)
 
 

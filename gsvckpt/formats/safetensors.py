@@ -12,8 +12,9 @@ from gsvckpt.dtypes import SAFETENSORS_DTYPES, DType
 from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
+from gsvckpt.formats.heads import HEADS, PLAIN
 from gsvckpt.formats.pickle.calls import calls_of
-from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, Named, describe_tree, is_head, name_storages, require_code, restore
+from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, Named, describe_tree, name_storages, require_code, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import MISSING, Checkpoint, Container, Path, Source, Storage, Tensor, contiguous_stride
 
@@ -80,7 +81,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
         word = f"ends early, {whole:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
         check = "container.truncated" if base + end > source.size else "container.trailing"
         raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", hint=TRY_SALVAGE, check=check)
-    if not is_head(metadata.get(HEAD, "PK")):
+    if metadata.get(HEAD, PLAIN) not in HEADS:
         raise DamagedError(f"names {metadata[HEAD][:8]!r} as the first bytes of a zip", where=HEAD, check="container.header")
     behind = max(source.size - base - end, 0)
     container = Container("safetensors", records=len(tensors), head=metadata.get(HEAD), storages=end, metadata=metadata, behind=behind)

@@ -1,6 +1,6 @@
 """A whole torch checkpoint in a safetensors file: tensors under their own names, all else in the header's metadata, so that the way back is exact.
 
-`gsvckpt.tree` holds the tree (see tree_text), `gsvckpt.storages` what a header cannot say of storages, `gsvckpt.head` the first two bytes of the zip.
+`gsvckpt.tree` holds the tree (see tree_json), `gsvckpt.storages` what a header cannot say of storages, `gsvckpt.head` the first two bytes of the zip.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from gsvckpt.dtypes import DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.formats.heads import PLAIN
 from gsvckpt.formats.json_values import Json, read_json, write_json
 from gsvckpt.formats.pickle.mentions import globals_of
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, rebuild
@@ -19,11 +20,6 @@ from gsvckpt.model import Global, Opaque, Path, Storage, Tensor, contiguous_stri
 TREE, STORAGES, HEAD = "gsvckpt.tree", "gsvckpt.storages", "gsvckpt.head"
 OWN = (TREE, STORAGES, HEAD)
 _HOST = "cpu"
-
-
-def is_head(text: str) -> bool:
-    """Whether these can be the first two bytes of a torch zip, as GPT-SoVITS and its forks write them."""
-    return text == "PK" or (len(text) == 2 and text[0] == "0" and text[1] in "01234567")
 
 
 class Named(NamedTuple):
@@ -73,7 +69,7 @@ def describe_tree(root: object, named: Mapping[Storage, Named], head: str) -> di
     facts = _facts(named)
     plain = type(root) is dict and all(isinstance(value, Tensor) and _is_entry(key, value, named) for key, value in root.items())
     if plain and not facts and len({id(value) for value in root.values()} if isinstance(root, dict) else ()) == len(named):
-        return {} if head == "PK" else {HEAD: head}
+        return {} if head == PLAIN else {HEAD: head}
 
     def describe(leaf: Tensor | Storage) -> Json:
         if isinstance(leaf, Storage):
@@ -88,7 +84,7 @@ def describe_tree(root: object, named: Mapping[Storage, Named], head: str) -> di
 
     found = {TREE: encode(root, describe)}
     found |= {STORAGES: write_json(facts)} if facts else {}
-    return found | ({HEAD: head} if head != "PK" else {})
+    return found | ({HEAD: head} if head != PLAIN else {})
 
 
 def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[object, tuple[Global, ...]]:

@@ -13,9 +13,10 @@ from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
 from gsvckpt.files.budget import MOST_SHARDS, too_much
 from gsvckpt.files.local import RestingSource, allow_open_files, make_source, read_bytes
 from gsvckpt.files.paths import folder_of, is_url, join
+from gsvckpt.formats.heads import HEADS
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.pickle.calls import calls_of, merge_calls
-from gsvckpt.formats.safetensors_tree import TREE, is_head, restore
+from gsvckpt.formats.safetensors_tree import HEAD, TREE, restore
 from gsvckpt.model import Checkpoint, OpenSource, Source, Tensor, tensor_of
 
 INDEX = ".index.json"
@@ -101,8 +102,8 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     first = next(iter(shards.values())).container
     counted = sum(opened.container.records for opened in shards.values())
     total = sum(opened.container.storages for opened in shards.values())
-    container = replace(first, records=counted, storages=total, shards=len(shards), metadata=metadata, head=metadata.get("gsvckpt.head", first.head))
-    if container.head is not None and not is_head(container.head):
+    container = replace(first, records=counted, storages=total, shards=len(shards), metadata=metadata, head=metadata.get(HEAD, first.head))
+    if container.head is not None and container.head not in HEADS:
         raise DamagedError(f"names {container.head[:8]!r} as the first bytes of a zip", where="index", path=index)
     classes = tuple(dict.fromkeys(name for opened in shards.values() for name in opened.globals))
     doubts = tuple(doubt._replace(where=f"{shard}, {doubt.where}") for shard, opened in shards.items() for doubt in opened.doubts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gsvckpt.errors import FLAWS, TRY_SALVAGE, DamagedError, NotCheckpointError, UnsupportedError
 from gsvckpt.files.local import read_bytes
-from gsvckpt.formats import ambiguity, safetensors, torch_stream, torch_tar, torch_zip
+from gsvckpt.formats import ambiguity, heads, safetensors, torch_stream, torch_tar, torch_zip
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.pickle.state import EndOfPickle
@@ -76,14 +76,14 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
             hint="get it again",
             check="container.truncated",
         )
-    if _begins_as_zip(head):
+    if heads.begins_as_zip(head):
         tail = directory.find_tail(source)
         if tail is None:
             raise _overlong_zip(source) or _cut_zip(source, head)
         return torch_zip.read(source, tail, inflate=inflate), tail
     if torch_tar.is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
         raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
-    if head[2:4] == b"\x03\x04" and directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
+    if heads.goes_on_as_zip(head) and directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
         raise _two_at_once(source)
     machine, finished, doubtful = _run_as_pickle(source)
     names = _importable(machine)
@@ -111,11 +111,6 @@ def _two_at_once(source: Source, machine: Machine | None = None) -> DamagedError
     found = (_importable(machine), machine.calls) if machine is not None else ((), ())
     error.known = Checkpoint(source, Container("pickle", records=1), None, found[0], calls=found[1])
     return error
-
-
-def _begins_as_zip(head: bytes) -> bool:
-    """`PK`, or two digits as GPT-SoVITS writes. Anything else torch.load runs as a pickle, whatever zip stands behind; digits end that at once."""
-    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06") or (head[2:4] == b"\x03\x04" and head[:2].isdigit())
 
 
 def read_head(source: Source) -> bytes:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.sovits.kinds import Identity, Kind
 from gsvckpt.sovits.official import OFFICIAL, digest_header
+from gsvckpt.sovits.versions import HEADS
 
 HEADER_SIZE = 8192  # bytes whose MD5 upstream looks up: names and layout, no weights
 V2_MIN_SIZE = 82_978 * 1024  # a PK file below it is v1
@@ -14,16 +15,6 @@ V1_BASE_MIN_SIZE, V2_BASE_MIN_SIZE = 100 * 1024 * 1024, 103_520 * 1024  # where 
 NO_LIMIT = 1 << 63
 MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
 
-# Head bytes -> (symbols, model, LoRA). Upstream writes 03 to 06 only; 00, 01 and 02 are in its reader since 2025-02-23 and were never written.
-HEADS: dict[bytes, tuple[str, str, bool]] = {
-    b"00": ("v1", "v1", False),
-    b"01": ("v2", "v2", False),
-    b"02": ("v2", "v3", False),
-    b"03": ("v2", "v3", True),
-    b"04": ("v2", "v4", True),
-    b"05": ("v2", "v2Pro", False),
-    b"06": ("v2", "v2ProPlus", False),
-}
 # What upstream answers for official files by their header. s2G488k is v1; upstream lists it as v2 and corrects that from its tensors later.
 _ANSWERS = {
     "s2G488k.pth": ("v2", "v2"),
@@ -34,7 +25,7 @@ _ANSWERS = {
     "s2Gv2ProPlus.pth": ("v2", "v2ProPlus"),
 }
 HASHES: dict[str, tuple[str, str]] = {file.md5_8k: _ANSWERS[file.basename] for file in OFFICIAL if file.md5_8k and file.basename in _ANSWERS}
-_WRITTEN = {("v3", True): "03", ("v4", True): "04", ("v2Pro", False): "05", ("v2ProPlus", False): "06"}
+_WRITTEN = {meant.upstream[1:]: head for head, meant in HEADS.items() if meant.written and meant.upstream}  # by model, and whether it is a LoRA
 _BY_SYMBOLS = frozenset({"v1", "v2"})
 
 
@@ -60,7 +51,8 @@ def detect(first8k: bytes, size: int) -> Verdict | UpstreamError:
         return Verdict(*answer, False, "hash")
     head = first8k[:2]
     if head != b"PK":
-        return Verdict(*HEADS[head], "head") if head in HEADS else UpstreamError(f"KeyError: {head!r}")
+        meant = HEADS.get(head.decode("latin-1"))
+        return Verdict(*meant.upstream, "head") if meant is not None and meant.upstream else UpstreamError(f"KeyError: {head!r}")
     if size < V2_MIN_SIZE:
         return Verdict("v1", "v1", False, "size")
     return Verdict("v2", "v2" if size < V3_MIN_SIZE else "v3", False, "size")

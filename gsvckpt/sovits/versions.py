@@ -16,9 +16,33 @@ Family = Literal["gpt", "sovits-generator", "sovits-discriminator", "vocoder", "
 
 VERSIONS: tuple[Version, ...] = ("v1", "v2", "v2Pro", "v2ProPlus", "v3", "v4")
 _BY_TEXT: Mapping[str, Version] = {version.lower(): version for version in VERSIONS}  # some files have it in lower case (issue 2533)
-# 02 and 07 are written by the fork GPT-SoVITS-ko for full v3 and v4; upstream writes 03 to 06 (process_ckpt.py, s2_train.py:573)
-_HEADS: Mapping[str, Version] = {"02": "v3", "03": "v3", "04": "v4", "05": "v2Pro", "06": "v2ProPlus", "07": "v4"}
 _OFFICIAL: Mapping[str, Version] = {"s2Gv3.pth": "v3", "s2Gv4.pth": "v4"}
+
+
+class Head(NamedTuple):
+    """What the first two bytes of a zip mean where they are not `PK`.
+
+    `version` is that of the files that have this head, None where none is known. `upstream` is what GPT-SoVITS takes them for (symbols, model,
+    LoRA), None where it stops. `written` says that it writes such files itself.
+    """
+
+    version: Version | None
+    upstream: tuple[str, str, bool] | None
+    written: bool = False
+
+
+# Upstream writes 03 to 06 (process_ckpt.py, s2_train.py:573); 00, 01 and 02 are in its reader since 2025-02-23 and were never written by it. The fork
+# GPT-SoVITS-ko writes 02 and 07 for full v3 and v4.
+HEADS: Mapping[str, Head] = {
+    "00": Head(None, ("v1", "v1", False)),
+    "01": Head(None, ("v2", "v2", False)),
+    "02": Head("v3", ("v2", "v3", False)),
+    "03": Head("v3", ("v2", "v3", True), written=True),
+    "04": Head("v4", ("v2", "v4", True), written=True),
+    "05": Head("v2Pro", ("v2", "v2Pro", False), written=True),
+    "06": Head("v2ProPlus", ("v2", "v2ProPlus", False), written=True),
+    "07": Head("v4", None),
+}
 
 _TEXT = "enc_p.text_embedding.weight"
 _GPT_TEXT = "model.ar_text_embedding.word_embeddings.weight"
@@ -195,8 +219,8 @@ def _conflicts(hints: list[tuple[Version, str]], version: Version) -> tuple[str,
 def _hints(clues: Clues, wanted: tuple[Version, ...]) -> list[tuple[Version, str]]:
     """(version, what says so) outside the tensors, the surest first: head, config, info, official header, folders."""
     found: list[tuple[Version | None, str]] = []
-    if clues.head in _HEADS:
-        found.append((_HEADS[clues.head], f"head bytes {clues.head}"))
+    if clues.head in HEADS:
+        found.append((HEADS[clues.head].version, f"head bytes {clues.head}"))
     for keys in (("model", "version"), ("version",)):
         said = lookup(clues.config, *keys)
         if isinstance(said, str):
