@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from gsvckpt.dtypes import DType
+from gsvckpt.files.local import read_bytes
 from gsvckpt.model import Storage, Tensor
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ def _gather_into(out: NDArray[np.void], tensor: Tensor, start: int, dims: list[t
     if size > 1 and stride * itemsize > _PER_READ:  # what lies between two indices takes longer to read than to jump over
         together = 1
     if together == size:
-        raw = bytearray(extent * itemsize)
-        tensor.storage.source.read_into(tensor.storage.offset + start * itemsize, memoryview(raw))
+        raw = read_bytes(tensor.storage.source, tensor.storage.offset + start * itemsize, extent * itemsize)
         out[...] = np.lib.stride_tricks.as_strided(np.frombuffer(raw, out.dtype), out.shape, [stride * itemsize for _, stride in dims])
         return
     for index in range(0, size, together):

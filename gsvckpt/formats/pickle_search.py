@@ -247,8 +247,7 @@ def _local_headers(source: Source, first: int, last: int) -> Iterator[Place]:
     """Records wherever a local header stands; the first one of the file may have lost its `PK`, as GPT-SoVITS writes a version there."""
     found = 0
     for begin in range(first, last, _STEP):
-        window = bytearray(min(_STEP + 3, source.size - begin))
-        source.read_into(begin, memoryview(window))
+        window = read_bytes(source, begin, min(_STEP + 3, source.size - begin))
         at = 0 if not begin else window.find(_LOCAL)
         while at >= 0 and found < _MOST_PLACES:
             place = _behind_header(source, begin + at)

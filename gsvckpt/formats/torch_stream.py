@@ -115,7 +115,6 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
     places: dict[str, int] = {}
     for index, key in enumerate(keys):
         dtype, numel = sizes[key]
-        count = bytearray(8)
         if position + 8 + numel * dtype.itemsize > source.size:
             if partial:
                 return places | dict.fromkeys(keys[index:], MISSING)
@@ -125,11 +124,10 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
                 hint=TRY_SALVAGE,
                 check="container.truncated",
             )
-        source.read_into(position, memoryview(count))
-        if struct.unpack("<q", count)[0] != numel:
-            raise DamagedError(
-                f"announced with {struct.unpack('<q', count)[0]:,} elements, described with {numel:,}", where=f"storage {key}", check="tensor.bounds"
-            )
+        (announced,) = struct.unpack("<q", read_bytes(source, position, 8))
+        if announced != numel:
+            why = f"announced with {announced:,} elements, described with {numel:,}"
+            raise DamagedError(why, where=f"storage {key}", check="tensor.bounds")
         places[key] = position + 8
         position += 8 + numel * dtype.itemsize
     return places

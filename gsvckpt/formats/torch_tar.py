@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gsvckpt.files.local import read_bytes
 from gsvckpt.model import Source
 
 BLOCK = 512
@@ -33,11 +34,10 @@ def members(source: Source, most: int) -> Iterator[Member | None]:
     for _ in range(most):
         if offset + BLOCK > source.size:
             return
-        block = bytearray(BLOCK)
-        source.read_into(offset, memoryview(block))
+        block = read_bytes(source, offset, BLOCK)
         if not any(block):  # the end of an archive
             return
-        found = _read_header(bytes(block))
+        found = _read_header(block)
         if found is None or found[1] < 0:
             break
         name, size = found

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gsvckpt.commands.rewrite import training_config
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import RefusedError
+from gsvckpt.files.local import read_bytes
 from gsvckpt.files.paths import absolute
 from gsvckpt.model import tensor_of
 from gsvckpt.sovits import names, small_weights, upstream
@@ -159,9 +160,7 @@ def _optimizer_steps(root: object) -> int | None:
         step = entry.get("step") if isinstance(entry, dict) else None
         tensor = tensor_of(step)
         if tensor is not None and tensor.dtype.name == "float32" and tensor.numel == 1 and tensor.storage.offset >= 0:
-            raw = bytearray(4)
-            tensor.storage.source.read_into(tensor.storage.offset + tensor.start * 4, memoryview(raw))
-            value = struct.unpack("<f", raw)[0]
+            (value,) = struct.unpack("<f", read_bytes(tensor.storage.source, tensor.storage.offset + tensor.start * 4, 4))
             counts += [int(value)] if 0 <= value < 1e12 else []
         elif type(step) is int:
             counts.append(step)

@@ -96,9 +96,7 @@ def _read_end64(source: Source, at: int) -> tuple[int, ...] | None:
     magic, _, where, _ = LOCATOR.unpack(locator)
     if magic != b"PK\x06\x07":
         return None
-    end = bytearray(END64.size)
-    if where + END64.size <= at - LOCATOR.size:
-        source.read_into(where, memoryview(end))
+    end = read_bytes(source, where, END64.size) if where + END64.size <= at - LOCATOR.size else bytes(END64.size)
     magic, _, _, _, disk, first_disk, here, count, size, offset = END64.unpack(end)
     if magic != b"PK\x06\x06":
         raise DamagedError("its zip64 end record is missing", where="zip directory", check="container.directory")
@@ -158,8 +156,7 @@ def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...
         raise too_much("entries", MOST_RECORDS, where="zip directory")
     if tail.size > MOST_DIRECTORY:
         raise too_much("bytes", MOST_DIRECTORY, where="zip directory")
-    directory = bytearray(tail.size)
-    source.read_into(tail.offset, memoryview(directory))
+    directory = read_bytes(source, tail.offset, tail.size)
     entries: list[tuple[Entry, tuple[int, ...]]] = []
     position = 0
     for _ in range(tail.entries):
@@ -187,13 +184,13 @@ class Entry(NamedTuple):
     packed: int
 
 
-def _parse_central(directory: bytearray, position: int, fields: tuple[int, ...]) -> tuple[Entry, int]:
+def _parse_central(directory: bytes, position: int, fields: tuple[int, ...]) -> tuple[Entry, int]:
     _, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, header = fields
     start = position + CENTRAL.size
     end = start + name_len + extra_len + comment_len
     if end > len(directory):
         raise DamagedError("an entry reaches past the directory", where="zip directory", check="container.directory")
-    name = _decode(bytes(directory[start : start + name_len]))
+    name = _decode(directory[start : start + name_len])
     if MAX32 in (size, packed, header):
         size, packed, header = _widen(directory[start + name_len : start + name_len + extra_len], size, packed, header, name)
     if method == 0 and packed != size:
@@ -201,7 +198,7 @@ def _parse_central(directory: bytearray, position: int, fields: tuple[int, ...])
     return Entry(header, name, size, crc, method, flags, packed), end
 
 
-def _widen(extra: bytearray, size: int, packed: int, header: int, name: str) -> tuple[int, int, int]:
+def _widen(extra: bytes, size: int, packed: int, header: int, name: str) -> tuple[int, int, int]:
     """Take the 64-bit values from the zip64 extra field: only those whose 32-bit place is full stand there, in this order."""
     position = 0
     while position + 4 <= len(extra):
@@ -231,7 +228,7 @@ def _locate(source: Source, entry: Entry, limit: int) -> Record:
     magic, _, flags, method, _, _, crc, packed, _, name_len, extra_len = LOCAL.unpack_from(raw)
     if magic[2:] != b"\x03\x04" or (magic[:2] != b"PK" and entry.header):
         raise DamagedError("has no local header where the directory says", where=entry.name, check="container.headers")
-    name = bytes(raw[LOCAL.size : LOCAL.size + name_len])
+    name = raw[LOCAL.size : LOCAL.size + name_len]
     if name_len > 0xFFF or _decode(name) != entry.name:
         raise DamagedError(f"its local header names it {_decode(name)[:80]!r}", where=entry.name, check="container.headers")
     if method != entry.method or (flags ^ entry.flags) & ENCRYPTED or (packed not in (0, MAX32, entry.size) and entry.method == 0):

@@ -6,6 +6,7 @@ import threading
 import zlib
 
 from gsvckpt.errors import DamagedError
+from gsvckpt.files.local import read_bytes
 from gsvckpt.model import Record, Source
 
 DEFLATED = 8
@@ -47,11 +48,8 @@ class Inflated:
         while self._inflater is not None:
             pending = self._inflater.unconsumed_tail
             if not pending:
-                count = min(_WINDOW, self._source.size - self._consumed)
-                window = bytearray(count)
-                self._source.read_into(self._consumed, memoryview(window))
-                self._consumed += count
-                pending = bytes(window)
+                pending = read_bytes(self._source, self._consumed, min(_WINDOW, self._source.size - self._consumed))
+                self._consumed += len(pending)
             try:
                 part = self._inflater.decompress(pending, most)
             except zlib.error as error:
