@@ -12,7 +12,7 @@ from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.engine.single_pass import Span, sweep
 from gsvckpt.engine.strided_read import logical_bytes
 from gsvckpt.files.progress import Progress
-from gsvckpt.files.streams import CHUNK, Buffers, Stopped, for_each
+from gsvckpt.files.streams import Buffers, Stopped, for_each, read_chunks
 from gsvckpt.model import Checkpoint, Record, Source, Tensor, contiguous_stride
 
 _PARTS = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}  # complex numbers are looked at part by part
@@ -134,11 +134,9 @@ def digest_file(source: Source, names: frozenset[str], jobs: int, progress: Prog
 
     def run(algorithm: _Algorithm, buffers: Buffers) -> str:
         digest = new_digest(algorithm.name)
-        for offset in range(0, source.size, CHUNK):
+        for _, chunk in read_chunks(source, memory=buffers.raw):
             if buffers.stop.is_set():
                 raise Stopped
-            chunk = buffers.raw[: min(CHUNK, source.size - offset)]
-            source.read_into(offset, chunk)
             digest.update(chunk)
             buffers.progress.advance(len(chunk))
         return str(digest.hexdigest())

@@ -16,7 +16,6 @@ from gsvckpt.sovits.official import Match
 from gsvckpt.sovits.sections import Role, Sections, divide, state_tensors
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
-_CHUNK = 1 << 20
 _FOREIGN = "GPT-SoVITS reads no safetensors files; gsvckpt migrate --to torch makes one that it reads"
 
 
@@ -72,13 +71,10 @@ def recognise(source: Source, *, thorough: bool = False) -> Match | None:
         return match
     import hashlib
 
-    from gsvckpt.files.streams import buffer
+    from gsvckpt.files.streams import read_chunks
 
     digest = hashlib.sha256()
-    memory = buffer(_CHUNK)
-    for offset in range(0, source.size, _CHUNK):
-        chunk = memory[: min(_CHUNK, source.size - offset)]
-        source.read_into(offset, chunk)
+    for _, chunk in read_chunks(source):
         digest.update(chunk)
     return official.lookup_sha256(digest.hexdigest())
 

@@ -32,6 +32,18 @@ def buffer(size: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size))
 
 
+def read_chunks(source: Source, begin: int = 0, end: int | None = None, *, memory: memoryview | None = None) -> Iterator[tuple[int, memoryview]]:
+    """Yield (offset, bytes) of a file from `begin` to `end`, by default to its last byte. A chunk lies in `memory`, by default in some of its own,
+    fills it but for the last one, and is gone at the next step.
+    """
+    memory = buffer(CHUNK) if memory is None else memory
+    end = source.size if end is None else end
+    for at in range(begin, end, len(memory)):
+        chunk = memory[: end - at]
+        source.read_into(at, chunk)
+        yield at, chunk
+
+
 class Buffers:
     """One worker's memory: `raw` for what is read, `out` for what is made of it."""
 

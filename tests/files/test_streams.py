@@ -15,7 +15,7 @@ from gsvckpt.dtypes import DTYPES
 from gsvckpt.errors import DamagedError
 from gsvckpt.files import streams
 from gsvckpt.files.progress import Silent
-from gsvckpt.files.streams import Buffers, Stopped, chunks, for_each
+from gsvckpt.files.streams import Buffers, Stopped, chunks, for_each, read_chunks
 from gsvckpt.model import Storage
 
 
@@ -55,6 +55,16 @@ def test_chunks_are_the_whole_storage_in_order(size: int) -> None:
     pieces = [(offset, bytes(chunk)) for offset, chunk in chunks(storage(data, crc32(data)), buffers())]
     assert b"".join(piece for _, piece in pieces) == data
     assert [offset for offset, _ in pieces] == list(range(0, size, 16))
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, None), (0, 0), (5, 37), (3, 100), (100, None)])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_file_is_read_chunk_by_chunk(begin: int, end: int | None, own: bool) -> None:
+    data = bytes(range(100))
+    step = 16 if own else 7
+    pieces = [(at, bytes(chunk)) for at, chunk in read_chunks(Bytes(data), begin, end, memory=None if own else memoryview(bytearray(step)))]
+    assert b"".join(piece for _, piece in pieces) == data[begin:end]
+    assert [at for at, _ in pieces] == list(range(begin, 100 if end is None else end, step))
 
 
 def test_wrong_checksums_are_told_after_the_last_chunk() -> None:

@@ -19,11 +19,10 @@ from gsvckpt.files.local import open_source
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.files.publish import Target, publish, publish_bytes
-from gsvckpt.files.streams import buffer
+from gsvckpt.files.streams import read_chunks
 from gsvckpt.files.temporary import is_temporary
 from gsvckpt.model import OpenSource
 
-_CHUNK = 1 << 21
 _DIGEST = "xxh3_128"
 _CONFIG = ".config.json"  # behind the name of the checkpoint that it belongs to
 _LARGEST_CONFIG = 1 << 20
@@ -216,27 +215,21 @@ def copy_file(
 
 def _copy(source: OpenSource, target: Target, progress: Progress) -> str:
     digest = xxhash.xxh3_128()
-    for offset, chunk in _chunks(source, progress):
+    for offset, chunk in read_chunks(source):
         digest.update(chunk)
         target.write_at(offset, chunk)
+        progress.advance(len(chunk))
     return str(digest.hexdigest())
 
 
 def _digest_of(path: str, progress: Progress | None = None) -> str:
     digest = xxhash.xxh3_128()
     with open_source(path) as source:
-        for _, chunk in _chunks(source, progress or Silent()):
+        for _, chunk in read_chunks(source):
             digest.update(chunk)
+            if progress is not None:
+                progress.advance(len(chunk))
     return str(digest.hexdigest())
-
-
-def _chunks(source: OpenSource, progress: Progress) -> Iterator[tuple[int, memoryview]]:
-    memory = buffer(_CHUNK)
-    for offset in range(0, source.size, _CHUNK):
-        chunk = memory[: min(_CHUNK, source.size - offset)]
-        source.read_into(offset, chunk)
-        yield offset, chunk
-        progress.advance(len(chunk))
 
 
 def _make_folder(path: str) -> None:

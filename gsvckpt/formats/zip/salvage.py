@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gsvckpt.errors import FLAWS
 from gsvckpt.files.local import read_bytes
-from gsvckpt.files.streams import crc32
+from gsvckpt.files.streams import crc32, read_chunks
 from gsvckpt.formats.zip.directory import ENCRYPTED, LOCAL, Entry, find_tail, read_entries
 from gsvckpt.model import Source
 
@@ -19,7 +19,6 @@ _DESCRIPTOR = b"PK\x07\x08"
 _DESCRIPTOR_FOLLOWS = 8  # a flag of local headers
 _DESCRIPTOR_SIZES = (16, 24, 0, 12, 20)  # with a signature as torch writes it, of 32 or 64 bits; none; without a signature
 _STEP = 1 << 16  # bytes looked through at a time for the next record
-_CHUNK = 1 << 20
 _MOST_READ = 8  # times the file's size: a crafted file may claim the same bytes again and again
 
 
@@ -71,8 +70,8 @@ def has_checksum(source: Source, claim: Claim) -> bool:
     if claim.crc is None or claim.offset + claim.size > source.size:
         return False
     crc = 0
-    for at in range(0, claim.size, _CHUNK):
-        crc = crc32(read_bytes(source, claim.offset + at, min(_CHUNK, claim.size - at)), crc)
+    for _, chunk in read_chunks(source, claim.offset, claim.offset + claim.size):
+        crc = crc32(chunk, crc)
     return crc == claim.crc
 
 
