@@ -35,12 +35,12 @@ class GsvError(Exception):
         return {"kind": self.kind, "where": self.where, "why": self.why, "hint": self.hint}
 
 
-def as_error(caught: GsvError | OSError, path: str, blame: type[GsvError]) -> GsvError:
-    """What went wrong with the file at `path`; an error of the system becomes one of the class `blame`."""
+def as_error(caught: GsvError | OSError, path: str, blame: type[GsvError], verb: str = "") -> GsvError:
+    """What went wrong with the file at `path`; an error of the system becomes one of the class `blame`: it "cannot be read", or what `verb` says."""
     if isinstance(caught, GsvError):
         error = caught
     else:
-        verb = "written" if blame is OutputError else "read"
+        verb = verb or ("written" if blame is OutputError else "read")
         error = blame(f"cannot be {verb}: {caught.strerror}", path=str(caught.filename or path))
     error.path = error.path or path
     return error

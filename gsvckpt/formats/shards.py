@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import accumulate
 
-from gsvckpt.errors import DamagedError, MissingError, UnsupportedError
+from gsvckpt.errors import DamagedError, MissingError, UnsupportedError, as_error
 from gsvckpt.files.budget import MOST_SHARDS, too_much
 from gsvckpt.files.local import RestingSource, allow_open_files, make_source, read_bytes
 from gsvckpt.files.paths import folder_of, is_url, join
@@ -130,7 +130,7 @@ def _read_file(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(_LARGEST_INDEX + 1)
     except OSError as error:
-        raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+        raise as_error(error, path, MissingError) from error
 
 
 def _read_url(path: str) -> bytes:

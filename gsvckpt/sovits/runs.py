@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from gsvckpt.errors import MissingError
+from gsvckpt.errors import MissingError, as_error
 from gsvckpt.sovits.names import LIGHTNING, resumes, split
 
 _LARGEST_CONFIG = 1 << 20  # bytes; upstream's config.json has 2 KB
@@ -94,7 +94,7 @@ def _list(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
-        raise MissingError(f"cannot be listed: {error.strerror}", path=folder) from error
+        raise as_error(error, folder, MissingError, "listed") from error
 
 
 def _read_config(path: str) -> tuple[int | None, str | None]:

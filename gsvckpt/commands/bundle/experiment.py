@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.errors import GsvError, MissingError
+from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.sovits.lightning import read_callbacks
 from gsvckpt.sovits.names import FileName, Form, folder_rank, folder_version, parse, resumes
 from gsvckpt.sovits.runs import find_runs, parse_run
@@ -165,7 +165,7 @@ def _logs(path: str) -> Iterable[Log]:
     try:
         entries = sorted(os.listdir(path))
     except OSError as error:
-        raise MissingError(f"cannot be listed: {error.strerror}", path=path) from error
+        raise as_error(error, path, MissingError, "listed") from error
     for run in ("", *(entry for entry in entries if parse_run(entry) is not None)):
         log = os.path.join(path, run, _LOG)
         if os.path.isfile(log):
@@ -180,7 +180,7 @@ def read_end(path: str) -> bytes:
             file.seek(max(os.fstat(file.fileno()).st_size - _LARGEST_LOG, 0))
             return file.read(_LARGEST_LOG)
     except OSError as error:
-        raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+        raise as_error(error, path, MissingError) from error
 
 
 def agrees(stage: Stage, told: str | None, version: str | None) -> bool:

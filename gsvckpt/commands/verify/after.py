@@ -12,7 +12,7 @@ from gsvckpt.commands.verify.findings import CHECKS, family, is_damage
 from gsvckpt.commands.verify.manifest import NAME, Entry, record
 from gsvckpt.commands.verify.result import Options, Verification
 from gsvckpt.engine.open import index_of
-from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError
+from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError, as_error
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Progress
@@ -88,7 +88,7 @@ def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, st
         try:
             copied[result.path] = backup.store(result.path, place, entry_of(result, tensors=False), result.config, progress)
         except (GsvError, OSError) as caught:
-            failures.append(_named(caught, result.path))
+            failures.append(as_error(caught, result.path, OutputError))
     return copied, failures
 
 
@@ -108,7 +108,7 @@ def restore_damaged(damaged: Mapping[str, Entry | None], folder: str, progress: 
         try:
             restored[path] = restore(path, entry, folder, progress)
         except (GsvError, OSError) as caught:
-            failures.append(_named(caught, path))
+            failures.append(as_error(caught, path, OutputError))
     return restored, failures
 
 
@@ -129,12 +129,6 @@ def write_list(path: str, results: Sequence[Verification], *, force: bool) -> No
     name = checksum_files.format_for(path)
     listed = [(result.path, result.digests[name]) for result in results if result.intact and name in result.digests]
     checksum_files.write_checksums(path, listed, overwrite=force)
-
-
-def _named(caught: GsvError | OSError, path: str) -> GsvError:
-    error = caught if isinstance(caught, GsvError) else OutputError(f"cannot be written: {caught.strerror}", path=str(caught.filename or path))
-    error.path = error.path or path
-    return error
 
 
 RECORDED = frozenset({"xxh3_128", "content", "sha256", "md5"})  # digests that a manifest keeps

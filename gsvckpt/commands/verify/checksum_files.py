@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gsvckpt.characters import escape_shown, is_plain
 from gsvckpt.commands.verify.findings import Finding
-from gsvckpt.errors import MissingError, UsageError
+from gsvckpt.errors import MissingError, UsageError, as_error
 from gsvckpt.files.budget import MOST_LINES
 from gsvckpt.files.publish import publish_bytes
 
@@ -54,7 +54,7 @@ def read_checksums(path: str) -> ChecksumFile:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             text = file.read(_LARGEST + 1)
     except OSError as error:
-        raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+        raise as_error(error, path, MissingError) from error
     listed: dict[str, Listed] = {}
     malformed = []
     if len(text) > _LARGEST or text.count("\n") > MOST_LINES:

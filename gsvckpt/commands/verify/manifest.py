@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 
 from gsvckpt.characters import escape_toml
 from gsvckpt.commands.verify.findings import Finding
-from gsvckpt.errors import DamagedError, MissingError, RefusedError
+from gsvckpt.errors import DamagedError, MissingError, RefusedError, as_error
 from gsvckpt.files.lock import locked
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.publish import publish_bytes
@@ -148,7 +148,7 @@ def _read_text(path: str) -> tuple[str, str] | None:
     except UnicodeDecodeError as error:
         raise DamagedError("is no text in UTF-8", path=path, hint="move it away, and record anew") from error
     except OSError as error:
-        raise MissingError(f"cannot be read: {error.strerror}", path=path) from error
+        raise as_error(error, path, MissingError) from error
 
 
 def _parse(path: str, text: str) -> dict[str, object]:
