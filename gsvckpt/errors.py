@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import ClassVar
 
 _LOOKED_AT = 5_000  # names that are compared with a wrong one
@@ -119,17 +120,20 @@ class OutputError(GsvError):
 FLAWS = (DamagedError, UnsupportedError, NotCheckpointError)  # what is wrong with a file itself, and not with the way to it
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint: which of the known words was meant, else `otherwise`."""
+def closest(word: str, known: Iterable[str], most: int = 3, likeness: float = 0.6) -> list[str]:
+    """The known words that are most like a wrong one, the nearest first."""
     from difflib import get_close_matches  # only errors need it
 
-    found = get_close_matches(word, list(known), 1)
-    return f"did you mean {found[0]}?" if found else otherwise
+    return get_close_matches(word, list(islice(known, _LOOKED_AT)), most, likeness)
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str, most: int = 1) -> str:
+    """A hint: which of the known words were meant, else `otherwise`."""
+    found = closest(word, known, most)
+    return f"did you mean {', '.join(found)}?" if found else otherwise
 
 
 def similar_names(glob: str, names: Sequence[str]) -> str:
     """A hint of a few names that `glob`, which matches none, may have meant."""
-    from difflib import get_close_matches  # only errors need it
-
-    near = get_close_matches(glob.strip("*?"), names[:_LOOKED_AT], 3, 0.3) or names[:3]
+    near = closest(glob.strip("*?"), names, likeness=0.3) or names[:3]
     return f"names are like {', '.join(near)}"

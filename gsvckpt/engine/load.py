@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from gsvckpt.engine.open import blame, open_checkpoint, refuse_ambiguous
-from gsvckpt.errors import MissingError, UnsupportedError, UsageError
+from gsvckpt.errors import MissingError, UnsupportedError, UsageError, closest
 from gsvckpt.files.local import LocalSource
 from gsvckpt.files.secrets import conceal
 from gsvckpt.formats.pickle.safety import Safety, judge_checkpoint
@@ -160,11 +160,8 @@ def select(tensors: Mapping[str, Tensor], include: Include | None) -> dict[str, 
 def _known(name: str, names: Mapping[str, Tensor]) -> str:
     if name in names:
         return name
-    from difflib import get_close_matches
-
-    known = tuple(names)
-    close = get_close_matches(name, known, 3)
-    hint = f"there are {', '.join(close)}" if close else f"the first of {len(known):,} is {known[0]}" if known else ""
+    close = closest(name, names)
+    hint = f"there are {', '.join(close)}" if close else f"the first of {len(names):,} is {next(iter(names))}" if names else ""
     raise MissingError(f"no model tensor is called {name[:80]!r}", where="state dict", hint=hint)
 
 

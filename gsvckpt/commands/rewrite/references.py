@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from gsvckpt.engine.examine import Examination, examine, recognise
 from gsvckpt.engine.open import blame, open_checkpoint
-from gsvckpt.errors import RefusedError, UnsupportedError, UsageError
+from gsvckpt.errors import RefusedError, UnsupportedError, UsageError, did_you_mean
 from gsvckpt.files.paths import is_url
 from gsvckpt.model import Tensor
 from gsvckpt.sovits import layouts, official
@@ -52,9 +51,9 @@ def open_reference(name: str, identity: Identity, stack: ExitStack) -> Reference
         return Reference(name, {key: shape for key, (_, shape) in layouts.layout(name, rank).items()}, {})
     suited = layouts.suitable(identity.kind, name, lora=identity.lora_rank is not None) if name in _LISTED else ()
     if not suited:
-        close = get_close_matches(name, [*_LISTED, *layouts.names()], 3)
-        known = f"did you mean {', '.join(close)}?" if close else f"layouts: {', '.join(_LISTED)}, {', '.join(layouts.names()[:4])}, ..."
-        raise UsageError(f"{name} is no file and no layout for a {identity.kind}", where="--like", hint=known)
+        known = f"layouts: {', '.join(_LISTED)}, {', '.join(layouts.names()[:4])}, ..."
+        hint = did_you_mean(name, [*_LISTED, *layouts.names()], known, most=3)
+        raise UsageError(f"{name} is no file and no layout for a {identity.kind}", where="--like", hint=hint)
     return Reference(suited[0], {key: shape for key, (_, shape) in layouts.layout(suited[0], rank).items()}, {})
 
 
