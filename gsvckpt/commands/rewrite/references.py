@@ -14,10 +14,10 @@ from gsvckpt.files.paths import is_url
 from gsvckpt.model import Tensor
 from gsvckpt.sovits import layouts, official
 from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.versions import VERSIONS
 from gsvckpt.transforms.state_dict import match
 
 Shapes = Mapping[str, tuple[int, ...]]
-_LISTED = ("v1", "v2", "v2Pro", "v2ProPlus", "v3", "v4")
 
 
 class Reference(NamedTuple):
@@ -49,10 +49,10 @@ def open_reference(name: str, identity: Identity, stack: ExitStack) -> Reference
     rank = identity.lora_rank or 32
     if name in layouts.names():
         return Reference(name, {key: shape for key, (_, shape) in layouts.layout(name, rank).items()}, {})
-    suited = layouts.suitable(identity.kind, name, lora=identity.lora_rank is not None) if name in _LISTED else ()
+    suited = layouts.suitable(identity.kind, name, lora=identity.lora_rank is not None) if name in VERSIONS else ()
     if not suited:
-        known = f"layouts: {', '.join(_LISTED)}, {', '.join(layouts.names()[:4])}, ..."
-        hint = did_you_mean(name, [*_LISTED, *layouts.names()], known, most=3)
+        known = f"layouts: {', '.join(VERSIONS)}, {', '.join(layouts.names()[:4])}, ..."
+        hint = did_you_mean(name, [*VERSIONS, *layouts.names()], known, most=3)
         raise UsageError(f"{name} is no file and no layout for a {identity.kind}", where="--like", hint=hint)
     return Reference(suited[0], {key: shape for key, (_, shape) in layouts.layout(suited[0], rank).items()}, {})
 
