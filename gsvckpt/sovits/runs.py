@@ -9,9 +9,12 @@ from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import MissingError, as_error
+from gsvckpt.files.paths import is_url
 from gsvckpt.sovits.names import LIGHTNING, resumes, split
 
-_LARGEST_CONFIG = 1 << 20  # bytes; upstream's config.json has 2 KB
+CONFIG = "config.json"  # of an experiment: that of its last SoVITS run (utils.py:213-232)
+LARGEST_CONFIG = 1 << 20  # bytes; upstream's has 2 KB
+_LEVELS = 3  # logs/<exp>/logs_s2_v2/G_16.pth: the config is one folder up; a user may have sorted files further
 
 
 class Run(NamedTuple):
@@ -79,7 +82,7 @@ def _run_folders(folder: str) -> Iterator[tuple[str, RunName]]:
 def _read_run(folder: str, name: RunName) -> Run:
     names = tuple(entry for entry in _list(folder) if resumes(entry))
     *_, experiment, own = ("", *split(os.path.abspath(folder)))
-    epochs, version = _read_config(os.path.join(folder, os.pardir, "config.json")) if name.stage != "gpt" else (None, None)
+    epochs, version = _read_config(os.path.join(folder, os.pardir, CONFIG)) if name.stage != "gpt" else (None, None)
     run = Run(folder, name.stage, name.version, names, epochs=epochs, config_version=version)
     if name.stage == "gpt":
         return run._replace(generator=newest_lightning(names))
@@ -98,14 +101,14 @@ def _list(folder: str) -> list[str]:
 
 
 def _read_config(path: str) -> tuple[int | None, str | None]:
-    """(epochs, version) of an experiment's config.json, as far as it says (utils.py:213-232)."""
+    """(epochs, version) of an experiment's config.json, as far as it says."""
     if not os.path.exists(path):
         return None, None
     import json
 
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.loads(file.read(_LARGEST_CONFIG))
+            found = json.loads(file.read(LARGEST_CONFIG))
         epochs, version = found["train"]["epochs"], found.get("version") or found["model"].get("version")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, None
@@ -131,6 +134,25 @@ def parse_run(folder: str) -> RunName | None:
     if match["stage"] == "1":
         return RunName("gpt", match["version"])
     return RunName("sovits-lora" if match["rank"] else "sovits", match["version"])
+
+
+def find_config_file(path: str) -> str | None:
+    """The config.json that a SoVITS training file was trained with, as it holds none itself: beside it or in a folder above, but not above its
+    experiment's, where it would be another voice's. What lies beside a URL is not looked for.
+    """
+    places = () if is_url(path) else _folders_above(os.path.abspath(path))
+    return next((place for folder in places if os.path.isfile(place := os.path.join(folder, CONFIG))), None)
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    folder = os.path.dirname(path)
+    for _ in range(_LEVELS):
+        yield folder
+        is_run = parse_run(os.path.basename(folder)) is not None
+        folder = os.path.dirname(folder)
+        if is_run:  # it lies in its experiment's
+            yield folder
+            return
 
 
 def newest_numbered(names: Iterable[str], letter: str, folder: str) -> str | None:

@@ -12,13 +12,11 @@ from gsvckpt.files import toml
 from gsvckpt.files.paths import is_url
 from gsvckpt.model import Opaque
 from gsvckpt.sovits.config import find_config, simple_form
-from gsvckpt.sovits.runs import parse_run
+from gsvckpt.sovits.runs import LARGEST_CONFIG, find_config_file
 
 NULLS = "# null, which TOML cannot say: "  # before the places of nulls, in what `gsvckpt inspect --config` prints
-_LARGEST = 1 << 20  # bytes; upstream's config.json has 2 KB
 _MOST_VALUES = 20_000  # a config has about 100
 _DEEPEST = 32
-_LEVELS = 3  # logs/<exp>/logs_s2_v2/G_16.pth: the config is one folder up; a user may have sorted files further
 
 
 class Found(NamedTuple):
@@ -35,18 +33,9 @@ def find(path: str, explicit: str | None) -> Found:
     """
     if explicit is not None:
         return Found(_read(explicit), explicit)
-    folder = os.path.dirname(os.path.abspath(path))
-    for _ in range(0 if is_url(path) else _LEVELS):  # what lies beside a URL is not looked for
-        candidate = os.path.join(folder, "config.json")
-        if os.path.isfile(candidate):
-            return Found(_read(candidate), candidate if os.path.isabs(path) else os.path.relpath(candidate))
-        if parse_run(os.path.basename(folder)) is not None:
-            folder = os.path.dirname(folder)  # the run's folder lies in its experiment's, and nothing above that is of this voice
-            candidate = os.path.join(folder, "config.json")
-            if os.path.isfile(candidate):
-                return Found(_read(candidate), candidate if os.path.isabs(path) else os.path.relpath(candidate))
-            break
-        folder = os.path.dirname(folder)
+    place = find_config_file(path)
+    if place is not None:
+        return Found(_read(place), place if os.path.isabs(path) else os.path.relpath(place))
     looked = "what lies beside a URL is not looked at" if is_url(path) else "there is no config.json beside it or in the folders above"
     raise MissingError(
         f"a training file holds no config, and {looked}",
@@ -59,7 +48,7 @@ def _read(path: str) -> dict[str, object]:
     """A JSON object, a TOML document, or the config of a checkpoint, as nested dicts."""
     try:
         with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
+            data = file.read(LARGEST_CONFIG + 1)
     except OSError as error:
         raise MissingError(f"cannot be read: {error.strerror}", path=path, where="--config") from error
     is_json = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"  # editors on Windows put that mark in front
@@ -74,7 +63,7 @@ def _read(path: str) -> dict[str, object]:
 
 def _parse_json(path: str, data: bytes) -> object:
     try:
-        return json.loads(data[:_LARGEST].decode("utf-8-sig"))
+        return json.loads(data[:LARGEST_CONFIG].decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"is no valid JSON ({str(error)[:80]})", where="config", path=path) from error
 
@@ -83,7 +72,7 @@ def _parse_toml(path: str, data: bytes) -> dict[str, object] | None:
     """What `gsvckpt inspect --config` prints, with its nulls; None for what is no TOML. A file of that name has its mistakes told."""
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
-        found = toml.parse(path, text) if len(data) <= _LARGEST else {}
+        found = toml.parse(path, text) if len(data) <= LARGEST_CONFIG else {}
     except ValueError:
         return None
     except UsageError:

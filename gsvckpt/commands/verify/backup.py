@@ -22,10 +22,10 @@ from gsvckpt.files.publish import Target, publish, publish_bytes
 from gsvckpt.files.streams import read_chunks
 from gsvckpt.files.temporary import is_temporary
 from gsvckpt.model import OpenSource
+from gsvckpt.sovits.runs import LARGEST_CONFIG, find_config_file
 
 _DIGEST = "xxh3_128"
 _CONFIG = ".config.json"  # behind the name of the checkpoint that it belongs to
-_LARGEST_CONFIG = 1 << 20
 
 
 class Copied(NamedTuple):
@@ -104,14 +104,12 @@ def _config_text(config: object) -> bytes:
 
 
 def _config_nearby(path: str) -> bytes | None:
-    """The config.json of an experiment, for training files that hold none (utils.py:213-232): beside the file or in a folder above it."""
-    folder = os.path.dirname(os.path.abspath(path))
-    for _ in range(3):
-        with suppress(OSError), open(os.path.join(folder, "config.json"), "rb") as file:
-            data = file.read(_LARGEST_CONFIG + 1)
-            if len(data) <= _LARGEST_CONFIG:
-                return data
-        folder = os.path.dirname(folder)
+    """The config.json of its experiment, for a training file that holds none."""
+    place = find_config_file(path)
+    if place is not None:
+        with suppress(OSError), open(place, "rb") as file:
+            data = file.read(LARGEST_CONFIG + 1)
+            return data if len(data) <= LARGEST_CONFIG else None
     return None
 
 

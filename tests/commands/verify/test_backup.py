@@ -53,6 +53,15 @@ def test_the_config_of_an_experiment_goes_along(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "G_1.pth.config.json").read_text() == '{"train": {}}'
 
 
+def test_the_config_of_another_voice_stays_behind(tmp_path: Path) -> None:
+    run = tmp_path / "logs" / "alice" / "logs_s2_v2"
+    run.mkdir(parents=True)
+    (run.parents[1] / "config.json").write_text('{"train": {}}')
+    (run / "G_1.pth").write_bytes(ONE)
+    Backup(str(tmp_path / "b")).store(str(run / "G_1.pth"), "G_1.pth", entry(run / "G_1.pth"), None)
+    assert not (tmp_path / "b" / "G_1.pth.config.json").exists()
+
+
 def test_what_is_there_already_is_not_copied_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tmp_path / "b")
     Backup(folder).store(str(source), "G_1.pth", entry(source), None)
