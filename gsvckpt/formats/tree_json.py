@@ -13,16 +13,14 @@ What is reached more than once ends with "id": n where it is met first, a list a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Mapping
-from types import GeneratorType
-from typing import Any, Literal, TypeAlias, TypeGuard
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeGuard
 
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.formats.json_values import PLAIN, Json, array_of, damaged, from_json, is_sound, key_fault, pairs_of, read_json, to_json, write_json
-from gsvckpt.model import MAX_DEPTH, Global, Opaque, Path, Storage, Tensor, children, format_path, state_dict_metadata
+from gsvckpt.model import MAX_DEPTH, Global, Opaque, Storage, Tensor, children, format_path, state_dict_metadata
 
-_Work: TypeAlias = Generator[tuple[Path, Any], Any, Any]  # asks for children, each with what leads there, and returns what it made of the answers
 _MOST_LETTERS = 1 << 25  # a pickle may spell a long text once and name it a million times
 _NODES = (list, dict, tuple, Opaque, Tensor, Storage)  # what is shared by identity
 _HOWS: Mapping[str, Literal["reduce", "newobj", "newobj_ex"]] = {"reduce": "reduce", "newobj": "newobj", "newobj_ex": "newobj_ex"}
@@ -51,7 +49,7 @@ def decode(text: str, resolve: Callable[[Json], Tensor | Storage]) -> object:
 
 
 class _Encoder:
-    """From values to JSON."""
+    """From values to JSON. A level of the tree takes two calls, so that MAX_DEPTH of them fit in half of what Python's recursion allows."""
 
     def __init__(self, root: object, describe: Callable[[Tensor | Storage], Json]) -> None:
         self._describe = describe
@@ -61,53 +59,69 @@ class _Encoder:
         self._path: list[object] = []
         self._letters = 0
 
-    def run(self, root: object) -> Any:
+    def run(self, root: object) -> Json:
         try:
-            return _run(root, self._enter, self._path)
+            return self._make(root)
         except UnsupportedError as error:
             error.where = error.where or format_path(tuple(self._path))
             raise
+        except RecursionError as error:  # the caller's own stack is deep
+            raise UnsupportedError("nested too deeply to be written") from error
 
-    def _enter(self, value: object) -> Json | _Work:
+    def _make(self, value: object, *above: object) -> Json:
+        """The JSON of a value; `above` leads to it from what holds it."""
+        depth = len(self._path)
+        self._path.extend(above)
         if not isinstance(value, _NODES):
-            self._letters += len(value) if isinstance(value, (str, bytes)) else 1
-            if self._letters > _MOST_LETTERS:
-                raise UnsupportedError(f"needs more than {_MOST_LETTERS:,} characters of text", where="tree")
-            return to_json(value)
-        me = id(value)
-        if me in self._unmade:
+            made = self._plain(value)
+        elif id(value) in self._unmade:
             raise UnsupportedError(f"{_named(value)} that is made from itself cannot be written")
-        if me in self._numbers:
-            return {"same": self._numbers[me]}
-        if me in self._shared:
-            self._numbers[me] = len(self._numbers) + 1
-        if isinstance(value, (Tensor, Storage)):
-            return self._numbered(value, {"tensor" if isinstance(value, Tensor) else "storage": self._describe(value)})
-        if len(self._path) > MAX_DEPTH:
-            raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels", where=format_path(tuple(self._path[:4])) + "/...")
-        return self._container(value)
-
-    def _container(self, value: object) -> _Work:
-        if type(value) is list:
-            items = yield from _each(value)
-            return self._numbered(value, {"list": items}) if id(value) in self._shared else items
-        if isinstance(value, Opaque):
-            made = yield from self._object(value)
-        elif isinstance(value, dict) and type(value) in {dict, OrderedDict}:
-            made = yield from self._dict(value)
-        elif type(value) is tuple:
-            self._unmade.add(id(value))
-            made = {"tuple": (yield from _each(value))}
-            self._unmade.remove(id(value))
+        elif id(value) in self._numbers:
+            made = {"same": self._numbers[id(value)]}
         else:
-            raise UnsupportedError(f"{_named(value)} cannot be written as JSON")
-        return self._numbered(value, made)
+            if id(value) in self._shared:
+                self._numbers[id(value)] = len(self._numbers) + 1
+            if isinstance(value, (Tensor, Storage)):
+                made = {"tensor" if isinstance(value, Tensor) else "storage": self._describe(value)}
+            elif len(self._path) > MAX_DEPTH:
+                raise UnsupportedError(f"nested deeper than {MAX_DEPTH} levels", where=format_path(tuple(self._path[:4])) + "/...")
+            elif type(value) is list:
+                items = self._each(value)
+                made = {"list": items} if id(value) in self._shared else items
+            elif type(value) is tuple:
+                self._unmade.add(id(value))
+                made = {"tuple": self._each(value)}
+                self._unmade.remove(id(value))
+            elif isinstance(value, Opaque):
+                made = self._object(value)
+            elif isinstance(value, dict) and type(value) in {dict, OrderedDict}:
+                made = self._dict(value)
+            else:
+                raise UnsupportedError(f"{_named(value)} cannot be written as JSON")
+            if id(value) in self._shared and isinstance(made, dict):
+                made["id"] = self._numbers[id(value)]
+        del self._path[depth:]
+        return made
 
-    def _numbered(self, value: object, made: dict[str, Json]) -> Json:
-        number = self._numbers.get(id(value))
-        return made if number is None else made | {"id": number}
+    def _plain(self, value: object) -> Json:
+        self._letters += len(value) if isinstance(value, (str, bytes)) else 1
+        if self._letters > _MOST_LETTERS:
+            raise UnsupportedError(f"needs more than {_MOST_LETTERS:,} characters of text", where="tree")
+        return to_json(value)
 
-    def _dict(self, value: dict[object, object]) -> _Work:
+    def _each(self, values: Iterable[object], *above: str) -> list[Json]:
+        made = []
+        for index, value in enumerate(values):
+            made.append(self._make(value, *above, index))  # before Python 3.12 a comprehension would be a call of its own
+        return made
+
+    def _each_pair(self, pairs: Iterable[tuple[object, object]]) -> list[Json]:
+        made: list[Json] = []
+        for index, (key, value) in enumerate(pairs):
+            made.append([self._make(key, "<setitem>", index, 0), self._make(value, "<setitem>", index, 1)])
+        return made
+
+    def _dict(self, value: dict[object, object]) -> dict[str, Json]:
         ordered = isinstance(value, OrderedDict)
         if ordered and not vars(value).keys() <= {"_metadata"}:
             raise UnsupportedError("an OrderedDict with attributes that torch does not set")
@@ -116,28 +130,28 @@ class _Encoder:
         plain = all(type(key) is str and is_sound(key) for key in value)
         for key, item in value.items():
             if plain:
-                texts[str(key)] = yield (key,), item
+                texts[str(key)] = self._make(item, key)
             elif fault := key_fault(key):
                 raise UnsupportedError(fault)
             else:
-                pairs.append([(yield (key,), key), (yield (key,), item)])
+                pairs.append([self._make(key, key), self._make(item, key)])
         made: dict[str, Json] = {"ordered" if ordered else "dict": texts if plain else pairs}
         metadata = state_dict_metadata(value)
-        return made if metadata is None else made | {"metadata": (yield ("<metadata>",), metadata)}
+        return made if metadata is None else made | {"metadata": self._make(metadata, "<metadata>")}
 
-    def _object(self, value: Opaque) -> _Work:
+    def _object(self, value: Opaque) -> dict[str, Json]:
         if not _is_call(value.args, value.how):
             raise UnsupportedError(f"{_named(value)} with arguments that no pickle has cannot be written")
-        name = yield ("<name>",), value.name
+        name: Any = self._make(value.name, "<name>")
         self._unmade.add(id(value))
-        args = (yield ("<args>",), value.args) if id(value.args) in self._shared else (yield from _each(value.args, "<args>"))
+        args = self._make(value.args, "<args>") if id(value.args) in self._shared else self._each(value.args, "<args>")
         self._unmade.remove(id(value))
         steps: list[Json] = []
         for step, payload in value.steps:
             if step == "build":
-                steps.append([step, (yield ("<build>",), payload)])
+                steps.append([step, self._make(payload, "<build>")])
             elif self._known_once(payload, step):
-                steps.append([step, (yield from (_each(payload, "<append>") if step == "append" else _each_pair(payload)))])
+                steps.append([step, self._each(payload, "<append>") if step == "append" else self._each_pair(payload)])
             else:
                 raise UnsupportedError(f"{_named(value)} with steps that no pickle has cannot be written")
         return {"object": name["name"], "how": value.how, "args": args, "steps": steps}
@@ -150,79 +164,89 @@ class _Encoder:
 
 
 class _Decoder:
-    """From JSON to values."""
+    """From JSON to values. As in the encoder, a level takes two calls; `depth` counts the keys above a value."""
 
     def __init__(self, resolve: Callable[[Json], Tensor | Storage]) -> None:
         self._resolve = resolve
         self._made: dict[int, object] = {}  # "id" -> what has it
-        self._path: list[object] = []
         self._comparisons = budget.Comparisons()
         self._containers = 0
 
     def run(self, tree: Json) -> object:
-        return _run(tree, self._enter, self._path)
+        try:
+            return self._make(tree, 0)
+        except RecursionError as error:  # the caller's own stack is deep
+            raise damaged("is nested too deeply") from error
 
-    def _enter(self, json: Json) -> object:
+    def _make(self, json: Json, depth: int) -> Any:
         fields: Json = {"list": json} if isinstance(json, list) else json
         if not isinstance(fields, dict) or next(iter(fields), "") in PLAIN:
             return from_json(fields)
         tag = next(iter(fields), "")
         if tag not in _FIELDS or not fields.keys() <= {tag} | _FIELDS[tag]:
             raise damaged(f"has an object of no known form that begins with {tag[:40]!r}")
+        content = fields[tag]
         if tag == "same":
-            number = fields["same"]
-            if type(number) is not int or number not in self._made:
+            if type(content) is not int or content not in self._made:
                 raise damaged("refers to something that is not made yet")
-            return self._made[number]
+            return self._made[content]
         if tag in {"tensor", "storage"}:
-            found = self._resolve(fields[tag])
+            found = self._resolve(content)
             if not isinstance(found, Tensor if tag == "tensor" else Storage):
                 raise damaged(f"calls something else a {tag}")
             return self._keep(fields, found)
         self._containers += 1
         if self._containers > budget.MOST_CONTAINERS:
             raise budget.too_much("lists and dicts", budget.MOST_CONTAINERS, where="metadata")
-        if len(self._path) > MAX_DEPTH:
+        if depth > MAX_DEPTH:
             raise damaged(f"is nested deeper than {MAX_DEPTH} levels")
-        return self._object(fields) if tag == "object" else self._container(tag, fields)
-
-    def _container(self, tag: str, fields: dict[str, Json]) -> _Work:
         if tag == "tuple":
-            return self._keep(fields, tuple((yield from _each(array_of(fields[tag])))))
-        made = self._keep(fields, {"list": list, "dict": dict, "ordered": OrderedDict}[tag]())
-        content = fields[tag]
+            return self._keep(fields, tuple(self._each(array_of(content), depth + 1)))
         if tag == "list":
-            made.extend((yield from _each(array_of(content))))
-        elif isinstance(content, dict):
+            made = self._keep(fields, [])
+            made.extend(self._each(array_of(content), depth + 1))
+            return made
+        return self._object(fields, depth) if tag == "object" else self._dict(tag, fields, depth + 1)
+
+    def _each(self, values: Iterable[Json], depth: int) -> list[Any]:
+        made = []
+        for value in values:
+            made.append(self._make(value, depth))  # noqa: PERF401 - as in the encoder
+        return made
+
+    def _dict(self, tag: str, fields: dict[str, Json], depth: int) -> Any:
+        made = self._keep(fields, OrderedDict() if tag == "ordered" else {})
+        content = fields[tag]
+        if isinstance(content, dict):
             for name, item in content.items():
-                made[name] = yield (name,), item
+                made[name] = self._make(item, depth)
         else:
             for first, second in pairs_of(content):
-                key = yield (None,), first
+                key = self._make(first, depth)
                 if fault := key_fault(key):
                     raise damaged(f"has {fault}")
                 self._comparisons.count(key, made)
                 if key in made:
                     raise damaged("has a key twice")
-                made[key] = yield (None,), second
+                made[key] = self._make(second, depth)
         if "metadata" in fields:
-            made._metadata = yield (None,), fields["metadata"]  # noqa: SLF001 - torch's own, set as the reader of pickles sets it
+            made._metadata = self._make(fields["metadata"], depth)  # noqa: SLF001 - torch's own, set as the reader of pickles sets it
         return made
 
-    def _object(self, fields: dict[str, Json]) -> _Work:
+    def _object(self, fields: dict[str, Json], depth: int) -> Opaque:
         name, how, given = from_json({"name": fields["object"]}), fields.get("how"), fields.get("args")
-        args = tuple((yield from _each(given, "<args>"))) if isinstance(given, list) else (yield (None,), given)
+        args = tuple(self._each(given, depth + 2)) if isinstance(given, list) else self._make(given, depth + 1)
         if not isinstance(name, Global) or not isinstance(how, str) or how not in _HOWS or not _is_call(args, how):
             raise damaged("has an object that is made in no known way")
         made = Opaque(name, _HOWS[how], args)
         self._keep(fields, made)
         for step, payload in pairs_of(fields.get("steps")):
             if step == "build":
-                made.steps.append(("build", (yield (None,), payload)))
+                made.steps.append(("build", self._make(payload, depth + 1)))
             elif step == "append":
-                made.steps.append(("append", (yield from _each(array_of(payload), "<append>"))))
+                made.steps.append(("append", self._each(array_of(payload), depth + 2)))
             elif step == "setitem":
-                made.steps.append(("setitem", [(key, value) for key, value in (yield from _each_pair(pairs_of(payload)))]))
+                made.steps.append(("setitem", [(self._make(key, depth + 3), self._make(value, depth + 3)) for key, value in pairs_of(payload)]))
             else:
                 raise damaged("has an object with a step of no known kind")
         return made
@@ -231,41 +255,6 @@ class _Decoder:
         if "id" in fields and not (type(number := fields["id"]) is int and self._made.setdefault(number, made) is made):
             raise damaged("has an id that is no number or stands twice")
         return made
-
-
-def _run(root: Any, enter: Callable[[Any], Any], path: list[object]) -> Any:
-    """What `enter` makes of `root`; for a container it returns a generator that asks for the children. Depth costs no recursion."""
-    levels: list[tuple[_Work, int]] = []
-    answer = enter(root)
-    while levels or isinstance(answer, GeneratorType):
-        if isinstance(answer, GeneratorType):
-            levels.append((answer, len(path)))
-            answer = None
-        work, depth = levels[-1]
-        del path[depth:]
-        try:
-            step, value = work.send(answer)
-        except StopIteration as done:
-            levels.pop()
-            answer = done.value
-        else:
-            path.extend(step)
-            answer = enter(value)
-    return answer
-
-
-def _each(values: Iterable[Any], *above: str) -> _Work:
-    made = []
-    for index, value in enumerate(values):
-        made.append((yield (*above, index), value))
-    return made
-
-
-def _each_pair(pairs: Iterable[Any]) -> _Work:
-    made = []
-    for index, (key, value) in enumerate(pairs):
-        made.append([(yield ("<setitem>", index, 0), key), (yield ("<setitem>", index, 1), value)])
-    return made
 
 
 def _find_shared(root: object) -> set[int]:
