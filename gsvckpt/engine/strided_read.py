@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LOGICAL = 1 << 24  # bytes of one tensor that are brought into row-major order at a time: larger ones read less between them
-_WINDOW = 1 << 22  # bytes read at once for that
-_PER_READ = 1 << 17  # bytes that can be read in the time of one more call
+_WINDOW = 1 << 18  # bytes read at once for that: twice what can be read in the time of one more call
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +99,17 @@ def gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryvie
 
 
 def _gather_into(out: NDArray[np.void], tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> None:
-    """Read what lies between the first and the last element at once, where that is little; else some indices of the widest axis at a time."""
+    """Read what lies between the first and the last element at once, where that is little; else half of the widest axis, and then the other."""
     import numpy as np
 
     itemsize = tensor.dtype.itemsize
     extent = 1 + sum((size - 1) * stride for size, stride in dims)
-    at = max(range(len(dims)), key=lambda i: dims[i][1] if dims[i][0] > 1 else -1, default=-1)
-    size, stride = dims[at] if at >= 0 else (1, 0)
-    together = size  # indices of that axis that are read at once
-    if extent * itemsize > _WINDOW and size > 1:
-        within = extent - (size - 1) * stride  # what one index spans
-        together = min(max((_WINDOW // itemsize - within) // stride + 1, 1), size)
-    if size > 1 and stride * itemsize > _PER_READ:  # what lies between two indices takes longer to read than to jump over
-        together = 1
-    if together == size:
+    if extent * itemsize <= _WINDOW:
         raw = read_bytes(tensor.storage.source, tensor.storage.offset + start * itemsize, extent * itemsize)
         out[...] = np.lib.stride_tricks.as_strided(np.frombuffer(raw, out.dtype), out.shape, [stride * itemsize for _, stride in dims])
         return
-    for index in range(0, size, together):
-        count = min(together, size - index)
-        part = out[(slice(None),) * at + (slice(index, index + count),)]
-        _gather_into(part, tensor, start + index * stride, [*dims[:at], (count, stride), *dims[at + 1 :]])
+    at = max(range(len(dims)), key=lambda i: dims[i][1] if dims[i][0] > 1 else 0)
+    size, stride = dims[at]
+    for begin, end in ((0, size // 2), (size // 2, size)):
+        part = out[(slice(None),) * at + (slice(begin, end),)]
+        _gather_into(part, tensor, start + begin * stride, [*dims[:at], (end - begin, stride), *dims[at + 1 :]])

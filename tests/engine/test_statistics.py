@@ -237,7 +237,6 @@ def test_any_two_layouts(data):
 def test_tiles_and_sparse_views(monkeypatch):
     monkeypatch.setattr(difference, "_TILE", 100)
     monkeypatch.setattr(strided_read, "_WINDOW", 256)
-    monkeypatch.setattr(strided_read, "_PER_READ", 128)
     one = torch.randn(60, 70)
     two = one.t().contiguous().t().clone(memory_format=torch.preserve_format)
     two[31, 17] += 0.5
