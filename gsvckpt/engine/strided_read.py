@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_LOGICAL = 1 << 24  # bytes of one tensor that are brought into row-major order at a time: larger ones read less between them
+_TOGETHER = 1 << 22  # elements of one tensor that are brought into row-major order at a time: the more, the less is read between them
 _WINDOW = 1 << 18  # bytes read at once for that: twice what can be read in the time of one more call
 
 
@@ -74,12 +74,11 @@ def find_region(tensor: Tensor) -> Region:
 
 
 def logical_bytes(tensor: Tensor) -> Iterator[memoryview]:
-    """A tensor's elements in row-major order, as contiguous bytes, some at a time, whatever its strides."""
-    most = max(_LOGICAL // tensor.dtype.itemsize, 1)
+    """A tensor's elements in row-major order, as contiguous bytes, some at a time, whatever its strides: as many as of any other of its shape."""
     pending = [(tensor.start, list(zip(tensor.shape, tensor.stride, strict=True)))] if tensor.numel else []
     while pending:
         start, dims = pending.pop()
-        if prod(size for size, _ in dims) <= most:
+        if prod(size for size, _ in dims) <= _TOGETHER:
             yield gather(tensor, start, dims)
             continue
         at = next(index for index, (size, _) in enumerate(dims) if size > 1)  # halves of the first axis follow each other in row-major order

@@ -104,11 +104,11 @@ def test_logical_bytes_are_those_of_numpy(data: st.DataObject) -> None:
         view = view[tuple(slice(None, None, data.draw(st.integers(1, 3))) for _ in shape)]
     buffer = oracle_bytes({"x": view})
     (tensor_,) = named_tensors(*opened(buffer)).values()
-    most, strided_read._LOGICAL = strided_read._LOGICAL, data.draw(st.integers(1, 160))
+    most, strided_read._TOGETHER = strided_read._TOGETHER, data.draw(st.integers(1, 40))
     try:
         assert b"".join(map(bytes, logical_bytes(tensor_))) == view.contiguous().numpy().tobytes()
     finally:
-        strided_read._LOGICAL = most
+        strided_read._TOGETHER = most
 
 
 def oracle_bytes(tree: object) -> bytes:

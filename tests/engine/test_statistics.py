@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from gsvckpt.engine import difference, load, statistics, strided_read
 from gsvckpt.engine.difference import differences
 from gsvckpt.engine.statistics import measure_tensors
 from gsvckpt.errors import ChangedError, DamagedError
+from gsvckpt.files import streams
 from gsvckpt.files.progress import Silent
 from gsvckpt.model import Storage, Tensor
 
@@ -244,6 +246,19 @@ def test_tiles_and_sparse_views(monkeypatch):
     assert compare(one, two).values == (("a", pytest.approx(0.5, rel=1e-4)),)
     assert compare(one[:, ::9], two[:, ::9]).values == ()
     assert compare(one[1::3, 17], two[1::3, 17]).values == (("a", largest(one[31, 17], two[31, 17])),)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_large_tensors_of_two_dtypes_are_compared_element_by_element(monkeypatch, transposed):
+    """As `verify --against` compares a conversion: the pieces of both must hold the same elements."""
+    monkeypatch.setattr(strided_read, "_TOGETHER", 100)
+    one = torch.randn(30, 20)
+    two = one.half()
+    two[7, 11] += 1
+    if transposed:
+        two = two.t().contiguous().t()
+    buffers = streams.Buffers(threading.Event(), Silent())
+    assert difference.count_differences(described(two), described(one), 0, buffers) == 1
 
 
 def test_gaps_do_not_count():
