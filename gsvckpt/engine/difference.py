@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan, prod
 
 from gsvckpt.devices.device import Device
-from gsvckpt.engine.strided_read import find_region, gather, logical_bytes
+from gsvckpt.engine.strided_read import TOGETHER, find_region, logical_bytes
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.streams import CHUNK, Buffers, Stopped, check_unchanged, chunks, for_each
 from gsvckpt.model import Tensor
 
-_TILE = CHUNK // 16  # elements of two tensors of different layout that are brought side by side at a time
+_TOGETHER = TOGETHER // 4  # as there are two, and the next two are read while these are still there
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _compare(pair: _Pair, device: Device, buffers: Buffers) -> float:
         spans = find_region(pair.one).extent, find_region(pair.two).extent
         if prod(size for size, _, _ in pair.dims) > max(spans):
             return nan  # both repeat their elements, perhaps without end
-        worst = _compare_by_tiles(pair, device, buffers)
+        worst = _compare_in_order(pair, device, buffers)
         if not alike:
             buffers.progress.advance(pair.nbytes)
     except UnsupportedError:
@@ -109,24 +109,16 @@ def _compare_in_place(pair: _Pair, device: Device, buffers: Buffers) -> float:
     return worst
 
 
-def _compare_by_tiles(pair: _Pair, device: Device, buffers: Buffers) -> float:
-    """The largest difference of two tensors of different layout: tile by tile, each gathered from both into the same order."""
+def _compare_in_order(pair: _Pair, device: Device, buffers: Buffers) -> float:
+    """The largest difference of two tensors of different layout: piece by piece, each gathered from both into the same order."""
+    sizes = tuple(size for size, _, _ in pair.dims)
+    one = replace(pair.one, shape=sizes, stride=tuple(step for _, step, _ in pair.dims))
+    two = replace(pair.two, shape=sizes, stride=tuple(step for _, _, step in pair.dims))
     worst = 0.0
-    pending = [(pair.one.start, pair.two.start, pair.dims)]
-    while pending:
+    for left, right in zip(logical_bytes(one, _TOGETHER), logical_bytes(two, _TOGETHER), strict=True):
         if buffers.stop.is_set():
             raise Stopped
-        left, right, dims = pending.pop()
-        if prod(size for size, _, _ in dims) <= _TILE:
-            one = gather(pair.one, left, [(size, stride) for size, stride, _ in dims])
-            two = gather(pair.two, right, [(size, stride) for size, _, stride in dims])
-            worst = max(worst, device.max_difference(one, pair.one.dtype, two, pair.two.dtype))
-            continue
-        at = max(range(len(dims)), key=lambda i: (dims[i][0] - 1) * max(dims[i][1:]))  # so that tiles are compact in both
-        size, step, other = dims[at]
-        half = size // 2
-        pending.append((left, right, (*dims[:at], (half, step, other), *dims[at + 1 :])))
-        pending.append((left + half * step, right + half * other, (*dims[:at], (size - half, step, other), *dims[at + 1 :])))
+        worst = max(worst, device.max_difference(left, one.dtype, right, two.dtype))
     return worst
 
 
@@ -138,7 +130,7 @@ def count_differences(mine: Tensor, theirs: Tensor, nbytes: int, buffers: Buffer
 
     comparable = mine.dtype is theirs.dtype or (mine.dtype.floating and theirs.dtype.floating)
     count = 0
-    for one, two in zip(logical_bytes(mine), logical_bytes(theirs), strict=True):
+    for one, two in zip(logical_bytes(mine, _TOGETHER), logical_bytes(theirs, _TOGETHER), strict=True):
         if buffers.stop.is_set():
             raise Stopped
         if mine.dtype is theirs.dtype and bytes(one) == bytes(two):

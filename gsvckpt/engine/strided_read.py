@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_TOGETHER = 1 << 22  # elements of one tensor that are brought into row-major order at a time: the more, the less is read between them
+TOGETHER = 1 << 22  # elements of one tensor that are brought into row-major order at a time: the more, the less is read between them
 _WINDOW = 1 << 18  # bytes read at once for that: twice what can be read in the time of one more call
 
 
@@ -73,13 +73,16 @@ def find_region(tensor: Tensor) -> Region:
     return Region(tensor.storage, tensor.dtype, tensor.start, tuple(dims))
 
 
-def logical_bytes(tensor: Tensor) -> Iterator[memoryview]:
-    """A tensor's elements in row-major order, as contiguous bytes, some at a time, whatever its strides: as many as of any other of its shape."""
+def logical_bytes(tensor: Tensor, together: int = TOGETHER) -> Iterator[memoryview]:
+    """A tensor's elements in row-major order, as contiguous bytes, whatever its strides.
+
+    Some at a time, `together` at most, and as many as of any other tensor of that shape.
+    """
     pending = [(tensor.start, list(zip(tensor.shape, tensor.stride, strict=True)))] if tensor.numel else []
     while pending:
         start, dims = pending.pop()
-        if prod(size for size, _ in dims) <= _TOGETHER:
-            yield gather(tensor, start, dims)
+        if prod(size for size, _ in dims) <= together:
+            yield _gather(tensor, start, dims)
             continue
         at = next(index for index, (size, _) in enumerate(dims) if size > 1)  # halves of the first axis follow each other in row-major order
         size, stride = dims[at]
@@ -88,7 +91,7 @@ def logical_bytes(tensor: Tensor) -> Iterator[memoryview]:
         pending.append((start, [*dims[:at], (half, stride), *dims[at + 1 :]]))
 
 
-def gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryview:
+def _gather(tensor: Tensor, start: int, dims: list[tuple[int, int]]) -> memoryview:
     """The elements that `dims` lead to, in their order, as contiguous bytes."""
     import numpy as np
 

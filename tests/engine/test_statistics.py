@@ -237,7 +237,7 @@ def test_any_two_layouts(data):
 
 
 def test_tiles_and_sparse_views(monkeypatch):
-    monkeypatch.setattr(difference, "_TILE", 100)
+    monkeypatch.setattr(difference, "_TOGETHER", 100)
     monkeypatch.setattr(strided_read, "_WINDOW", 256)
     one = torch.randn(60, 70)
     two = one.t().contiguous().t().clone(memory_format=torch.preserve_format)
@@ -251,7 +251,7 @@ def test_tiles_and_sparse_views(monkeypatch):
 @pytest.mark.parametrize("transposed", [False, True])
 def test_large_tensors_of_two_dtypes_are_compared_element_by_element(monkeypatch, transposed):
     """As `verify --against` compares a conversion: the pieces of both must hold the same elements."""
-    monkeypatch.setattr(strided_read, "_TOGETHER", 100)
+    monkeypatch.setattr(difference, "_TOGETHER", 100)
     one = torch.randn(30, 20)
     two = one.half()
     two[7, 11] += 1
