@@ -132,11 +132,22 @@ def move(source: str, target: str) -> None:
             os.unlink(source)
         else:
             _take_name(Path(source), Path(target), target, overwrite=False)
-            with suppress(FileNotFoundError):  # it was renamed, not linked
-                os.unlink(source)
+            _drop_name(source, target)
     except OSError as error:
         hint = "gsvckpt needs to write in its folder" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
         raise OutputError(f"cannot be moved: {reason(error)}", path=source, hint=hint) from error
+
+
+def _drop_name(source: str, target: str) -> None:
+    """Take the old name away, where a file was linked and not renamed. Raises OSError; then it has its old name alone again."""
+    try:
+        os.unlink(source)
+    except FileNotFoundError:
+        pass
+    except OSError:  # another program holds it, or it is read-only
+        with suppress(OSError):
+            os.unlink(target)
+        raise
 
 
 def sync_folders(folders: Iterable[str]) -> None:
@@ -233,12 +244,17 @@ def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> 
         os.replace(temp, destination)
         return
     try:
-        os.link(temp, destination)  # unlike rename, link never overwrites, so two processes cannot both win
+        if os.name == "nt":  # where rename never overwrites, is one step, and moves read-only files and leaves open ones where they are
+            os.rename(temp, destination)
+        else:
+            os.link(temp, destination)  # unlike rename, link never overwrites, so two processes cannot both win
     except FileExistsError:
         raise _exists(path) from None
     except OSError:  # no hard links on FAT and some network drives
         if os.path.lexists(destination):
             raise _exists(path) from None
+        if os.name == "nt":
+            raise
         os.rename(temp, destination)
 
 
@@ -254,6 +270,12 @@ def sync_folder(folder: Path) -> None:
 
 def _exists(path: str) -> RefusedError:
     return RefusedError("exists already", path=path, hint="--force overwrites it")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
 
 
 def fail(path: str, error: OSError) -> NoReturn:

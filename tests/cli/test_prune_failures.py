@@ -357,7 +357,70 @@ def test_a_journal_that_cannot_be_written(gsvckpt, tmp_path, monkeypatch):
     before = snapshot(tmp_path)
     for name in ("link", "rename"):
         fails(monkeypatch, name, lambda _, target, *more: target.endswith("journal.jsonl"), errno.ENOSPC)
-    assert gsvckpt("prune", folder, "--keep-last", "1", "--yes").code == 5
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    assert not list(folder.rglob("journal.jsonl"))
+    assert len(list((folder / TRASH).rglob("*.pth"))) == 2
+    gsvckpt.json("prune", folder, "--undo")
+    assert snapshot(tmp_path) == before
+
+
+def test_emptying_a_trash_without_a_journal(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    for name in ("link", "rename"):
+        fails(monkeypatch, name, lambda _, target, *more: target.endswith("journal.jsonl"), errno.ENOSPC)
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    gsvckpt.json("prune", folder, "--empty-trash", "--yes")
+    assert names(folder) == ["alice_e3_s48.pth"]
+
+
+def test_a_disk_without_room_for_a_folder(gsvckpt, tmp_path, monkeypatch):
+    folder = voices(tmp_path / "voices")
+    before = snapshot(tmp_path)
+    full = [True]
+    fails(monkeypatch, "mkdir", lambda path, *_: TRASH in str(path) and full[0], errno.ENOSPC)
+    done = gsvckpt("prune", folder, "--keep-last", "1", "--yes")
+    assert (done.code, "--purge" in done.err) == (5, True)
+    assert snapshot(tmp_path) == before
+    unlink = os.unlink
+
+    def frees(path, *more, **named):
+        unlink(path, *more, **named)
+        full[0] = full[0] and not str(path).endswith(".pth")
+
+    monkeypatch.setattr(os, "unlink", frees)
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes", "--purge")
+    assert names(folder) == ["alice_e3_s48.pth"]
+
+
+@pytest.mark.parametrize("held", ["G_16.pth", "D_16.pth"])
+def test_a_file_that_another_program_holds_as_windows_does(gsvckpt, tmp_path, monkeypatch, held):
+    """Neither of a file's names can be removed while it is open; the rest of its save is put back all the same."""
+    folder = pairs(tmp_path / "run", 1, 2, 3)
+    before = snapshot(tmp_path)
+    fails(monkeypatch, "unlink", lambda path, *_: os.path.basename(path) == held, errno.EACCES)
+    fails(monkeypatch, "chmod", lambda path, *_: os.path.basename(path) == held, errno.EACCES)
+    done = gsvckpt("prune", folder, "--keep-last", "2", "--yes")
+    assert done.code == 5
+    assert held in done.err
+    assert {"G_16.pth", "D_16.pth"} <= set(names(folder))
+    monkeypatch.undo()
+    gsvckpt("prune", folder, "--empty-trash", "--yes")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("held", ["G_16.pth", "D_32.pth"])
+def test_undo_goes_on_behind_a_file_that_cannot_be_moved(gsvckpt, tmp_path, monkeypatch, held):
+    folder = pairs(tmp_path / "run", 1, 2, 3)
+    before = snapshot(tmp_path)
+    gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
+    for name in ("link", "rename"):
+        fails(monkeypatch, name, lambda source, *_: os.path.basename(source) == held, errno.EACCES)
+    done = gsvckpt("prune", folder, "--undo")
+    assert done.code == 5
+    assert held in done.err
+    assert set(names(folder)) - {TRASH} == {path.rpartition("/")[2] for path in before} - {"run", held}
+    monkeypatch.undo()
+    gsvckpt.json("prune", folder, "--undo")
     assert snapshot(tmp_path) == before
 
 

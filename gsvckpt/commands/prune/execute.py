@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -26,7 +27,8 @@ from gsvckpt.files.local import open_source
 from gsvckpt.files.lock import locked
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.progress import Progress
-from gsvckpt.files.publish import publish_bytes
+from gsvckpt.files.publish import is_full, publish_bytes
+from gsvckpt.files.temporary import remove_file
 
 _DIGEST = "xxh3_128"
 _TRAINING = "training goes on there, or something else writes: run it again later"
@@ -71,7 +73,13 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progre
     runs: dict[str, TrashRun] = {}
     try:
         for root, steps in steps_below.items():
-            runs[root] = begin(root, steps, stamp)
+            try:
+                runs[root] = begin(root, steps, stamp)
+            except OutputError as error:  # noqa: PERF203 - there are few roots
+                if not orders.purge or not is_full(error) or orders.archive is not None:
+                    raise
+                clear.make_room(next(group for group, place, _ in with_steps if place == root))
+                runs[root] = begin(root, steps, stamp)
         for group, root, steps in with_steps:
             clear.clear(group, runs[root], steps)
         for root, step in manifests:
@@ -153,11 +161,23 @@ class _Clearing:
         except GsvError as error:
             self.done.failures.append(error)
             return
-        for save in reversed(_doomed(group)):
+        for save in reversed([save for save in _doomed(group) if save not in self.done.gone]):
             try:
                 self._clear_save(save, run, by_path)
             except (GsvError, OSError) as caught:  # noqa: PERF203 - one save that fails must not stop the others
                 self.done.failures.append(_named(caught, save.paths[0]))
+
+    def make_room(self, group: GroupPlan) -> None:
+        """Delete the oldest save that is to go at once, on a disk that has no room for a folder. Raises GsvError; then it may be gone in part."""
+        self._require_same(group)
+        oldest = [decision.save for decision in group.of("remove")][-1:]
+        for file in (file for save in oldest for file in save.files):
+            _require_unchanged(file.path, file)
+            remove_file(file.path)
+        for save in oldest:
+            remove_empty(save.place or os.devnull)
+            self.expected |= set(save.paths)
+            self.done.gone.append(save)
 
     def _require_same(self, group: GroupPlan) -> None:
         """Raise ChangedError where the folder is not what the plan was made for."""
@@ -172,6 +192,8 @@ class _Clearing:
                 _require_unchanged(path, file)
 
     def _clear_save(self, save: Save, run: TrashRun, steps: Mapping[str, Step]) -> None:
+        if save.place:
+            _require_same_folder(save)
         for file in save.files:
             _require_unchanged(file.path, file)
             if self.archive is not None:
@@ -186,9 +208,10 @@ class _Clearing:
                 else:
                     run.take(taken[-1])
         except BaseException:  # half a save is of no use to anybody
-            for step in reversed(taken):
-                run.put_back(step)
+            self.done.failures += _put_back(run, taken)
             raise
+        if save.place:
+            remove_empty(save.place)
         self.expected |= {*save.paths, *(os.path.normpath(one.place) for one in demoted.values())}
         (self.done.smaller if demoted else self.done.gone).append(save)
         self.progress.advance(save.size)
@@ -221,6 +244,32 @@ class _Clearing:
                     run.replace(step, make)
         except (GsvError, OSError) as caught:
             self.done.failures.append(_named(caught, original))
+
+
+def _put_back(run: TrashRun, steps: Sequence[Step]) -> list[GsvError]:
+    """Take back what was moved of a save, and go on behind what cannot be. Returns what stays in the trash, and why."""
+    failures: list[GsvError] = []
+    for step in reversed(steps):
+        try:
+            run.put_back(step)
+        except GsvError as error:  # noqa: PERF203 - one file that stays must not keep the others
+            failures.append(OutputError(f"is still in the trash: {error.why}", path=run.original(step), hint="close what uses it, then --undo"))
+    return failures
+
+
+def _require_same_folder(save: Save) -> None:
+    """Raise ChangedError where a folder that is a save holds other files than when it was looked at."""
+    there = {os.path.normpath(os.path.join(place, name)) for place, _, names in os.walk(save.place) for name in names}
+    come = sorted(there - {os.path.normpath(path) for path in save.paths})
+    if come:
+        raise ChangedError("came while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
+
+
+def remove_empty(folder: str) -> None:
+    """Remove a folder and those in it, where nothing else is left in them."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            os.rmdir(place)
 
 
 def _mounts() -> frozenset[str]:

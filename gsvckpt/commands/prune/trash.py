@@ -1,7 +1,8 @@
 """Files that went, until nobody wants them back: moved, never copied, with a journal that is on the disk before the first of them moves.
 
 `FOLDER/.gsvckpt-trash/TIME/` holds one run: `files/` with the files under the paths that they had, and `journal.jsonl`. Its first lines are all
-steps of the run; what becomes of them shows in where the files are, so a kill at any moment leaves a state that `restore` understands.
+steps of the run; what becomes of them shows in where the files are, so a kill at any moment leaves a state that `restore` understands. On a full disk
+there is no room for a journal, and none is needed to bring files back: then an empty file `state.done` says that a run came to its end.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Literal, NamedTuple
 from gsvckpt.engine.saves import SaveFile, freed_by
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.lock import locked, sweep_lock
-from gsvckpt.files.publish import TRASH, append_line, move, publish_bytes, sync_folders
+from gsvckpt.files.publish import TRASH, append_line, is_full, move, publish_bytes, sync_folders
 from gsvckpt.files.temporary import is_temporary, remove_file, remove_folder
 
 _LARGEST = 1 << 25  # characters of a journal, whose lines are about 300 for each file
 _JOURNAL = "journal.jsonl"
 _FILES, _NEW = "files", "new"
+_STATE = "state."
 _STAMP = "%Y%m%dT%H%M%S"
 
 
@@ -35,6 +37,9 @@ class Step(NamedTuple):
     place: str = ""
 
 
+State = Literal["begun", "done", "purging"]
+
+
 @dataclass(frozen=True, slots=True)
 class TrashRun:
     """One run in the trash. `state` is the last word of its journal: `begun`, `done`, `purging`."""
@@ -42,7 +47,8 @@ class TrashRun:
     folder: str
     steps: tuple[Step, ...]
     made: dict[str, tuple[int, int]]
-    state: Literal["begun", "done", "purging"] = "begun"
+    state: State = "begun"
+    journal: bool = True
 
     @property
     def root(self) -> str:
@@ -96,6 +102,8 @@ class TrashRun:
         new, place = os.path.join(self.folder, _NEW, step.place), os.path.join(self.root, step.place)
         os.makedirs(os.path.dirname(new), exist_ok=True)
         make(new)
+        if not self.journal:
+            raise OutputError("cannot be replaced: the disk is full, so that nothing could be written down about it", path=place)
         facts = os.stat(new)
         self.made[step.place] = (facts.st_size, facts.st_mtime_ns)
         self._say({"made": step.place, "size": facts.st_size, "mtime_ns": facts.st_mtime_ns})
@@ -129,11 +137,24 @@ class TrashRun:
             os.rmdir(os.path.dirname(self.folder))
 
     def _say(self, what: dict[str, object]) -> None:
-        append_line(os.path.join(self.folder, _JOURNAL), json.dumps(what))
+        try:
+            if self.journal:
+                append_line(os.path.join(self.folder, _JOURNAL), json.dumps(what))
+                return
+        except OutputError as error:
+            if "state" not in what or not is_full(error):
+                raise
+        try:
+            with open(os.path.join(self.folder, f"{_STATE}{what['state']}"), "ab"):
+                pass
+        except OSError as error:
+            raise OutputError(f"cannot be written: {error.strerror}", path=self.folder) from error
 
-    def restore(self) -> list[RefusedError]:
-        """Bring every file back to its place, and take away what took that place. Returns why some stay in the trash: others have their names now."""
-        conflicts: list[RefusedError] = []
+    def restore(self) -> list[GsvError]:
+        """Bring every file back to its place, and take away what took that place. Returns why some stay in the trash: others have their names now, or
+        the system refuses.
+        """
+        conflicts: list[GsvError] = []
         for step in reversed(self.steps):
             if not os.path.lexists(self.kept(step)):
                 continue
@@ -142,6 +163,8 @@ class TrashRun:
             except RefusedError:
                 hint = f"move one of the two away, then try again; the old one is {self.kept(step)}"
                 conflicts.append(RefusedError("another file has its name now", path=self.original(step), hint=hint))
+            except OutputError as error:
+                conflicts.append(OutputError(f"is still in the trash: {error.why}", path=self.original(step), hint="close what uses it, then --undo"))
         sync_folders(self._folders())  # before the journal goes
         if not conflicts:
             self.remove()
@@ -157,17 +180,20 @@ class TrashRun:
 
 
 def begin(root: str, steps: Sequence[Step], stamp: str) -> TrashRun:
-    """Begin a run in the trash of `root`: its journal is on the disk when this returns. Raises OutputError."""
+    """Begin a run in the trash of `root`: its journal is on the disk when this returns, unless that is full. Raises OutputError."""
     folder = os.path.join(root, TRASH, stamp)
     try:
         os.makedirs(folder)
     except OSError as error:
-        raise OutputError(f"cannot be made: {error.strerror}", path=folder) from error
+        hint = "--purge deletes at once, and needs no room" if is_full(error) else ""
+        raise OutputError(f"cannot be made: {error.strerror}", path=folder, hint=hint) from error
     run = TrashRun(folder, tuple(steps), {})
     lines = [json.dumps({"schema": "gsvckpt.commands.prune.trash/1", "steps": len(steps)}), *(json.dumps(step._asdict()) for step in steps)]
     try:
         publish_bytes(os.path.join(folder, _JOURNAL), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"), overwrite=False)
-    except BaseException:
+    except BaseException as error:
+        if is_full(error):
+            return replace(run, journal=False)
         run.remove()
         raise
     return run
@@ -207,7 +233,7 @@ def _read(folder: str) -> TrashRun | None:
     """A run; None for a folder that was made by one that got no further."""
     path = os.path.join(folder, _JOURNAL)
     if not os.path.isfile(path):
-        return None
+        return _read_without_journal(folder)
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read(_LARGEST + 1)
@@ -219,7 +245,7 @@ def _read(folder: str) -> TrashRun | None:
         if len(steps) != head["steps"]:
             raise ValueError("it ends early")
         made: dict[str, tuple[int, int]] = {}
-        state: Literal["begun", "done", "purging"] = "begun"
+        state: State = "begun"
         for line in lines[head["steps"] + 1 :]:
             try:
                 told = json.loads(line)
@@ -228,13 +254,35 @@ def _read(folder: str) -> TrashRun | None:
             if "made" in told:
                 made[told["made"]] = (told["size"], told["mtime_ns"])
             state = told.get("state", state)
-        run = TrashRun(folder, steps, made, state)
+        run = TrashRun(folder, steps, made, _marked(folder) or state)
         _require_sane(run)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedError(
             f"cannot be understood: {error}", path=path, hint="the files are beside it, under files/: move them back by hand"
         ) from error
     return run
+
+
+def _read_without_journal(folder: str) -> TrashRun | None:
+    """A run that began on a full disk: its files are its steps. None where there are none."""
+    top = os.path.join(folder, _FILES)
+    steps = []
+    for place, _, names in os.walk(top):
+        for path in (os.path.join(place, name) for name in names):
+            facts = os.lstat(path)
+            steps.append(Step(os.path.relpath(path, top), facts.st_size, max(facts.st_mtime_ns, 0)))
+    run = TrashRun(folder, tuple(sorted(steps)), {}, _marked(folder) or "begun", journal=False)
+    try:
+        _require_sane(run)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"cannot be understood: {error}", path=folder, hint="no run of gsvckpt made it; look into it, and remove it") from error
+    return run if steps else None
+
+
+def _marked(folder: str) -> State | None:
+    """What the empty files beside a run's files say of it."""
+    states: tuple[State, ...] = ("purging", "done")
+    return next((state for state in states if os.path.lexists(os.path.join(folder, f"{_STATE}{state}"))), None)
 
 
 def _require_sane(run: TrashRun) -> None:
@@ -254,7 +302,7 @@ def _require_sane(run: TrashRun) -> None:
                 raise ValueError("a path that leads elsewhere")
 
 
-def settle_interrupted(folders: Sequence[str]) -> list[tuple[TrashRun, list[RefusedError]]]:
+def settle_interrupted(folders: Sequence[str]) -> list[tuple[TrashRun, list[GsvError]]]:
     """Undo runs that were interrupted, and finish purges. Returns the runs that were undone, with what could not be. Nobody else may be at work."""
     undone = []
     for folder in folders:
@@ -311,6 +359,8 @@ def alone(folders: Sequence[str]) -> Iterator[None]:
             try:
                 os.makedirs(place, exist_ok=True)
             except OSError as error:
+                if is_full(error):  # there is no trash yet that another run could be at work in
+                    continue
                 raise OutputError(f"cannot be made: {error.strerror}", path=place, hint="gsvckpt needs to write in the folder") from error
             stack.callback(_leave, place)
             try:
