@@ -59,7 +59,8 @@ def inspect(
     exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching tensors (repeatable).")] = None,
     depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Group modules by this many name parts.")] = 1,
     sort: Annotated[
-        Literal["name", "size"] | None, typer.Option("--sort", help="Order of modules and tensors [default: as in the file].", show_default=False)
+        Literal["name", "size", "age", "epoch"] | None,
+        typer.Option("--sort", help="Order of modules and tensors, or of a folder's checkpoints.", show_default=False),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
     *,
@@ -78,16 +79,18 @@ def inspect(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         depth=depth,
-        sort=sort,
+        sort="size" if sort == "size" else "name" if sort == "name" else None,
         verbose=settings.verbose,
     )
     if diff is not None:
         if len(paths) != 1:
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
+    if sort in ("age", "epoch") and not any(map(is_folder, paths)):
+        raise UsageError("orders the checkpoints of a folder; tensors have a name and a size", where="--sort")
     if len(paths) == 1 and not is_folder(paths[0]) and (settings.cluster is None or not settings.json):  # nothing to share out
         return _show_one(paths[0], view, settings)
-    return _show_many(list(map(settings.locate, paths)), view, settings, recursive=recursive)
+    return _show_many(list(map(settings.locate, paths)), view, settings, recursive=recursive, sort=sort)
 
 
 @contextmanager
@@ -134,7 +137,7 @@ def _show_one(path: str, view: View, settings: Settings) -> int:
     return code
 
 
-def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursive: bool) -> int:
+def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursive: bool, sort: str | None) -> int:
     """Show several files and what folders hold: the parts that were asked for of each, else one table of all."""
     from gsvckpt.commands.inspect.batch import Inspect, Inspected, inspect_files
     from gsvckpt.engine.discover import find_files
@@ -142,7 +145,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
     from gsvckpt.report import inventory
 
     folders = [path for path in paths if is_folder(path)]
-    found = find_files(folders, recursive=recursive)
+    found = find_files(folders, recursive=recursive, wanted="checkpoints")
     files = [*(path for path in paths if path not in folders), *found.checkpoints]
     if len(paths) == len(files) == 1 and is_index(files[0]) and not recursive and settings.cluster is None:  # the folder is one checkpoint
         return _show_one(files[0], view, settings)
@@ -178,8 +181,10 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
             return worst
         for error in failures:
             _warn_of(error, settings)
-        if not settings.quiet and (entries or len(failures) > len(found.failures)):
-            inventory.print_inventory(entries, failures, found.others, folders[0] if len(paths) == len(folders) == 1 else None, verbose=view.verbose)
+        if not settings.quiet and (entries or found.features or len(failures) > len(found.failures)):
+            inventory.print_inventory(
+                entries, failures, found, folders[0] if len(paths) == len(folders) == 1 else None, verbose=view.verbose, sort=sort
+            )
     return worst
 
 

@@ -95,6 +95,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", rich_help_panel=_DOING)] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Bring the last run back.", rich_help_panel=_TRASH)] = False,
     empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Delete what is in the trash.", rich_help_panel=_TRASH)] = False,
+    sort: Annotated[report.Sort | None, typer.Option("--sort", help="Order of runs and saves.", show_default=False, rich_help_panel=_DOING)] = None,
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="7d", help="With --empty-trash: only runs so long ago.", rich_help_panel=_TRASH)
     ] = None,
@@ -159,7 +160,7 @@ def prune(
     worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
     if not settings.json and not settings.quiet:
         with printing(worst):
-            report.print_plan(plan, applied, verbose=settings.verbose)
+            report.print_plan(plan, applied, verbose=settings.verbose, sort=sort)
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
         _confirm(report.question(plan, purge=purge), yes=yes)

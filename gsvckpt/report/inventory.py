@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gsvckpt.commands.inspect.result import Entry
+from gsvckpt.engine.discover import Found
 from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import below, name_of
 from gsvckpt.report.console import VERDICTS
@@ -29,8 +30,11 @@ _ROOMY = 100  # columns from which there is place for times
 _LISTED = 20  # entries of each kind of difference without --verbose
 
 
-def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], others: int, root: str | None, *, verbose: bool = False) -> None:
-    """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for.
+def print_inventory(
+    entries: Sequence[Entry], failures: Sequence[GsvError], found: Found, root: str | None, *, verbose: bool = False, sort: str | None = None
+) -> None:
+    """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for. `sort`:
+    experiments and their checkpoints by size, age (the newest first), epoch or name.
 
     Where there are more than anybody reads, those of one run stand in one line, unless `verbose`.
     """
@@ -47,8 +51,8 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
     table.add_column("safety", no_wrap=True)
     names = _short_names([entry.path for entry in entries] + [error.path for error in failures], root)
     current: str | None = None
-    rows = sorted(entries, key=lambda entry: (entry.experiment, entry.kind, entry.version, _number(entry.epoch), entry.path))
-    shortened = len(rows) > _MANY and not verbose
+    rows = _sorted(entries, sort)
+    shortened = len(rows) > _MANY and not verbose and sort is None
     for entry in _sum_runs(rows, names) if shortened else rows:
         if entry.experiment != current:
             current = entry.experiment
@@ -62,20 +66,40 @@ def print_inventory(entries: Sequence[Entry], failures: Sequence[GsvError], othe
     table.add_section()
     for error in failures:
         table.add_row(Folded(Text(printable(names[error.path]), style="red")), Text(error.kind, style="red"), "", "", _size_of(error.path))
-    print_table(console, table)
+    if entries or failures:
+        print_table(console, table)
     total = sum(entry.size for entry in entries)
     strippable = sum(entry.strippable for entry in entries)
     parts = [f"{plural(len(entries), 'checkpoint')}, {size(total)}"]
     parts += [f"{len(failures)} could not be read"] if failures else []
-    parts += [f"{plural(others, 'other file')}"] if others else []
+    parts += [f"{plural(found.others, 'other file')}"] if found.others else []
     lines = ["; ".join(parts)]
     lines += [f"{size(strippable)} are training state that strip-optimizer removes; training then goes on with fresh moments"] if strippable else []
+    if found.features:
+        files, total = sum(one.files for one in found.features), sum(one.size for one in found.features)
+        lines.append(f"feature caches: {plural(files, 'file')}, {size(total)}, can be made again by data preparation")
     for line in lines:
         console.print(line, soft_wrap=not console.is_terminal)
     if shortened:
         console.print("the checkpoints of one run are in one line; -v lists each")
     if any(entry.warnings for entry in entries):
         console.print(Text("! has warnings: inspect the file alone", style="yellow"))
+
+
+def _sorted(entries: Sequence[Entry], sort: str | None) -> list[Entry]:
+    if sort is None:
+        return sorted(entries, key=lambda entry: (entry.experiment, entry.kind, entry.version, _number(entry.epoch), entry.path))
+    keys: dict[str, Callable[[Entry], tuple[float, str]]] = {
+        "size": lambda entry: (-entry.size, entry.path),
+        "age": lambda entry: (-entry.modified, entry.path),
+        "epoch": lambda entry: (-_number(entry.epoch), entry.path),
+        "name": lambda entry: (0, entry.path),
+    }
+    key = keys[sort]
+    first: dict[str, tuple[float, str]] = {}
+    for entry in entries:
+        first[entry.experiment] = min(first.get(entry.experiment, key(entry)), key(entry))
+    return sorted(entries, key=lambda entry: (first[entry.experiment], entry.experiment, key(entry)))
 
 
 def _sum_runs(rows: Sequence[Entry], names: Mapping[str, str]) -> Iterator[Entry]:

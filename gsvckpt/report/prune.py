@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, groupby
+from typing import Literal
 
 from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.prune.decisions import Decision, Fate, GroupPlan
@@ -17,10 +19,13 @@ from gsvckpt.commands.prune.plan import PrunePlan
 from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
 from gsvckpt.commands.prune.trash import TrashRun
-from gsvckpt.engine.saves import Save
+from gsvckpt.engine.discover import Features
+from gsvckpt.engine.saves import Ignored, Save
 from gsvckpt.report.console import print_lines
 from gsvckpt.report.output import Line, line
 from gsvckpt.units import plural, printable, size
+
+Sort = Literal["size", "age", "epoch", "name"]
 
 _TITLES = {
     "gpt-training": "GPT training",
@@ -37,6 +42,8 @@ _MARKS: Mapping[Fate, tuple[str, str]] = {"keep": ("●", "#"), "demote": ("○"
 _WORTH: tuple[Fate, ...] = ("keep", "demote", "remove")  # of several saves that share a place in the picture the first shows
 _PICTURE = 60  # saves, or groups of them, in one line
 _LISTED = 12  # lines of one fate in a group
+_MANY = 40  # saves in a plan that is told by run, not save by save
+_LARGEST = 3  # saves that are named before the user confirms
 _SIZE_WIDTH = 9
 
 
@@ -50,6 +57,8 @@ def as_json(plan: PrunePlan, applied: Sequence[Applied], cleared: Cleared | None
         **({"policies": told} if len(told) > 1 else {}),
         "groups": [_group_json(group, plan.demoted) for group in plan.groups],
         "ignored": [left._asdict() for left in plan.ignored],
+        "left": [{"paths": paths, "why": why} for why, paths in _left_by_reason(plan.ignored).items()],
+        **({"features": _features_json(plan.inventory.features)} if plan.inventory.features else {}),
         "freed_bytes": plan.freed if cleared is None else cleared.freed,
         "done": cleared is not None,
         "trash": [run.folder for run in cleared.runs if os.path.isdir(run.folder)] if cleared is not None else [],
@@ -63,6 +72,7 @@ def failures_json(plan: PrunePlan, cleared: Cleared | None) -> list[dict[str, ob
 
 def _group_json(group: GroupPlan, demoted: Mapping[Save, tuple[Demoted, ...]]) -> dict[str, object]:
     facts: dict[str, object] = {"group": group.group.label, "folder": group.group.folder or "."}
+    facts |= {"dates": group.group.dates} if group.group.dates else {}
     for fate in _FATES:
         facts[fate] = [_decision_json(decision, demoted.get(decision.save, ())) for decision in group.of(fate)]
     return {**facts, "note": group.note}
@@ -82,11 +92,29 @@ def _decision_json(decision: Decision, demoted: Sequence[Demoted]) -> dict[str, 
     return facts
 
 
-def print_plan(plan: PrunePlan, applied: Sequence[Applied], *, verbose: bool) -> None:
+def print_plan(plan: PrunePlan, applied: Sequence[Applied], *, verbose: bool, sort: Sort | None = None) -> None:
     """The plan: the files that its rules come from; then, group by group, a picture of its saves from the oldest to the newest, what becomes of each,
-    and why.
+    and why. `sort`: runs, and the saves in them, by size, age (the newest first), epoch or name.
     """
-    print_lines(chain(_rule_lines(applied), _plan_lines(plan, verbose=verbose)))
+    print_lines(chain(_rule_lines(applied), _plan_lines(_sorted(plan, sort), verbose=verbose)))
+
+
+def _sorted(plan: PrunePlan, sort: Sort | None) -> PrunePlan:
+    if sort is None:
+        return plan
+    keys: dict[Sort, Callable[[Save], tuple[float, str]]] = {
+        "size": lambda save: (-save.size, save.paths[0]),
+        "age": lambda save: (-save.mtime_ns, save.paths[0]),
+        "epoch": lambda save: (-(save.epoch if save.epoch is not None else -1), save.paths[0]),
+        "name": lambda save: (0, save.paths[0]),
+    }
+    key = keys[sort]
+    groups = [group._replace(decisions=tuple(sorted(group.decisions, key=lambda decision: key(decision.save)))) for group in plan.groups]
+    if sort == "size":
+        groups.sort(key=lambda group: -sum(decision.save.size for decision in group.decisions))
+    else:
+        groups.sort(key=lambda group: min((key(decision.save) for decision in group.decisions), default=(0, "")))
+    return replace(plan, groups=tuple(groups))
 
 
 def _rule_lines(applied: Sequence[Applied]) -> Iterator[Line]:
@@ -113,9 +141,14 @@ def _rules(rules: Mapping[str, object], before: Mapping[str, object]) -> str:
 
 def _plan_lines(plan: PrunePlan, *, verbose: bool) -> Iterator[Line]:
     untouched = [group for group in plan.groups if not group.of("remove") and not group.of("demote")]
+    brief = not verbose and sum(len(group.decisions) for group in plan.groups if group not in untouched) > _MANY
     for group in plan.groups:
         if group not in untouched or verbose:
-            yield from _group_lines(group, plan, verbose=verbose)
+            yield from _group_lines(group, plan, verbose=verbose, brief=brief)
+    if brief:
+        yield line("-v lists every save and its reasons", "dim")
+    for name, runs in Counter(group.group._replace(dates="") for group in plan.groups if group.group.dates).items():
+        yield line(f"{printable(name.name)} was trained {runs} times under this name: each run keeps its own", "dim")
     if untouched and not verbose:
         count = sum(len(group.decisions) for group in untouched)
         yield line(
@@ -124,27 +157,27 @@ def _plan_lines(plan: PrunePlan, *, verbose: bool) -> Iterator[Line]:
         )
         for note, number in Counter(group.note for group in untouched if group.note).items():
             yield line(f"{plural(number, 'group')}: {printable(note)}", "dim", 2)
-    if plan.ignored:
-        yield line(f"{plural(len(plan.ignored), 'file')} left alone:", "bold")
-        shown = plan.ignored if verbose else plan.ignored[:_LISTED]
-        for left in shown:
-            yield line(f"{printable(left.path)}: {printable(left.why)}", "dim", 2)
-        if len(shown) < len(plan.ignored):
-            yield line(f"and {len(plan.ignored) - len(shown):,} more; -v lists them", "dim", 2)
+    yield from _left_lines(plan.ignored, verbose=verbose)
+    for group_of, note in plan.inventory.notes.items():
+        yield line(f"{printable(group_of.name)}: {note}", "dim")
     yield line(_summary(plan), "bold")
 
 
-def _group_lines(group: GroupPlan, plan: PrunePlan, *, verbose: bool) -> Iterator[Line]:
+def _group_lines(group: GroupPlan, plan: PrunePlan, *, verbose: bool, brief: bool) -> Iterator[Line]:
     named = group.group
     if named.kind == STRAYS:
         title = "left by interrupted saves"
     else:
         title = " ".join(filter(None, (printable(named.name), _TITLES.get(named.kind, named.kind), named.version)))
+    title += f", saved {named.dates}" if named.dates else ""
     yield Line(((title, "bold"), (f"  {printable(named.folder or '.')}", "dim")))
     if len(group.decisions) > 1 and named.kind != STRAYS:
         yield from _picture(group.decisions)
     if group.note:
         yield line(group.note, "dim", 2)
+    if brief:
+        yield from _totals(group, plan)
+        return
     for fate, (word, style) in _FATES.items():
         decisions = group.of(fate)
         shown = decisions if verbose else decisions[:_LISTED]
@@ -157,9 +190,20 @@ def _group_lines(group: GroupPlan, plan: PrunePlan, *, verbose: bool) -> Iterato
     yield line("")
 
 
+def _totals(group: GroupPlan, plan: PrunePlan) -> Iterator[Line]:
+    """What becomes of a run in one line for each fate."""
+    for fate, (word, style) in _FATES.items():
+        saves = [decision.save for decision in group.of(fate)]
+        if saves:
+            after = sum(one.size for save in saves for one in plan.demoted.get(save, ()))
+            becomes = f" -> {size(after)}" if fate == "demote" else ""
+            total = size(sum(save.size for save in saves))
+            yield Line(((f"{word:<7}", style), (f" {total:>{_SIZE_WIDTH}}{becomes}  {plural(len(saves), 'save')}", "")), 2)
+
+
 def _picture(decisions: Sequence[Decision]) -> Iterator[Line]:
     """Saves from the oldest to the newest, each a mark; several share one where there are many, and what stays shows."""
-    ordered = list(reversed(decisions))
+    ordered = sorted(decisions, key=lambda decision: decision.save.age)
     per = -(-len(ordered) // _PICTURE)
     places = [ordered[begin : begin + per] for begin in range(0, len(ordered), per)]
     fates = [min((decision.fate for decision in place), key=_WORTH.index) for place in places]
@@ -181,6 +225,7 @@ def _age(save: Save) -> str:
 def _decision_lines(decision: Decision, word: str, style: str, demoted: Sequence[Demoted]) -> Iterator[Line]:
     save = decision.save
     names = " ".join(os.path.basename(path) for path in save.paths[:2]) + (f" and {len(save.paths) - 2:,} more" if len(save.paths) > 2 else "")
+    names = f"{os.path.basename(save.place)}/ ({plural(len(save.paths), 'file')})" if save.place else names
     epoch = f"epoch {save.epoch}" if save.epoch is not None else f"step {save.step}" if save.step is not None else ""
     becomes = f" -> {size(sum(one.size for one in demoted))}" if demoted else ""
     facts = f" {size(save.size):>{_SIZE_WIDTH}}{becomes}  {epoch + '  ' if epoch else ''}{printable(names)}"
@@ -200,9 +245,51 @@ def _summary(plan: PrunePlan) -> str:
 
 
 def question(plan: PrunePlan, *, purge: bool) -> str:
-    """What the user is asked before anything happens."""
+    """What the user is asked before anything happens: what goes, by kind, and the largest of it."""
+    going = [(group.group.kind, decision.save) for group in plan.groups for decision in group.of("remove")]
+    shrinking = [decision.save for group in plan.groups for decision in group.of("demote")]
+    kinds: dict[str, list[Save]] = {}
+    for kind, save in going:
+        kinds.setdefault(_TITLES.get(kind, "left by interrupted saves"), []).append(save)
+    lines = [f"  {plural(len(saves), 'save')} of {title}, {size(sum(save.size for save in saves))}" for title, saves in kinds.items()]
+    lines += [f"  {plural(len(shrinking), 'save')} shrink"] if shrinking else []
+    largest = sorted((save for _, save in going), key=lambda save: -save.size)[:_LARGEST]
+    lines += [f"  largest: {', '.join(f'{_short(save)} ({size(save.size)})' for save in largest)}"] if len(going) > 1 else []
     what = "delete for good" if purge else "move to the trash"
-    return f"{what[0].upper()}{what[1:]} what is to go, {size(plan.freed)}?"
+    return "\n".join([*lines, f"{what[0].upper()}{what[1:]} what is to go, {size(plan.freed)}?"])
+
+
+def _short(save: Save) -> str:
+    """The name of a save in a sentence."""
+    return printable(os.path.basename(save.place or save.paths[0]) + ("/" if save.place else ""))
+
+
+def _left_by_reason(ignored: Sequence[Ignored]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for left in ignored:
+        found.setdefault(left.why, []).append(left.path)
+    return found
+
+
+def _features_json(features: Sequence[Features]) -> dict[str, object]:
+    return {"files": sum(one.files for one in features), "bytes": sum(one.size for one in features), "folders": [one.folder for one in features]}
+
+
+def _left_lines(ignored: Sequence[Ignored], *, verbose: bool) -> Iterator[Line]:
+    """What is left alone: counted by reason, or each with its reason."""
+    if not ignored:
+        return
+    yield line(f"{plural(len(ignored), 'path')} left alone{':' if verbose else ' (-v lists them):'}", "bold")
+    if verbose:
+        for left in ignored:
+            yield line(f"{printable(left.path)}: {printable(left.why)}", "dim", 2)
+        return
+    reasons = sorted(_left_by_reason(ignored).items(), key=lambda item: -len(item[1]))
+    for why, paths in reasons[:_LISTED]:
+        which = printable(os.path.basename(paths[0])) if len(paths) == 1 else f"{len(paths):,}"
+        yield line(f"{which}: {printable(why)}", "dim", 2)
+    if len(reasons) > _LISTED:
+        yield line(f"and {sum(len(paths) for _, paths in reasons[_LISTED:]):,} more, for other reasons", "dim", 2)
 
 
 def print_cleared(cleared: Cleared, paths: Sequence[str], *, purged: bool) -> None:

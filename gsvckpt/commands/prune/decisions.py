@@ -108,10 +108,15 @@ class _Deciding:
         def told(save: Save) -> str:
             return f"{name} {self.scores.values[save]:g}" if save in self.scores.values else f"no {name}"
 
+        unheard = ", by training accuracy, which does not tell how a voice sounds" if self._is_unheard else ""
+        best = _among("best", count)
         if ranked:
-            self.apply(
-                ranked[:count], lambda save: f"{_among('best', count)} ({told(save)})", lambda save: f"not {_among('best', count)} ({told(save)})"
-            )
+            self.apply(ranked[:count], lambda save: f"{best} ({told(save)}{unheard})", lambda save: f"not {best} ({told(save)})")
+
+    @property
+    def _is_unheard(self) -> bool:
+        """Whether a voice is judged by what GPT-SoVITS watches: the accuracy on what it is trained on (t2s_lightning_module.py, `top_3_acc`)."""
+        return self.scores.watched and self.group.kind == "gpt-training"
 
     def _glob(self, save: Save) -> str:
         return next((glob for glob in self.policy.keep for path in save.paths if matches(path, glob)), "")

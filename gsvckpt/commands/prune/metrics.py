@@ -63,7 +63,7 @@ def find_scores(saves: Sequence[Save], wanted: Wanted) -> Scores:
         found = find(saves, wanted)
         values = {save: found.values[save] for save in saves if math.isfinite(found.values.get(save, math.nan))}
         if values:
-            return Scores(found.metric, _mode(found, wanted) == "min", values)
+            return Scores(found.metric, _mode(found, wanted) == "min", values, watched=find is not _in_table)
     if table is not None and metric is not None and metric not in table.columns:
         columns = ", ".join(table.columns)
         raise UsageError(

@@ -113,8 +113,9 @@ def _nothing(paths: Sequence[str], inventory: Inventory) -> GsvError:
     for failure in inventory.failures:
         return failure
     for left in inventory.ignored:
-        why = f"holds no checkpoint to decide about: {os.path.basename(left.path)}: {left.why}"
-        return MissingError(why, path=paths[0], hint=f"gsvckpt verify {paths[0]} -r tells what is wrong with the files")
+        count = f"; so are {len(inventory.ignored) - 1:,} more" if len(inventory.ignored) > 1 else ""
+        why = f"holds no save of training: {os.path.basename(left.path)} is left alone ({left.why}){count}"
+        return MissingError(why, path=paths[0], hint=f"gsvckpt inspect {shlex.quote(paths[0])} -r")
     return MissingError("holds no checkpoint", path=paths[0], hint="name a folder with checkpoints, like logs/alice or SoVITS_weights_v2")
 
 

@@ -64,8 +64,12 @@ class Policy:
 
 
 class Scores(NamedTuple):
-    """What a metric says of the saves of a group, by their place in it; saves without one are not in it. NaN is none."""
+    """What a metric says of the saves of a group, by their place in it; saves without one are not in it. NaN is none.
+
+    `watched`: training itself watched it, on its own data; nobody has listened.
+    """
 
     metric: str = ""
     lowest: bool = False
     values: Mapping[Save, float] = {}
+    watched: bool = False

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.builders import tensor, torch_zip
 
 from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
+from gsvckpt.commands.prune.policy import Scores
 from gsvckpt.engine.saves import Group, Save, SaveFile
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.sovits.lightning import Callback, read_callbacks
@@ -90,8 +91,8 @@ def test_of_several_columns_one_must_be_named(tmp_path: Path) -> None:
 
 def test_a_table_of_other_experiments_says_nothing(tmp_path: Path) -> None:
     read = table(tmp_path, "epoch,experiment,val_loss,mos\n1,bob,0.5,1\n")
-    assert find_scores(EPOCHS, Wanted(table=read)) == ("", False, {})
-    assert find_scores(EPOCHS, Wanted("mos", table=read)) == ("mos", False, {})
+    assert find_scores(EPOCHS, Wanted(table=read)) == Scores("")
+    assert find_scores(EPOCHS, Wanted("mos", table=read)) == Scores("mos")
     assert find_scores([], Wanted("mos", table=read)).values == {}
 
 
@@ -199,7 +200,7 @@ def test_names_that_do_not(tmp_path: Path, metric: str) -> None:
         find_scores(EPOCHS, Wanted(table=read))
     assert (caught.value.where, metric in caught.value.why) == ("--mode", True)
     assert find_scores(EPOCHS, Wanted(mode="min", table=read)).lowest
-    assert find_scores(EPOCHS[1:], Wanted(table=read)) == ("", False, {})  # where there is no score, it does not matter
+    assert find_scores(EPOCHS[1:], Wanted(table=read)) == Scores("")  # where there is no score, it does not matter
 
 
 # --- callbacks -----------------------------------------------------------------------------------------------------------------------------------
@@ -236,9 +237,9 @@ def test_the_newest_file_knows_those_before(tmp_path: Path) -> None:
     fourth = saved(tmp_path, names[3], 4, b"damaged")
     (tmp_path / names[3]).write_bytes(b"damaged")
     found = find_scores([second, first, fourth, third], Wanted())
-    assert (found.metric, found.lowest, dict(found.values)) == ("val_loss", True, {first: 0.5, second: 0.25, third: 0.375})
+    assert (found.metric, found.lowest, dict(found.values)) == Scores("val_loss", True, {first: 0.5, second: 0.25, third: 0.375}, watched=True)
     assert find_scores([first, second], Wanted("val_loss", "max"))[:2] == ("val_loss", False)
-    assert find_scores([first, second], Wanted("val_acc")) == ("val_acc", False, {})
+    assert find_scores([first, second], Wanted("val_acc")) == Scores("val_acc")
     os.remove(tmp_path / names[0])  # it need not be opened, and may be gone
     assert find_scores([first, second], Wanted()).values == {first: 0.5, second: 0.125}
 
@@ -264,8 +265,8 @@ def test_of_several_callbacks_the_one_that_is_asked_for(tmp_path: Path) -> None:
     other = lightning({"a.ckpt": 4}, monitor="val_mos", key="ModelCheckpoint{'monitor': 'val_mos', 'mode': 'max'}")
     tree["callbacks"] |= other["callbacks"]
     one = saved(tmp_path, "a.ckpt", 1, tree)
-    assert find_scores([one], Wanted()) == ("val_loss", True, {one: 0.5})
-    assert find_scores([one], Wanted("val_mos")) == ("val_mos", False, {one: 4.0})
+    assert find_scores([one], Wanted()) == Scores("val_loss", True, {one: 0.5}, watched=True)
+    assert find_scores([one], Wanted("val_mos")) == Scores("val_mos", False, {one: 4.0}, watched=True)
     assert find_scores([one], Wanted("val_mos", table=table(tmp_path, "epoch,val_loss\n1,7"))).values == {one: 4.0}
     assert find_scores([one], Wanted("val_loss", table=table(tmp_path, "epoch,val_loss\n1,7"))).values == {one: 7.0}
     assert find_scores([one], Wanted("val_loss", table=table(tmp_path, "epoch,val_loss\n1,nan"))).values == {one: 0.5}  # a source without any value
