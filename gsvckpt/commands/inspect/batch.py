@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.commands.inspect.breakdown import Account, account
+from gsvckpt.commands.inspect.known_structure import Known
 from gsvckpt.commands.inspect.result import Entry, View, document, make_entry
-from gsvckpt.commands.inspect.structure_cache import Known
-from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.commands.inspect.structure_cache import StructureCache
 from gsvckpt.engine.examine import Examination, examine, without_source
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool.run import Load, run_each, sizes_of
@@ -29,15 +29,15 @@ _RATE = 1e9  # bytes of values a second
 _CHUNK = 16  # files that go to a process at a time
 
 
-_twins = Twins()  # of this process, for as long as it runs
+_structures = StructureCache()  # of this process, for as long as it runs
 
 
-def _recall(path: str) -> Known | None:
+def _find_known(path: str) -> Known | None:
     """What a file is that is like one before it. None also for a file that cannot be read, which its reader tells better."""
     if is_url(path):  # of whose bytes as few as possible are fetched
         return None
     with suppress(GsvError), closing(LocalSource(path)) as source:
-        return _twins.recall(source)
+        return _structures.get(source)
     return None
 
 
@@ -66,13 +66,13 @@ class Inspect(NamedTuple):
     def __call__(self, item: Sought, jobs: int, progress: Progress) -> Inspected | GsvError:
         try:
             if self.view is None or not (self.view.asks_for_parts or self.view.stats):
-                known = _recall(item.path)
+                known = _find_known(item.path)
                 if known is not None:
                     return self._sum_up(*known)
             with open_checkpoint(item.path) as checkpoint:
                 examination = examine(checkpoint)
                 counted = account(examination)
-                _twins.keep(examination, counted)
+                _structures.add(examination, counted)
                 if self.view is None or not self.view.stats:
                     return self._sum_up(examination, counted)
                 return self._measure(examination, counted, self.view.choose(examination.state), jobs, progress)

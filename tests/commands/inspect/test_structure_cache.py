@@ -1,4 +1,4 @@
-"""Twins: what is told of a file by one before it is what reading it tells, whatever was changed in it."""
+"""Known structures: what is told of a file by one before it is what reading it tells, whatever was changed in it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from cli.samples import discriminator, generator, gpt, lora, numbers, s1_training, s2_training, small
 from support.builders import Raw, tensor, torch_zip
-from support.recalled import is_recalled, look, pickle_of, remember, with_pickle
+from support.structures import is_known, look, pickle_of, remember, with_pickle
 from support.voices import Maker, generator_training, gpt_weights, sovits_weights, write
 
-from gsvckpt.commands.inspect import structure_cache, twins
+from gsvckpt.commands.inspect import known_structure, structure_cache
 from gsvckpt.commands.inspect.batch import Inspected
 from gsvckpt.commands.inspect.breakdown import account
-from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.commands.inspect.structure_cache import StructureCache
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
 
@@ -43,17 +43,17 @@ PAIRS = {
 
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
-def test_a_twin_is_told_as_if_it_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
-    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
+def test_a_file_of_a_known_structure_is_told_as_if_it_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
+    monkeypatch.setattr(known_structure, "_WHOLE", 1 << 22 if whole else 0)
     name, one, two = PAIRS[kind]
     first, second = tmp_path / name.format(8), tmp_path / "other" / name.format(9)
     second.parent.mkdir()
     first.write_bytes(torch_zip(one))
     second.write_bytes(torch_zip(two))
     known = remember(first)
-    assert is_recalled(second, known)
-    assert look(second, known, monkeypatch) == look(second, Twins(), monkeypatch)
-    assert look(first, known, monkeypatch) == look(first, Twins(), monkeypatch)
+    assert is_known(second, known)
+    assert look(second, known, monkeypatch) == look(second, StructureCache(), monkeypatch)
+    assert look(first, known, monkeypatch) == look(first, StructureCache(), monkeypatch)
 
 
 def test_real_saves_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,13 +63,13 @@ def test_real_saves_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         write(generator_training(maker, "v2", epoch, 25 * epoch), paths[epoch - 1])
         write(sovits_weights(maker, "x", "v2Pro", epoch, epoch), paths[epoch + 3])
     known = remember(paths[0], paths[4])
-    assert sum(is_recalled(path, known) for path in paths) >= 5  # all of the training files, whose configs say nothing of the epoch
+    assert sum(is_known(path, known) for path in paths) >= 5  # all of the training files, whose configs say nothing of the epoch
     for path in paths:
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
-@pytest.mark.parametrize(("first", "second", "alike"), [("alice", "bobby", True), ("alice", "bob", False), ("声音の", "聲音の", True)])
-def test_real_saves_of_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, alike: bool) -> None:
+@pytest.mark.parametrize(("first", "second", "same"), [("alice", "bobby", True), ("alice", "bob", False), ("声音の", "聲音の", True)])
+def test_real_saves_of_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, same: bool) -> None:
     """Only the names in their configs differ; and what is told of them differs with these."""
     maker = Maker(tiny=True)
     one, two = ([tmp_path / name / "s.pth", tmp_path / name / "g.ckpt"] for name in (first, second))
@@ -78,8 +78,8 @@ def test_real_saves_of_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         write(gpt_weights(maker, name, "v2", 3, 8), gpt_file)
     known = remember(*one)
     for path in two:
-        assert is_recalled(path, known) is alike
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+        assert is_known(path, known) is same
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 FOLDERS = {
@@ -96,13 +96,13 @@ FOLDERS = {
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 def test_the_folder_inside_the_zip_may_have_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, whole: bool) -> None:
     """By torch it is taken from the file's first name, in which upstream puts the time."""
-    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(known_structure, "_WHOLE", 1 << 22 if whole else 0)
     path, other = tmp_path / "G_8.pth", tmp_path / "G_9.pth"
     path.write_bytes(torch_zip(s2(8, 1e-4), prefix="1718345678.7654321"))
     other.write_bytes(torch_zip(s2(9, 1e-4, seed=2), prefix=folder))
     known = remember(path)
-    assert is_recalled(other, known) is FOLDERS[folder]
-    assert look(other, known, monkeypatch) == look(other, Twins(), monkeypatch)
+    assert is_known(other, known) is FOLDERS[folder]
+    assert look(other, known, monkeypatch) == look(other, StructureCache(), monkeypatch)
 
 
 def test_every_record_is_in_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,34 +114,34 @@ def test_every_record_is_in_that_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(places) > 20
     for count, at in enumerate(places):
         path.write_bytes(data[:at] + b"xyZ" + data[at + 3 :] if count else data)
-        assert is_recalled(path, known) is (count == 0)
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+        assert is_known(path, known) is (count == 0)
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 def test_whatever_is_changed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
     """Every byte that is no tensor data in turn, and a few of those: the answer is always that of reading the file."""
-    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(known_structure, "_WHOLE", 1 << 22 if whole else 0)
     name, one, _ = PAIRS[kind]
     path = tmp_path / name.format(8)
     data = torch_zip(one)
     path.write_bytes(data)
     known = remember(path)
-    assert is_recalled(path, known)
+    assert is_known(path, known)
     rng = random.Random(kind)
     with open_checkpoint(path) as checkpoint:
         held = {at for record in checkpoint.records if "/data/" in record.name for at in range(record.offset, record.offset + record.size)}
     framing = [at for at in range(len(data)) if at not in held]
     places = rng.sample(framing, min(len(framing), 120)) + rng.sample(sorted(held), 10)
-    recalled = 0
+    served = 0
     for at in places:
         changed = bytearray(data)
         changed[at] ^= rng.choice((1, 2, 0x10, 0x80, 0xFF))
         path.write_bytes(changed)
-        recalled += is_recalled(path, known)
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch), at
-    assert recalled >= 10  # tensor data
+        served += is_known(path, known)
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch), at
+    assert served >= 10  # tensor data
 
 
 def test_a_wrong_checksum_of_the_pickle_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_a_wrong_checksum_of_the_pickle_is_seen(tmp_path: Path, monkeypatch: pyt
     known = remember(path)
     at = data.index(b"iteration\x8a\x01\x08") + len("iteration") + 2
     path.write_bytes(data[:at] + b"\x09" + data[at + 1 :])
-    assert not is_recalled(path, known)
+    assert not is_known(path, known)
     (first, second) = look(path, known, monkeypatch)
     assert "checksum" in first["error"]["why"]
     assert first == second
@@ -166,7 +166,7 @@ def test_what_stands_elsewhere_under_the_same_key_is_no_progress(tmp_path: Path,
     known = remember(path)
     for outer, inner in ((9, 8), (8, 9), (9, 9)):
         path.write_bytes(torch_zip(tree(outer, inner)))
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 def test_a_progress_in_floats_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,18 +174,18 @@ def test_a_progress_in_floats_is_not_skipped(tmp_path: Path, monkeypatch: pytest
     path.write_bytes(torch_zip({"epoch": 8.0, "w": numbers((4, 4))}))
     known = remember(path)
     path.write_bytes(torch_zip({"epoch": 9.0, "w": numbers((4, 4))}))
-    assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+    assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 def test_a_text_that_is_also_elsewhere_is_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`info` and the config's version may be one object, by reference, and change together."""
     path = tmp_path / "x.pth"
     state = generator("v3", "float16")
-    known = Twins()
+    known = StructureCache()
     for said in (b"v3", b"v3", b"v4"):
         info, version = Raw(b"X\x02\x00\x00\x00" + said + b"q\x01"), Raw(b"h\x01")
         path.write_bytes(torch_zip({"weight": state, "info": info, "config": {"model": {"version": version}}}))
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 @pytest.mark.parametrize("same", [1, 2.5])
@@ -195,10 +195,10 @@ def test_floats_that_are_keys_are_compared(tmp_path: Path, monkeypatch: pytest.M
     data = torch_zip({"state_dict": {same: tensor("float32", (1,), [1]), 1.5: tensor("float32", (1,), [2])}})
     path.write_bytes(data)
     known = remember(path)
-    assert is_recalled(path, known)
+    assert is_known(path, known)
     path.write_bytes(with_pickle(data, pickle_of(data).replace(struct.pack(">d", 1.5), struct.pack(">d", same))))
-    assert not is_recalled(path, known)
-    assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+    assert not is_known(path, known)
+    assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 def test_a_name_decides_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_a_name_decides_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         path.write_bytes(data)
     known = remember(paths[0])
     answers = [look(path, known, monkeypatch) for path in paths]
-    assert answers == [look(path, Twins(), monkeypatch) for path in paths]
+    assert answers == [look(path, StructureCache(), monkeypatch) for path in paths]
     assert len({str(answer[1].facts["warnings"]) for answer in answers if isinstance(answer[1], Inspected)}) > 1
 
 
@@ -223,8 +223,8 @@ def test_duplicates_are_those_of_the_file_itself(tmp_path: Path, monkeypatch: py
     known = remember(path)
     for seeds in ((1, 1, 3), (2, 2, 2), (4, 5, 6)):
         path.write_bytes(torch_zip(tree(*seeds)))
-        assert is_recalled(path, known)
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+        assert is_known(path, known)
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 def test_memory_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,31 +233,31 @@ def test_memory_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         paths.append(tmp_path / f"{count}.pth")
         paths[-1].write_bytes(torch_zip({f"w{n}": tensor("float32", (1,), [n]) for n in range(count)}))
     limit = 2 * weigh(paths[-1])
-    monkeypatch.setattr(twins, "_MOST", limit)
+    monkeypatch.setattr(structure_cache, "_MOST", limit)
     known = remember(*paths)
-    assert [is_recalled(path, known) for path in paths] == [False] * 6 + [True] * 2
-    monkeypatch.setattr(twins, "_MOST", weigh(paths[-1]) - 1)
-    assert not is_recalled(paths[-1], remember(paths[-1]))
+    assert [is_known(path, known) for path in paths] == [False] * 6 + [True] * 2
+    monkeypatch.setattr(structure_cache, "_MOST", weigh(paths[-1]) - 1)
+    assert not is_known(paths[-1], remember(paths[-1]))
 
 
 def test_sizes_that_came_once_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "_MOST_SEEN", 2)
+    monkeypatch.setattr(structure_cache, "_MOST_SEEN", 2)
     paths = []
     for count in range(1, 5):
         paths.append(tmp_path / f"{count}.pth")
         paths[-1].write_bytes(torch_zip({f"w{n}": tensor("float32", (1,), [n]) for n in range(count)}))
-    assert not any(is_recalled(path, remember(*paths)) for path in paths)
-    assert all(is_recalled(path, remember(path)) for path in paths)
+    assert not any(is_known(path, remember(*paths)) for path in paths)
+    assert all(is_known(path, remember(path)) for path in paths)
     again = remember(paths[0], paths[1])
-    assert is_recalled(paths[0], again) and is_recalled(paths[1], again)
+    assert is_known(paths[0], again) and is_known(paths[1], again)
 
 
-def test_nothing_is_learnt_of_a_huge_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_of_a_huge_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(data := torch_zip({"w": tensor("float32", (1,), [1])}))
-    for size, learnt in ((len(pickle_of(data)), True), (len(pickle_of(data)) - 1, False)):
-        monkeypatch.setattr(structure_cache, "_LARGEST_PICKLE", size)
-        assert is_recalled(path, remember(path)) is learnt
+    for size, kept in ((len(pickle_of(data)), True), (len(pickle_of(data)) - 1, False)):
+        monkeypatch.setattr(known_structure, "_LARGEST_PICKLE", size)
+        assert is_known(path, remember(path)) is kept
 
 
 def test_the_weight_is_about_what_it_takes(tmp_path: Path) -> None:
@@ -269,29 +269,29 @@ def test_the_weight_is_about_what_it_takes(tmp_path: Path) -> None:
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert is_recalled(path, known)
+    assert is_known(path, known)
     assert taken / 2 < weigh(path) < 2 * taken
 
 
 def weigh(path: Path) -> int:
     with open_checkpoint(path) as checkpoint:
         examination = examine(checkpoint)
-        return structure_cache.learn(examination, account(examination)).weight
+        return known_structure.find_structure(examination, account(examination)).weight
 
 
-def test_nothing_is_learnt_of_what_comes_once(tmp_path: Path) -> None:
+def test_nothing_is_kept_of_what_comes_once(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(torch_zip({"w": tensor("float32", (1,), [1])}))
-    known = Twins()
+    known = StructureCache()
     with open_checkpoint(path) as checkpoint:
         examination = examine(checkpoint)
-        known.keep(examination, account(examination))
-    assert not is_recalled(path, known)
+        known.add(examination, account(examination))
+    assert not is_known(path, known)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", struct.pack("<4s18x", b"PK\x05\x06")])
-def test_no_checkpoint_has_a_twin(tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_checkpoint_has_no_known_structure(tmp_path: Path, data: bytes) -> None:
     good, bad = tmp_path / "good.pth", tmp_path / "bad.pth"
     good.write_bytes(torch_zip({"w": tensor("float32", (1,), [1])}))
     bad.write_bytes(data)
-    assert not is_recalled(bad, remember(good))
+    assert not is_known(bad, remember(good))

@@ -18,7 +18,7 @@ from support.builders import tensor
 from support.clusters import Cluster
 
 from gsvckpt.commands.inspect.batch import Inspect, Sought
-from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.commands.inspect.structure_cache import StructureCache
 from gsvckpt.commands.verify.batch import Candidate, Verify
 from gsvckpt.commands.verify.result import Options
 from gsvckpt.engine.pool import dask
@@ -322,7 +322,7 @@ def test_an_error_of_the_program_itself_is_that_files_own(tmp_path: Path, monkey
         raise RecursionError("too deep")
 
     monkeypatch.setattr("gsvckpt.commands.inspect.batch.examine", fail)
-    monkeypatch.setattr("gsvckpt.commands.inspect.batch._twins", Twins())  # nothing that another test read in this process
+    monkeypatch.setattr("gsvckpt.commands.inspect.batch._structures", StructureCache())  # nothing that another test read in this process
     result = _Shipped(Inspect(None), __version__)(_Parcel(Sought(path), path, _look(path)), 1, Silent())
     assert isinstance(result, ClusterError)
     assert "RecursionError: too deep" in result.why

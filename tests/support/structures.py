@@ -14,7 +14,7 @@ from gsvckpt.commands.inspect import batch
 from gsvckpt.commands.inspect.batch import Inspect, Sought
 from gsvckpt.commands.inspect.breakdown import account
 from gsvckpt.commands.inspect.result import View, failure_json
-from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.commands.inspect.structure_cache import StructureCache
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError
@@ -22,26 +22,26 @@ from gsvckpt.files.local import open_source
 from gsvckpt.files.progress import Silent
 
 
-def look(path: Path, known: Twins, monkeypatch: pytest.MonkeyPatch) -> object:
+def look(path: Path, known: StructureCache, monkeypatch: pytest.MonkeyPatch) -> object:
     """What inspect says of a file that remembers those of `known`: the line, the object, and an error as JSON."""
-    monkeypatch.setattr(batch, "_twins", known)
+    monkeypatch.setattr(batch, "_structures", known)
     results = [Inspect(view)(Sought(str(path)), 1, Silent()) for view in (None, View())]
     return [failure_json(result) if isinstance(result, GsvError) else result for result in results]
 
 
-def remember(*paths: Path) -> Twins:
-    known = Twins()
-    for path in (*paths, *paths):  # a size is learnt when it comes for the second time
+def remember(*paths: Path) -> StructureCache:
+    known = StructureCache()
+    for path in (*paths, *paths):  # a size is kept when it comes for the second time
         with open_checkpoint(path) as checkpoint:
             examination = examine(checkpoint)
-            known.keep(examination, account(examination))
+            known.add(examination, account(examination))
     return known
 
 
-def is_recalled(path: Path, known: Twins) -> bool:
+def is_known(path: Path, known: StructureCache) -> bool:
     with open_source(path) as source:
         try:
-            return known.recall(source) is not None
+            return known.get(source) is not None
         except GsvError:
             return False
 

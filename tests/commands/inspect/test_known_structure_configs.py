@@ -1,4 +1,4 @@
-"""Twins whose configs differ: what is told of them is what reading them tells, whatever a config is made of."""
+"""Known structures whose configs differ: what is told of them is what reading them tells, whatever a config is made of."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from cli.samples import generator, gpt, sovits_config
 from support.builders import Raw, pickled, torch_zip
-from support.recalled import is_recalled, look, pickle_of, remember, with_pickle
+from support.structures import is_known, look, pickle_of, remember, with_pickle
 
-from gsvckpt.commands.inspect import structure_cache
-from gsvckpt.commands.inspect.twins import Twins
+from gsvckpt.commands.inspect import known_structure
+from gsvckpt.commands.inspect.structure_cache import StructureCache
 
 NAME = b"X\x06\x00\x00\x00config"
 
@@ -102,7 +102,7 @@ OTHERS = {
 }
 
 
-def start(folder: Path) -> tuple[Path, Twins, bytes]:
+def start(folder: Path) -> tuple[Path, StructureCache, bytes]:
     path = folder / "alice_e8_s16.pth"
     path.write_bytes(data := torch_zip(tree(crafted(text("x")))))
     return path, remember(path), data
@@ -111,12 +111,12 @@ def start(folder: Path) -> tuple[Path, Twins, bytes]:
 @pytest.mark.parametrize("whole", [True, False], ids=["read at once", "read in parts"])
 @pytest.mark.parametrize("kind", HONEST)
 def test_another_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool) -> None:
-    monkeypatch.setattr(structure_cache, "_WHOLE", 1 << 22 if whole else 0)
+    monkeypatch.setattr(known_structure, "_WHOLE", 1 << 22 if whole else 0)
     path, known, data = start(tmp_path)
     path.write_bytes(changed := torch_zip(tree(HONEST[kind])))
     assert len(changed) == len(data)
-    assert is_recalled(path, known)
-    assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+    assert is_known(path, known)
+    assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -125,8 +125,8 @@ def test_a_config_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     path, known, data = start(tmp_path)
     path.write_bytes(changed := torch_zip(tree(OTHERS[kind])))
     assert len(changed) == len(data)
-    assert not is_recalled(path, known)
-    assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
+    assert not is_known(path, known)
+    assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
 
 
 def test_the_version_is_that_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_the_version_is_that_of_the_config(tmp_path: Path, monkeypatch: pytest.M
     said = []
     for version in ("v4", "v3"):
         path.write_bytes(torch_zip(tree(crafted(text("z"), b"u" + text("version") + text(version) + b"s"))))
-        assert is_recalled(path, known)
+        assert is_known(path, known)
         (line, _) = look(path, known, monkeypatch)
         said.append(line.facts.version)
     assert said == ["v4", "v3"]
@@ -142,12 +142,12 @@ def test_the_version_is_that_of_the_config(tmp_path: Path, monkeypatch: pytest.M
 
 def test_as_deep_as_anybody_walks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, known, _ = start(tmp_path)
-    recalled = []
+    served = []
     for depth in range(250, 260):
         path.write_bytes(torch_zip(tree(crafted(b"]" * depth + b"a" * (depth - 1)))))
-        recalled.append(is_recalled(path, known))
-        assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch)
-    assert {True, False} == set(recalled)
+        served.append(is_known(path, known))
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
+    assert {True, False} == set(served)
 
 
 def small_tree(config: object) -> dict[str, object]:
@@ -169,20 +169,20 @@ def test_every_byte_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     before = pickle_of(data)
     begin, end = before.index(NAME) + len(NAME), before.index(text("info"))
     rng = random.Random(kind)
-    recalled = 0
+    served = 0
     for at in range(begin, end):
         for bits in rng.sample(range(1, 256), 2):
             path.write_bytes(with_pickle(data, before[:at] + bytes([before[at] ^ bits]) + before[at + 1 :]))
-            recalled += is_recalled(path, known)
-            assert look(path, known, monkeypatch) == look(path, Twins(), monkeypatch), (at, bits)
-    assert recalled >= 3  # letters
+            served += is_known(path, known)
+            assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch), (at, bits)
+    assert served >= 3  # letters
 
 
 def test_a_config_beyond_the_limit_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "alice-e8.ckpt"
-    monkeypatch.setattr(structure_cache, "_LARGEST_CONFIG", 300)
-    for size, recalled in ((301, False), (300, True)):
+    monkeypatch.setattr(known_structure, "_LARGEST_CONFIG", 300)
+    for size, served in ((301, False), (300, True)):
         path.write_bytes(torch_zip(small_tree(crafted(text("x"), size=size))))
         known = remember(path)
         path.write_bytes(torch_zip(small_tree(crafted(text("y"), size=size))))
-        assert is_recalled(path, known) is recalled
+        assert is_known(path, known) is served
