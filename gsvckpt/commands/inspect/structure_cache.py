@@ -19,14 +19,19 @@ from gsvckpt.files.spans import Span, gather
 _MOST = 48 << 20  # bytes of memory, about, for all structures; a crafted one may take five times what it seems to
 _MOST_SEEN = 1_000  # sizes that came once
 _TRIES = 16  # structures of one size that a file is compared with
+_IN_VAIN = 4  # structures of one size that are kept before one of them is found again
 
 
 class StructureCache:
-    """The structures, the last that was found again last. One is kept when its size comes again, as that takes twice as long as reading."""
+    """The structures, the last that was found again last.
+
+    One is kept when its size comes again, as that takes twice as long as reading, and no more where those of its size are never found again:
+    Lightning counts batches all over its files, so no two of these are equal.
+    """
 
     def __init__(self) -> None:
         self._known: list[KnownStructure] = []
-        self._seen: dict[tuple[int, int], None] = {}  # a set in order: sizes of files and of their pickles
+        self._seen: dict[tuple[int, int], int] = {}  # by sizes of a file and its pickle: how many were kept since one was found again
         self._lock = threading.Lock()
 
     def get(self, source: LocalSource) -> Known | None:
@@ -52,12 +57,8 @@ class StructureCache:
         """Keep the structure of a file that was read, if others can have it."""
         checkpoint = examination.checkpoint
         pickled = next((record.size for record in checkpoint.records if record.name.endswith("data.pkl")), 0)
-        with self._lock:
-            if (checkpoint.source.size, pickled) not in self._seen:
-                self._seen[checkpoint.source.size, pickled] = None
-                if len(self._seen) > _MOST_SEEN:
-                    del self._seen[next(iter(self._seen))]
-                return
+        if not self._is_worth_it((checkpoint.source.size, pickled)):
+            return
         known = find_structure(examination, counted)
         if known is None or known.weight > _MOST:
             return
@@ -66,8 +67,20 @@ class StructureCache:
             while sum(one.weight for one in self._known) > _MOST:
                 del self._known[0]
 
-    def _prefer(self, known: KnownStructure) -> None:
+    def _is_worth_it(self, sizes: tuple[int, int]) -> bool:
+        """Whether these sizes came before, and what was kept of them is of use."""
         with self._lock:
+            kept = self._seen.get(sizes)
+            self._seen[sizes] = 0 if kept is None else min(kept + 1, _IN_VAIN)
+            if len(self._seen) > _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+            return kept is not None and kept < _IN_VAIN
+
+    def _prefer(self, known: KnownStructure) -> None:
+        sizes = known.size, known.pickle[1] - known.pickle[0]
+        with self._lock:
+            if sizes in self._seen:
+                self._seen[sizes] = 0
             for number, one in enumerate(self._known):
                 if one is known:
                     self._known.append(self._known.pop(number))

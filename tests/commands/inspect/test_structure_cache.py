@@ -252,6 +252,22 @@ def test_sizes_that_came_once_are_forgotten(tmp_path: Path, monkeypatch: pytest.
     assert is_known(paths[0], again) and is_known(paths[1], again)
 
 
+def test_what_is_never_found_again_is_kept_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one size, and each with another number that is no progress, as Lightning's files are."""
+    monkeypatch.setattr(structure_cache, "_IN_VAIN", 2)
+    paths = [tmp_path / f"{count}.pth" for count in range(5)]
+    for count, path in enumerate(paths):
+        path.write_bytes(torch_zip({"w": tensor("float32", (1,), [1]), "loops": {"batches": count}}))
+    known = remember(*paths)
+    assert [is_known(path, known) for path in paths] == [False, True, True, False, False]
+    with open_checkpoint(paths[3]) as checkpoint:  # two were found again
+        examination = examine(checkpoint)
+        known.add(examination, account(examination))
+    assert is_known(paths[3], known)
+    for path in paths:
+        assert look(path, known, monkeypatch) == look(path, StructureCache(), monkeypatch)
+
+
 def test_nothing_is_kept_of_a_huge_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(data := torch_zip({"w": tensor("float32", (1,), [1])}))
