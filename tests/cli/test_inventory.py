@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 from support.builders import tensor
 
-from gsvckpt.commands.prune.classify import Memory, look, look_files, look_through
+from gsvckpt.commands.prune.classify import BeginningCache, look, look_files, look_through
 from gsvckpt.commands.prune.inventory import STRAYS, take_inventory
-from gsvckpt.commands.prune.likeness import learn, read_beginning, recognise
+from gsvckpt.commands.prune.known_beginning import read_beginning, read_scalars, split_beginning
 from gsvckpt.engine.discover import find_files
 from gsvckpt.files.temporary import temp_name
 
@@ -186,19 +186,19 @@ def test_the_trash_is_no_place_to_look(tmp_path):
     assert not take([str(tmp_path)]).saves
 
 
-# --- likeness ------------------------------------------------------------------------------------------------------------------------------------
+# --- known beginnings ---------------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_like_another_is_seen_as_reading_it_sees_it(tmp_path):
+def test_what_begins_as_another_is_seen_as_reading_it_sees_it(tmp_path):
     gpt_sovits(tmp_path, epochs=range(1, 300, 37))
     paths = find_files([str(tmp_path)], recursive=True).checkpoints
-    assert look_through(paths, Memory()) == [look(path) for path in paths]
+    assert look_through(paths, BeginningCache()) == [look(path) for path in paths]
     one, two = (read_beginning(path) for path in paths[:2])
-    assert recognise(learn(one, skips=False), two) is not None
+    assert read_scalars(split_beginning(one), two) is not None
 
 
 @pytest.mark.parametrize("change", ["cut", "other version", "stripped", "head"])
-def test_what_is_not_like_it_is_read(tmp_path, change):
+def test_what_differs_is_read(tmp_path, change):
     run = s2_run(tmp_path / "logs_s2_v2", range(1, 3))
     path = run / "G_4.pth"
     if change == "cut":
@@ -210,7 +210,7 @@ def test_what_is_not_like_it_is_read(tmp_path, change):
     else:
         path.write_bytes(b"05" + path.read_bytes()[2:])
     paths = [str(run / "G_2.pth"), str(path)]
-    assert look_through(paths, Memory()) == [look(path) for path in paths]
+    assert look_through(paths, BeginningCache()) == [look(path) for path in paths]
 
 
 def test_a_folder_that_was_named_by_a_link_is_guarded_as_if_it_was_not(tmp_path):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from gsvckpt.commands.prune.likeness import Beginning, Likeness, learn, read_beginning, recognise
+from gsvckpt.commands.prune.known_beginning import Beginning, KnownBeginning, read_beginning, read_scalars, split_beginning
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool.run import Load, run_each
@@ -24,7 +24,7 @@ from gsvckpt.sovits.names import folder_rank, parse
 from gsvckpt.sovits.training_progress import read_progress
 from gsvckpt.sovits.training_run import identity_of
 
-_REMEMBERED = 8  # files that others are compared with: kinds and versions stand in turns
+_KEPT = 8  # files that others are compared with: kinds and versions stand in turns
 _CLOCK = r"[12][0-9]{9}(?:\.[0-9]{1,18})?"  # the folder in the zip that `my_save` writes: the time of saving (process_ckpt.py:12-17)
 _FORMS = {
     "gpt-training": "gpt-training",
@@ -35,17 +35,16 @@ _FORMS = {
 }
 
 
-class Memory:
-    """Files that were read, of which others in the same folder are alike."""
+class BeginningCache:
+    """Beginnings of files that were read, by which others in the same folder are told."""
 
     def __init__(self) -> None:
-        self._known: dict[str, list[tuple[Likeness, Facts]]] = {}
+        self._known: dict[str, list[tuple[KnownBeginning, Facts]]] = {}
 
-    def recall(self, path: str, beginning: Beginning) -> Facts | None:
-        """What a file is that is like one of them in all but its numbers."""
-        alike = self._known.get(os.path.dirname(path), [])
-        for likeness, facts in alike:
-            root = recognise(likeness, beginning)
+    def get(self, path: str, beginning: Beginning) -> Facts | None:
+        """What a file is that begins as one of them in all but its numbers."""
+        for known, facts in self._known.get(os.path.dirname(path), []):
+            root = read_scalars(known, beginning)
             if root is not None:
                 progress, told = read_progress(root, path), read_progress(root, "")
                 saved = _saved(beginning.prefix)
@@ -53,25 +52,25 @@ class Memory:
                     return facts._replace(file=measure(path), epoch=progress.epoch, step=progress.step, told=told[:2], saved=saved)
         return None
 
-    def keep(self, path: str, beginning: Beginning, facts: Facts) -> None:
-        """Remember a file that was read, if others can be like it."""
-        likeness = learn(beginning, skips=False) if not facts.damaged and not facts.parts else None
-        if likeness is not None and recognise(likeness, beginning) is not None:
-            alike = self._known.setdefault(os.path.dirname(path), [])
-            alike.insert(0, (likeness, facts))
-            del alike[_REMEMBERED:]
+    def add(self, path: str, beginning: Beginning, facts: Facts) -> None:
+        """Keep the beginning of a file that was read, if others can have it."""
+        known = split_beginning(beginning) if not facts.damaged and not facts.parts else None
+        if known is not None and read_scalars(known, beginning) is not None:
+            kept = self._known.setdefault(os.path.dirname(path), [])
+            kept.insert(0, (known, facts))
+            del kept[_KEPT:]
 
 
-def look_through(paths: Sequence[str], memory: Memory) -> list[Facts | None]:
-    """What files are, in the order of their paths. One that is like another in all but its numbers is not read as a pickle again."""
+def look_through(paths: Sequence[str], cache: BeginningCache) -> list[Facts | None]:
+    """What files are, in the order of their paths. One that begins as another in all but its numbers is not read as a pickle again."""
     found: list[Facts | None] = []
     for path in paths:
         beginning = read_beginning(path)
-        facts = memory.recall(path, beginning) if beginning is not None else None
+        facts = cache.get(path, beginning) if beginning is not None else None
         if facts is None:
             facts = look(path)
             if facts is not None and beginning is not None:
-                memory.keep(path, beginning, facts)
+                cache.add(path, beginning, facts)
         found.append(facts)
     return found
 
@@ -162,16 +161,16 @@ class Chunk(NamedTuple):
 
 
 class Look:
-    """The job of retention. It remembers files from one chunk to the next, each process for itself."""
+    """The job of retention. It keeps what it knows from one chunk to the next, each process for itself."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
+    def __init__(self, cache: BeginningCache) -> None:
+        self._cache = cache
 
     def __reduce__(self) -> tuple[Callable[[], Look], tuple[()]]:
         return _look_on, ()
 
     def __call__(self, item: Chunk, jobs: int, progress: Progress) -> list[Facts | None]:  # noqa: ARG002 - as Job has it
-        return look_through(item.paths, self._memory)
+        return look_through(item.paths, self._cache)
 
     def recall(self, item: Chunk) -> None:
         """Looking leaves nothing behind."""
@@ -180,15 +179,15 @@ class Look:
         raise error
 
 
-_remembered = Memory()  # of a process that looks at many chunks
+_beginnings = BeginningCache()  # of a process that looks at many chunks
 
 
 def _look_on() -> Look:
-    return Look(_remembered)
+    return Look(_beginnings)
 
 
 def look_files(paths: Sequence[str], jobs: int) -> list[Facts | None]:
     """What each file is, for retention, in the order of the paths; in processes where there are many, as that is Python and little reading."""
     chunks = [Chunk(tuple(paths[begin : begin + _CHUNK])) for begin in range(0, len(paths), _CHUNK)]
     load = Load(_PER_LOOK * _CHUNK)
-    return [facts for found in run_each(Look(Memory()), chunks, load, jobs, Silent()) for facts in found]
+    return [facts for found in run_each(Look(BeginningCache()), chunks, load, jobs, Silent()) for facts in found]
