@@ -237,7 +237,7 @@ def test_the_newest_file_knows_those_before(tmp_path: Path) -> None:
     fourth = saved(tmp_path, names[3], 4, b"damaged")
     (tmp_path / names[3]).write_bytes(b"damaged")
     found = find_scores([second, first, fourth, third], Wanted())
-    assert (found.metric, found.lowest, dict(found.values)) == Scores("val_loss", True, {first: 0.5, second: 0.25, third: 0.375}, watched=True)
+    assert (found.metric, found.lowest, dict(found.values)) == ("val_loss", True, {first: 0.5, second: 0.25, third: 0.375})
     assert find_scores([first, second], Wanted("val_loss", "max"))[:2] == ("val_loss", False)
     assert find_scores([first, second], Wanted("val_acc")) == Scores("val_acc")
     os.remove(tmp_path / names[0])  # it need not be opened, and may be gone
