@@ -21,7 +21,7 @@ from gsvckpt.units import size
 
 if TYPE_CHECKING:  # inspect starts without them
     from gsvckpt.devices.choice import Work
-    from gsvckpt.engine.placement import Computing
+    from gsvckpt.engine.placement import Computing, Threads
     from gsvckpt.engine.write import Engine
     from gsvckpt.transforms.plan import Plan
 
@@ -166,8 +166,7 @@ def open_device(settings: Settings, work: Work) -> Computing:
     """The device for some work, told with `-v`. Raises UsageError for one that is not there."""
     from gsvckpt.engine import placement
 
-    threads = placement.Threads(settings.workers, settings.jobs is not None)
-    found = placement.open_device(settings.device, work, threads, warn=partial(print_warning, ""))
+    found = placement.open_device(settings.device, work, _threads_of(settings), warn=partial(print_warning, ""))
     if settings.verbose:
         tell_device(found.device.name, f"{found.why} ({size(work.nbytes)})")
     return found
@@ -180,14 +179,18 @@ def tell_device(name: str, why: str) -> None:
 
 def make_engine(settings: Settings, progress: Progress, plan: Plan) -> Engine:
     """What carries out a plan, with a device where it computes something."""
-    from gsvckpt.engine.placement import work_of
-    from gsvckpt.engine.write import Engine
+    from gsvckpt.engine.placement import engine_for
 
-    work = work_of(plan)
-    if work is None:
-        return Engine(None, settings.workers, progress)
-    found = open_device(settings, work)
-    return Engine(found.device, found.threads, progress)
+    engine, computed = engine_for(plan, settings.device, _threads_of(settings), progress, warn=partial(print_warning, ""))
+    if computed is not None and settings.verbose:
+        tell_device(computed.device, f"{computed.why} ({size(computed.nbytes)})")
+    return engine
+
+
+def _threads_of(settings: Settings) -> Threads:
+    from gsvckpt.engine.placement import Threads
+
+    return Threads(settings.workers, settings.jobs is not None)
 
 
 R = TypeVar("R")

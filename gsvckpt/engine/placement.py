@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.devices.choice import Work, choose, choose_for
 from gsvckpt.devices.device import Device
 from gsvckpt.model import Tensor
 from gsvckpt.transforms.plan import Plan
+
+if TYPE_CHECKING:
+    from gsvckpt.engine.write import Engine, OnOverflow
+    from gsvckpt.files.progress import Progress
 
 _THREADS_A_CORE = 2  # with a device: one thread reads or writes while the other waits for what it has sent there
 
@@ -26,6 +30,14 @@ class Computing(NamedTuple):
     device: Device
     threads: int
     why: str
+
+
+class Computed(NamedTuple):
+    """Where something is computed, why there, and of how many bytes."""
+
+    device: str
+    why: str
+    nbytes: int
 
 
 def open_device(name: str, work: Work, threads: Threads, *, warn: Callable[[str], None]) -> Computing:
@@ -56,3 +68,16 @@ def work_of(plan: Plan) -> Work | None:
     """What a plan has to have computed; None where nothing."""
     computed = {*plan.casts, *plan.products}
     return Work("product" if plan.products else "cast", sum(storage.nbytes for storage in computed)) if computed else None
+
+
+def engine_for(
+    plan: Plan, device: str, threads: Threads, progress: Progress, *, warn: Callable[[str], None], on_overflow: OnOverflow = "keep"
+) -> tuple[Engine, Computed | None]:
+    """What carries out a plan, with the device called `device` where it computes something, which is told."""
+    from gsvckpt.engine.write import Engine  # inspect needs devices, and writes nothing
+
+    work = work_of(plan)
+    if work is None:
+        return Engine(None, threads.number, progress, on_overflow), None
+    found = open_device(device, work, threads, warn=warn)
+    return Engine(found.device, found.threads, progress, on_overflow), Computed(found.device.name, found.why, work.nbytes)
