@@ -94,9 +94,6 @@ class Inspect(NamedTuple):
         found = self._sum_up(examination, counted, measure_tensors(tensors, device, threads, progress))
         return found._replace(warnings=tuple(warnings), device=(device.name, why, nbytes))
 
-    def recall(self, item: Sought) -> None:
-        """Inspecting leaves nothing behind."""
-
     def fail(self, item: Sought, error: GsvError) -> GsvError:
         error.path = error.path or item.path
         return error

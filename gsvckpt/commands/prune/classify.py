@@ -172,9 +172,6 @@ class Look:
     def __call__(self, item: Chunk, jobs: int, progress: Progress) -> list[Facts | None]:  # noqa: ARG002 - as Job has it
         return look_through(item.paths, self._cache)
 
-    def recall(self, item: Chunk) -> None:
-        """Looking leaves nothing behind."""
-
     def fail(self, item: Chunk, error: GsvError) -> list[Facts | None]:  # noqa: ARG002 - as Job has it
         raise error
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.file import Make, Planned, Rewritten, name_output, rewrite
 from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.engine.examine import Examination, without_source
 from gsvckpt.engine.placement import Threads, is_host, open_device, work_of
-from gsvckpt.engine.pool.receipts import Receipt
 from gsvckpt.engine.pool.run import Load, pays, run_each, sizes_of
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import GsvError, OutputError, as_error
-from gsvckpt.files.paths import is_url
 from gsvckpt.files.progress import Progress, Silent
-from gsvckpt.files.temporary import temp_name
 from gsvckpt.formats.shards import is_index
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 from gsvckpt.transforms.plan import Plan
@@ -28,12 +25,11 @@ _RATE = 5e8  # bytes a second that are read, written, synced and read back
 
 
 class Order(NamedTuple):
-    """One source and where it goes. `taken` are files that must stay; `token` names this order in all attempts at it."""
+    """One source and where it goes. `taken` are files that must stay."""
 
     source: str
     output: str
     taken: Collection[str] = ()
-    token: str = ""
 
     @property
     def path(self) -> str:
@@ -88,33 +84,17 @@ class Rewrite(NamedTuple):
             written = sum_up(done, self.recipe.details(done))
             return written._replace(warnings=(*written.warnings, *warnings), device=chosen[0] if chosen else None)
 
-        def announce(done: Rewritten) -> None:
-            receipt = self._receipt(item)
-            if receipt is not None and done.output is not None:
-                receipt.keep(done.output, done.bytes_after, _to_json(result(done)))
-
         try:
             with ExitStack() as stack:
                 how = (self.destination, engine_for, self._maker(stack, jobs), self.recipe.accept, self.recipe.open)
-                done = rewrite(item.source, item.output, *how, item.taken, announce)
+                done = rewrite(item.source, item.output, *how, item.taken)
                 return result(done)
         except (GsvError, OSError) as caught:
-            return self.recall(item) or without_source(as_error(caught, item.source, OutputError))  # another attempt may still have run
-
-    def recall(self, item: Order) -> Written | None:
-        receipt = self._receipt(item)
-        left = receipt.find() if receipt is not None else None
-        return _from_json(left) if left is not None else None
+            return without_source(as_error(caught, item.source, OutputError))
 
     def fail(self, item: Order, error: GsvError) -> GsvError:
         error.path = error.path or item.source
         return error
-
-    def forget(self, item: Order) -> None:
-        """The result has arrived."""
-        receipt = self._receipt(item)
-        if receipt is not None:
-            receipt.remove()
 
     def name(self, item: Order) -> str:
         """The output's name, or the one that was assigned where the source cannot be read."""
@@ -123,10 +103,6 @@ class Rewrite(NamedTuple):
                 return name_output(item.source, item.output, self.destination, self._maker(stack, 1), self.recipe.open)
         except (GsvError, OSError):
             return item.output
-
-    def _receipt(self, item: Order) -> Receipt | None:
-        is_kept = item.token and self.destination.writes and not is_url(item.output)
-        return Receipt(item.token, os.path.dirname(item.output)) if is_kept else None
 
     def _maker(self, stack: ExitStack, jobs: int) -> Make:
         def make(examination: Examination, plan: Plan) -> Planned:
@@ -142,9 +118,6 @@ class _Naming(NamedTuple):
 
     def __call__(self, item: Order, jobs: int, progress: Progress) -> str:  # noqa: ARG002 - as Job has it
         return self.rewrite.name(item)
-
-    def recall(self, item: Order) -> None:
-        """Nothing is left behind."""
 
     def fail(self, item: Order, error: GsvError) -> str:  # noqa: ARG002 - as Job has it
         return item.output
@@ -169,18 +142,13 @@ def rewrite_files(
         if job.recipe.renames or any(is_index(source) or os.path.isdir(source) for source in sources):
             names = list(run_each(_Naming(job), orders, load, jobs, Silent(), cluster=cluster))
         free = dict(_free(sources, names))
-        orders = [order._replace(taken=free.get(n, standing), token=temp_name()) for n, order in enumerate(orders)]
-        try:
-            with closing(run_each(job, [orders[n] for n in free], load, jobs, progress, [sizes[n] for n in free], cluster)) as running:
-                for n, order in enumerate(orders):
-                    # One whose name another has waits until all before it are done, and is done here.
-                    result = next(running) if n in free else next(run_each(job, [order], load, jobs, progress, [sizes[n]]))
-                    _add(standing, result)
-                    job.forget(order)
-                    yield result
-        finally:
-            for order in orders:  # those that Ctrl-C cut off
-                job.forget(order)
+        orders = [order._replace(taken=free.get(n, standing)) for n, order in enumerate(orders)]
+        with closing(run_each(job, [orders[n] for n in free], load, jobs, progress, [sizes[n] for n in free], cluster)) as running:
+            for n, order in enumerate(orders):
+                # One whose name another has waits until all before it are done, and is done here.
+                result = next(running) if n in free else next(run_each(job, [order], load, jobs, progress, [sizes[n]]))
+                _add(standing, result)
+                yield result
 
 
 def _add(standing: set[str], result: Written | GsvError) -> None:
@@ -206,24 +174,3 @@ def _identify(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):  # ValueError: a name with a NUL
         return None
     return facts.st_dev, facts.st_ino
-
-
-def _to_json(written: Written) -> dict[str, object]:
-    upstreams = [None if verdict is None else verdict._asdict() for verdict in (written.upstream_before, written.upstream_after)]
-    return {**written._asdict(), "upstream_before": upstreams[0], "upstream_after": upstreams[1]}
-
-
-def _from_json(facts: Mapping[str, Any]) -> Written | None:
-    """The result that `_to_json` was made of; None for what is none."""
-    before, after = (_verdict(facts.get(key)) for key in ("upstream_before", "upstream_after"))
-    lists = {key: tuple(said) for key in ("warnings", "device") if isinstance(said := facts.get(key), list)}
-    try:
-        return Written(**{**facts, "upstream_before": before, "upstream_after": after, **lists})
-    except TypeError:  # not these keys
-        return None
-
-
-def _verdict(facts: object) -> Verdict | UpstreamError | None:
-    if not isinstance(facts, dict):
-        return None
-    return UpstreamError(**facts) if "error" in facts else Verdict(**facts)

@@ -98,11 +98,9 @@ def rewrite(
     accept: Callable[[Outcome], None] = lambda _: None,
     opened: Open = open_checkpoint,
     taken: Collection[str] = (),
-    announce: Callable[[Rewritten], None] = lambda _: None,
 ) -> Rewritten:
     """Apply what `make` plans to one file. `taken` are files that must stay, such as the other sources and outputs of the same run.
 
-    `announce` hears what the result will be just before an output is published, when nothing but that is left to do.
     Raises GsvError, or OSError of the system; then nothing was written and the source is as it was.
     """
     with opened(source) as checkpoint:
@@ -147,7 +145,6 @@ def rewrite(
             accept(outcome)
             if needless and not _changes(outcome.plan):
                 raise _Nothing(outcome)
-            announce(sum_up(outcome))
 
         try:
             if destination.writes:

@@ -31,9 +31,6 @@ class Verify(NamedTuple):
     def __call__(self, item: Candidate, jobs: int, progress: Progress) -> Verification:
         return verify_file(item.path, self.options, item.expected, jobs=jobs, progress=progress)
 
-    def recall(self, item: Candidate) -> None:
-        """Verifying leaves nothing behind."""
-
     def fail(self, item: Candidate, error: GsvError) -> Verification:
         return failed(item.path, error)
 

@@ -1,7 +1,7 @@
 """Many files on a Dask cluster that sees the same storage under the same paths. Only this module knows of Dask.
 
-A task that a worker died with goes to another worker, a few times. Nothing is lost, as every file has a result; nothing is done twice, as the
-next worker finds by its receipt what the one that died had published (see receipts).
+A task that a worker died with goes to another worker, a few times. Nothing is lost, as every file has a result. An output that a worker had published
+just before it died is no result of the next one, which cannot know whose it is: it says that there is a file already, as to anybody.
 """
 
 from __future__ import annotations
@@ -54,9 +54,6 @@ class _Shipped(NamedTuple, Generic[R]):
     def __call__(self, item: _Parcel, jobs: int, progress: Progress) -> R:
         if self.version != __version__:
             return self.fail(item, ClusterError(f"a worker has gsvckpt {__version__}, not {self.version}", hint=_INSTALL))
-        done = self.recall(item)  # first, as what it did may have changed the very file
-        if done is not None:
-            return done
         sight = _look(item.path)
         if sight != item.sight:
             what = (
@@ -71,9 +68,6 @@ class _Shipped(NamedTuple, Generic[R]):
             return self.job(item.item, jobs, progress)
         except Exception as error:  # noqa: BLE001 - not every exception survives Dask's own pickling, and its client would wait for ever
             return self.fail(item, _failure(error))
-
-    def recall(self, item: _Parcel) -> R | None:
-        return self.job.recall(item.item)
 
     def fail(self, item: _Parcel, error: GsvError) -> R:
         error.path = error.path or item.path

@@ -43,9 +43,6 @@ class Job(Protocol[I_contra, R_co]):
     def __call__(self, item: I_contra, jobs: int, progress: Progress) -> R_co:
         """Do it, with so many threads."""
 
-    def recall(self, item: I_contra) -> R_co | None:
-        """The result of an earlier attempt at this very item that was cut off only after its work was done."""
-
     def fail(self, item: I_contra, error: GsvError) -> R_co:
         """The result for a file that nothing could be done to."""
 
@@ -125,9 +122,9 @@ def run_on(
 ) -> Generator[R, None, None]:
     """Yield the result for each item, in order, from any executor: not more than `window` tasks of `chunk` items are with it or wait for their turn.
 
-    `lost` decides what becomes of items whose task failed and which `recall` does not find done; it may raise. Those of a process that died are done
-    here. Whoever stops listening cancels what waits, unless the executor does so itself: Python's pool trips over tasks that others cancelled when
-    one of its processes ends at that moment.
+    `lost` decides what becomes of items whose task failed; it may raise. Those of a process that died are done here. Whoever stops listening cancels
+    what waits, unless the executor does so itself: Python's pool trips over tasks that others cancelled when one of its processes ends at that
+    moment.
     """
     pending: deque[tuple[range, Future[list[R]]]] = deque()
     chunks = iter([range(begin, min(begin + chunk, len(items))) for begin in range(0, len(items), chunk)])
@@ -178,10 +175,7 @@ def _collect(job: Job[T, R], items: list[T], shares: list[Share], future: Future
         failure = lost(error).error
     results = []
     for item, share in zip(items, shares, strict=True):
-        done = job.recall(item)
-        if done is None:
-            done = job.fail(item, copy(failure)) if failure is not None else job(item, 1, share)
-        results.append(done)
+        results.append(job.fail(item, copy(failure)) if failure is not None else job(item, 1, share))
         share.end_file()
     return results
 

@@ -1,4 +1,4 @@
-"""Many files through the writing commands: the same outputs and results one by one and at once, names by order, receipts, and errors that travel."""
+"""Many files through the writing commands: the same outputs and results one by one and at once, names by order, and errors that travel."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from support.builders import tensor, torch_zip
 
 from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.rewrite import batch
-from gsvckpt.commands.rewrite.batch import Order, Rewrite, Written, rewrite_files
+from gsvckpt.commands.rewrite.batch import Rewrite, Written, rewrite_files
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.migrate import Steps
 from gsvckpt.commands.rewrite.recipe import Halving, Migrating, Recipe, Stripping
 from gsvckpt.engine.examine import without_source
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool import run as dispatch
-from gsvckpt.engine.pool.receipts import Receipt
 from gsvckpt.errors import DamagedError, GsvError, MissingError, NotCheckpointError, RefusedError, UsageError
 from gsvckpt.files.progress import Silent
-from gsvckpt.files.temporary import is_temporary, temp_name
 from gsvckpt.report.rewrite import as_json
 
 
@@ -200,79 +198,6 @@ def test_a_request_to_end_leaves_nothing_half_written(tmp_path: Path, name: str,
     assert err.decode().splitlines() == ["gsvckpt: interrupted; nothing half-written was left behind"]
     assert leftovers(tmp_path) == []
     assert len(list(tmp_path.glob("out/*"))) < len(paths) // 2
-
-
-# --- receipts ------------------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def order(tmp_path: Path) -> Order:
-    source = save(tmp_path / "run.pth", s2_training(generator("v2", enc_q=True)))
-    (tmp_path / "out").mkdir()
-    return Order(str(source), str(tmp_path / "out" / "run.pth"), token=temp_name())
-
-
-@pytest.mark.parametrize("in_place", [False, True])
-def test_what_was_published_before_its_process_died_is_found_done(order: Order, tmp_path: Path, in_place: bool) -> None:
-    order = order._replace(output=order.source) if in_place else order
-    job = Rewrite(Stripping(), Destination("weights", None if in_place else f"{tmp_path}/out/", in_place))
-    done = job(order, 1, Silent())
-    assert isinstance(done, Written)
-    facts = os.stat(order.output)
-    again = pickle.loads(pickle.dumps(job))(order, 1, Silent()) if not in_place else job.recall(order)
-    assert again == done
-    assert os.stat(order.output).st_ino == facts.st_ino
-    assert [is_temporary(os.path.basename(path)) for path in leftovers(tmp_path)] == [True]  # no tool takes a receipt for a checkpoint
-    job.forget(order)
-    assert leftovers(tmp_path) == []
-    assert job.recall(order) is None
-
-
-@pytest.mark.parametrize("there", [None, b"another", b""])
-def test_what_was_not_published_is_not_found_done(order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bytes | None) -> None:
-    job = Rewrite(Stripping(), Destination("weights", f"{tmp_path}/out/", force=there is not None))
-    if there is not None:
-        Path(order.output).write_bytes(there)
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object, **__: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("gsvckpt.files.publish._take_name", kill)
-        with pytest.raises(Killed):
-            job(order, 1, Silent())
-    assert len(leftovers(tmp_path)) == 1  # the receipt, of what never came
-    assert job.recall(order) is None
-    assert isinstance(job(order, 1, Silent()), Written)
-    assert job.recall(order) is not None
-
-
-def test_an_output_of_another_is_no_sign_of_ones_own(order: Order, tmp_path: Path) -> None:
-    Path(order.output).write_bytes(b"from elsewhere")
-    job = Rewrite(Stripping(), Destination("weights", f"{tmp_path}/out/"))
-    assert isinstance(job(order, 1, Silent()), RefusedError)
-    assert job.recall(order) is None
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"output": "OUT", "before": null, "size": 3, "result": {"nonsense": 1}}', "\x80\x04."])
-def test_what_is_no_receipt_is_none(order: Order, tmp_path: Path, text: str) -> None:
-    receipt = Receipt(order.token, str(tmp_path / "out"))
-    Path(order.output).write_bytes(b"123")
-    Path(receipt.path).write_text(text.replace("OUT", order.output))
-    assert Rewrite(Stripping(), Destination("weights", f"{tmp_path}/out/")).recall(order) is None
-
-
-def test_a_receipt_keeps_every_fact(tmp_path: Path) -> None:
-    source = save(tmp_path / "声音.pth", small(generator("v2Pro"), "v2Pro"), head=b"05")
-    (tmp_path / "out").mkdir()
-    order = Order(str(source), str(tmp_path / "out" / "声音.pth"), token=temp_name())
-    job = Rewrite(Halving(), Destination("fp16", f"{tmp_path}/out/"))
-    done = job(order, 1, Silent())
-    assert isinstance(done, Written) and done.upstream_before and done.details["cast"]
-    assert job.recall(order) == done
 
 
 # --- travelling ----------------------------------------------------------------------------------------------------------------------------------
