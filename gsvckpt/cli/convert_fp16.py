@@ -9,8 +9,8 @@ import typer
 
 from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import rewrite_each
+from gsvckpt.commands.rewrite.convert_fp16 import ConvertFp16
 from gsvckpt.commands.rewrite.destination import Destination
-from gsvckpt.commands.rewrite.recipe import Halving
 from gsvckpt.engine.write import OnOverflow
 from gsvckpt.errors import UsageError
 
@@ -56,5 +56,5 @@ def convert_fp16(
     destination = Destination("fp16", *outputs)
     if max_error is not None and isnan(max_error):
         raise UsageError("is no number", where="--max-error")
-    recipe = Halving(tuple(keep or ()), on_overflow, max_error)
+    recipe = ConvertFp16(tuple(keep or ()), on_overflow, max_error)
     return rewrite_each("convert-fp16", sources, destination, recipe, settings)

@@ -10,8 +10,7 @@ import typer
 from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import bundle_one, rewrite_each
 from gsvckpt.commands.rewrite.destination import SALVAGED, Destination
-from gsvckpt.commands.rewrite.migrate import Steps
-from gsvckpt.commands.rewrite.recipe import Migrating
+from gsvckpt.commands.rewrite.migrate import Migrate, Steps
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine.write import OnOverflow
 from gsvckpt.errors import UsageError
@@ -184,4 +183,4 @@ def migrate(
         parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
         outputs.force,
     )
-    return rewrite_each("migrate", sources, destination, Migrating(steps, on_overflow), settings)
+    return rewrite_each("migrate", sources, destination, Migrate(steps, on_overflow), settings)

@@ -9,7 +9,7 @@ import typer
 from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.commands.rewrite.destination import Destination
-from gsvckpt.commands.rewrite.recipe import Stripping
+from gsvckpt.commands.rewrite.strip_optimizer import StripOptimizer
 
 EXAMPLES = """
 **Examples**
@@ -40,5 +40,5 @@ def strip_optimizer(
     Every tensor that stays keeps its exact bytes. GPT-SoVITS still resumes from the result, at the same epoch, with fresh optimizer moments: S2 files
     keep `optimizer: None`, GPT files keep empty lists and their `loops`, which hold the epoch. Strip a G and its D together.
     """
-    recipe = Stripping(tuple(drop or ()), tuple(keep or ()), outputs.force)
+    recipe = StripOptimizer(tuple(drop or ()), tuple(keep or ()), outputs.force)
     return rewrite_each("strip-optimizer", sources, Destination("weights", *outputs), recipe, settings)

@@ -11,15 +11,16 @@ from functools import partial
 
 from gsvckpt.cli.options import Settings, make_engine, tell_device, try_each
 from gsvckpt.commands.inspect.result import failure_json
-from gsvckpt.commands.rewrite.batch import Rewrite, Written, rewrite_files
+from gsvckpt.commands.rewrite.batch import Rewrite, rewrite_files
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Recipe
+from gsvckpt.commands.rewrite.result import Rewritten, as_json
 from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.files.paths import name_of
 from gsvckpt.report.console import print_error, print_warning
 from gsvckpt.report.json_document import add_file, begin_document, print_document
 from gsvckpt.report.output import printing
-from gsvckpt.report.rewrite import as_json, print_written
+from gsvckpt.report.rewrite import print_rewritten
 from gsvckpt.units import size
 
 
@@ -32,13 +33,13 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
     job = Rewrite(recipe, destination, settings.device, fixed=settings.jobs is not None)
     label = name_of(sources[0]) if len(sources) == 1 else command
     worst = 0
-    done: list[Written] = []  # without --json, for the table
+    done: list[Rewritten] = []  # without --json, for the table
     if settings.json:
         begin_document(command)
     with settings.watch(label) as progress:
         results = rewrite_files(job, sources, outputs, settings.workers, progress, settings.cluster)
         for source, output, result in zip(sources, outputs, results, strict=True):
-            if isinstance(result, Written):
+            if isinstance(result, Rewritten):
                 worst = max(worst, int((destination.check and result.changed) or not result.whole))
                 if settings.verbose and result.device is not None:
                     name, why, count = result.device
@@ -51,12 +52,12 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
                 worst = max(worst, result.exit_code)
             if settings.json:
                 failed = {"source": source, "output": output, "written": False}
-                add_file(as_json(result) if isinstance(result, Written) else {**failure_json(result), **failed})
+                add_file(as_json(result) if isinstance(result, Rewritten) else {**failure_json(result), **failed})
     with printing(worst):
         if settings.json:
             print_document(command, worst, [])
         elif done and not settings.quiet:
-            print_written(done, verbose=settings.verbose)
+            print_rewritten(done, verbose=settings.verbose)
     for result in done:
         for warning in result.warnings:
             print_warning(result.output or result.source, warning)

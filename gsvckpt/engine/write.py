@@ -58,7 +58,7 @@ def _over(plan: Plan, base: Checkpoint) -> dict[str, Storage]:
     return places
 
 
-class Outcome(NamedTuple):
+class Written(NamedTuple):
     """What a plan came to: the plan as carried out (storages that overflowed may have kept their dtype), its layout, and the audit of each cast."""
 
     plan: Plan
@@ -67,11 +67,15 @@ class Outcome(NamedTuple):
     overflowed: Mapping[Storage, int]
 
 
-Accept = Callable[[Outcome], None]
+Accept = Callable[[Written], bool]
 
 
-def _anything(_: object) -> None:
-    """Approves and accepts everything."""
+def _approve_anything(_: Layout) -> None:
+    """Any layout will do."""
+
+
+def _accept_anything(_: Written) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,39 +87,38 @@ class Engine:
     progress: Progress = field(default_factory=Silent)
     on_overflow: OnOverflow = "keep"
 
-    def rehearse(self, plan: Plan, *, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
-        """Carry out everything but the writing: what is cast is read and audited, so the outcome and its size are those of `write`.
+    def rehearse(self, plan: Plan, *, approve: Approve = _approve_anything) -> Written:
+        """Carry out everything but the writing: what is cast is read and audited, so the result and its size are those of `write`.
 
         Raises DamagedError and ChangedError as `write` does.
         """
-        outcome, _ = self._carry_out(plan, lay_out(plan), None, approve)
+        written, _ = self._carry_out(plan, lay_out(plan), None, approve)
         check_unchanged(plan.sources)
-        accept(outcome)
-        return outcome
+        return written
 
-    def write(self, plan: Plan, path: str, *, overwrite: bool, approve: Approve = _anything, accept: Accept = _anything) -> Outcome:
+    def write(self, plan: Plan, path: str, *, overwrite: bool, approve: Approve = _approve_anything, accept: Accept = _accept_anything) -> Written:
         """Write `plan` to `path` in one step (see `publishing.publish`), reading every byte back first.
 
-        `approve` sees each layout before it is written, `accept` the outcome before it is published; both may raise. Raises DamagedError when the
-        source's bytes do not have their checksums, ChangedError when the source changed meanwhile, RefusedError, and OutputError.
+        `approve` sees each layout before it is written, and may raise; `accept` sees the result before it is published, may raise, and says whether
+        it is to be published at all. Raises DamagedError when the source's bytes do not have their checksums, ChangedError when the source changed
+        meanwhile, RefusedError, and OutputError.
         """
-        done: list[tuple[Outcome, Mapping[Storage, int]]] = []
+        done: list[tuple[Written, Mapping[Storage, int]]] = []
 
         layout = lay_out(plan)
 
         def fill(target: Target) -> None:
-            if target.ordered:
-                outcome, known = self._carry_out(plan, layout, None, approve, whole=True)
-                accept(outcome)
-                move = partial(self._move, plan=outcome.plan, target=target, places=dict(outcome.layout.storages))
-                done.append((outcome, write_in_order(outcome.layout, known, move, target, jobs=self.jobs, progress=self.progress)))
-                return
-            done.append(self._carry_out(plan, layout, target, approve))
-            accept(done[-1][0])
+            written, checksums = self._carry_out(plan, layout, None if target.ordered else target, approve, whole=target.ordered)
+            if not accept(written):
+                target.drop()
+            elif target.ordered:
+                move = partial(self._move, plan=written.plan, target=target, places=dict(written.layout.storages))
+                checksums = write_in_order(written.layout, checksums, move, target, jobs=self.jobs, progress=self.progress)
+            done.append((written, checksums))
 
         def check(target: Target) -> None:
-            outcome, checksums = done[-1]
-            self._read_back(outcome, checksums, target)
+            written, checksums = done[-1]
+            self._read_back(written, checksums, target)
 
         def settle() -> None:
             check_unchanged(plan.sources)
@@ -156,7 +159,7 @@ class Engine:
 
     def _carry_out(
         self, plan: Plan, layout: Layout, target: Target | None, approve: Approve, *, whole: bool = False
-    ) -> tuple[Outcome, Mapping[Storage, int]]:
+    ) -> tuple[Written, Mapping[Storage, int]]:
         """Carry out a plan, without a target as far as it has to be computed; `whole` adds the checksums that the finished file will state."""
         overflowed = self._foresee_overflow(plan)
         if overflowed:
@@ -190,7 +193,7 @@ class Engine:
             for offset, piece in (*layout.texts, *layout.close(checksums)):
                 target.write_at(offset, piece)
         audits = {storage: audit for storage, (_, audit) in moved.items() if audit is not None}
-        return Outcome(plan, layout, audits, overflowed), checksums
+        return Written(plan, layout, audits, overflowed), checksums
 
     def _foresee_overflow(self, plan: Plan) -> dict[Storage, int]:
         """The small storages that will keep their dtype, found before anything is written: each one found later repeats the whole file."""
@@ -241,15 +244,15 @@ class Engine:
             for begin in range(0, len(block), CHUNK // 2):
                 yield block[begin : begin + CHUNK // 2]
 
-    def _read_back(self, outcome: Outcome, checksums: Mapping[Storage, int], target: Target) -> None:
+    def _read_back(self, written: Written, checksums: Mapping[Storage, int], target: Target) -> None:
         """Open what was written as any reader would and compare it with the plan, tree and bytes."""
-        plan = outcome.plan
+        plan = written.plan
         with open_source(target.path) as source:
             try:
-                written = read(source)
+                there = read(source)
                 twins: dict[Storage, Storage] = {}
-                place = difference(plan, written.root, twins)
-                if place is not None or source.size != outcome.layout.size:
+                place = difference(plan, there.root, twins)
+                if place is not None or source.size != written.layout.size:
                     raise DamagedError("differs from the plan", where=place or "size")
                 self._compare_bytes(twins, checksums)
             except GsvError as error:

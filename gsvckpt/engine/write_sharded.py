@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
 from gsvckpt.engine.open import read
-from gsvckpt.engine.write import Accept, Approve, Engine, Outcome, difference
+from gsvckpt.engine.write import Approve, Engine, Written, difference
 from gsvckpt.errors import OutputError, UsageError
 from gsvckpt.files.budget import MOST_SHARDS
 from gsvckpt.files.local import LocalSource
@@ -24,19 +25,17 @@ from gsvckpt.transforms.plan import Plan
 INDEX = "model.safetensors.index.json"
 
 
-def rehearse(engine: Engine, plan: Plan, limit: int, *, approve: Approve, accept: Accept) -> Outcome:
-    """Carry out everything but the writing. The layout of the outcome has the size of all files together."""
-    outcome = engine.rehearse(plan, approve=approve)
-    shards, index = _lay_out(outcome.plan, limit)
-    outcome = outcome._replace(layout=_total(shards, index))
-    accept(outcome)
-    return outcome
+def rehearse(engine: Engine, plan: Plan, limit: int, *, approve: Approve) -> Written:
+    """Carry out everything but the writing. The layout of the result has the size of all files together."""
+    rehearsed = engine.rehearse(plan, approve=approve)
+    return rehearsed._replace(layout=_total(*_lay_out(rehearsed.plan, limit)))
 
 
-def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Approve, accept: Accept) -> Outcome:
+def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Approve, accept: Callable[[Written], None]) -> Written:
     """Write the files of `plan` into `folder`, which must not be there yet, reading everything back first. Raises as `Engine.write` does."""
-    outcome = rehearse(engine, plan, limit, approve=approve, accept=accept)
-    plan = replace(outcome.plan, clamp=plan.clamp)
+    rehearsed = rehearse(engine, plan, limit, approve=approve)
+    accept(rehearsed)
+    plan = replace(rehearsed.plan, clamp=plan.clamp)
     shards, index = _lay_out(plan, limit)
 
     def fill(temp: str) -> None:
@@ -49,8 +48,8 @@ def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Appro
             if place is not None:
                 raise OutputError(f"what was written does not read back: {place}", path=folder, hint="the disk may be failing")
 
-    publish_folder(folder, outcome.layout.size, fill, settle=lambda: check_unchanged(plan.sources))
-    return outcome
+    publish_folder(folder, rehearsed.layout.size, fill, settle=lambda: check_unchanged(plan.sources))
+    return rehearsed
 
 
 def _read_closing(source: Source) -> Checkpoint:

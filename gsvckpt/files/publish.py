@@ -25,6 +25,7 @@ class Target:
     """The temporary file that `publish` hands out: written at any place by several threads."""
 
     ordered = False
+    dropped = False
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -57,6 +58,10 @@ class Target:
     def stop(self) -> None:
         """Nobody waits for another here."""
 
+    def drop(self) -> None:
+        """Publish nothing: what was to be written turned out to be needless."""
+        self.dropped = True
+
     def sync(self) -> None:
         """Bring to the disk what was written. Does nothing after `close`."""
         fd = self._fd
@@ -81,9 +86,10 @@ def publish(
     """Create `path` in one step: `fill` writes a temporary file beside it, `check` reads it back, and synced it takes the name.
 
     A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
-    kept. `settle` runs last, just before the name changes hands. `size` is what will be needed, in bytes. Raises RefusedError when `path` exists and
-    `overwrite` is false, or is no regular file, also when it becomes so meanwhile, and OutputError when the disk is full, the folder not writable or
-    the path no path at all; after any error no temporary file is left. A URL is published as `uploading.upload` tells, through an ordered target.
+    kept. Where `fill` drops its target, nothing is published. `settle` runs last, just before the name changes hands. `size` is what will be needed,
+    in bytes. Raises RefusedError when `path` exists and `overwrite` is false, or is no regular file, also when it becomes so meanwhile, and
+    OutputError when the disk is full, the folder not writable or the path no path at all; after any error no temporary file is left. A URL is
+    published as `uploading.upload` tells, through an ordered target.
     """
     if is_url(path):
         from gsvckpt.files.upload import upload  # files of this machine need nothing of it
@@ -101,6 +107,8 @@ def publish(
                 with _syncing(target) as written:
                     fill(target)
                     written.set()
+                    if target.dropped:
+                        return
                     check(target)
             finally:
                 target.close()

@@ -25,6 +25,7 @@ class OrderedTarget:
     """
 
     ordered = True
+    dropped = False
 
     def __init__(self, path: str, url: str, write: Callable[[memoryview], object]) -> None:
         """`path` is the temporary name under which it is written, `url` the one that it will have; `write` adds bytes to its end."""
@@ -54,6 +55,10 @@ class OrderedTarget:
         with self._turns:
             self._stopped = True
             self._turns.notify_all()
+
+    def drop(self) -> None:
+        """Publish nothing: what was to be written turned out to be needless."""
+        self.dropped = True
 
 
 def find_obstacle(url: str, *, overwrite: bool) -> GsvError | None:
@@ -96,6 +101,8 @@ def upload(
             stream = ask(lambda: filesystem.open(temp_path, "wb", block_size=max(_PART, size // _MOST_PARTS)))
         target = OrderedTarget(temp, url, lambda data: ask(stream.write, data))
         fill(target)
+        if target.dropped:
+            return
         with _explained(url):
             ask(stream.close)
             stream = None

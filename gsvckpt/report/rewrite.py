@@ -1,4 +1,4 @@
-"""What the writing commands did: a table with one line a file, and JSON."""
+"""What the writing commands did: a table with one line a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.commands.inspect.result import upstream_json
-from gsvckpt.commands.rewrite.batch import Written
+from gsvckpt.commands.rewrite.result import Rewritten
 from gsvckpt.files.paths import folder_of, name_of
 from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.units import plural, printable, size
@@ -20,23 +19,7 @@ _LEAST_SHARE = 0.005  # below it is no whole percent
 _LISTED = 5  # overflowed tensors named without --verbose
 
 
-def as_json(written: Written) -> dict[str, object]:
-    """One file of the JSON document."""
-    return {
-        "source": written.source,
-        "output": written.output,
-        "changed": written.changed,
-        "written": written.output is not None and not written.rehearsed,
-        "bytes_before": written.bytes_before,
-        "bytes_after": written.bytes_after,
-        "upstream_before": upstream_json(written.upstream_before),
-        "upstream_after": upstream_json(written.upstream_after),
-        "warnings": list(written.warnings),
-        **written.details,
-    }
-
-
-def print_written(done: Sequence[Written], *, verbose: bool) -> None:
+def print_rewritten(results: Sequence[Rewritten], *, verbose: bool) -> None:
     """One line a file: what it was, what it is, where it went; then what was cast or removed."""
     console = make_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
@@ -45,46 +28,46 @@ def print_written(done: Sequence[Written], *, verbose: bool) -> None:
     table.add_column("after", justify="right", no_wrap=True)
     table.add_column("saved", justify="right", no_wrap=True)
     table.add_column("output")
-    for written in done:
+    for done in results:
         table.add_row(
-            Folded(Text(printable(_name(written)))),
-            size(written.bytes_before),
-            size(written.bytes_after) if written.output else "-",
-            _share(written),
-            Folded(_place(written)),
+            Folded(Text(printable(_name(done)))),
+            size(done.bytes_before),
+            size(done.bytes_after) if done.output else "-",
+            _share(done),
+            Folded(_place(done)),
         )
     print_table(console, table)
-    for written in done:
-        lines = _lines(written.details, verbose=verbose)
-        if not lines and written.output is not None and not written.changed:
+    for done in results:
+        lines = _lines(done.details, verbose=verbose)
+        if not lines and done.output is not None and not done.changed:
             lines = ["nothing to change in what it holds"]
         for line in lines:
-            text = Text(f"{printable(_name(written))}: {line}" if len(done) > 1 else line)
+            text = Text(f"{printable(_name(done))}: {line}" if len(results) > 1 else line)
             console.print(text, soft_wrap=not console.is_terminal)
-    freed = sum(written.bytes_before - written.bytes_after for written in done if written.output)
-    if len(done) > 1 and freed:
-        console.print(f"{plural(len(done), 'file')}, {size(abs(freed))} {'saved' if freed > 0 else 'larger'}")
+    freed = sum(done.bytes_before - done.bytes_after for done in results if done.output)
+    if len(results) > 1 and freed:
+        console.print(f"{plural(len(results), 'file')}, {size(abs(freed))} {'saved' if freed > 0 else 'larger'}")
 
 
-def _name(written: Written) -> str:
-    return name_of(written.source.rstrip(f"/{os.sep}")) or written.source
+def _name(done: Rewritten) -> str:
+    return name_of(done.source.rstrip(f"/{os.sep}")) or done.source
 
 
-def _share(written: Written) -> Text:
+def _share(done: Rewritten) -> Text:
     """What part of its size a file has lost; how much more it has is for the columns beside it to say."""
-    saved = written.bytes_before - written.bytes_after
+    saved = done.bytes_before - done.bytes_after
     if saved <= 0:
         return Text("larger" if saved else "-")
-    share = saved / written.bytes_before
+    share = saved / done.bytes_before
     return Text(f"{share:.0%}" if share >= _LEAST_SHARE else "< 1%", style="green")
 
 
-def _place(written: Written) -> Text:
-    if written.output is None:
-        return Text("nothing to change" if not written.changed else "-", style="dim")
-    beside = folder_of(written.output) == folder_of(written.source)
-    name = printable(name_of(written.output) if beside else written.output)
-    return Text(f"{name} (not written: dry run)" if written.rehearsed else name, style="dim" if written.rehearsed else "bold")
+def _place(done: Rewritten) -> Text:
+    if done.output is None:
+        return Text("nothing to change" if not done.changed else "-", style="dim")
+    beside = folder_of(done.output) == folder_of(done.source)
+    name = printable(name_of(done.output) if beside else done.output)
+    return Text(f"{name} (not written: dry run)" if done.rehearsed else name, style="dim" if done.rehearsed else "bold")
 
 
 def _changes(changes: object, *, verbose: bool) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine import open as opening
 from gsvckpt.engine import write as engine
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.engine.write import Engine, Outcome, lay_out
+from gsvckpt.engine.write import Engine, Written, lay_out
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
 from gsvckpt.files import streams
 from gsvckpt.files.progress import Silent
@@ -45,7 +46,7 @@ def halved(checkpoint: Checkpoint, keep: tuple[str, ...] = (), *, clamp: bool = 
     return cast(plan or begin(checkpoint), chosen, HALF, clamp=clamp)
 
 
-def write(plan: Plan, folder: Path, name: str = "out.pth", **more: object) -> Outcome:
+def write(plan: Plan, folder: Path, name: str = "out.pth", **more: object) -> Written:
     return Engine(device=Host(), **more).write(plan, str(folder / name), overwrite=True)
 
 
@@ -346,3 +347,24 @@ def test_a_file_that_asks_for_too_much_is_damaged(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("gsvckpt.formats.sniff.read", read)
     with pytest.raises(DamagedError, match=error.__name__):
         opening.read(Bytes(b"x"))
+
+
+@pytest.mark.parametrize("there", [b"what was there", None])
+def test_what_is_not_accepted_is_not_published(tmp_path: Path, there: bytes | None) -> None:
+    path = tmp_path / "in.pth"
+    path.write_bytes(torch_zip({"w": tensor("float32", (4,), [1, 2, 3, 4])}))
+    if there is not None:
+        (tmp_path / "out.pth").write_bytes(there)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with open_checkpoint(path) as checkpoint:
+        written = Engine().write(begin(checkpoint), str(tmp_path / "out.pth"), overwrite=True, accept=lambda _: False)
+    assert written.layout.size > 0
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def test_what_is_not_accepted_is_not_uploaded(tmp_path: Path) -> None:
+    (tmp_path / "in.pth").write_bytes(torch_zip({"w": tensor("float32", (4,), [1, 2, 3, 4])}))
+    memory = fsspec.filesystem("memory")
+    with open_checkpoint(tmp_path / "in.pth") as checkpoint:
+        Engine().write(begin(checkpoint), "memory://dropped/out.pth", overwrite=False, accept=lambda _: False)
+    assert memory.find("/dropped") == []

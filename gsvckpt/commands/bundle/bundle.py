@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from gsvckpt.characters import escape_shown
@@ -42,15 +41,16 @@ from gsvckpt.commands.bundle.experiment import (
 from gsvckpt.commands.bundle.yaml import to_yaml
 from gsvckpt.commands.rewrite import training_config
 from gsvckpt.commands.rewrite.destination import Destination
-from gsvckpt.commands.rewrite.file import Planned, Rewritten, rewrite
-from gsvckpt.commands.rewrite.migrate import Migrated, Migration, Steps
+from gsvckpt.commands.rewrite.file import plan_file, rehearse, write
+from gsvckpt.commands.rewrite.migrate import Migrate, Steps
+from gsvckpt.commands.rewrite.recipe import Planned
+from gsvckpt.commands.rewrite.result import Rewritten
 from gsvckpt.commands.verify.after import RECORDED, entry_of
 from gsvckpt.commands.verify.backup import copy_file
 from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.commands.verify.manifest import NAME, Entry, record
 from gsvckpt.commands.verify.result import Expected, Options, Verification
-from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError
@@ -218,25 +218,20 @@ class _Planner:
             return False
         name = portable(made.name or os.path.basename(path))
         self.notes += [f"{name}: {warning}" for warning in done.warnings]
-        if done.outcome is not None and done.outcome.overflowed:
-            self.notes.append(f"{name}: {len(done.outcome.overflowed):,} of its tensors keep their type, as their values are beyond float16")
+        if done.overflowed:
+            self.notes.append(f"{name}: {done.overflowed:,} of its tensors keep their type, as their values are beyond float16")
         facts = (made.identity.kind, made.identity.version, made.identity.progress.epoch, parse(name).step, _UNKNOWN)
         self.items.append(Item(name, path, done.bytes_after, "extracted", Entry(name, done.bytes_after, newest.file.mtime_ns, *facts)))
         return True
 
-    def extract(self, path: str, output: str | None) -> tuple[Rewritten, Migrated]:
+    def extract(self, path: str, output: str | None) -> tuple[Rewritten, Planned]:
         """Small weights out of a training file, as `--to-inference` makes them; without an output, only rehearsed."""
-        made: list[Migrated] = []
-        steps = Steps(to_inference=True, config=self.wishes.config, step=self.wishes.step)
-        with ExitStack() as stack:
-
-            def make(examination: Examination, plan: Plan) -> Planned:
-                made.append(Migration(steps, stack, self.wishes.jobs).plan(examination, plan))
-                return Planned(made[0].plan, made[0].identity, made[0].name, made[0].warnings, made[0].whole)
-
-            destination = Destination("migrated", output, dry_run=output is None)
-            done = rewrite(path, output or os.path.join(self.folder, os.path.basename(path)), destination, self.engine_for, make)
-        return done, made[0]
+        recipe = Migrate(Steps(to_inference=True, config=self.wishes.config, step=self.wishes.step), inflate=False)
+        destination = Destination("migrated", output, dry_run=output is None)
+        place = output or os.path.join(self.folder, os.path.basename(path))
+        with plan_file(path, place, destination, recipe, jobs=self.wishes.jobs) as file_plan:
+            engine = self.engine_for(file_plan.plan)
+            return (rehearse if output is None else write)(file_plan, engine), file_plan.planned
 
     def _add_config(self, choice: Choice) -> None:
         """config.json, which a `G_*.pth` is nothing without (utils.py:213-232): the one that was named, or the experiment's."""

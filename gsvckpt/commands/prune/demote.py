@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
 from typing import NamedTuple
 
 from gsvckpt.commands.prune.policy import DemoteTo
 from gsvckpt.commands.rewrite.destination import Destination
-from gsvckpt.commands.rewrite.file import Planned, Rewritten, rewrite
-from gsvckpt.commands.rewrite.migrate import Migration, Steps
-from gsvckpt.engine.examine import Examination
+from gsvckpt.commands.rewrite.file import plan_file, rehearse, write
+from gsvckpt.commands.rewrite.migrate import Migrate, Steps
+from gsvckpt.commands.rewrite.recipe import Recipe
+from gsvckpt.commands.rewrite.strip_optimizer import StripOptimizer
 from gsvckpt.engine.saves import Save
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import RefusedError
-from gsvckpt.sovits.training_state import training_state
 from gsvckpt.transforms.plan import Plan
-from gsvckpt.transforms.strip import strip
 
 EngineFor = Callable[[Plan], Engine]
 _SMALL = ("sovits-training", "sovits-lora-training", "gpt-training")  # kinds of which GPT-SoVITS saves small weights
@@ -43,7 +40,8 @@ def plan_demotion(save: Save, to: DemoteTo, engine_for: EngineFor, jobs: int) ->
     found = []
     for path in files:
         rehearsal = Destination("weights", path if _strips(save, to) else None, dry_run=True)  # refuses what the real run would
-        done = _rewrite(path, path, to, engine_for, jobs, rehearsal)
+        with plan_file(path, path, rehearsal, _recipe(to), jobs=jobs) as file_plan:
+            done = rehearse(file_plan, engine_for(file_plan.plan))
         place = path if _strips(save, to) else os.path.join(os.path.dirname(path), os.path.basename(done.output or path))
         if place != path and os.path.lexists(place):
             raise RefusedError(f"{os.path.basename(place)} is there already")
@@ -56,8 +54,9 @@ def plan_demotion(save: Save, to: DemoteTo, engine_for: EngineFor, jobs: int) ->
 def write_demotion(save: Save, demoted: Demoted, output: str, to: DemoteTo, engine_for: EngineFor, jobs: int) -> None:
     """Write the smaller file to `output`, as old as the other. Raises GsvError or OSError; then nothing is there."""
     facts = os.stat(demoted.path)
-    strips = _strips(save, to)
-    _rewrite(demoted.path, output, "stripped" if strips else to, engine_for, jobs, Destination("weights", output))
+    recipe = _recipe("stripped" if _strips(save, to) else to)
+    with plan_file(demoted.path, output, Destination("weights", output), recipe, jobs=jobs) as file_plan:
+        write(file_plan, engine_for(file_plan.plan))
     os.utime(output, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
@@ -69,17 +68,5 @@ def _files(save: Save, to: DemoteTo) -> tuple[str, ...]:
     return save.paths if _strips(save, to) else save.paths[:1]  # of G and D, weights come of G
 
 
-def _rewrite(path: str, output: str, to: DemoteTo, engine_for: EngineFor, jobs: int, destination: Destination) -> Rewritten:
-    make = _strip if to == "stripped" else partial(_extract, jobs)
-    return rewrite(path, output, destination, engine_for, make)
-
-
-def _strip(examination: Examination, plan: Plan) -> Planned:
-    kind, known = examination.identity.kind, examination.roles
-    return Planned(strip(plan, training_state(plan.root, kind, known=known)), examination.identity)
-
-
-def _extract(jobs: int, examination: Examination, plan: Plan) -> Planned:
-    with ExitStack() as stack:  # small weights take bytes from no other file
-        done = Migration(Steps(to_inference=True), stack, jobs).plan(examination, plan)
-    return Planned(done.plan, done.identity, done.name, done.warnings, done.whole, done.kept, done.consulted)
+def _recipe(to: DemoteTo) -> Recipe:
+    return StripOptimizer() if to == "stripped" else Migrate(Steps(to_inference=True), inflate=False)

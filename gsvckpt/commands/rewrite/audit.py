@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gsvckpt.commands.rewrite.file import Rewritten
 from gsvckpt.devices.device import Audit
+from gsvckpt.engine.write import Written
 from gsvckpt.model import Storage, Tensor, format_path, walk
 from gsvckpt.transforms.cast import Selection
 
 _WORST = 5  # tensors named in `worst`
 
 
-def audit(written: Rewritten, selection: Selection, weights: Mapping[str, Tensor]) -> dict[str, object]:
+def audit(written: Written | None, selection: Selection, weights: Mapping[str, Tensor]) -> dict[str, object]:
     """Counts of tensors `cast`, `kept` as they are and `unchanged` in nature; what overflowed and underflowed; the errors, and the worst tensors.
 
     `max_rel_error` is relative to the largest value of the same tensor. `overflowed` counts values of tensors that kept their dtype, or were clamped.
-    `weights` are the tensors by the names under which they are shown.
+    `weights` are the tensors by the names under which they are shown; `written` is None where there was nothing to do.
     """
-    casts = written.plan.casts
-    audits = dict(written.outcome.audits) if written.outcome else {}
-    overflowed = dict(written.outcome.overflowed) if written.outcome else {}
+    casts = written.plan.casts if written is not None else {}
+    audits = written.audits if written is not None else {}
+    overflowed = written.overflowed if written is not None else {}
     done = {storage: found for storage, found in audits.items() if storage in casts}
     total = sum(done.values(), Audit())
     names = _first_names(weights)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from gsvckpt.commands.rewrite.destination import Destination
-from gsvckpt.commands.rewrite.file import Make, Planned, Rewritten, name_output, rewrite
+from gsvckpt.commands.rewrite.file import plan_file, rehearse, write
 from gsvckpt.commands.rewrite.recipe import Recipe
-from gsvckpt.engine.examine import Examination, without_source
+from gsvckpt.commands.rewrite.result import Rewritten
+from gsvckpt.engine.examine import without_source
 from gsvckpt.engine.placement import Threads, is_host, open_device, work_of
 from gsvckpt.engine.pool.run import Load, pays, run_each, sizes_of
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import GsvError, OutputError, as_error
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.formats.shards import is_index
-from gsvckpt.sovits.upstream import UpstreamError, Verdict
 from gsvckpt.transforms.plan import Plan
 
 _PER_FILE = 0.03  # seconds that a file takes besides its bytes
@@ -36,30 +36,6 @@ class Order(NamedTuple):
         return self.source
 
 
-class Written(NamedTuple):
-    """What became of one source: a plain value. `output` is None where nothing was to be written; `details` are the command's own keys."""
-
-    source: str
-    output: str | None
-    changed: bool
-    rehearsed: bool
-    whole: bool
-    bytes_before: int
-    bytes_after: int
-    upstream_before: Verdict | UpstreamError | None
-    upstream_after: Verdict | UpstreamError | None
-    warnings: tuple[str, ...]
-    details: Mapping[str, object]
-    device: tuple[str, str, int] | None = None  # where something was computed: on what, why there, and of how many bytes
-
-
-def sum_up(done: Rewritten, details: Mapping[str, object]) -> Written:
-    """The plain facts of a result."""
-    upstreams = (done.examination.upstream, done.upstream_after)
-    sizes = (done.bytes_before, done.bytes_after)
-    return Written(done.source, done.output, done.changed, done.rehearsed, done.whole, *sizes, *upstreams, done.warnings, details)
-
-
 class Rewrite(NamedTuple):
     """The job of a writing command."""
 
@@ -68,47 +44,36 @@ class Rewrite(NamedTuple):
     device: str = "cpu"
     fixed: bool = False  # the number of threads
 
-    def __call__(self, item: Order, jobs: int, progress: Progress) -> Written | GsvError:
+    def __call__(self, item: Order, jobs: int, progress: Progress) -> Rewritten | GsvError:
         warnings: list[str] = []
-        chosen: list[tuple[str, str, int]] = []
-
-        def engine_for(plan: Plan) -> Engine:
-            work = work_of(plan)
-            if work is None:
-                return Engine(None, jobs, progress, self.recipe.on_overflow)
-            device, threads, why = open_device(self.device, work, Threads(jobs, self.fixed), warn=warnings.append)
-            chosen[:] = [(device.name, why, work.nbytes)]
-            return Engine(device, threads, progress, self.recipe.on_overflow)
-
-        def result(done: Rewritten) -> Written:
-            written = sum_up(done, self.recipe.details(done))
-            return written._replace(warnings=(*written.warnings, *warnings), device=chosen[0] if chosen else None)
-
+        carry_out = write if self.destination.writes else rehearse
         try:
-            with ExitStack() as stack:
-                how = (self.destination, engine_for, self._maker(stack, jobs), self.recipe.accept, self.recipe.open)
-                done = rewrite(item.source, item.output, *how, item.taken)
-                return result(done)
+            with plan_file(item.source, item.output, self.destination, self.recipe, jobs=jobs, taken=item.taken) as file_plan:
+                engine, device = self._place(file_plan.plan, jobs, progress, warnings.append)
+                done = carry_out(file_plan, engine)
         except (GsvError, OSError) as caught:
             return without_source(as_error(caught, item.source, OutputError))
+        return done._replace(warnings=(*done.warnings, *warnings), device=device)
 
     def fail(self, item: Order, error: GsvError) -> GsvError:
         error.path = error.path or item.source
         return error
 
     def name(self, item: Order) -> str:
-        """The output's name, or the one that was assigned where the source cannot be read."""
+        """The output's name, or the one that was assigned where nothing can be made of the source."""
         try:
-            with ExitStack() as stack:
-                return name_output(item.source, item.output, self.destination, self._maker(stack, 1), self.recipe.open)
+            with plan_file(item.source, item.output, self.destination, self.recipe) as file_plan:
+                return file_plan.output
         except (GsvError, OSError):
             return item.output
 
-    def _maker(self, stack: ExitStack, jobs: int) -> Make:
-        def make(examination: Examination, plan: Plan) -> Planned:
-            return self.recipe.make(examination, plan, stack, jobs)
-
-        return make
+    def _place(self, plan: Plan, jobs: int, progress: Progress, warn: Callable[[str], None]) -> tuple[Engine, tuple[str, str, int] | None]:
+        """What carries out a plan; and where something is computed, on what device, why there, and of how many bytes."""
+        work = work_of(plan)
+        if work is None:
+            return Engine(None, jobs, progress, self.recipe.on_overflow), None
+        device, threads, why = open_device(self.device, work, Threads(jobs, self.fixed), warn=warn)
+        return Engine(device, threads, progress, self.recipe.on_overflow), (device.name, why, work.nbytes)
 
 
 class _Naming(NamedTuple):
@@ -125,7 +90,7 @@ class _Naming(NamedTuple):
 
 def rewrite_files(
     job: Rewrite, sources: Sequence[str], outputs: Sequence[str], jobs: int, progress: Progress, cluster: str | None = None
-) -> Iterator[Written | GsvError]:
+) -> Iterator[Rewritten | GsvError]:
     """Rewrite every source; results in their order. What one source became, another does not replace, whichever of them is done first."""
     sizes = sizes_of(sources)
     load = Load(_PER_FILE, sum(sizes) / _RATE, together=is_host(job.device) and not job.recipe.is_large)
@@ -151,8 +116,8 @@ def rewrite_files(
                 yield result
 
 
-def _add(standing: set[str], result: Written | GsvError) -> None:
-    if isinstance(result, Written) and result.output is not None and not result.rehearsed:
+def _add(standing: set[str], result: Rewritten | GsvError) -> None:
+    if isinstance(result, Rewritten) and result.output is not None and not result.rehearsed:
         standing.add(result.output)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gsvckpt.commands.rewrite import training_config
+from gsvckpt.commands.rewrite.recipe import Planned
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import RefusedError
 from gsvckpt.files.local import read_bytes
@@ -33,20 +34,12 @@ class Request(NamedTuple):
     over_base: bool = False
 
 
-class Extracted(NamedTuple):
-    """A plan, the name that upstream would give the file (None: any), and what is worth a warning."""
-
-    plan: Plan
-    name: str | None
-    warnings: tuple[str, ...] = ()
-    consulted: tuple[str, ...] = ()
-
-
-def extract(plan: Plan, identity: Identity, request: Request) -> Extracted:
+def extract(planned: Planned, request: Request) -> Planned:
     """Plan the small weights that GPT-SoVITS would have saved beside a training file.
 
     Raises RefusedError for any other file and where its config belongs to another version, MissingError where there is none.
     """
+    plan, identity = planned.plan, planned.identity
     path, root = plan.checkpoint.source.path, plan.root
     state = divide(root).tensors
     warnings: tuple[str, ...] = ()
@@ -67,14 +60,15 @@ def extract(plan: Plan, identity: Identity, request: Request) -> Extracted:
         )
     weights = SmallWeights(found.tensors, config, found.info, found.rank, found.ordered, found.head)
     plan = replace(to_inference(plan, weights, len(state), clamp=request.clamp), head=found.head)
-    return Extracted(plan, found.name, warnings, consulted)
+    return _extend(planned, plan, found.name, warnings, consulted)
 
 
-def merge_lora(plan: Plan, identity: Identity, base: Examination, request: Request, name: str | None) -> Extracted:
-    """Plan the full weights of a LoRA, or of a LoRA training file, on a base that was checked. `name` is what upstream would call the LoRA.
+def merge_lora(planned: Planned, base: Examination, request: Request) -> Planned:
+    """Plan the full weights of a LoRA, or of a LoRA training file, on a base that was checked.
 
     Raises RefusedError where it is no LoRA or does not fit the base.
     """
+    plan, identity, name = planned.plan, planned.identity, planned.name
     if identity.lora_rank is None or identity.kind not in ("sovits-lora", "sovits-generator-training"):
         raise RefusedError(f"is no LoRA of GPT-SoVITS (it is a {identity.kind})", where="--merge-lora")
     root = plan.root if isinstance(plan.root, dict) else {}
@@ -96,9 +90,16 @@ def merge_lora(plan: Plan, identity: Identity, base: Examination, request: Reque
     change = Change("merge-lora", "model", f"rank {identity.lora_rank}", told)
     plan = replace(plan, products={**plan.products, **merged.products}, head=upstream.head_for(version, lora=False))
     if request.over_base:
-        return Extracted(_put_over(replace(plan, changes=(*plan.changes, change)), base, merged, request), name, (*warnings, _OF_THE_BASE), consulted)
+        plan = _put_over(replace(plan, changes=(*plan.changes, change)), base, merged, request)
+        return _extend(planned, plan, name, (*warnings, _OF_THE_BASE), consulted)
     plan = to_inference(plan, SmallWeights(merged.state, config, str(info or "")), len(state), clamp=request.clamp)
-    return Extracted(replace(plan, changes=(*plan.changes, change)), name, warnings, consulted)
+    return _extend(planned, replace(plan, changes=(*plan.changes, change)), name, warnings, consulted)
+
+
+def _extend(planned: Planned, plan: Plan, name: str | None, warnings: tuple[str, ...], consulted: tuple[str, ...]) -> Planned:
+    """The next plan, under the name that upstream would give the file (None: any)."""
+    told, others = (*planned.warnings, *warnings), (*planned.consulted, *consulted)
+    return replace(planned, plan=plan, name=name, warnings=told, consulted=others)
 
 
 _OF_THE_BASE = "its config and info are those of the base, as GPT-SoVITS knows the file by the bytes that hold them"

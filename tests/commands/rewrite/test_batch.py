@@ -18,16 +18,18 @@ from support.builders import tensor, torch_zip
 
 from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.rewrite import batch
-from gsvckpt.commands.rewrite.batch import Rewrite, Written, rewrite_files
+from gsvckpt.commands.rewrite.batch import Rewrite, rewrite_files
+from gsvckpt.commands.rewrite.convert_fp16 import ConvertFp16
 from gsvckpt.commands.rewrite.destination import Destination
-from gsvckpt.commands.rewrite.migrate import Steps
-from gsvckpt.commands.rewrite.recipe import Halving, Migrating, Recipe, Stripping
+from gsvckpt.commands.rewrite.migrate import Migrate, Steps
+from gsvckpt.commands.rewrite.recipe import Recipe
+from gsvckpt.commands.rewrite.result import Rewritten, as_json
+from gsvckpt.commands.rewrite.strip_optimizer import StripOptimizer
 from gsvckpt.engine.examine import without_source
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool import run as dispatch
 from gsvckpt.errors import DamagedError, GsvError, MissingError, NotCheckpointError, RefusedError, UsageError
 from gsvckpt.files.progress import Silent
-from gsvckpt.report.rewrite import as_json
 
 
 @pytest.fixture
@@ -49,11 +51,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "FEWEST", 1)
 
 
-def plain(result: Written | GsvError) -> dict[str, object]:
-    return as_json(result) if isinstance(result, Written) else failure_json(result)
+def plain(result: Rewritten | GsvError) -> dict[str, object]:
+    return as_json(result) if isinstance(result, Rewritten) else failure_json(result)
 
 
-def run(recipe: Recipe, destination: Destination, sources: Sequence[str], jobs: int) -> list[Written | GsvError]:
+def run(recipe: Recipe, destination: Destination, sources: Sequence[str], jobs: int) -> list[Rewritten | GsvError]:
     outputs = destination.assign(sources)
     return list(rewrite_files(Rewrite(recipe, destination), sources, outputs, jobs, Silent()))
 
@@ -63,10 +65,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 RECIPES = {
-    "halve": Halving(),
-    "strip": Stripping(),
-    "migrate": Migrating(Steps(plain=True)),
-    "to-safetensors": Migrating(Steps(to="safetensors")),
+    "halve": ConvertFp16(),
+    "strip": StripOptimizer(),
+    "migrate": Migrate(Steps(plain=True)),
+    "to-safetensors": Migrate(Steps(to="safetensors")),
 }
 
 
@@ -78,7 +80,7 @@ def test_at_once_gives_the_same_as_one_by_one(sources: list[str], tmp_path: Path
     assert json.dumps([plain(result) for result in together]).replace("/one2", "/one") == json.dumps([plain(result) for result in alone])
     assert contents(tmp_path / "one2") == contents(tmp_path / "one") != {}
     assert leftovers(tmp_path) == []
-    assert {type(result) for result in alone} >= {Written, DamagedError, NotCheckpointError, MissingError, RefusedError}
+    assert {type(result) for result in alone} >= {Rewritten, DamagedError, NotCheckpointError, MissingError, RefusedError}
 
 
 @pytest.mark.usefixtures("at_once")
@@ -87,8 +89,8 @@ def test_in_place_at_once(sources: list[str], tmp_path: Path) -> None:
     copies = [str(tmp_path / "again" / os.path.basename(source)) for source in sources]
     for source, copy in zip(sources[:-1], copies, strict=False):
         Path(copy).write_bytes(Path(source).read_bytes())
-    alone = run(Stripping(), Destination("weights", in_place=True), sources, 1)
-    together = run(Stripping(), Destination("weights", in_place=True), copies, 2)
+    alone = run(StripOptimizer(), Destination("weights", in_place=True), sources, 1)
+    together = run(StripOptimizer(), Destination("weights", in_place=True), copies, 2)
     assert json.dumps([plain(result) for result in together]).replace("/again/", "/in/") == json.dumps([plain(result) for result in alone])
     assert contents(tmp_path / "again") == contents(tmp_path / "in")
 
@@ -96,7 +98,7 @@ def test_in_place_at_once(sources: list[str], tmp_path: Path) -> None:
 @pytest.mark.usefixtures("at_once")
 def test_a_folder_that_stays_empty_goes_again(tmp_path: Path, sources: list[str]) -> None:
     bad = [source for source in sources if source.endswith(("3.pth", "5.pth", "nowhere.pth"))]
-    results = run(Stripping(), Destination("weights", f"{tmp_path}/new/deep/"), bad, 2)
+    results = run(StripOptimizer(), Destination("weights", f"{tmp_path}/new/deep/"), bad, 2)
     assert [result.exit_code for result in results if isinstance(result, GsvError)] == [3, 3, 3]
     assert not (tmp_path / "new").exists()
 
@@ -119,8 +121,8 @@ def namesakes(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.usefixtures("at_once")
 def test_the_first_of_two_namesakes_gets_the_name(namesakes: list[str], tmp_path: Path, jobs: int, force: bool) -> None:
-    results = run(Migrating(Steps(to="safetensors")), Destination("migrated", f"{tmp_path}/out/", force=force), namesakes, jobs)
-    assert [isinstance(result, Written) for result in results] == [True] * 7 + [False]
+    results = run(Migrate(Steps(to="safetensors")), Destination("migrated", f"{tmp_path}/out/", force=force), namesakes, jobs)
+    assert [isinstance(result, Rewritten) for result in results] == [True] * 7 + [False]
     assert isinstance(results[-1], RefusedError)
     assert "is a file that this reads from" in results[-1].why
     assert (tmp_path / "out" / "x.safetensors").stat().st_size > 8 << 20
@@ -133,9 +135,9 @@ def test_the_second_gets_the_name_where_the_first_fails(namesakes: list[str], tm
     data = bytearray(first.read_bytes())
     data[len(data) // 2] ^= 1  # its checksum tells, but only when its bytes are read
     first.write_bytes(data)
-    results = run(Migrating(Steps(to="safetensors")), Destination("migrated", f"{tmp_path}/out/"), namesakes, jobs)
+    results = run(Migrate(Steps(to="safetensors")), Destination("migrated", f"{tmp_path}/out/"), namesakes, jobs)
     assert isinstance(results[0], DamagedError)
-    assert all(isinstance(result, Written) for result in results[1:])
+    assert all(isinstance(result, Rewritten) for result in results[1:])
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -144,8 +146,8 @@ def test_an_output_never_replaces_another_source(tmp_path: Path, jobs: int) -> N
     sources = [save(tmp_path / f"{n}.pth", s2_training(generator("v2", enc_q=True))) for n in range(4)]
     other = save(tmp_path / "2.weights.pth", s2_training(generator("v2", enc_q=True), epoch=3))
     before = other.read_bytes()
-    results = run(Stripping(), Destination("weights", force=True), [*map(str, sources), str(other)], jobs)
-    assert [isinstance(result, Written) for result in results] == [True, True, False, True, True]
+    results = run(StripOptimizer(), Destination("weights", force=True), [*map(str, sources), str(other)], jobs)
+    assert [isinstance(result, Rewritten) for result in results] == [True, True, False, True, True]
     assert other.read_bytes() == before
 
 
@@ -223,7 +225,7 @@ def test_what_is_known_of_a_bad_file_travels(tmp_path: Path) -> None:
     assert after["size"] == path.stat().st_size
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES.values(), Migrating(Steps(merge_lora="base.pth"))], ids=lambda recipe: type(recipe).__name__)
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), Migrate(Steps(merge_lora="base.pth"))], ids=lambda recipe: type(recipe).__name__)
 def test_jobs_travel(recipe: Recipe) -> None:
     job = Rewrite(recipe, Destination("x", "out", force=True), "cpu")
     assert pickle.loads(pickle.dumps(job)) == job
@@ -239,10 +241,10 @@ def test_merging_uses_no_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dispatch, "START", 0)
     monkeypatch.setattr(dispatch, "run_in_processes", None)
     paths = [str(save(tmp_path / f"{n}.pth", small(lora(), "v3"), head=b"03")) for n in range(8)]
-    results = run(Migrating(Steps(merge_lora=str(tmp_path / "none.pth"))), Destination("merged"), paths, 2)
+    results = run(Migrate(Steps(merge_lora=str(tmp_path / "none.pth"))), Destination("merged"), paths, 2)
     assert all(isinstance(result, MissingError) for result in results)
 
 
 def test_one_by_one_names_nothing_twice(sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "name_output", None)
+    monkeypatch.setattr(batch, "_Naming", None)
     assert len(run(RECIPES["to-safetensors"], Destination("x", f"{tmp_path}/out/"), sources, 1)) == len(sources)

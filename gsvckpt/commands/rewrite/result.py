@@ -1,0 +1,49 @@
+"""What became of one file that a writing command took, and the object that the JSON document has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gsvckpt.sovits.upstream import UpstreamError, Verdict
+
+
+class Rewritten(NamedTuple):
+    """A plain value. `output` is None where nothing was to be written; `details` are the command's own keys in JSON; `overflowed` counts the storages
+    with values beyond the dtype that they were to have.
+    """
+
+    source: str
+    output: str | None
+    changed: bool
+    rehearsed: bool
+    whole: bool
+    bytes_before: int
+    bytes_after: int
+    upstream_before: Verdict | UpstreamError | None
+    upstream_after: Verdict | UpstreamError | None
+    warnings: tuple[str, ...]
+    details: Mapping[str, object]
+    overflowed: int = 0
+    device: tuple[str, str, int] | None = None  # where something was computed: on what, why there, and of how many bytes
+
+
+def as_json(done: Rewritten) -> dict[str, object]:
+    """One file of the JSON document."""
+    return {
+        "source": done.source,
+        "output": done.output,
+        "changed": done.changed,
+        "written": done.output is not None and not done.rehearsed,
+        "bytes_before": done.bytes_before,
+        "bytes_after": done.bytes_after,
+        "upstream_before": _upstream_json(done.upstream_before),
+        "upstream_after": _upstream_json(done.upstream_after),
+        "warnings": list(done.warnings),
+        **done.details,
+    }
+
+
+def _upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:
+    """What GPT-SoVITS detects; null where its detection does not apply."""
+    return None if verdict is None else verdict._asdict()
