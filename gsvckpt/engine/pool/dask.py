@@ -16,7 +16,7 @@ from functools import partial
 from pydoc import locate
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from gsvckpt.engine.pool.processes import Item, Job, Lost, run_on
+from gsvckpt.engine.pool.processes import Job, Lost, PoolItem, Workers, run_on
 from gsvckpt.errors import ClusterError, GsvError
 from gsvckpt.files.progress import Progress, Share
 from gsvckpt.version import __version__
@@ -33,7 +33,7 @@ _MOST = 512  # tasks at all
 _SAME = "every machine must see the same files under the same paths"
 _INSTALL = f"pip install gsvckpt=={__version__} on every worker"
 
-T = TypeVar("T", bound=Item)
+T = TypeVar("T", bound=PoolItem)
 R = TypeVar("R")
 
 
@@ -93,10 +93,10 @@ def run_on_cluster(address: str, job: Job[T, R], items: Sequence[T], shares: Seq
     with _connected(address) as client:
         threads = _count_threads(client, address)
         executor = _Executor(client)
+        workers = Workers(executor, min(_MOST, _WINDOW * threads), lost=_explain)
         chunk = max(1, min(chunk, len(items) // (4 * threads)))
-        window = min(_MOST, _WINDOW * threads)
         try:
-            yield from run_on(executor, _Shipped(job, __version__), parcels, shares, chunk=chunk, window=window, lost=_explain)
+            yield from run_on(workers, _Shipped(job, __version__), parcels, shares, chunk=chunk)
         finally:
             executor.cancel()
 

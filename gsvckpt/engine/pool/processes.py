@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from gsvckpt.errors import GsvError
 from gsvckpt.files.progress import Progress, Share, Silent
@@ -24,15 +24,15 @@ _MOST_ON_WINDOWS = 61  # processes of a pool, which waits for no more handles th
 _ENDS = ("SIGTERM", "SIGHUP")  # requests to end, where the system has them
 
 
-class Item(Protocol):
+class PoolItem(Protocol):
     """What a job is told of one file: a plain value, for any process."""
 
     @property
     def path(self) -> str: ...
 
 
-T = TypeVar("T", bound=Item)
-I_contra = TypeVar("I_contra", bound=Item, contravariant=True)
+T = TypeVar("T", bound=PoolItem)
+I_contra = TypeVar("I_contra", bound=PoolItem, contravariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -60,8 +60,8 @@ def run_in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share]
         # Fresh processes on every system: a fork would inherit the threads and buffers of this one in the middle of their work.
         pool = ProcessPoolExecutor(running, get_context("spawn"), initializer=_start, initargs=(ends,))
     try:
-        threads, window = max(1, jobs // running), WINDOW * running
-        yield from run_on(pool, job, items, shares, chunk=chunk, window=window, threads=threads, work=_perform_apart, cancel=False)
+        workers = Workers(pool, WINDOW * running, max(1, jobs // running), _perform_apart, cancel=False)
+        yield from run_on(workers, job, items, shares, chunk=chunk)
     except BaseException:  # a request to end may have reached this process alone
         _interrupt(child.pid for child in active_children() if child.pid not in others)
         raise
@@ -107,31 +107,40 @@ def _do_it_here(error: Exception) -> Lost:
     raise error
 
 
-def run_on(
-    executor: Submits,
-    job: Job[T, R],
-    items: Sequence[T],
-    shares: Sequence[Share],
-    *,
-    chunk: int = 1,
-    window: int = 64,
-    threads: int = 1,
-    work: Callable[[Job[T, R], Sequence[T], int], list[R]] = perform,
-    lost: Callable[[Exception], Lost] = _do_it_here,
-    cancel: bool = True,
-) -> Generator[R, None, None]:
-    """Yield the result for each item, in order, from any executor: not more than `window` tasks of `chunk` items are with it or wait for their turn.
+class Workers(NamedTuple):
+    """Those who do the tasks. Not more than `window` tasks are with `executor` or wait for their turn; `work` does each, with so many `threads`.
 
-    `lost` decides what becomes of items whose task failed; it may raise. Those of a process that died are done here. Whoever stops listening cancels
-    what waits, unless the executor does so itself: Python's pool trips over tasks that others cancelled when one of its processes ends at that
-    moment.
+    `lost` decides what becomes of items whose task failed; it may raise. `cancel` says that what waits is to be cancelled here when nobody listens
+    any more. An executor that does so itself does it better: Python's pool trips over tasks that others cancelled when one of its processes ends at
+    that moment.
     """
+
+    executor: Submits
+    window: int = 64
+    threads: int = 1
+    work: Callable[[Job[Any, Any], Sequence[Any], int], list[Any]] = perform
+    lost: Callable[[Exception], Lost] = _do_it_here
+    cancel: bool = True
+
+    def submit(self, job: Job[T, R], items: list[T]) -> Future[list[R]]:
+        try:
+            return self.executor.submit(self.work, job, items, self.threads)
+        except RuntimeError as error:  # the pool broke
+            from concurrent.futures import Future
+
+            failed: Future[list[R]] = Future()
+            failed.set_exception(error)
+            return failed
+
+
+def run_on(workers: Workers, job: Job[T, R], items: Sequence[T], shares: Sequence[Share], *, chunk: int = 1) -> Generator[R, None, None]:
+    """Yield the result for each item, in order, in tasks of `chunk` items. What a process was at when it died is done here."""
     pending: deque[tuple[range, Future[list[R]]]] = deque()
     chunks = iter([range(begin, min(begin + chunk, len(items))) for begin in range(0, len(items), chunk)])
 
     def fill() -> None:
-        while len(pending) < window and (indices := next(chunks, None)) is not None:
-            pending.append((indices, _submit(executor, work, job, [items[n] for n in indices], threads)))
+        while len(pending) < workers.window and (indices := next(chunks, None)) is not None:
+            pending.append((indices, workers.submit(job, [items[n] for n in indices])))
             _end_with(pending[-1][1], [shares[n] for n in indices])
 
     try:
@@ -139,24 +148,11 @@ def run_on(
             fill()
         while pending:
             indices, future = pending.popleft()
-            yield from _collect(job, [items[n] for n in indices], [shares[n] for n in indices], future, lost)
+            yield from _collect(job, [items[n] for n in indices], [shares[n] for n in indices], future, workers.lost)
             fill()
     finally:
-        for _, future in pending if cancel else ():
+        for _, future in pending if workers.cancel else ():
             future.cancel()
-
-
-def _submit(
-    executor: Submits, work: Callable[[Job[T, R], Sequence[T], int], list[R]], job: Job[T, R], items: list[T], threads: int
-) -> Future[list[R]]:
-    try:
-        return executor.submit(work, job, items, threads)
-    except RuntimeError as error:  # the pool broke
-        from concurrent.futures import Future
-
-        failed: Future[list[R]] = Future()
-        failed.set_exception(error)
-        return failed
 
 
 def _end_with(future: Future[list[R]], shares: Sequence[Share]) -> None:

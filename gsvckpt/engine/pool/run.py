@@ -10,7 +10,7 @@ import os
 from collections.abc import Generator, Sequence
 from typing import NamedTuple, TypeVar
 
-from gsvckpt.engine.pool.processes import Item, Job, run_in_processes
+from gsvckpt.engine.pool.processes import Job, PoolItem, run_in_processes
 from gsvckpt.errors import UsageError
 from gsvckpt.files.progress import Progress, Share
 from gsvckpt.files.secrets import holds_secrets
@@ -18,7 +18,7 @@ from gsvckpt.files.secrets import holds_secrets
 START = 0.4  # seconds that starting processes takes
 FEWEST = 4  # files for each process
 
-T = TypeVar("T", bound=Item)
+T = TypeVar("T", bound=PoolItem)
 R = TypeVar("R")
 
 

@@ -16,7 +16,7 @@ from gsvckpt.commands.verify.batch import Candidate, Verify, verify_files
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.commands.verify.result import Expected, Options
 from gsvckpt.engine.pool import run as dispatch
-from gsvckpt.engine.pool.processes import count_processes, run_on
+from gsvckpt.engine.pool.processes import Workers, count_processes, run_on
 from gsvckpt.files.progress import Share, Silent
 
 
@@ -109,10 +109,10 @@ def test_no_more_processes_than_the_system_has_pools_for(monkeypatch: pytest.Mon
     assert [count_processes(1_000, 8), count_processes(3, 8)] == [8, 3]
 
 
-def run(executor: object, files: dict[str, Expected], **options: int) -> tuple[list[object], Counting]:
+def run(executor: object, files: dict[str, Expected], chunk: int = 1, window: int = 64) -> tuple[list[object], Counting]:
     told = Counting()
     items = [Candidate(path) for path in files]
-    return list(run_on(executor, Verify(Options()), items, [Share(told, 1) for _ in items], **options)), told
+    return list(run_on(Workers(executor, window), Verify(Options()), items, [Share(told, 1) for _ in items], chunk=chunk)), told
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
@@ -165,7 +165,7 @@ def test_whoever_stops_listening_cancels_the_rest(files: dict[str, Expected]) ->
             return future
 
     executor = Idle()
-    results = run_on(executor, Verify(Options()), [Candidate(path) for path in files], [Share(Silent(), 0) for _ in files], window=4)
+    results = run_on(Workers(executor, window=4), Verify(Options()), [Candidate(path) for path in files], [Share(Silent(), 0) for _ in files])
     assert next(results).path == next(iter(files))
     results.close()
     assert [future.cancelled() for future in executor.futures] == [False, True, True, True]
