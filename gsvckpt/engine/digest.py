@@ -38,15 +38,17 @@ class Contents(NamedTuple):
 def read_contents(
     checkpoint: Checkpoint,
     tensors: Mapping[str, Tensor],
-    device: Device,
+    device: Device | None,
     wanted: frozenset[str],
     *,
     checksums: bool,
-    numbers: bool,
     jobs: int,
     progress: Progress,
 ) -> Contents:
-    """Read a checkpoint once. `wanted` are digests of the file, of DIGESTS. Raises DamagedError where bytes cannot be read."""
+    """Read a checkpoint once. `device` looks at numbers, None where they are not asked for; `wanted` are digests of the file, of DIGESTS.
+
+    Raises DamagedError where bytes cannot be read.
+    """
     content = "content" in wanted
     spans: dict[tuple[int, int], Span] = {}
     records = {record: Span(record.offset, record.size, crc=True) for record in checkpoint.records if record.method == 0} if checksums else {}
@@ -55,20 +57,20 @@ def read_contents(
     plain: dict[str, tuple[int, int]] = {}
     odd: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if not (content or numbers):
+        if not content and device is None:
             continue
         if tensor.nbytes != tensor.storage.nbytes or tensor.stride != contiguous_stride(tensor.shape):
             odd[name] = tensor
             continue
         place = plain[name] = tensor.storage.offset, tensor.nbytes
         known = spans.get(place)
-        dtype = _numbers(tensor.dtype) if numbers else None
+        dtype = _numbers(tensor.dtype) if device is not None else None
         spans[place] = Span(*place, crc=known is not None and known.crc, digest=content, dtype=dtype)
     whole = "xxh3_128" in wanted
-    swept = sweep(checkpoint.source, list(spans.values()), device if numbers else None, whole=whole, jobs=jobs, progress=progress)
+    swept = sweep(checkpoint.source, list(spans.values()), device, whole=whole, jobs=jobs, progress=progress)
     extremes = {name: swept.extremes[spans[place]] for name, place in plain.items() if spans[place] in swept.extremes}
     digests = {name: swept.digests[spans[place]].hex() for name, place in plain.items() if spans[place] in swept.digests}
-    looked = _read_odd(odd, device if numbers else None, jobs, progress)
+    looked = _read_odd(odd, device, jobs, progress)
     extremes |= {name: found for name, (found, _) in looked.items() if found is not None}
     digests |= {name: digest for name, (_, digest) in looked.items()} if content else {}
     crcs = {record: swept.crcs[spans[span[:2]]] for record, span in records.items()}

@@ -241,9 +241,8 @@ class _Run:
         from gsvckpt.engine.digest import read_contents
 
         try:  # on the host, which looks for NaN at 50 GB/s a core: bringing the bytes to a device takes longer, and opening one takes seconds
-            found = read_contents(
-                checkpoint, known, HostOnDemand(), wanted, checksums=checksums, numbers=numbers, jobs=self.jobs, progress=self.progress
-            )
+            device = HostOnDemand() if numbers else None
+            found = read_contents(checkpoint, known, device, wanted, checksums=checksums, jobs=self.jobs, progress=self.progress)
         except _GONE:
             raise
         except GsvError as error:
