@@ -89,8 +89,9 @@ def test_what_comes_while_the_output_is_written_stays(gsvckpt, tmp_path, monkeyp
 
     def late(self, plan, path, *, overwrite, approve, accept):
         def accept_late(outcome):
-            accept(outcome)
+            is_wanted = accept(outcome)
             os.mkfifo(output)
+            return is_wanted
 
         return write(self, plan, path, overwrite=overwrite, approve=approve, accept=accept_late)
 
