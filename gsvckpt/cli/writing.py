@@ -41,8 +41,8 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
         for source, output, result in zip(sources, outputs, results, strict=True):
             if isinstance(result, Rewritten):
                 worst = max(worst, int((destination.check and result.changed) or not result.whole))
-                if settings.verbose and result.device is not None:
-                    name, why, count = result.device
+                if settings.verbose and result.computed is not None:
+                    name, why, count = result.computed
                     tell_device(name, f"{why} ({size(count)})" if len(sources) == 1 else f"{why} ({size(count)} of {name_of(source)})")
                 done.append(result if not settings.json else result._replace(details={}))
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -12,13 +12,11 @@ from gsvckpt.commands.rewrite.file import plan_file, rehearse, write
 from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.commands.rewrite.result import Rewritten
 from gsvckpt.engine.examine import without_source
-from gsvckpt.engine.placement import Threads, is_host, open_device, work_of
+from gsvckpt.engine.placement import Threads, engine_for, is_host
 from gsvckpt.engine.pool.run import Load, pays, run_each, sizes_of
-from gsvckpt.engine.write import Engine
 from gsvckpt.errors import GsvError, OutputError, as_error
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.formats.shards import is_index
-from gsvckpt.transforms.plan import Plan
 
 _PER_FILE = 0.03  # seconds that a file takes besides its bytes
 _RATE = 5e8  # bytes a second that are read, written, synced and read back
@@ -49,11 +47,12 @@ class Rewrite(NamedTuple):
         carry_out = write if self.destination.writes else rehearse
         try:
             with plan_file(item.source, item.output, self.destination, self.recipe, jobs=jobs, taken=item.taken) as file_plan:
-                engine, device = self._place(file_plan.plan, jobs, progress, warnings.append)
+                threads, on_overflow = Threads(jobs, self.fixed), self.recipe.on_overflow
+                engine, computed = engine_for(file_plan.plan, self.device, threads, progress, warn=warnings.append, on_overflow=on_overflow)
                 done = carry_out(file_plan, engine)
         except (GsvError, OSError) as caught:
             return without_source(as_error(caught, item.source, OutputError))
-        return done._replace(warnings=(*done.warnings, *warnings), device=device)
+        return done._replace(warnings=(*done.warnings, *warnings), computed=computed)
 
     def fail(self, item: Order, error: GsvError) -> GsvError:
         error.path = error.path or item.source
@@ -66,14 +65,6 @@ class Rewrite(NamedTuple):
                 return file_plan.output
         except (GsvError, OSError):
             return item.output
-
-    def _place(self, plan: Plan, jobs: int, progress: Progress, warn: Callable[[str], None]) -> tuple[Engine, tuple[str, str, int] | None]:
-        """What carries out a plan; and where something is computed, on what device, why there, and of how many bytes."""
-        work = work_of(plan)
-        if work is None:
-            return Engine(None, jobs, progress, self.recipe.on_overflow), None
-        device, threads, why = open_device(self.device, work, Threads(jobs, self.fixed), warn=warn)
-        return Engine(device, threads, progress, self.recipe.on_overflow), (device.name, why, work.nbytes)
 
 
 class _Naming(NamedTuple):

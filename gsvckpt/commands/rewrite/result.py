@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from gsvckpt.engine.placement import Computed
 from gsvckpt.sovits.upstream import UpstreamError, Verdict
 
 
@@ -25,7 +26,7 @@ class Rewritten(NamedTuple):
     warnings: tuple[str, ...]
     details: Mapping[str, object]
     overflowed: int = 0
-    device: tuple[str, str, int] | None = None  # where something was computed: on what, why there, and of how many bytes
+    computed: Computed | None = None
 
 
 def as_json(done: Rewritten) -> dict[str, object]:
