@@ -9,6 +9,7 @@ from gsvckpt.errors import UsageError
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.config import find_config, plain
 from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.versions import HEADS
 from gsvckpt.transforms.plan import Change, Plan
 
 OWN = "gsvckpt."  # what the writer of safetensors adds and takes away itself
@@ -67,9 +68,13 @@ def set_head(plan: Plan, identity: Identity, wanted: str) -> Plan:
 
 
 def _best_head(head: str, identity: Identity) -> str:
-    """The head that upstream would write. `07` stays: upstream stops at it, while it would take a PK file for v3 and sound wrong."""
+    """The head that upstream would write. One of the right version that upstream does not know stays: it stops there, while it would take a
+    PK file for v3 and sound wrong.
+    """
     if not upstream.applies(identity.kind):
         return "PK" if identity.kind != "unknown" else head
-    if identity.version is None or identity.kind == "sovits-generator-base" or (head == "07" and identity.version == "v4"):
+    meant = HEADS.get(head)
+    is_right = meant is not None and meant.upstream is None and meant.version == identity.version
+    if identity.version is None or identity.kind == "sovits-generator-base" or is_right:
         return head
     return upstream.head_for(identity.version, identity.kind == "sovits-lora")

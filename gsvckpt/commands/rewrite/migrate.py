@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
@@ -19,7 +18,7 @@ from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.salvage import find_lost, is_damaged, open_remains
 from gsvckpt.engine.write import OnOverflow, Written
-from gsvckpt.errors import RefusedError, UsageError
+from gsvckpt.errors import RefusedError, UsageError, closest
 from gsvckpt.files.progress import Silent
 from gsvckpt.formats.pickle.weights_only import tell_refused
 from gsvckpt.model import Checkpoint, Path, Tensor
@@ -204,7 +203,7 @@ def _choose(planned: Planned, task: Task) -> Planned:
     path, tensors = _state(planned.plan)
     for glob in (*include, *exclude):
         if not any(fnmatchcase(name, glob) for name in tensors):
-            close = get_close_matches(glob, list(tensors), 3)
+            close = closest(glob, tensors)
             raise UsageError(f"no tensor is called {glob}", where="--include/--exclude", hint=f"there are {', '.join(close)}" if close else "")
 
     def is_wanted(name: str) -> bool:
