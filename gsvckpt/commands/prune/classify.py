@@ -25,6 +25,7 @@ from gsvckpt.sovits.training_progress import read_progress
 from gsvckpt.sovits.training_run import identity_of
 
 _KEPT = 8  # files that others are compared with: kinds and versions stand in turns
+_BY_TENSORS = ("v1", "v2", "v2Pro", "v2ProPlus")  # versions that tensors tell, whatever the folder; v3 and v4 have the same
 _CLOCK = r"[12][0-9]{9}(?:\.[0-9]{1,18})?"  # the folder in the zip that `my_save` writes: the time of saving (process_ckpt.py:12-17)
 _FORMS = {
     "gpt-training": "gpt-training",
@@ -36,27 +37,30 @@ _FORMS = {
 
 
 class BeginningCache:
-    """Beginnings of files that were read, by which others in the same folder are told."""
+    """Beginnings of files that were read, by which others are told: in the same folder, or anywhere where the tensors tell the version."""
 
     def __init__(self) -> None:
         self._known: dict[str, list[tuple[KnownBeginning, Facts]]] = {}
 
     def get(self, path: str, beginning: Beginning) -> Facts | None:
         """What a file is that begins as one of them in all but its numbers."""
-        for known, facts in self._known.get(os.path.dirname(path), []):
-            root = read_scalars(known, beginning)
-            if root is not None:
-                progress, told = read_progress(root, path), read_progress(root, "")
+        for known, facts in (*self._known.get(os.path.dirname(path), []), *self._known.get("", [])):
+            found = read_scalars(known, beginning)
+            if found is not None:
+                progress, told = read_progress(found.root, path), read_progress(found.root, "")[:2]
+                identity = facts.identity if found.identity is None else found.identity
                 saved = _saved(beginning.prefix)
                 with suppress(OSError):
-                    return facts._replace(file=measure(path), epoch=progress.epoch, step=progress.step, told=told[:2], saved=saved)
+                    here = measure(path)
+                    return facts._replace(file=here, epoch=progress.epoch, step=progress.step, told=told, identity=identity, saved=saved)
         return None
 
     def add(self, path: str, beginning: Beginning, facts: Facts) -> None:
         """Keep the beginning of a file that was read, if others can have it."""
-        known = split_beginning(beginning) if not facts.damaged and not facts.parts else None
+        known = split_beginning(beginning, facts.identity) if not facts.damaged and not facts.parts else None
         if known is not None and read_scalars(known, beginning) is not None:
-            kept = self._known.setdefault(os.path.dirname(path), [])
+            anywhere = known.form == "training" and facts.version in _BY_TENSORS
+            kept = self._known.setdefault("" if anywhere else os.path.dirname(path), [])
             kept.insert(0, (known, facts))
             del kept[_KEPT:]
 

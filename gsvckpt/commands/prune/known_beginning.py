@@ -26,16 +26,28 @@ _FORMS: tuple[tuple[str, tuple[bytes, ...], bytes], ...] = (
     ("lightning", (b"epoch", b"global_step"), b"loops"),
     ("small", (b"info",), b""),  # process_ckpt.py:41-60
 )
+_NAMES = (b"name", b"exp_name")  # in the configs of S2 and S1 (sovits/training_run.py)
 
 
 class KnownBeginning(NamedTuple):
-    """What saves of one run have in common: the first two bytes, the number of records, and the pickle between the scalars."""
+    """What saves of one model have in common: the first two bytes, the number of records, and the pickle between the scalars.
+
+    `names` is the key in the config under which the run's name stands, and whatever else the config says is not compared: each voice has its own.
+    """
 
     form: str
     head: bytes
     records: int
     size: int
     literals: tuple[bytes, ...]
+    names: bytes = b""
+
+
+class Told(NamedTuple):
+    """What the beginning of a file tells: as much of the root as tells progress, and the run's name, where the known one has such a name."""
+
+    root: dict[str, object]
+    identity: str | None = None
 
 
 class Beginning(NamedTuple):
@@ -57,8 +69,14 @@ def read_beginning(path: str) -> Beginning | None:
         return None
 
 
-def split_beginning(beginning: Beginning) -> KnownBeginning | None:
-    """What others have in common with a file; None where nothing can be said."""
+def split_beginning(beginning: Beginning, identity: str = "") -> KnownBeginning | None:
+    """What others have in common with a file, whose run is called so; None where nothing can be said."""
+    config = beginning.pickle.find(_token(b"config"))
+    for names in _NAMES if identity and config >= 0 else ():
+        known = KnownBeginning("small", beginning.head, beginning.records, beginning.size, (beginning.pickle[:config],), names)
+        told = read_scalars(known, beginning)
+        if told is not None and told.identity == identity:
+            return known
     for form, keys, last in _FORMS:
         literals = _divide(beginning.pickle, keys, last)
         if literals:
@@ -66,11 +84,13 @@ def split_beginning(beginning: Beginning) -> KnownBeginning | None:
     return None
 
 
-def read_scalars(known: KnownBeginning, beginning: Beginning) -> dict[str, object] | None:
-    """As much of the root as tells progress, of a file that begins as the known one in all but that; None for one that does not."""
+def read_scalars(known: KnownBeginning, beginning: Beginning) -> Told | None:
+    """What a file tells that begins as the known one in all but that; None for one that does not."""
     same = (beginning.head, beginning.records) == (known.head, known.records)
     if not same or abs(beginning.size - known.size) > _APART:
         return None
+    if known.names:
+        return _read_weights(known, beginning.pickle)
     values: list[int | str] = []
     place = 0
     for number, literal in enumerate(known.literals):
@@ -83,7 +103,27 @@ def read_scalars(known: KnownBeginning, beginning: Beginning) -> dict[str, objec
                 return None
             values.append(found[0])
             place = found[1]
-    return _root(known.form, values)
+    return Told(_root(known.form, values))
+
+
+def _read_weights(known: KnownBeginning, pickle: bytes) -> Told | None:
+    """The info and the run's name of weights whose tensors are the known ones. Each must stand there once, behind them."""
+    begin = len(known.literals[0])
+    if not pickle.startswith(known.literals[0]):
+        return None
+    info = _text_behind(pickle, b"info", begin)
+    identity = _text_behind(pickle, known.names, begin)
+    return Told(_root("small", [info]), identity) if info is not None and identity else None
+
+
+def _text_behind(pickle: bytes, key: bytes, begin: int) -> str | None:
+    """The text that stands behind a key; None where the key is not there once, or no text follows."""
+    token = _token(key)
+    at = pickle.find(token, begin)
+    if at < 0 or pickle.find(token, at + 1) >= 0:
+        return None
+    found = _scalar(pickle, _behind_memo(pickle, at + len(token)))
+    return found[0] if found is not None and isinstance(found[0], str) else None
 
 
 def _token(key: bytes) -> bytes:
