@@ -106,13 +106,14 @@ class _GoneError(RuntimeError):
 
 
 class _Executor:
-    """Dask's own, but for tasks that would wait for ever where the scheduler is gone: it forgets those that were on their way to it just then."""
+    """Dask's own forgets tasks that were on their way to the scheduler when that went, so that they would wait for ever; and it takes a result for an
+    error where the worker that had it dies while it is fetched.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._inner = client.get_executor(pure=False)
         self._lock = threading.Lock()
-        self._waiting: set[Future[Any]] = set()
+        self._waiting: dict[Future[Any], Any] = {}  # with Dask's own future of each: what nobody holds is not done
         self._over = threading.Event()
         threading.Thread(target=self._watch_over, daemon=True).start()
 
@@ -123,22 +124,27 @@ class _Executor:
         if self._client.status != "running":
             raise _GoneError
         task: Future[R] = Future()
+        promised = self._client.submit(fn, *args, pure=False)
         with self._lock:
-            self._waiting.add(task)
-        self._inner.submit(fn, *args).add_done_callback(partial(self._settle, task))
+            self._waiting[task] = promised
+        promised.add_done_callback(partial(self._settle, task))
         return task
 
-    def _settle(self, task: Future[R], done: Future[R]) -> None:
+    def _settle(self, task: Future[R], done: Any) -> None:
         from concurrent.futures import InvalidStateError
 
+        error: Exception | None = None
+        try:
+            result = done.result()
+        except Exception as caught:  # noqa: BLE001 - whatever the task or its worker came to; `_explain` says what it means
+            error = _GoneError() if done.cancelled() else caught
         with self._lock:
-            self._waiting.discard(task)
-        error = _GoneError() if done.cancelled() else done.exception()
+            self._waiting.pop(task, None)
         with suppress(InvalidStateError):  # given up or cancelled meanwhile
             if error is not None:
                 task.set_exception(error)
             else:
-                task.set_result(done.result())
+                task.set_result(result)
 
     def _watch_over(self) -> None:
         from concurrent.futures import InvalidStateError
@@ -146,7 +152,7 @@ class _Executor:
         while not self._over.wait(_LOOKS):
             if self._client.status != "running":
                 with self._lock:
-                    lost, self._waiting = self._waiting, set()
+                    lost, self._waiting = self._waiting, {}
                 for task in lost:
                     with suppress(InvalidStateError):
                         task.set_exception(_GoneError())
@@ -154,9 +160,11 @@ class _Executor:
     def cancel(self) -> None:
         """Take back what no worker is at."""
         self._over.set()
+        with self._lock:
+            queued = list(self._waiting.values())
         if self._client.status == "running":
             with suppress(Exception):  # it may go away right now
-                self._inner.shutdown(wait=False)
+                self._client.cancel(queued)
 
 
 @contextmanager
