@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Literal
 
@@ -25,6 +26,7 @@ from gsvckpt.engine.saves import Group, Save
 from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Silent
+from gsvckpt.files.publish import disk_space
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_error, print_line, print_warning
 from gsvckpt.report.json_document import print_document
@@ -46,6 +48,7 @@ EXAMPLES = """
 
 `gsvckpt prune logs/alice --undo`, or `gsvckpt prune logs/alice --empty-trash` to free the space
 """
+_SCARCE = 5_000_000_000  # bytes; below that, or 2 % of the disk, the next saves may not fit
 _RULES, _DOING, _TRASH = "What stays", "Doing it", "Trash"
 
 
@@ -53,7 +56,7 @@ _RULES, _DOING, _TRASH = "What stays", "Doing it", "Trash"
 def prune(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER", help="Experiments, weights folders, or all of GPT-SoVITS.", show_default=False)],
     keep_last: Annotated[
-        int | None, typer.Option("--keep-last", min=1, metavar="N", help="The newest N of each group.", rich_help_panel=_RULES)
+        int | None, typer.Option("--keep-last", min=1, metavar="N", help="The newest N of each run.", rich_help_panel=_RULES)
     ] = None,
     keep_best: Annotated[int | None, typer.Option("--keep-best", min=1, metavar="N", help="The best N by a metric.", rich_help_panel=_RULES)] = None,
     metric: Annotated[
@@ -104,9 +107,10 @@ def prune(
 ) -> int:
     """Free disk space by rules, and never lose the checkpoint that matters.
 
-    Rules are united: what one of them keeps stays. Whatever is kept is read whole before anything goes, and a damaged file does not count. Files go
-    to `.gsvckpt-trash` in the same folder, from where `--undo` brings them back. The newest sound file of every group, pretrained models, files that
-    GPT-SoVITS is set to use and the one that it would resume from always stay.
+    Only what is known to be an old save goes: by progress inside, or by a name that says it in words. Rules are united: what one of them keeps
+    stays. Whatever is kept is read whole before anything goes, and a damaged file does not count. Files go to `.gsvckpt-trash` in the same folder,
+    from where `--undo` brings them back. The newest sound save of every run, pretrained models, files that GPT-SoVITS is set to use and the one that
+    it would resume from always stay.
     """
     _require_folders(folders)
     places = _places(folders)
@@ -161,6 +165,8 @@ def prune(
     if not settings.json and not settings.quiet:
         with printing(worst):
             report.print_plan(plan, applied, verbose=settings.verbose, sort=sort)
+            if not purge and not plan.empty:
+                report.print_full_disks(_full_disks(places))
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
         _confirm(report.question(plan, purge=purge), yes=yes)
@@ -173,6 +179,17 @@ def prune(
         elif cleared is not None and not settings.quiet:
             report.print_cleared(cleared, places, purged=purge)
     return worst
+
+
+def _full_disks(places: Sequence[str]) -> list[tuple[str, int]]:
+    """The folders whose disks are nearly full, and how many bytes are free there: the trash lies on the same disk."""
+    found = []
+    for place in places:
+        with suppress(OSError):
+            space = disk_space(place)
+            if space is not None and space[0] < min(space[1] // 50, _SCARCE):
+                found.append((place, space[0]))
+    return found
 
 
 def _require_folders(folders: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 _EDGE = r"(?:(?<=[-_. =/(\[])|^)"
 _END = r"(?![0-9A-Za-z])(?!\.[0-9])"
 _EPOCH = r"epochs?"
-_STEP = r"global[-_]?steps?|steps?|iterations?|iters?|itr|updates?|checkpoint|ckpt"
+_STEP = r"global[-_]?steps?|steps?|iterations?|iters?|itr|updates?|(?:checkpoint|ckpt)(?=[-_=])"
 # `epoch=3`, `epoch_003`, `step-100`, `global_step600`, `iter_0000100`, `checkpoint-500`, `step=10k`; upstream's S1 bases have `epoch=12e`
 _WORD = rf"{_EDGE}(?:(?P<epoch>{_EPOCH})|(?P<step>{_STEP}))(?P<sign>[-_= ]?)(?P<number>[0-9]{{1,12}})(?P<k>k)?e?{_END}"
 _TURNED = rf"{_EDGE}(?P<number>[0-9]{{1,12}})(?P<k>k)?[-_ ]?(?:(?P<epoch>{_EPOCH})|(?P<step>steps?|iterations?|iters?)){_END}"

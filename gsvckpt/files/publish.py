@@ -226,17 +226,22 @@ def _syncing(target: Target) -> Iterator[threading.Event]:
 
 def require_space(destination: Path, size: int) -> None:
     """Raise OutputError or OSError where so many bytes do not fit beside `destination`, as far as the system tells."""
-    if hasattr(os, "statvfs"):
-        facts = os.statvfs(destination.parent)
-        if not facts.f_blocks:  # some network and FUSE file systems do not tell
-            return
-        free = facts.f_bavail * facts.f_frsize
-    else:
-        import shutil  # only where statvfs is missing
+    space = disk_space(destination.parent)
+    if space is not None and space[0] < size:
+        raise OSError(errno.ENOSPC, f"{size:,} bytes are needed, {space[0]:,} are free")
 
-        free = shutil.disk_usage(destination.parent).free
-    if free < size:
-        raise OSError(errno.ENOSPC, f"{size:,} bytes are needed, {free:,} are free")
+
+def disk_space(folder: str | Path) -> tuple[int, int] | None:
+    """The bytes that are free on the disk of a folder, and all of them; None where the file system does not tell. Raises OSError."""
+    if hasattr(os, "statvfs"):
+        facts = os.statvfs(folder)
+        if not facts.f_blocks:  # some network and FUSE file systems do not tell
+            return None
+        return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
+    import shutil  # only where statvfs is missing
+
+    found = shutil.disk_usage(folder)
+    return found.free, found.total
 
 
 def _copy_mode(destination: Path, temp: Path) -> None:

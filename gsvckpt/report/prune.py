@@ -244,6 +244,14 @@ def _summary(plan: PrunePlan) -> str:
     return f"{', '.join(filter(None, parts))}, {len(counts['keep']):,} to keep; {size(plan.freed)} to free"
 
 
+def print_full_disks(full: Sequence[tuple[str, int]]) -> None:
+    """Say where moving files to the trash does not help now."""
+    print_lines(
+        line(f"{printable(place)}: {size(free)} are free on its disk, where the trash lies, too: --purge frees the space now", "yellow")
+        for place, free in full
+    )
+
+
 def question(plan: PrunePlan, *, purge: bool) -> str:
     """What the user is asked before anything happens: what goes, by kind, and the largest of it."""
     going = [(group.group.kind, decision.save) for group in plan.groups for decision in group.of("remove")]

@@ -58,7 +58,8 @@ class BeginningCache:
     def add(self, path: str, beginning: Beginning, facts: Facts) -> None:
         """Keep the beginning of a file that was read, if others can have it."""
         known = split_beginning(beginning, facts.identity) if not facts.damaged and not facts.parts else None
-        if known is not None and read_scalars(known, beginning) is not None:
+        told_behind = known is not None and known.form == "lightning" and facts.kind == "training" and bool(facts.identity)
+        if known is not None and not told_behind and read_scalars(known, beginning) is not None:
             anywhere = known.form == "training" and facts.version in _BY_TENSORS
             kept = self._known.setdefault("" if anywhere else os.path.dirname(path), [])
             kept.insert(0, (known, facts))

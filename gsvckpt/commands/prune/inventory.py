@@ -86,8 +86,9 @@ def _in_runs(saves: Sequence[tuple[Save, str]]) -> tuple[list[Save], dict[Save, 
         placed = [save for save, why in members if not why and (save.epoch, save.step) != (None, None)]
         divided = divide_runs(placed)
         newest = divided.runs[-1][0].group if divided.runs else group
+        done = set(placed)
         for save, why in members:
-            if save in placed:
+            if save in done:
                 continue
             unplaced = bool(placed) and (save.epoch, save.step) == (None, None)
             guards = (*save.guards, "does not tell its epoch, as others here do") if unplaced else save.guards
