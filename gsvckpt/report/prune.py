@@ -235,6 +235,8 @@ def _decision_lines(decision: Decision, word: str, style: str, demoted: Sequence
 
 def _summary(plan: PrunePlan) -> str:
     counts = {fate: [decision for group in plan.groups for decision in group.of(fate)] for fate in _FATES}
+    if not plan.inventory.saves:
+        return "nothing to remove: there is no save of training"
     if plan.empty:
         return f"nothing to remove: {plural(len(counts['keep']), 'save')} stay"
     parts = [

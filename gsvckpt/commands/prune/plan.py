@@ -66,7 +66,7 @@ def plan_prune(paths: Sequence[str], options: PruneOptions, progress: Progress) 
         if inside[:1] in ("", os.sep) and above != os.path.abspath(path):
             raise RefusedError("lies in the trash of gsvckpt", path=path, hint=f"gsvckpt prune {shlex.quote(above)} --undo, or --empty-trash")
     inventory = take_inventory(paths, options.look_all)
-    if not inventory.saves:
+    if not inventory.saves and not inventory.ignored:
         raise _nothing(paths, inventory)
     saves = [save for save in inventory.saves if save.group.kind != STRAYS]
     strays = [save for save in inventory.saves if save.group.kind == STRAYS]
@@ -112,10 +112,6 @@ def excess(plan: PrunePlan, policy_of: Callable[[Group], Policy]) -> tuple[int, 
 def _nothing(paths: Sequence[str], inventory: Inventory) -> GsvError:
     for failure in inventory.failures:
         return failure
-    for left in inventory.ignored:
-        count = f"; so are {len(inventory.ignored) - 1:,} more" if len(inventory.ignored) > 1 else ""
-        why = f"holds no save of training: {os.path.basename(left.path)} is left alone ({left.why}){count}"
-        return MissingError(why, path=paths[0], hint=f"gsvckpt inspect {shlex.quote(paths[0])} -r")
     return MissingError("holds no checkpoint", path=paths[0], hint="name a folder with checkpoints, like logs/alice or SoVITS_weights_v2")
 
 
