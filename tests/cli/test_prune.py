@@ -385,7 +385,7 @@ def test_the_table_fits_80_columns(gsvckpt, tmp_path):
     pictures = [line for line in out.splitlines() if "e1 " in line and "e29" in line]
     assert len(pictures) == 2
     assert all(len(line) <= 80 for line in pictures)
-    assert out.count("22 saves") == 2
+    assert out.count("remove 22, ") == 2
     assert "-v lists every save" in out
     listed = gsvckpt("prune", tmp_path / "x" / "logs" / "alice" / "logs_s2_v2", "--keep-last", "2", "--keep-every", "5", "-n").out
     assert "and 10 more" in listed
