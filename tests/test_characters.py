@@ -17,7 +17,7 @@ from cli.samples import Program, environment, generator, s2_training, save, weig
 from gsvckpt.characters import escape_json, escape_shown, escape_toml, escape_yaml, is_plain
 from gsvckpt.commands.bundle.yaml import to_yaml
 from gsvckpt.commands.verify.checksum_files import read_checksums, write_checksums
-from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest, record
+from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, read_manifest, record
 from gsvckpt.files.toml import parse
 from gsvckpt.formats.safetensors import lay_out_shards
 
@@ -84,7 +84,7 @@ def assert_plain(data: bytes) -> str:
 
 
 def test_a_manifest(tmp_path: Path) -> None:
-    entries = [Entry(name, number, number, tensors={f"w\u202e{number}": "0" * 32, "声": "1" * 32}) for number, name in enumerate(NAMES)]
+    entries = [ManifestEntry(name, number, number, tensors={f"w\u202e{number}": "0" * 32, "声": "1" * 32}) for number, name in enumerate(NAMES)]
     for once in (entries[:4], entries[4:], entries):  # renewed, what was there stays
         record(str(tmp_path), once)
     text = assert_plain((tmp_path / NAME).read_bytes())
@@ -95,7 +95,7 @@ def test_a_manifest(tmp_path: Path) -> None:
 
 def test_what_others_wrote_into_a_manifest_stays_word_for_word(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text('owner = "\u202eme"\n', encoding="utf-8")
-    record(str(tmp_path), [Entry(NAMES[1], 1, 1)])
+    record(str(tmp_path), [ManifestEntry(NAMES[1], 1, 1)])
     assert (tmp_path / NAME).read_text(encoding="utf-8").startswith('owner = "\u202eme"\n')
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gsvckpt.cli.options import Settings, open_device, shared_options, tell_device, try_each
-from gsvckpt.commands.inspect.result import Entry, View, diff_json, document, failure_json
+from gsvckpt.commands.inspect.result import InventoryRow, View, diff_json, document, failure_json
 from gsvckpt.engine.examine import Examination, examine, known_of
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
@@ -159,7 +159,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
         begin_document("inspect", found.as_json())
         for error in failures:
             add_file(failure_json(error))
-    entries: list[Entry] = []
+    entries: list[InventoryRow] = []
     with settings.watch("inspect") as progress:
         job = Inspect(view if settings.json else None, settings.device, fixed=settings.jobs is not None)
         results = inspect_files(job, files, settings.workers, progress, settings.cluster)
@@ -173,7 +173,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
                 worst = max(worst, result.exit_code)
             if settings.json:
                 add_file(result.facts if isinstance(result, Inspected) and isinstance(result.facts, dict) else failure_json(failures[-1]))
-            elif isinstance(result, Inspected) and isinstance(result.facts, Entry):
+            elif isinstance(result, Inspected) and isinstance(result.facts, InventoryRow):
                 entries.append(result.facts)
     with printing(worst):
         if settings.json:

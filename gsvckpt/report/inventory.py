@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.commands.inspect.result import Entry
+from gsvckpt.commands.inspect.result import InventoryRow
 from gsvckpt.engine.discover import Found
 from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import below, name_of
@@ -31,7 +31,7 @@ _LISTED = 20  # entries of each kind of difference without --verbose
 
 
 def print_inventory(
-    entries: Sequence[Entry], failures: Sequence[GsvError], found: Found, root: str | None, *, verbose: bool = False, sort: str | None = None
+    entries: Sequence[InventoryRow], failures: Sequence[GsvError], found: Found, root: str | None, *, verbose: bool = False, sort: str | None = None
 ) -> None:
     """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for. `sort`:
     experiments and their checkpoints by size, age (the newest first), epoch or name.
@@ -86,10 +86,10 @@ def print_inventory(
         console.print(Text("! has warnings: inspect the file alone", style="yellow"))
 
 
-def _sorted(entries: Sequence[Entry], sort: str | None) -> list[Entry]:
+def _sorted(entries: Sequence[InventoryRow], sort: str | None) -> list[InventoryRow]:
     if sort is None:
         return sorted(entries, key=lambda entry: (entry.experiment, entry.kind, entry.version, _number(entry.epoch), entry.path))
-    keys: dict[str, Callable[[Entry], tuple[float, str]]] = {
+    keys: dict[str, Callable[[InventoryRow], tuple[float, str]]] = {
         "size": lambda entry: (-entry.size, entry.path),
         "age": lambda entry: (-entry.modified, entry.path),
         "epoch": lambda entry: (-_number(entry.epoch), entry.path),
@@ -102,7 +102,7 @@ def _sorted(entries: Sequence[Entry], sort: str | None) -> list[Entry]:
     return sorted(entries, key=lambda entry: (first[entry.experiment], entry.experiment, key(entry)))
 
 
-def _sum_runs(rows: Sequence[Entry], names: Mapping[str, str]) -> Iterator[Entry]:
+def _sum_runs(rows: Sequence[InventoryRow], names: Mapping[str, str]) -> Iterator[InventoryRow]:
     """One entry for each run: its number of files in the name's place, its first and last epoch, all bytes, and the worst verdict."""
     for _, together in groupby(rows, key=lambda entry: (entry.experiment, entry.kind, entry.version)):
         run = list(together)

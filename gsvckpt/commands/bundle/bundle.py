@@ -49,7 +49,7 @@ from gsvckpt.commands.verify.after import RECORDED, entry_of
 from gsvckpt.commands.verify.backup import copy_file
 from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.file import verify_file
-from gsvckpt.commands.verify.manifest import NAME, Entry, record
+from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, record
 from gsvckpt.commands.verify.result import Expected, Options, Verification
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.write import Engine
@@ -221,7 +221,7 @@ class _Planner:
         if done.overflowed:
             self.notes.append(f"{name}: {done.overflowed:,} of its tensors keep their type, as their values are beyond float16")
         facts = (made.identity.kind, made.identity.version, made.identity.progress.epoch, parse(name).step, _UNKNOWN)
-        self.items.append(Item(name, path, done.bytes_after, "extracted", Entry(name, done.bytes_after, newest.file.mtime_ns, *facts)))
+        self.items.append(Item(name, path, done.bytes_after, "extracted", ManifestEntry(name, done.bytes_after, newest.file.mtime_ns, *facts)))
         return True
 
     def extract(self, path: str, output: str | None) -> tuple[Rewritten, Planned]:
@@ -279,7 +279,7 @@ def _write(planned: Bundle, extract: Callable[[str, str], object], progress: Pro
     """Make the folder. Every copy has the digest that was verified and is read back; what is extracted is verified as any other file."""
 
     def fill(temp: str) -> None:
-        entries: dict[str, list[Entry]] = {}
+        entries: dict[str, list[ManifestEntry]] = {}
         for item in planned.items:
             folder = os.path.join(temp, *item.path.split("/")[:-1])
             os.makedirs(folder, exist_ok=True)
@@ -303,7 +303,7 @@ def _check_unchanged(items: Sequence[Item]) -> None:
                 raise ChangedError("changed while it was bundled", path=item.origin, hint="wait until training has finished saving, then try again")
 
 
-def _put(item: Item, entry: Entry, path: str, extract: Callable[[str, str], object], progress: Progress) -> Entry:
+def _put(item: Item, entry: ManifestEntry, path: str, extract: Callable[[str, str], object], progress: Progress) -> ManifestEntry:
     """Write one checkpoint. Returns what the manifest is to say of it."""
     origin = str(item.origin)
     if item.how == "copy":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from gsvckpt.commands.bundle.experiment import TITLES, File, Stage, agrees
-from gsvckpt.commands.verify.manifest import MARK, Entry, spell
+from gsvckpt.commands.verify.manifest import MARK, ManifestEntry, spell
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import DamagedError, GsvError, MissingError, RefusedError
 
@@ -27,7 +27,7 @@ class Item(NamedTuple):
     origin: str | None
     size: int
     how: How
-    entry: Entry | None = None
+    entry: ManifestEntry | None = None
     text: bytes = b""
 
 
@@ -146,7 +146,7 @@ def by_age(weights: Sequence[File], version: str | None, newest: Saved | None) -
     return fresh, [file for file in known if file not in fresh]
 
 
-def manifest_size(entries: Sequence[Entry]) -> int:
+def manifest_size(entries: Sequence[ManifestEntry]) -> int:
     """The bytes of a manifest with these entries, where there was none."""
     return len(f"{MARK}\n{spell({entry.name: entry for entry in entries})}".encode())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.commands.inspect.breakdown import Account, account
 from gsvckpt.commands.inspect.known_structure import Known
-from gsvckpt.commands.inspect.result import Entry, View, document, make_entry
+from gsvckpt.commands.inspect.result import InventoryRow, View, document, make_entry
 from gsvckpt.commands.inspect.structure_cache import StructureCache
 from gsvckpt.engine.examine import Examination, examine, without_source
 from gsvckpt.engine.open import open_checkpoint
@@ -50,7 +50,7 @@ class Sought(NamedTuple):
 class Inspected(NamedTuple):
     """What was asked for of one file: its line of the inventory, or its JSON object; and what is to be told of the device."""
 
-    facts: Entry | dict[str, object]
+    facts: InventoryRow | dict[str, object]
     safety: Safety
     warnings: tuple[str, ...] = ()
     device: tuple[str, str, int] | None = None  # where something was computed: on what, why there, and of how many bytes

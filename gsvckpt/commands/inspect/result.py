@@ -158,7 +158,7 @@ def document(examination: Examination, view: View, measured: Mapping[str, Stats 
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class InventoryRow:
     """One line of an inventory."""
 
     path: str
@@ -173,10 +173,10 @@ class Entry:
     strippable: int
 
 
-def make_entry(examination: Examination, counted: Account) -> Entry:
+def make_entry(examination: Examination, counted: Account) -> InventoryRow:
     """Sum up one checkpoint."""
     identity, source = examination.identity, examination.checkpoint.source
-    return Entry(
+    return InventoryRow(
         path=source.path,
         experiment=experiment(absolute(source.path)) or "",
         kind=KINDS[identity.kind],

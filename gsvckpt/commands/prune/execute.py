@@ -18,7 +18,7 @@ from gsvckpt.commands.prune.policy import DemoteTo
 from gsvckpt.commands.prune.trash import Step, TrashRun, begin, find_runs, new_stamp
 from gsvckpt.commands.verify import manifest
 from gsvckpt.commands.verify.backup import Backup, place_for
-from gsvckpt.commands.verify.manifest import Entry
+from gsvckpt.commands.verify.manifest import ManifestEntry
 from gsvckpt.engine.digest import digest_file
 from gsvckpt.engine.discover import find_files
 from gsvckpt.engine.saves import Group, Save, SaveFile, freed_by
@@ -222,7 +222,7 @@ class _Clearing:
     def _store(self, archive: Backup, file: SaveFile) -> None:
         with open_source(file.path) as source:
             digests = digest_file(source, frozenset({_DIGEST}), self.orders.jobs, self.progress)
-        entry = Entry(os.path.basename(file.path), file.size, file.mtime_ns, digests=digests)
+        entry = ManifestEntry(os.path.basename(file.path), file.size, file.mtime_ns, digests=digests)
         root = next((root for root in self.roots if _is_below(file.path, root)), None)
         archive.store(file.path, place_for(file.path, root), entry, None, self.progress, reread=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gsvckpt.commands.verify import checksum_files
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.commands.verify.findings import CHECKS, family, is_damage
-from gsvckpt.commands.verify.manifest import NAME, Entry, record
+from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, record
 from gsvckpt.commands.verify.result import Options, Verification
 from gsvckpt.engine.open import index_of
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError, as_error
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from gsvckpt.commands.verify.backup import Copied, Restored
 
 
-def entry_of(result: Verification, *, tensors: bool) -> Entry:
+def entry_of(result: Verification, *, tensors: bool) -> ManifestEntry:
     """A result as a manifest keeps it."""
-    return Entry(
+    return ManifestEntry(
         os.path.basename(result.path),
         result.size,
         result.mtime_ns,
@@ -92,7 +92,7 @@ def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, st
     return copied, failures
 
 
-def restore_damaged(damaged: Mapping[str, Entry | None], folder: str, progress: Progress) -> tuple[dict[str, Restored], list[GsvError]]:
+def restore_damaged(damaged: Mapping[str, ManifestEntry | None], folder: str, progress: Progress) -> tuple[dict[str, Restored], list[GsvError]]:
     """Bring files back. Returns what became of each, by path, and the failures."""
     if not os.path.isdir(folder):
         raise UsageError("is no folder", where="--restore-from", path=folder)

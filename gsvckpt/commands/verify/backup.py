@@ -13,7 +13,7 @@ import xxhash
 
 from gsvckpt.characters import escape_json
 from gsvckpt.commands.verify.damaged_names import damaged_name
-from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest, record
+from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, read_manifest, record
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.obstacles import file_obstacle
@@ -49,7 +49,7 @@ class Backup:
         self.folder = folder
         self._by_digest: dict[str, str] | None = None
 
-    def store(self, path: str, place: str, entry: Entry, config: object, progress: Progress | None = None, *, reread: bool = False) -> Copied:
+    def store(self, path: str, place: str, entry: ManifestEntry, config: object, progress: Progress | None = None, *, reread: bool = False) -> Copied:
         """Copy a file that was found sound to `place` (below the folder), with its config beside it, unless its bytes are there already; `reread`
         says that a copy from before counts only if it still reads so, as the file is about to go.
 
@@ -113,7 +113,7 @@ def _config_nearby(path: str) -> bytes | None:
     return None
 
 
-def restore(path: str, entry: Entry, backup: str, progress: Progress | None = None) -> Restored:
+def restore(path: str, entry: ManifestEntry, backup: str, progress: Progress | None = None) -> Restored:
     """Bring `path` back from a copy below `backup` whose bytes are those of `entry`; a damaged file stays as `NAME.damaged`.
 
     Every copy of the right size is tried. Raises DamagedError where none has the right bytes, and OutputError.
@@ -134,7 +134,7 @@ def restore(path: str, entry: Entry, backup: str, progress: Progress | None = No
     raise DamagedError(why, path=path, hint="name the folder that --backup wrote to")
 
 
-def _put_back(copy: str, path: str, entry: Entry, progress: Progress | None) -> Restored:
+def _put_back(copy: str, path: str, entry: ManifestEntry, progress: Progress | None) -> Restored:
     kept: list[str | None] = []
 
     def keep() -> None:

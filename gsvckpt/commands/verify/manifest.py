@@ -27,7 +27,7 @@ _RESTORE = "gsvckpt verify FILE --restore-from DIR brings it back from a backup"
 LARGEST = 1 << 26  # bytes; 10,000 files have 3 MB, 1,000 with digests of every tensor 40 MB
 
 
-class Entry(NamedTuple):
+class ManifestEntry(NamedTuple):
     """One file as it was recorded. `digests` of its bytes and its content by name, `tensors` those of each tensor where that was asked for."""
 
     name: str
@@ -54,7 +54,7 @@ class Manifest:
     """The entries of one manifest, by file name."""
 
     path: str
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, ManifestEntry] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -67,7 +67,7 @@ def read_manifest(path: str) -> Manifest | None:
     return None if text is None else Manifest(path, _entries(path, _parse(path, text)))
 
 
-def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], bool] = lambda _: False) -> str:
+def record(folder: str, entries: Iterable[ManifestEntry], *, forget: Callable[[str], bool] = lambda _: False) -> str:
     """Put entries into the folder's manifest, in one step, and drop those whose name `forget` says. Returns the manifest's path.
 
     Others that record at the same time wait, so nothing is lost. Raises DamagedError where the manifest that is there cannot be understood, which
@@ -90,7 +90,7 @@ def record(folder: str, entries: Iterable[Entry], *, forget: Callable[[str], boo
     return path
 
 
-def spell(entries: Mapping[str, Entry]) -> str:
+def spell(entries: Mapping[str, ManifestEntry]) -> str:
     """The entries as a manifest has them below its mark."""
     import tomli_w
 
@@ -115,7 +115,7 @@ def _own_text(path: str, text: str, document: Mapping[str, object], generated: s
     return own if not own or own.endswith("\n\n") else own.rstrip("\n") + "\n\n"
 
 
-def _require_same(path: str, before: Mapping[str, object], renewed: str, entries: Mapping[str, Entry]) -> None:
+def _require_same(path: str, before: Mapping[str, object], renewed: str, entries: Mapping[str, ManifestEntry]) -> None:
     """Raise RefusedError unless the new text says what the old one said, but for the entries."""
     try:
         after = _parse(path, renewed)
@@ -160,14 +160,14 @@ def _parse(path: str, text: str) -> dict[str, object]:
         raise DamagedError(f"is no valid TOML: {error}", path=path, hint="mend that line, or move the file away and record anew") from error
 
 
-def _entries(path: str, document: Mapping[str, object]) -> dict[str, Entry]:
+def _entries(path: str, document: Mapping[str, object]) -> dict[str, ManifestEntry]:
     files = document.get("files", {})
     if not isinstance(files, dict):
         raise DamagedError("its `files` is no table", path=path)
     return {name: _entry(path, name, table) for name, table in files.items()}
 
 
-def _entry(path: str, name: str, table: object) -> Entry:
+def _entry(path: str, name: str, table: object) -> ManifestEntry:
     if not isinstance(table, dict) or type(table.get("size")) is not int or type(table.get("mtime_ns")) is not int:
         raise DamagedError("an entry without size and mtime_ns", path=path, where=f"files.{name}")
     texts = {key: table.get(key) for key in ("kind", "version", *_DIGESTS)}
@@ -178,10 +178,10 @@ def _entry(path: str, name: str, table: object) -> Entry:
     if any(value is not None and type(value) is not int for value in counts.values()) or os.path.basename(name) != name:
         raise DamagedError("an entry with a value of the wrong type", path=path, where=f"files.{name}")
     digests = {key: cast("str", texts[key]) for key in _DIGESTS if texts[key] is not None}
-    return Entry(name, table["size"], table["mtime_ns"], texts["kind"], texts["version"], counts["epoch"], counts["step"], digests, tensors)
+    return ManifestEntry(name, table["size"], table["mtime_ns"], texts["kind"], texts["version"], counts["epoch"], counts["step"], digests, tensors)
 
 
-def compare(entry: Entry, size: int, mtime_ns: int, digests: Mapping[str, str], tensors: Mapping[str, str]) -> list[Finding]:
+def compare(entry: ManifestEntry, size: int, mtime_ns: int, digests: Mapping[str, str], tensors: Mapping[str, str]) -> list[Finding]:
     """What became of a recorded file. Without `digests`, size and time alone are compared and believed."""
     same_facts = (size, mtime_ns) == (entry.size, entry.mtime_ns)
     known = [name for name in _DIGESTS if name in digests and name in entry.digests and name != "content"]
@@ -213,7 +213,7 @@ def _time(mtime_ns: int) -> str:
         return f"{mtime_ns} ns"
 
 
-def missing(entry: Entry) -> Finding:
+def missing(entry: ManifestEntry) -> Finding:
     """A recorded file that is not there."""
     hint = f"{_RESTORE}; --record --forget drops the entry"
     return Finding("manifest.missing", "error", "file", "was recorded and is not there any more", hint, "no file", f"{entry.size:,} bytes")

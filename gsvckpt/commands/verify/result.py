@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from gsvckpt.commands.verify.checks import containers, resume
 from gsvckpt.commands.verify.checksum_files import Listed
 from gsvckpt.commands.verify.findings import CHECKS, Finding, is_damage, worst
-from gsvckpt.commands.verify.manifest import Entry
+from gsvckpt.commands.verify.manifest import ManifestEntry
 from gsvckpt.errors import GsvError
 from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.sovits.config import Plain
@@ -37,7 +37,7 @@ class Expected(NamedTuple):
     `part` says that it is one shard of a checkpoint, whose names and shapes are looked at as those of the whole.
     """
 
-    entry: Entry | None = None
+    entry: ManifestEntry | None = None
     recorded: bool = False
     listed: Listed | None = None
     lists: bool = False

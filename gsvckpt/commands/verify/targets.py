@@ -13,7 +13,7 @@ from gsvckpt.commands.verify.checksum_files import ChecksumFile, Listed, read_ch
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.commands.verify.file import peek
 from gsvckpt.commands.verify.findings import name_file
-from gsvckpt.commands.verify.manifest import NAME, Entry, Manifest, read_manifest
+from gsvckpt.commands.verify.manifest import NAME, Manifest, ManifestEntry, read_manifest
 from gsvckpt.commands.verify.result import Expected, Options, Verification, judge
 from gsvckpt.engine.discover import find_files
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
@@ -32,7 +32,7 @@ class Targets:
     def __init__(self, checksums: ChecksumFile | None) -> None:
         self.files: dict[str, Expected] = {}
         self.roots: dict[str, str] = {}
-        self.recorded: dict[str, Entry] = {}
+        self.recorded: dict[str, ManifestEntry] = {}
         self.listed: list[Listed] = []
         self.failures: list[GsvError] = []
         self.runs: list[Run] = []
@@ -106,7 +106,7 @@ class _Manifests:
                 self._by_folder[place] = None
         return self._by_folder.get(place)
 
-    def entry(self, path: str) -> Entry | None:
+    def entry(self, path: str) -> ManifestEntry | None:
         found = self.of(folder_of(path))
         return found.entries.get(name_of(path)) if found is not None else None
 
@@ -206,7 +206,7 @@ def absent(targets: Targets, options: Options) -> list[Verification]:
     return [result for result in found if result.error is not None or result.findings[0].check in options.checks]
 
 
-def _missing(path: str, entry: Entry, *, named: bool) -> Verification:
+def _missing(path: str, entry: ManifestEntry, *, named: bool) -> Verification:
     """A recorded file that is gone: damage to a folder, and a missing input where the file itself was named."""
     error = MissingError("there is no such file", path=path).as_json() if named else None
     return Verification(path, "unchecked" if named else "damaged", (name_file(manifest.missing(entry), path),), error=error)

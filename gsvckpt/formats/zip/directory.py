@@ -120,7 +120,7 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
     return tuple(records)
 
 
-def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[Entry, tuple[int, ...]]], limit: int) -> Iterator[Record]:
+def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[ZipEntry, tuple[int, ...]]], limit: int) -> Iterator[Record]:
     """Records of a zip on another machine, their local headers read many at a time. For a glance, storages whose header is not at hand are placed
     where the headers around them and torch's alignment leave room for them. Of everything else, which somebody may unpickle, the header counts.
     """
@@ -138,7 +138,7 @@ def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[Entry, tupl
             yield Record(entry.name, begin, entry.size, entry.crc, entry.method, entry.flags, entry.header, entry.packed)
 
 
-def _foresee(entry: Entry, fields: tuple[int, ...], end: int) -> int | None:
+def _foresee(entry: ZipEntry, fields: tuple[int, ...], end: int) -> int | None:
     """Where a stored record's data begin, told from where they end; None where that is not certain enough to go without its local header."""
     if entry.method != 0:
         return None
@@ -150,14 +150,14 @@ def _foresee(entry: Entry, fields: tuple[int, ...], end: int) -> int | None:
     return None
 
 
-def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...]]]:
+def read_entries(source: Source, tail: Tail) -> list[tuple[ZipEntry, tuple[int, ...]]]:
     """The entries of the directory in its order, each with the raw fields of CENTRAL. Raises DamagedError with the entry's name."""
     if tail.entries > MOST_RECORDS:
         raise too_much("entries", MOST_RECORDS, where="zip directory")
     if tail.size > MOST_DIRECTORY:
         raise too_much("bytes", MOST_DIRECTORY, where="zip directory")
     directory = read_bytes(source, tail.offset, tail.size)
-    entries: list[tuple[Entry, tuple[int, ...]]] = []
+    entries: list[tuple[ZipEntry, tuple[int, ...]]] = []
     position = 0
     for _ in range(tail.entries):
         if position + CENTRAL.size > len(directory) or directory[position : position + 4] != b"PK\x01\x02":
@@ -172,7 +172,7 @@ def read_entries(source: Source, tail: Tail) -> list[tuple[Entry, tuple[int, ...
     return entries
 
 
-class Entry(NamedTuple):
+class ZipEntry(NamedTuple):
     """An entry as the central directory states it; sorts by its place in the file."""
 
     header: int
@@ -184,7 +184,7 @@ class Entry(NamedTuple):
     packed: int
 
 
-def _parse_central(directory: bytes, position: int, fields: tuple[int, ...]) -> tuple[Entry, int]:
+def _parse_central(directory: bytes, position: int, fields: tuple[int, ...]) -> tuple[ZipEntry, int]:
     _, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, header = fields
     start = position + CENTRAL.size
     end = start + name_len + extra_len + comment_len
@@ -195,7 +195,7 @@ def _parse_central(directory: bytes, position: int, fields: tuple[int, ...]) -> 
         size, packed, header = _widen(directory[start + name_len : start + name_len + extra_len], size, packed, header, name)
     if method == 0 and packed != size:
         raise DamagedError("a stored entry with two sizes", where=name, check="container.directory")
-    return Entry(header, name, size, crc, method, flags, packed), end
+    return ZipEntry(header, name, size, crc, method, flags, packed), end
 
 
 def _widen(extra: bytes, size: int, packed: int, header: int, name: str) -> tuple[int, int, int]:
@@ -220,7 +220,7 @@ def _decode(name: bytes) -> str:
         return name.decode("cp437")  # what zip means without the UTF-8 flag; it decodes any byte
 
 
-def _locate(source: Source, entry: Entry, limit: int) -> Record:
+def _locate(source: Source, entry: ZipEntry, limit: int) -> Record:
     """Fill in where the data begin. The local header alone knows: torch pads its extra field to align the data."""
     if entry.header + LOCAL.size > limit:
         raise DamagedError("begins outside the file", where=entry.name, check="container.range")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gsvckpt.errors import FLAWS
 from gsvckpt.files.local import read_bytes
 from gsvckpt.files.streams import crc32, read_chunks
-from gsvckpt.formats.zip.directory import ENCRYPTED, LOCAL, Entry, find_tail, read_entries
+from gsvckpt.formats.zip.directory import ENCRYPTED, LOCAL, ZipEntry, find_tail, read_entries
 from gsvckpt.model import Source
 
 _MAGIC = b"PK\x03\x04"
@@ -97,7 +97,7 @@ def read_checksum(source: Source, header: int, end: int) -> tuple[bool, int | No
     return fits, None if is_cut else int.from_bytes(descriptor[4:], "little") or None
 
 
-def _claims(source: Source, entry: Entry, limit: int) -> Iterator[Claim]:
+def _claims(source: Source, entry: ZipEntry, limit: int) -> Iterator[Claim]:
     """`limit` is where the next record begins. A header that leads just there is believed without any reading."""
     first = entry.header + LOCAL.size + len(entry.name.encode())
     begins = [begin for size in _DESCRIPTOR_SIZES if first <= (begin := limit - size - entry.size)]

@@ -13,7 +13,7 @@ from gsvckpt.commands.bundle.contents import Bundle, Item, LeftOut, Saved, by_ag
 from gsvckpt.commands.bundle.experiment import File, Scores, TrainingRun, best_of, choose, find_experiment, read_end, read_scores
 from gsvckpt.commands.bundle.yaml import to_yaml
 from gsvckpt.commands.verify.findings import Finding
-from gsvckpt.commands.verify.manifest import Entry, record
+from gsvckpt.commands.verify.manifest import ManifestEntry, record
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import DamagedError, MissingError, RefusedError
 from gsvckpt.sovits.names import parse
@@ -189,7 +189,7 @@ def test_yaml_is_what_people_write() -> None:
 
 def test_the_size_of_a_manifest_is_known_before(tmp_path: Path) -> None:
     digests = {"md5": "0" * 32, "content": "1" * 32}
-    entries = [Entry("声音-e8.ckpt", 5, 7, "gpt-weights", "v2", 8, None, digests), Entry("a.pth", 1, 2)]
+    entries = [ManifestEntry("声音-e8.ckpt", 5, 7, "gpt-weights", "v2", 8, None, digests), ManifestEntry("a.pth", 1, 2)]
     path = record(str(tmp_path), entries)
     assert manifest_size(entries) == os.path.getsize(path)
 

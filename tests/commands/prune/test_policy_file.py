@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gsvckpt.commands.prune.policy import Every, Policy
 from gsvckpt.commands.prune.policy_file import Policies, read_policies
-from gsvckpt.commands.verify.manifest import MARK, NAME, Entry, record
+from gsvckpt.commands.verify.manifest import MARK, NAME, ManifestEntry, record
 from gsvckpt.engine.saves import Group
 from gsvckpt.errors import MissingError, UsageError
 from gsvckpt.files.toml import find_line
@@ -102,7 +102,7 @@ def test_a_manifest_may_have_a_policy_and_other_tables(tmp_path: Path) -> None:
     assert read(tmp_path, "owner = 'me'\n[files]\n'a' = {size = 1}\n", NAME) == Policies()
     assert read(tmp_path, "# no table [prune]\nowner = 'prune'\n", NAME) == Policies()
     assert read(tmp_path, "[other]\nx = 1\n[prune]\nkeep-last = 3\n", NAME).general.last == 3
-    record(str(tmp_path), [Entry("G_1.pth", 1, 1)])
+    record(str(tmp_path), [ManifestEntry("G_1.pth", 1, 1)])
     assert read_policies(str(tmp_path / NAME)).general.last == 3
     text = (tmp_path / NAME).read_text()
     assert read(tmp_path, text + "\nthis is no TOML", NAME).general.last == 3  # what is recorded is not looked at

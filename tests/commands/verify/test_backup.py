@@ -12,16 +12,16 @@ import xxhash
 from gsvckpt.commands.verify import backup as module
 from gsvckpt.commands.verify.backup import Backup, place_for, restore
 from gsvckpt.commands.verify.damaged_names import damaged_name, is_kept_aside
-from gsvckpt.commands.verify.manifest import NAME, Entry, read_manifest
+from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, read_manifest
 from gsvckpt.errors import ChangedError, DamagedError, OutputError
 from gsvckpt.files.publish import Target
 
 ONE, TWO = b"one" * 1000, b"two" * 1000
 
 
-def entry(path: Path) -> Entry:
+def entry(path: Path) -> ManifestEntry:
     facts = path.stat()
-    return Entry(path.name, facts.st_size, facts.st_mtime_ns, digests={"xxh3_128": xxhash.xxh3_128_hexdigest(path.read_bytes())})
+    return ManifestEntry(path.name, facts.st_size, facts.st_mtime_ns, digests={"xxh3_128": xxhash.xxh3_128_hexdigest(path.read_bytes())})
 
 
 @pytest.fixture

@@ -11,17 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.commands.verify.manifest import NAME, Entry, compare, read_manifest, record
+from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, compare, read_manifest, record
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.files.lock import locked
 
-ENTRY = Entry("G_16.pth", 100, 1_700_000_000_000_000_123, "sovits-generator-training", "v2", 8, None, {"xxh3_128": "ab" * 16, "content": "cd" * 16})
+ENTRY = ManifestEntry(
+    "G_16.pth", 100, 1_700_000_000_000_000_123, "sovits-generator-training", "v2", 8, None, {"xxh3_128": "ab" * 16, "content": "cd" * 16}
+)
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\\\0", exclude_categories=["Cs", "Cc"]), min_size=1).filter(
     lambda name: name not in (".", "..")
 )
 entries = st.builds(
-    Entry,
+    ManifestEntry,
     names,
     st.integers(0, 2**62),
     st.integers(0, 2**62),
@@ -36,7 +38,7 @@ entries = st.builds(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(entries, max_size=4, unique_by=lambda entry: entry.name))
-def test_what_is_recorded_is_read_back(tmp_path: Path, given_entries: list[Entry]) -> None:
+def test_what_is_recorded_is_read_back(tmp_path: Path, given_entries: list[ManifestEntry]) -> None:
     (tmp_path / NAME).unlink(missing_ok=True)
     path = record(str(tmp_path), given_entries)
     manifest = read_manifest(path)
@@ -143,7 +145,7 @@ def test_one_that_makes_no_sense_is_an_error_and_is_never_overwritten(tmp_path: 
 def test_many_processes_that_record_at_once_lose_nothing(tmp_path: Path) -> None:
     program = (
         "import sys; from gsvckpt.commands.verify.manifest import *\n"
-        "for n in range(15): record(sys.argv[1], [Entry(f'{sys.argv[2]}-{n}.pth', n, n, digests={'xxh3_128': 'ab'})])"
+        "for n in range(15): record(sys.argv[1], [ManifestEntry(f'{sys.argv[2]}-{n}.pth', n, n, digests={'xxh3_128': 'ab'})])"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, tmp_path, str(number)], cwd=Path(__file__).parents[3]) for number in range(4)]
     assert [process.wait(60) for process in running] == [0] * 4
@@ -183,13 +185,13 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     ],
 )
 def test_comparing(size: int, mtime: int, digest: str | None, check: str | None) -> None:
-    entry = Entry("x", 100, 1, digests={"xxh3_128": "aa"})
+    entry = ManifestEntry("x", 100, 1, digests={"xxh3_128": "aa"})
     found = compare(entry, size, mtime, {"xxh3_128": digest} if digest else {}, {})
     assert [finding.check for finding in found] == ([check] if check else [])
 
 
 def test_altered_tensors_are_named() -> None:
-    entry = Entry("x", 1, 1, digests={"xxh3_128": "aa"}, tensors={"dec.a": "1", "dec.b": "2"})
+    entry = ManifestEntry("x", 1, 1, digests={"xxh3_128": "aa"}, tensors={"dec.a": "1", "dec.b": "2"})
     (finding,) = compare(entry, 1, 1, {"xxh3_128": "bb"}, {"dec.a": "1", "dec.b": "3"})
     assert "dec.b" in finding.why
     assert "dec.a" not in finding.why
