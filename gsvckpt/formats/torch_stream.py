@@ -55,7 +55,7 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         return Storage(key, dtype, numel, location, source, -1)  # the place is known only behind the last pickle
 
     # Two passes over the object pickle: its tensors need the storages' places, which stand behind it.
-    found = _Found({}, [], [], [])
+    found = _PicklesRead({}, [], [], [])
     try:
         magic, position = _load(data, 0, found, StorageTable(announce))
         protocol, position = _load(data, position, found, StorageTable(announce))
@@ -80,7 +80,7 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
     return Checkpoint(source, container, root, tuple(found.names), doubts=doubts, calls=calls)
 
 
-class _Found(NamedTuple):
+class _PicklesRead(NamedTuple):
     """What was met in the pickles so far: names, doubts, calls, and the classes of whole modules."""
 
     names: dict[Global, Global]
@@ -89,7 +89,7 @@ class _Found(NamedTuple):
     modules: list[Global]
 
 
-def _load(data: bytes, position: int, found: _Found, table: StorageTable) -> tuple[object, int]:
+def _load(data: bytes, position: int, found: _PicklesRead, table: StorageTable) -> tuple[object, int]:
     """One pickle, and where it ends. A whole module stands for its class, and the reading goes on, so that all names behind it are known."""
 
     def persist(pid: object) -> object:

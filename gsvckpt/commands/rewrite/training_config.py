@@ -19,23 +19,23 @@ _MOST_VALUES = 20_000  # a config has about 100
 _DEEPEST = 32
 
 
-class Found(NamedTuple):
+class FoundConfig(NamedTuple):
     """A config and where it stood."""
 
     config: dict[str, object]
     path: str
 
 
-def find(path: str, explicit: str | None) -> Found:
+def find(path: str, explicit: str | None) -> FoundConfig:
     """The config.json beside a training file or in a folder above it, or the file that was named.
 
     Raises MissingError where there is none, and UsageError for a named file that is no config.
     """
     if explicit is not None:
-        return Found(_read(explicit), explicit)
+        return FoundConfig(_read(explicit), explicit)
     place = find_config_file(path)
     if place is not None:
-        return Found(_read(place), place if os.path.isabs(path) else os.path.relpath(place))
+        return FoundConfig(_read(place), place if os.path.isabs(path) else os.path.relpath(place))
     looked = "what lies beside a URL is not looked at" if is_url(path) else "there is no config.json beside it or in the folders above"
     raise MissingError(
         f"a training file holds no config, and {looked}",
