@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsvckpt.commands.bundle.contents import Bundle, Item
+from gsvckpt.commands.bundle.contents import Bundle, BundleItem
 from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.units import plural, printable, size
 
@@ -43,7 +43,7 @@ def print_bundle(bundle: Bundle) -> None:
     console.print(f"{plural(len(bundle.items), 'file')}, {size(bundle.size)}: {where}", soft_wrap=not console.is_terminal)
 
 
-def _origin(bundle: Bundle, item: Item) -> Text:
+def _origin(bundle: Bundle, item: BundleItem) -> Text:
     """Where a file comes from, below the experiment or GPT-SoVITS's own folder."""
     if item.origin is None or item.origin == bundle.source:
         return Text("-", style="dim")

@@ -12,8 +12,8 @@ from gsvckpt.commands.bundle.contents import (
     CHECKPOINTS,
     SMALL,
     Bundle,
+    BundleItem,
     How,
-    Item,
     LeftOut,
     Saved,
     Wishes,
@@ -116,7 +116,7 @@ class _Planner:
     wishes: Wishes
     engine_for: EngineFor
     progress: Progress
-    items: list[Item] = field(default_factory=list)
+    items: list[BundleItem] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -136,7 +136,7 @@ class _Planner:
         self._add_log([run.label for run in choice.runs.values()])
         for folder in (f"{CHECKPOINTS}/", ""):
             entries = [item.entry for item in self.items if item.entry and item.path.rpartition("/")[0] == folder[:-1]]
-            self.items += [Item(f"{folder}{NAME}", None, manifest_size(entries), "written")] if entries else []
+            self.items += [BundleItem(f"{folder}{NAME}", None, manifest_size(entries), "written")] if entries else []
         return Bundle(here.path, self.folder, here.root, tuple(self.items), tuple(self.left_out), tuple(self.notes))
 
     def _verify(self, files: Sequence[File]) -> list[Saved]:
@@ -148,7 +148,7 @@ class _Planner:
     def _add(self, path: str, result: Verification) -> None:
         entry = entry_of(result, tensors=False)
         digests = {**_UNKNOWN, **entry.digests} if self.wishes.dry_run else entry.digests
-        self.items.append(Item(path, result.path, result.size, "copy", entry._replace(name=path.rpartition("/")[2], digests=digests)))
+        self.items.append(BundleItem(path, result.path, result.size, "copy", entry._replace(name=path.rpartition("/")[2], digests=digests)))
 
     def _add_training(self, choice: Choice, stage: Stage) -> Saved | None:
         """All training files of a stage. Returns the newest one that small weights come from."""
@@ -221,7 +221,7 @@ class _Planner:
         if done.overflowed:
             self.notes.append(f"{name}: {done.overflowed:,} of its tensors keep their type, as their values are beyond float16")
         facts = (made.identity.kind, made.identity.version, made.identity.progress.epoch, parse(name).step, _UNKNOWN)
-        self.items.append(Item(name, path, done.bytes_after, "extracted", ManifestEntry(name, done.bytes_after, newest.file.mtime_ns, *facts)))
+        self.items.append(BundleItem(name, path, done.bytes_after, "extracted", ManifestEntry(name, done.bytes_after, newest.file.mtime_ns, *facts)))
         return True
 
     def extract(self, path: str, output: str | None) -> tuple[Rewritten, Planned]:
@@ -269,7 +269,7 @@ class _Planner:
             self._add_text("log.txt", logs[0].path if len(logs) == 1 else self.experiment.path, b"".join(parts), "written")
 
     def _add_text(self, path: str, origin: str, text: bytes, how: How) -> None:
-        self.items.append(Item(path, origin, len(text), how, text=text))
+        self.items.append(BundleItem(path, origin, len(text), how, text=text))
 
 
 # --- the doing -----------------------------------------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def _write(planned: Bundle, extract: Callable[[str, str], object], progress: Pro
     publish_folder(planned.output, planned.size, fill, settle=lambda: _check_unchanged(planned.items))
 
 
-def _check_unchanged(items: Sequence[Item]) -> None:
+def _check_unchanged(items: Sequence[BundleItem]) -> None:
     """Raise ChangedError where training went on meanwhile: files of several moments make no voice."""
     for item in items:
         if item.entry is not None and item.origin is not None:
@@ -303,7 +303,7 @@ def _check_unchanged(items: Sequence[Item]) -> None:
                 raise ChangedError("changed while it was bundled", path=item.origin, hint="wait until training has finished saving, then try again")
 
 
-def _put(item: Item, entry: ManifestEntry, path: str, extract: Callable[[str, str], object], progress: Progress) -> ManifestEntry:
+def _put(item: BundleItem, entry: ManifestEntry, path: str, extract: Callable[[str, str], object], progress: Progress) -> ManifestEntry:
     """Write one checkpoint. Returns what the manifest is to say of it."""
     origin = str(item.origin)
     if item.how == "copy":

@@ -20,7 +20,7 @@ SMALL = ("gpt-weights", "sovits-weights", "sovits-lora")
 _LETTERS = {"sovits-generator-training": "G", "sovits-discriminator-training": "D", "gpt-training": ""}
 
 
-class Item(NamedTuple):
+class BundleItem(NamedTuple):
     """One file of a bundle, by its path inside it. `entry` is what the manifest beside it says of a checkpoint; any other file holds `text`."""
 
     path: str
@@ -46,7 +46,7 @@ class Bundle:
     source: str
     output: str
     root: str
-    items: tuple[Item, ...]
+    items: tuple[BundleItem, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     rehearsed: bool = True

@@ -72,7 +72,7 @@ class Places(NamedTuple):
     objects: int
 
 
-class _Item(NamedTuple):
+class _PickledObject(NamedTuple):
     """An object: the bytes that spell it, whether they are one opcode, and where the float is that it is, or those are that are items of a list."""
 
     begin: int
@@ -86,7 +86,7 @@ class _Put(NamedTuple):
 
     place: int
     number: int
-    item: _Item
+    item: _PickledObject
 
 
 def find_places(pickle: bytes, keys: Collection[str], others: Collection[str] = (), longest: int = 0) -> Places | None:
@@ -112,12 +112,12 @@ class _Scan:
 
     def __init__(self, pickle: bytes, wanted: Collection[str]) -> None:
         self.pickle = pickle
-        self.stack: list[_Item] = []
-        self.marks: list[tuple[list[_Item], int]] = []
-        self.pairs: list[tuple[_Item, _Item]] = []
+        self.stack: list[_PickledObject] = []
+        self.marks: list[tuple[list[_PickledObject], int]] = []
+        self.pairs: list[tuple[_PickledObject, _PickledObject]] = []
         self.puts: list[_Put] = []
         self.gets: list[tuple[int, int]] = []
-        self.set: list[_Item] = []  # values of dicts with floats in them
+        self.set: list[_PickledObject] = []  # values of dicts with floats in them
         self.objects = 0
         self.seen: Counter[bytes] = Counter()
         self.wanted = {key.encode() for key in wanted}
@@ -132,21 +132,21 @@ class _Scan:
                 position += _PUT[code]
                 item = self.stack[-1]
                 puts.append(_Put(begin, int.from_bytes(pickle[begin + 1 : position], "little"), item))
-                self.stack[-1] = _Item(item.begin, position, item.single, item.floats)
+                self.stack[-1] = _PickledObject(item.begin, position, item.single, item.floats)
             elif code in _PUSHES:
                 position = self._end(position, _PUSHES[code])
                 if code in _GET:
                     gets.append((begin, int.from_bytes(pickle[begin + 1 : position], "little")))
                 elif code in _TEXTS and (text := pickle[begin + 1 - _TEXTS[code] : position]) in self.wanted:
                     self.seen[text] += 1
-                self._make(_Item(begin, position, True, (begin + 1,) if code == _FLOAT else ()))
+                self._make(_PickledObject(begin, position, True, (begin + 1,) if code == _FLOAT else ()))
             elif code == _MARK:
                 self.marks.append((self.stack, begin))
                 self.stack = []
             elif code in (_TUPLE, _SETITEMS, _APPENDS):
                 items, (self.stack, begin) = self.stack, self.marks.pop()
                 if code == _TUPLE:
-                    self._make(_Item(begin, position))
+                    self._make(_PickledObject(begin, position))
                 else:
                     self._add(items, position, pairs=code == _SETITEMS)
             elif code in _JOINS:
@@ -159,7 +159,7 @@ class _Scan:
                     self._add(items[1:] if code != _BUILD else [], position, pairs=code == _SETITEM)
                 else:
                     del self.stack[-count:]
-                    self._make(_Item(items[0].begin, position))
+                    self._make(_PickledObject(items[0].begin, position))
             elif code == _PROTO and begin == 0:
                 position += 1
             else:
@@ -172,28 +172,28 @@ class _Scan:
             return self.pickle.index(b"\n", self.pickle.index(b"\n", position) + 1) + 1
         return position - width + int.from_bytes(self.pickle[position : position - width], "little")
 
-    def _make(self, item: _Item) -> None:
+    def _make(self, item: _PickledObject) -> None:
         self.objects += 1
         if not self.stack and not self.marks:
             self.pairs.clear()
         self.stack.append(item)
 
-    def _add(self, items: list[_Item], end: int, *, pairs: bool) -> None:
+    def _add(self, items: list[_PickledObject], end: int, *, pairs: bool) -> None:
         """Give items to the object on top: keys and values, or what a list is extended by."""
         target = self.stack[-1]
         if not pairs:
             floats = target.floats if isinstance(target.floats, list) else []  # grows in place, as a list may be given one item at a time
             if self.pickle[target.begin] == _LIST:  # and none from before
                 floats.extend(place for item in items if item.single for place in item.floats)
-            self.stack[-1] = _Item(target.begin, end, False, floats)
+            self.stack[-1] = _PickledObject(target.begin, end, False, floats)
             return
         set_now = list(zip(items[::2], items[1::2], strict=True))
         self.set.extend(value for _, value in set_now if value.floats)
         if len(self.stack) == 1 and not self.marks:
             self.pairs.extend(set_now)
-        self.stack[-1] = _Item(target.begin, end, False, target.floats)
+        self.stack[-1] = _PickledObject(target.begin, end, False, target.floats)
 
-    def entries(self, keys: Collection[str]) -> Iterator[tuple[str, _Item]]:
+    def entries(self, keys: Collection[str]) -> Iterator[tuple[str, _PickledObject]]:
         """Those of the root whose keys nothing else can be set by."""
         wanted = {key.encode(): key for key in keys}
         for key, value in self.pairs:
@@ -204,7 +204,7 @@ class _Scan:
             if text in wanted and self.seen[text] == 1 and self.is_apart(key):
                 yield wanted[text], value
 
-    def place(self, item: _Item) -> Place | None:
+    def place(self, item: _PickledObject) -> Place | None:
         """The value that a single opcode spells, if it is a whole number or a text."""
         code, begin = self.pickle[item.begin], item.begin + 1
         if code in _TEXTS:
@@ -214,12 +214,12 @@ class _Scan:
         width, form = _NUMBERS[code]
         return Place(begin if width > 0 else begin - width, self._end(begin, width), form)
 
-    def is_apart(self, item: _Item) -> bool:
+    def is_apart(self, item: _PickledObject) -> bool:
         """Whether nothing behind an object refers to any part of it."""
         numbers = {put.number for put in self.puts if item.begin <= put.place < item.end}
         return not any(place >= item.end and number in numbers for place, number in self.gets)
 
-    def passage(self, item: _Item, longest: int) -> Passage | None:
+    def passage(self, item: _PickledObject, longest: int) -> Passage | None:
         if item.end - item.begin > longest or not self.is_apart(item):
             return None
         latest = {put.number: put.item for put in self.puts if put.place < item.begin}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsvckpt.commands.bundle.contents import Bundle, Item, LeftOut, Saved, by_age, manifest_size, nothing_left, place, portable, unfit
+from gsvckpt.commands.bundle.contents import Bundle, BundleItem, LeftOut, Saved, by_age, manifest_size, nothing_left, place, portable, unfit
 from gsvckpt.commands.bundle.experiment import File, Scores, TrainingRun, best_of, choose, find_experiment, read_end, read_scores
 from gsvckpt.commands.bundle.yaml import to_yaml
 from gsvckpt.commands.verify.findings import Finding
@@ -201,7 +201,7 @@ def test_names_that_a_manifest_can_hold() -> None:
 
 def test_a_bundle_tells_what_it_comes_to() -> None:
     left = (LeftOut("logs/a/logs_s2_v2/G_1.pth", "is damaged: x", 3), LeftOut("logs/a/logs_s1_v1", "older"))
-    bundle = Bundle("logs/a", "out", "", (Item("x", None, 3, "written"), Item("y", None, 4, "copy")), left, ("note",))
+    bundle = Bundle("logs/a", "out", "", (BundleItem("x", None, 3, "written"), BundleItem("y", None, 4, "copy")), left, ("note",))
     assert (bundle.size, bundle.exit_code) == (7, 3)
     assert bundle.warnings == (f"{os.path.join('logs_s2_v2', 'G_1.pth')}: is damaged: x", "logs_s1_v1: older", "note")
     assert isinstance(nothing_left(bundle), DamagedError)
