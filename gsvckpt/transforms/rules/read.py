@@ -41,7 +41,7 @@ def read_rules(path_or_preset: str) -> tuple[Rule, ...]:
     return tuple(_rules(path_or_preset, text, presets))
 
 
-class _Table(NamedTuple):
+class _RuleTable(NamedTuple):
     """One rule as it was written; `lines` has those of its keys, and under "" that of its header."""
 
     path: str
@@ -63,7 +63,7 @@ class _Table(NamedTuple):
 def _rules(path: str, text: str, presets: Mapping[str, str]) -> Iterator[Rule]:
     document = parse(path, text)
     top, below = find_lines(text)
-    root = _Table(path, document, {"": 1, **top})
+    root = _RuleTable(path, document, {"": 1, **top})
     for key in document:
         if key != "rule":
             raise root.mistake(key, f"unknown key `{key}`", did_you_mean(key, ["rule"], "rules begin with [[rule]]"))
@@ -73,10 +73,10 @@ def _rules(path: str, text: str, presets: Mapping[str, str]) -> Iterator[Rule]:
     if not tables:
         raise root.mistake("rule", "there are no rules in it", f"each rule begins with [[rule]]; presets: {', '.join(presets)}")
     for number, values in enumerate(tables):
-        yield from _rule(_Table(path, values, below[number] if below else {"": root.lines["rule"]}), presets)
+        yield from _rule(_RuleTable(path, values, below[number] if below else {"": root.lines["rule"]}), presets)
 
 
-def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
+def _rule(table: _RuleTable, presets: Mapping[str, str]) -> Iterator[Rule]:
     known = (*_ACTIONS, *_WITH.values())
     for key in table.values:
         if key not in known:
@@ -109,7 +109,7 @@ def _rule(table: _Table, presets: Mapping[str, str]) -> Iterator[Rule]:
     yield Rule(cast("Action", action), first, value, line, tuple(others))
 
 
-def _globs(table: _Table, action: str) -> list[str]:
+def _globs(table: _RuleTable, action: str) -> list[str]:
     globs = table.values[action]
     if not isinstance(globs, list):
         return [table.text(action)]
@@ -118,7 +118,7 @@ def _globs(table: _Table, action: str) -> list[str]:
     return globs
 
 
-def _check_rename(table: _Table, pattern: str, template: str) -> None:
+def _check_rename(table: _RuleTable, pattern: str, template: str) -> None:
     try:
         search = compile_pattern(pattern)
     except (re.error, ValueError, OverflowError, RecursionError) as error:
