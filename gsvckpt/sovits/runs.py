@@ -17,7 +17,7 @@ LARGEST_CONFIG = 1 << 20  # bytes; upstream's has 2 KB
 _LEVELS = 3  # logs/<exp>/logs_s2_v2/G_16.pth: the config is one folder up; a user may have sorted files further
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """A folder in which GPT-SoVITS looks for what to resume from.
 
     `generator` and `discriminator` are the names it would take (for GPT, the one file is the generator); `failure` is the error by which choosing
@@ -50,7 +50,7 @@ class Run(NamedTuple):
         return tuple(self.place(name) for name in self.names if name != self.generator and name.startswith(begin))
 
 
-def find_runs(path: str) -> tuple[Run, ...]:
+def find_runs(path: str) -> tuple[TrainingRun, ...]:
     """The runs of an experiment folder, of a run's folder, or of the folder that a file lies in.
 
     Runs without any checkpoint count only where they are all there is. Raises MissingError where `path` is none of these.
@@ -79,11 +79,11 @@ def _run_folders(folder: str) -> Iterator[tuple[str, RunName]]:
             yield place, name
 
 
-def _read_run(folder: str, name: RunName) -> Run:
+def _read_run(folder: str, name: RunName) -> TrainingRun:
     names = tuple(entry for entry in _list(folder) if resumes(entry))
     *_, experiment, own = ("", *split(os.path.abspath(folder)))
     epochs, version = _read_config(os.path.join(folder, os.pardir, CONFIG)) if name.stage != "gpt" else (None, None)
-    run = Run(folder, name.stage, name.version, names, epochs=epochs, config_version=version)
+    run = TrainingRun(folder, name.stage, name.version, names, epochs=epochs, config_version=version)
     if name.stage == "gpt":
         return run._replace(generator=newest_lightning(names))
     seen = f"logs/{experiment}/{own}"  # as GPT-SoVITS spells it, from its own folder

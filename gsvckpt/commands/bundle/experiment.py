@@ -44,7 +44,7 @@ class File(NamedTuple):
         return self.said.epoch or 0, self.said.step or 0, self.mtime_ns
 
 
-class TrainingRun(NamedTuple):
+class ExperimentRun(NamedTuple):
     """A run with at least one training file. `stated` says that its folder's name told the version, and not a file in it."""
 
     label: str
@@ -74,7 +74,7 @@ class Experiment(NamedTuple):
     name: str
     path: str
     root: str
-    runs: tuple[TrainingRun, ...]
+    runs: tuple[ExperimentRun, ...]
     weights: Mapping[Stage, tuple[File, ...]]
     logs: tuple[Log, ...]
 
@@ -83,8 +83,8 @@ class Choice(NamedTuple):
     """One run of each stage, those that were not chosen, and what is worth a warning."""
 
     version: str | None
-    runs: Mapping[Stage, TrainingRun]
-    others: tuple[TrainingRun, ...]
+    runs: Mapping[Stage, ExperimentRun]
+    others: tuple[ExperimentRun, ...]
     warnings: tuple[str, ...]
 
     def version_of(self, stage: Stage) -> str | None:
@@ -106,7 +106,7 @@ def find_experiment(path: str) -> Experiment:
     root = os.path.normpath(os.path.join(path, os.pardir, os.pardir))
     logs = tuple(_logs(path))
     try:
-        runs = tuple(run for found in find_runs(path) if (run := _training_run(path, found.folder)) is not None)
+        runs = tuple(run for found in find_runs(path) if (run := _experiment_run(path, found.folder)) is not None)
     except MissingError as error:
         if error.path != path:  # a run that cannot be listed; that there is none is no failure yet
             raise
@@ -117,7 +117,7 @@ def find_experiment(path: str) -> Experiment:
     return Experiment(name, path, root, runs, weights, logs)
 
 
-def _training_run(experiment: str, folder: str) -> TrainingRun | None:
+def _experiment_run(experiment: str, folder: str) -> ExperimentRun | None:
     """The run in a folder; None for one that GPT-SoVITS made and never used (webui.py:516,610)."""
     label = os.path.relpath(folder, experiment).split(os.sep)[0]
     name = parse_run(label)
@@ -128,7 +128,7 @@ def _training_run(experiment: str, folder: str) -> TrainingRun | None:
     if not files:
         return None
     version = name.version or _look(files)
-    return TrainingRun(label, os.path.join(experiment, label), stage, version, name.version is not None, files[0].rank, files)
+    return ExperimentRun(label, os.path.join(experiment, label), stage, version, name.version is not None, files[0].rank, files)
 
 
 def _files(folder: str, forms: Sequence[Form]) -> Iterable[File]:
@@ -188,11 +188,11 @@ def agrees(stage: Stage, told: str | None, version: str | None) -> bool:
     return None in (told, version) or told == version or (stage == "gpt" and told == "v2" and version != "v1")
 
 
-def choose(runs: Sequence[TrainingRun], wanted: str | None) -> Choice:
+def choose(runs: Sequence[ExperimentRun], wanted: str | None) -> Choice:
     """One run of each stage: of the version that is wanted, else of that of the newest file, and the newest where several have it."""
     newest = max(runs, key=lambda run: run.mtime_ns, default=None)
     version = wanted or (newest.version if newest is not None else None)
-    chosen: dict[Stage, TrainingRun] = {}
+    chosen: dict[Stage, ExperimentRun] = {}
     warnings = []
     for stage in STAGES:
         mine = sorted((run for run in runs if run.stage == stage), key=lambda run: run.mtime_ns, reverse=True)

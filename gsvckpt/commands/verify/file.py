@@ -48,8 +48,7 @@ def verify_file(
     asked = options or Options()
     try:
         with open_source(path, glance=asked.quick) as source:
-            run = _Run(source, asked, expected or Expected(), jobs, progress or Silent())
-            return run.result()
+            return _Verifier(source, asked, expected or Expected(), jobs, progress or Silent()).result()
     except (MissingError, ChangedError) as error:
         return failed(conceal(os.fspath(path)), error)
 
@@ -73,7 +72,7 @@ def named_tensors(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[s
     return found
 
 
-class _Run:
+class _Verifier:
     """The verification of one open file."""
 
     def __init__(self, source: OpenSource, options: Options, expected: Expected, jobs: int, progress: Progress) -> None:

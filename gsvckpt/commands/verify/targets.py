@@ -20,7 +20,7 @@ from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
 from gsvckpt.files.paths import folder_of, is_folder, is_url, name_of, require_local
 from gsvckpt.formats import shards
 from gsvckpt.formats.pickle.safety import Safety
-from gsvckpt.sovits.runs import Run, find_runs
+from gsvckpt.sovits.runs import TrainingRun, find_runs
 
 
 class Targets:
@@ -35,7 +35,7 @@ class Targets:
         self.recorded: dict[str, ManifestEntry] = {}
         self.listed: list[Listed] = []
         self.failures: list[GsvError] = []
-        self.runs: list[Run] = []
+        self.runs: list[TrainingRun] = []
         self.asked: list[str] = []
         self.named: set[str] = set()
         self.parts: set[str] = set()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsvckpt.commands.bundle.contents import Bundle, BundleItem, LeftOut, Saved, by_age, manifest_size, nothing_left, place, portable, unfit
-from gsvckpt.commands.bundle.experiment import File, Scores, TrainingRun, best_of, choose, find_experiment, read_end, read_scores
+from gsvckpt.commands.bundle.experiment import ExperimentRun, File, Scores, best_of, choose, find_experiment, read_end, read_scores
 from gsvckpt.commands.bundle.yaml import to_yaml
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.commands.verify.manifest import ManifestEntry, record
@@ -31,9 +31,9 @@ def saved(path: str, epoch: int | None, second: int = 0, version: str | None = "
     return Saved(file(path, second), result)
 
 
-def run(label: str, second: int, version: str | None, *, stated: bool = True) -> TrainingRun:
+def run(label: str, second: int, version: str | None, *, stated: bool = True) -> ExperimentRun:
     stage = "gpt" if "s1" in label else "sovits"
-    return TrainingRun(label, f"logs/a/{label}", stage, version, stated, None, (file(f"logs/a/{label}/G_1.pth", second),))
+    return ExperimentRun(label, f"logs/a/{label}", stage, version, stated, None, (file(f"logs/a/{label}/G_1.pth", second),))
 
 
 # --- places --------------------------------------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_weights_by_age() -> None:
         ([], None, []),
     ],
 )
-def test_one_run_of_each_stage_is_chosen(runs: list[TrainingRun], wanted: str | None, chosen: list[str]) -> None:
+def test_one_run_of_each_stage_is_chosen(runs: list[ExperimentRun], wanted: str | None, chosen: list[str]) -> None:
     choice = choose(runs, wanted)
     assert [one.label for one in choice.runs.values()] == chosen
     assert {one.label for one in choice.others} == {one.label for one in runs} - set(chosen)

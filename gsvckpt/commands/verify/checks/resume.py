@@ -15,7 +15,7 @@ from gsvckpt.sovits import requirements
 from gsvckpt.sovits.config import lookup
 from gsvckpt.sovits.kinds import Kind
 from gsvckpt.sovits.names import LATEST_STEP
-from gsvckpt.sovits.runs import Run, newest_lightning
+from gsvckpt.sovits.runs import TrainingRun, newest_lightning
 
 _S2_KEYS = ("iteration", "optimizer", "model", "learning_rate")  # utils.py:23-60, each of them read without a default
 _S1_KEYS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers")  # measured with pytorch-lightning 2.5.6
@@ -58,12 +58,12 @@ def summarise(examination: Examination) -> State:
     )
 
 
-def assess(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def assess(run: TrainingRun, states: Mapping[str, State | GsvError]) -> list[Finding]:
     """The verdict on one run. `states` has what is known of its files, by path."""
     return _assess_gpt(run, states) if run.stage == "gpt" else _assess_sovits(run, states)
 
 
-def assess_file(name: str, state: State, run: Run | None) -> list[Finding]:
+def assess_file(name: str, state: State, run: TrainingRun | None) -> list[Finding]:
     """The verdict on one file: could training go on from it, and would it be the one that is taken?"""
     if state.kind == "gpt-training":
         found = _openable(name, state)
@@ -78,7 +78,7 @@ def assess_file(name: str, state: State, run: Run | None) -> list[Finding]:
     return found
 
 
-def _assess_gpt(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def _assess_gpt(run: TrainingRun, states: Mapping[str, State | GsvError]) -> list[Finding]:
     if run.generator is None:
         return [_nothing("epoch=*-step=*.ckpt")]
     state = states[run.chosen[0]]
@@ -109,7 +109,7 @@ def _openable(name: str, state: State) -> list[Finding]:
     return found
 
 
-def _assess_sovits(run: Run, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def _assess_sovits(run: TrainingRun, states: Mapping[str, State | GsvError]) -> list[Finding]:
     if run.failure:
         return [Finding("resume.file", "error", run.folder, f"a name makes GPT-SoVITS fail ({run.failure}); {_OVER}", "rename files to G_<step>.pth")]
     if run.generator is None:
@@ -159,7 +159,7 @@ def _groups(sizes: tuple[int, ...]) -> str:
     return " + ".join(map(str, sizes)) or "no"
 
 
-def _stale(run: Run, chosen: State, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def _stale(run: TrainingRun, chosen: State, states: Mapping[str, State | GsvError]) -> list[Finding]:
     """Files of a later epoch than the one that is taken."""
     later = [
         (state.epoch, os.path.basename(path))
@@ -175,7 +175,7 @@ def _stale(run: Run, chosen: State, states: Mapping[str, State | GsvError]) -> l
     return [Finding("resume.stale", "warning", str(run.generator), why, _instead(run, str(run.generator)), f"epoch {chosen.epoch}", f"epoch {epoch}")]
 
 
-def _outcome(run: Run, state: State, epochs: int | None, *, blocked: bool) -> list[Finding]:
+def _outcome(run: TrainingRun, state: State, epochs: int | None, *, blocked: bool) -> list[Finding]:
     if blocked or state.epoch is None:
         return []
     files = " and ".join(filter(None, (run.generator, run.discriminator)))
@@ -191,7 +191,7 @@ def _nothing(pattern: str) -> Finding:
     return Finding("resume.file", "warning", "folder", f"there is no {pattern}: training starts from the pretrained model at epoch 1", found="none")
 
 
-def _instead(run: Run, name: str) -> str:
+def _instead(run: TrainingRun, name: str) -> str:
     """What to do so that another file is taken: the whole pair goes, or is brought back where nothing else is there."""
     if run.stage == "gpt":
         gone = {name}
