@@ -15,14 +15,14 @@ from typing import cast
 from gsvckpt.model import Tensor
 
 Shape = tuple[int, ...]
-Layout = Mapping[str, tuple[str, Shape]]
+ModelLayout = Mapping[str, tuple[str, Shape]]
 
 _SMALL = frozenset({"v1", "v2", "v2Pro", "v2ProPlus"})  # the versions whose inference files leave something out
 _GENERATORS = ("v1", "v2", "v2Pro", "v2ProPlus", "v3", "v4")
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class LayoutDifference:
     """How a state dict departs from a layout. `wrong_shape` holds (name, shape found, shape expected)."""
 
     missing: tuple[str, ...]
@@ -43,7 +43,7 @@ def names() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=8)  # many files of one version are compared in a row
-def layout(name: str, rank: int = 32) -> Layout:
+def layout(name: str, rank: int = 32) -> ModelLayout:
     """Name -> (dtype, shape), in upstream's order; dtype is the module's, small files are stored as float16. KeyError for an unknown name.
 
     `rank` sets the shapes of the LoRA layouts and means nothing to the others.
@@ -57,9 +57,9 @@ def layout(name: str, rank: int = 32) -> Layout:
     return found
 
 
-def compare(state: Mapping[str, Tensor], reference: Layout) -> Difference:
+def compare(state: Mapping[str, Tensor], reference: ModelLayout) -> LayoutDifference:
     """What a state dict lacks, has too much, and has in another shape; dtypes are free, as upstream casts on loading."""
-    return Difference(
+    return LayoutDifference(
         tuple(name for name in reference if name not in state),
         tuple(name for name in state if name not in reference),
         tuple((name, state[name].shape, shape) for name, (_, shape) in reference.items() if name in state and state[name].shape != shape),
@@ -81,7 +81,7 @@ def suitable(kind: str, version: str | None, *, lora: bool = False) -> tuple[str
     return ("vocoder-v4",) if kind == "vocoder" and version == "v4" else ()
 
 
-def closest(state: Mapping[str, Tensor], options: tuple[str, ...], rank: int = 32) -> tuple[str, Difference] | None:
+def closest(state: Mapping[str, Tensor], options: tuple[str, ...], rank: int = 32) -> tuple[str, LayoutDifference] | None:
     """The layout that differs least, the first of equals; None when there are no options."""
     compared = [(name, compare(state, layout(name, rank))) for name in options]
     return min(compared, key=lambda pair: pair[1].count, default=None)

@@ -103,7 +103,7 @@ def _normal(examination: Examination, name: str) -> list[Finding]:
     return []
 
 
-def _dtypes(state: Mapping[str, Tensor], expected: layouts.Layout) -> list[Finding]:
+def _dtypes(state: Mapping[str, Tensor], expected: layouts.ModelLayout) -> list[Finding]:
     wrong = [name for name in expected if name in state and not state[name].dtype.floating]
     found = [
         Finding("layout.dtype", "error", name, "holds no floating numbers; loading rounds or fails", "", state[name].dtype.name, "float16 or float32")
