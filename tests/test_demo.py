@@ -12,7 +12,7 @@ from gsvckpt.engine.write import lay_out
 from gsvckpt.model import Checkpoint, Container, Storage, walk
 from gsvckpt.sovits.kinds import identify
 from gsvckpt.sovits.layouts import layout
-from gsvckpt.sovits.upstream import Verdict, detect
+from gsvckpt.sovits.upstream import Detection, detect
 from gsvckpt.transforms.plan import begin
 from tests import demo
 from tests.support import voices
@@ -39,7 +39,7 @@ def imagined(root):
 def test_sovits_weights_open_in_torch_and_in_gpt_sovits(maker, utils, tmp_path):
     path = voices.write(voices.sovits_weights(maker, "alice", "v2", epoch=8, step=200), tmp_path / demo.SOVITS.name, "v2")
     with path.open("rb") as file:
-        assert detect(file.read(8192), path.stat().st_size) == Verdict("v2", "v2", False, "size")
+        assert detect(file.read(8192), path.stat().st_size) == Detection("v2", "v2", False, "size")
     loaded = torch.load(path, weights_only=False, mmap=True)
     expected = layout("sovits-v2-small")
     assert {name: tuple(tensor.shape) for name, tensor in loaded["weight"].items()} == {name: shape for name, (_, shape) in expected.items()}

@@ -14,7 +14,7 @@ from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.official import Match
 from gsvckpt.sovits.sections import Role, Sections, divide, state_tensors
-from gsvckpt.sovits.upstream import UpstreamError, Verdict
+from gsvckpt.sovits.upstream import Detection, UpstreamError
 
 _FOREIGN = "GPT-SoVITS reads no safetensors files; gsvckpt migrate --to torch makes one that it reads"
 
@@ -32,7 +32,7 @@ class Examination(NamedTuple):
     state: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
     rows: int | None
-    upstream: Verdict | UpstreamError | None
+    upstream: Detection | UpstreamError | None
     official: Match | None
     warnings: tuple[str, ...] = ()
 

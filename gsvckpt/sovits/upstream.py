@@ -29,7 +29,7 @@ _WRITTEN = {meant.upstream[1:]: head for head, meant in HEADS.items() if meant.w
 _BY_SYMBOLS = frozenset({"v1", "v2"})
 
 
-class Verdict(NamedTuple):
+class Detection(NamedTuple):
     """Upstream's answer: the version of the symbol table, of the model, whether it is a LoRA, and which rule said so."""
 
     symbols: str
@@ -44,18 +44,18 @@ class UpstreamError(NamedTuple):
     error: str
 
 
-def detect(first8k: bytes, size: int) -> Verdict | UpstreamError:
+def detect(first8k: bytes, size: int) -> Detection | UpstreamError:
     """What upstream says of a file with these first bytes and this size, before any tensor is read."""
     answer = HASHES.get(digest_header(first8k))
     if answer is not None:
-        return Verdict(*answer, False, "hash")
+        return Detection(*answer, False, "hash")
     head = first8k[:2]
     if head != b"PK":
         meant = HEADS.get(head.decode("latin-1"))
-        return Verdict(*meant.upstream, "head") if meant is not None and meant.upstream else UpstreamError(f"KeyError: {head!r}")
+        return Detection(*meant.upstream, "head") if meant is not None and meant.upstream else UpstreamError(f"KeyError: {head!r}")
     if size < V2_MIN_SIZE:
-        return Verdict("v1", "v1", False, "size")
-    return Verdict("v2", "v2" if size < V3_MIN_SIZE else "v3", False, "size")
+        return Detection("v1", "v1", False, "size")
+    return Detection("v2", "v2" if size < V3_MIN_SIZE else "v3", False, "size")
 
 
 def applies(kind: Kind) -> bool:
@@ -63,7 +63,7 @@ def applies(kind: Kind) -> bool:
     return kind in ("sovits-weights", "sovits-lora", "sovits-generator-base")
 
 
-def correct(verdict: Verdict, symbol_rows: int | None) -> Verdict:
+def correct(verdict: Detection, symbol_rows: int | None) -> Detection:
     """The verdict after upstream's callers have looked at `enc_p.text_embedding.weight` (inference_webui.py:318-330, TTS.py:508-522).
 
     `symbol_rows` is None where a file has no such tensor. The language menus still follow the verdict before.
@@ -108,7 +108,7 @@ def head_for(version: str | None, lora: bool, *, base: bool = False) -> str:
     return "PK" if base else _WRITTEN.get((version or "", lora), "PK")
 
 
-def misread(version: str | None, lora: bool, verdict: Verdict | UpstreamError) -> bool:
+def misread(version: str | None, lora: bool, verdict: Detection | UpstreamError) -> bool:
     """Whether a verdict contradicts what the file is. An undetermined version (None) is v3 or v4."""
     if isinstance(verdict, UpstreamError):
         return True
@@ -116,7 +116,7 @@ def misread(version: str | None, lora: bool, verdict: Verdict | UpstreamError) -
     return verdict.model not in wanted or verdict.lora != lora
 
 
-def judge(version: str | None, lora: bool, before: Verdict | UpstreamError | None, after: Verdict | UpstreamError | None) -> str | None:
+def judge(version: str | None, lora: bool, before: Detection | UpstreamError | None, after: Detection | UpstreamError | None) -> str | None:
     """Why an output must not be published, or None when it may.
 
     Refused: an output that upstream misreads where it read the source rightly, or whose misreading gives wrong sound without an error (full v4 as
@@ -127,10 +127,10 @@ def judge(version: str | None, lora: bool, before: Verdict | UpstreamError | Non
         return None
     name = describe(version, lora)
     if isinstance(after, UpstreamError):
-        return f"GPT-SoVITS could not open the output: {after.error}" if isinstance(before, Verdict) else None
-    if version is None and isinstance(before, Verdict) and (before.model, before.lora) != (after.model, after.lora):
+        return f"GPT-SoVITS could not open the output: {after.error}" if isinstance(before, Detection) else None
+    if version is None and isinstance(before, Detection) and (before.model, before.lora) != (after.model, after.lora):
         return f"GPT-SoVITS reads the source as {_said(before)} and would read the output as {_said(after)}"
-    if not misread(version, lora, after) or (version == "v1" and not lora and after == Verdict("v2", "v2", False, "size")):
+    if not misread(version, lora, after) or (version == "v1" and not lora and after == Detection("v2", "v2", False, "size")):
         return None
     silent = (
         (version == "v4" and not lora and after.model == "v3")
@@ -141,7 +141,7 @@ def judge(version: str | None, lora: bool, before: Verdict | UpstreamError | Non
     return f"GPT-SoVITS would read this {name} file as {_said(after)}" if was_right or silent else None
 
 
-def warnings(identity: Identity, verdict: Verdict | UpstreamError | None, rows: int | None) -> tuple[str, ...]:
+def warnings(identity: Identity, verdict: Detection | UpstreamError | None, rows: int | None) -> tuple[str, ...]:
     """In plain words, what goes wrong in GPT-SoVITS where its answer differs from what the tensors say; `rows` as in `correct`."""
     if verdict is None or not applies(identity.kind):
         return ()
@@ -158,7 +158,7 @@ def warnings(identity: Identity, verdict: Verdict | UpstreamError | None, rows: 
     return tuple(found)
 
 
-def _consequence(version: str | None, lora: bool, base: bool, verdict: Verdict) -> str:
+def _consequence(version: str | None, lora: bool, base: bool, verdict: Detection) -> str:
     said = f"GPT-SoVITS takes this {describe(version, lora)} file for {_said(verdict)}"
     if version == "v2" and verdict.model == "v1" and not lora:
         return f"{said} because it is smaller than 82,978 KiB: the menus lack Cantonese and Korean; the model itself is corrected from its tensors"
@@ -180,5 +180,5 @@ def describe(version: str | None, lora: bool) -> str:
     return (version or "v3 or v4") + (" LoRA" if lora else "")
 
 
-def _said(verdict: Verdict) -> str:
+def _said(verdict: Detection) -> str:
     return describe(verdict.model, verdict.lora)

@@ -75,7 +75,7 @@ class Clues(NamedTuple):
         return said if isinstance(said, str) else None
 
 
-class Finding(NamedTuple):
+class VersionEvidence(NamedTuple):
     """The versions that remain possible (one: decided), the reasons, and contradictions."""
 
     versions: tuple[Version, ...] = ()
@@ -103,7 +103,7 @@ def family_of(tensors: Mapping[str, Tensor]) -> Family | None:
     return None
 
 
-def find_version(family: Family | None, clues: Clues) -> Finding:
+def find_version(family: Family | None, clues: Clues) -> VersionEvidence:
     """The version of a model of this family, from tensors first."""
     if family == "gpt":
         return _gpt(clues.tensors)
@@ -111,7 +111,7 @@ def find_version(family: Family | None, clues: Clues) -> Finding:
         return _discriminator(clues)
     if family == "vocoder":
         return _vocoder(clues.tensors)
-    return _generator(clues) if family == "sovits-generator" else Finding()
+    return _generator(clues) if family == "sovits-generator" else VersionEvidence()
 
 
 def dimension(tensors: Mapping[str, Tensor], name: str, axis: int) -> int | None:
@@ -125,40 +125,40 @@ def counts_epochs(info: str) -> bool:
     return re.match(r"(?:[0-9]+epoch_|GPT-e[0-9])", info) is not None
 
 
-def _gpt(tensors: Mapping[str, Tensor]) -> Finding:
+def _gpt(tensors: Mapping[str, Tensor]) -> VersionEvidence:
     rows = dimension(tensors, _GPT_TEXT, 0)
     if rows is None:
-        return Finding()
+        return VersionEvidence()
     told = f"the phoneme table has {rows} rows"
     known: dict[int, Version] = {512: "v1", 732: "v2"}
     if rows not in known:
-        return Finding(evidence=(f"{told}, which no version has",))
-    return Finding((known[rows],), (told if rows == 512 else f"{told}, as in v2 and everything after it",))
+        return VersionEvidence(evidence=(f"{told}, which no version has",))
+    return VersionEvidence((known[rows],), (told if rows == 512 else f"{told}, as in v2 and everything after it",))
 
 
-def _discriminator(clues: Clues) -> Finding:
+def _discriminator(clues: Clues) -> VersionEvidence:
     count = len({name.split(".")[1] for name in clues.tensors if name.count(".") > 1})
     pairs: dict[int, tuple[Version, ...]] = {6: ("v1", "v2"), 8: ("v2Pro", "v2ProPlus")}
     possible = pairs.get(count, ())
     told = f"{count} discriminators" + (f": {' or '.join(possible)}" if possible else ", which no version has")
     hint = _folder(clues.path)
     if hint is not None and hint[0] in possible:
-        return Finding((hint[0],), (told, hint[1]))
-    return Finding(possible, (told,), (f"{hint[1]}, but the tensors say {' or '.join(possible)}",) if hint and possible else ())
+        return VersionEvidence((hint[0],), (told, hint[1]))
+    return VersionEvidence(possible, (told,), (f"{hint[1]}, but the tensors say {' or '.join(possible)}",) if hint and possible else ())
 
 
-def _vocoder(tensors: Mapping[str, Tensor]) -> Finding:
+def _vocoder(tensors: Mapping[str, Tensor]) -> VersionEvidence:
     bands = dimension(tensors, "conv_pre.weight", 1) or dimension(tensors, "conv_pre.weight_v", 1)
     snake = any(".activations." in name or name.startswith("activation_post.") for name in tensors)
     if bands != 100:
-        return Finding()
+        return VersionEvidence()
     if snake:
-        return Finding(("v3",), ("BigVGAN for 100 mel bands, the vocoder of v3",))
+        return VersionEvidence(("v3",), ("BigVGAN for 100 mel bands, the vocoder of v3",))
     channels = dimension(tensors, "conv_pre.weight", 0)
-    return Finding(("v4",), ("HiFi-GAN for 100 mel bands with 512 channels, the vocoder of v4",)) if channels == 512 else Finding()
+    return VersionEvidence(("v4",), ("HiFi-GAN for 100 mel bands with 512 channels, the vocoder of v4",)) if channels == 512 else VersionEvidence()
 
 
-def _generator(clues: Clues) -> Finding:
+def _generator(clues: Clues) -> VersionEvidence:
     tensors = clues.tensors
     if any(name.startswith(("cfm.", "bridge.")) for name in tensors):
         return _flow_matching(clues)
@@ -167,27 +167,27 @@ def _generator(clues: Clues) -> Finding:
     return _checked(_plain(clues), clues)
 
 
-def _flow_matching(clues: Clues) -> Finding:
+def _flow_matching(clues: Clues) -> VersionEvidence:
     """v3 and v4 have the same tensors, so whatever else there is decides, the surest first."""
     evidence = "cfm tensors: v3 or v4"
     hints = _hints(clues, ("v3", "v4"))
     if not hints:
-        return Finding(("v3", "v4"), (evidence,))
+        return VersionEvidence(("v3", "v4"), (evidence,))
     version = hints[0][0]
-    return Finding((version,), (evidence, *(told for said, told in hints if said == version)), _conflicts(hints, version))
+    return VersionEvidence((version,), (evidence, *(told for said, told in hints if said == version)), _conflicts(hints, version))
 
 
-def _pro(clues: Clues) -> Finding:
+def _pro(clues: Clues) -> VersionEvidence:
     channels = dimension(clues.tensors, "dec.conv_pre.weight", 0)
     known: dict[int | None, Version] = {512: "v2Pro", 768: "v2ProPlus"}
     if channels in known:
-        return Finding((known[channels],), (f"sv_emb is there and dec.conv_pre has {channels} channels",))
+        return VersionEvidence((known[channels],), (f"sv_emb is there and dec.conv_pre has {channels} channels",))
     hints = _hints(clues, ("v2Pro", "v2ProPlus"))
     told = "sv_emb is there: v2Pro or v2ProPlus"
-    return Finding((hints[0][0],), (told, hints[0][1])) if hints else Finding(("v2Pro", "v2ProPlus"), (told,))
+    return VersionEvidence((hints[0][0],), (told, hints[0][1])) if hints else VersionEvidence(("v2Pro", "v2ProPlus"), (told,))
 
 
-def _plain(clues: Clues) -> Finding:
+def _plain(clues: Clues) -> VersionEvidence:
     """v1 or v2: the symbol table decides, the reference encoder where the table is custom (issue 774) or missing."""
     rows, width = dimension(clues.tensors, _TEXT, 0), dimension(clues.tensors, _REFERENCE, 1)
     by_rows: dict[int | None, Version] = {322: "v1", 732: "v2"}
@@ -196,20 +196,20 @@ def _plain(clues: Clues) -> Finding:
     if rows in by_rows:
         version = by_rows[rows]
         other = by_width.get(width, version)
-        return Finding((version,), told, () if other == version else (f"ref_enc reads {width} bins, as in {other}",))
+        return VersionEvidence((version,), told, () if other == version else (f"ref_enc reads {width} bins, as in {other}",))
     if width in by_width:
-        return Finding((by_width[width],), (*told, f"ref_enc reads {width} bins"))
+        return VersionEvidence((by_width[width],), (*told, f"ref_enc reads {width} bins"))
     hints = _hints(clues, ("v1", "v2"))
-    return Finding((hints[0][0],), (*told, hints[0][1])) if hints else Finding((), told)
+    return VersionEvidence((hints[0][0],), (*told, hints[0][1])) if hints else VersionEvidence((), told)
 
 
-def _checked(found: Finding, clues: Clues) -> Finding:
+def _checked(found: VersionEvidence, clues: Clues) -> VersionEvidence:
     """The same finding, with a note for every other place that names another version."""
     if found.version is None:
         return found
     hints = _hints(clues, VERSIONS)
     evidence = (*found.evidence, *(told for said, told in hints if said == found.version and told.startswith("head")))
-    return Finding(found.versions, evidence, (*found.notes, *_conflicts(hints, found.version)))
+    return VersionEvidence(found.versions, evidence, (*found.notes, *_conflicts(hints, found.version)))
 
 
 def _conflicts(hints: list[tuple[Version, str]], version: Version) -> tuple[str, ...]:

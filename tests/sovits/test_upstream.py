@@ -6,14 +6,14 @@ import pytest
 
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.kinds import Identity, Kind
-from gsvckpt.sovits.upstream import UpstreamError, Verdict, applies, correct, detect, head_for, judge, size_window, warnings
+from gsvckpt.sovits.upstream import Detection, UpstreamError, applies, correct, detect, head_for, judge, size_window, warnings
 from gsvckpt.sovits.versions import Version
 
 PK = b"PK\3\4"
-V1, V2, V3 = Verdict("v1", "v1", False, "size"), Verdict("v2", "v2", False, "size"), Verdict("v2", "v3", False, "size")
-V3_LORA, V4_LORA = Verdict("v2", "v3", True, "head"), Verdict("v2", "v4", True, "head")
-PRO, PLUS = Verdict("v2", "v2Pro", False, "head"), Verdict("v2", "v2ProPlus", False, "head")
-V4_BASE = Verdict("v2", "v4", False, "hash")
+V1, V2, V3 = Detection("v1", "v1", False, "size"), Detection("v2", "v2", False, "size"), Detection("v2", "v3", False, "size")
+V3_LORA, V4_LORA = Detection("v2", "v3", True, "head"), Detection("v2", "v4", True, "head")
+PRO, PLUS = Detection("v2", "v2Pro", False, "head"), Detection("v2", "v2ProPlus", False, "head")
+V4_BASE = Detection("v2", "v4", False, "hash")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ V4_BASE = Verdict("v2", "v4", False, "hash")
         (769_021_078, V3),
     ],
 )
-def test_a_pk_file_is_told_by_its_size(size: int, expected: Verdict) -> None:
+def test_a_pk_file_is_told_by_its_size(size: int, expected: Detection) -> None:
     assert detect(PK, size) == expected
 
 
@@ -46,7 +46,7 @@ def test_a_pk_file_is_told_by_its_size(size: int, expected: Verdict) -> None:
     ],
 )
 def test_a_head_is_told_whatever_the_size(head: bytes, symbols: str, model: str, lora: bool) -> None:
-    assert detect(head + b"\3\4", 1) == Verdict(symbols, model, lora, "head")
+    assert detect(head + b"\3\4", 1) == Detection(symbols, model, lora, "head")
 
 
 @pytest.mark.parametrize(("first", "text"), [(b"07\3\4", "KeyError: b'07'"), (b"<!DOCTYPE", "KeyError: b'<!'"), (b"", "KeyError: b''")])
@@ -82,7 +82,7 @@ def test_it_applies_to_what_inference_opens() -> None:
     ("verdict", "rows", "symbols", "model"),
     [(V2, 322, "v1", "v1"), (V1, 732, "v2", "v2"), (V1, 500, "v2", "v2"), (V1, None, "v2", "v2"), (PRO, 732, "v2", "v2Pro"), (V3, 732, "v2", "v3")],
 )
-def test_callers_correct_it_from_the_symbol_table(verdict: Verdict, rows: int | None, symbols: str, model: str) -> None:
+def test_callers_correct_it_from_the_symbol_table(verdict: Detection, rows: int | None, symbols: str, model: str) -> None:
     found = correct(verdict, rows)
     assert (found.symbols, found.model, found.rule) == (symbols, model, verdict.rule)
 
@@ -132,7 +132,7 @@ def test_heads_that_upstream_writes() -> None:
     ("version", "lora", "before", "after"),
     [
         ("v2", False, V2, V1),  # shrunk below the line
-        ("v1", False, V1, Verdict("v2", "v2", False, "head")),  # a head that upstream would not write
+        ("v1", False, V1, Detection("v2", "v2", False, "head")),  # a head that upstream would not write
         ("v4", False, V4_BASE, V3),
         ("v4", False, V3, V3),  # wrong sound without an error, whoever began it
         ("v4", False, None, V3),
@@ -146,7 +146,7 @@ def test_heads_that_upstream_writes() -> None:
         (None, True, V4_LORA, V3_LORA),
     ],
 )
-def test_refused(version: str | None, lora: bool, before: Verdict | None, after: Verdict | UpstreamError) -> None:
+def test_refused(version: str | None, lora: bool, before: Detection | None, after: Detection | UpstreamError) -> None:
     assert judge(version, lora, before, after)
 
 
@@ -165,7 +165,7 @@ def test_refused(version: str | None, lora: bool, before: Verdict | None, after:
         ("v4", False, UpstreamError("KeyError: b'07'"), UpstreamError("KeyError: b'07'")),
     ],
 )
-def test_not_refused(version: str | None, lora: bool, before: Verdict | UpstreamError, after: Verdict | UpstreamError | None) -> None:
+def test_not_refused(version: str | None, lora: bool, before: Detection | UpstreamError, after: Detection | UpstreamError | None) -> None:
     assert judge(version, lora, before, after) is None
 
 
@@ -181,12 +181,12 @@ def test_not_refused(version: str | None, lora: bool, before: Verdict | Upstream
         ("sovits-lora", "v3", V1, None, "without its base"),
         ("sovits-lora", "v3", V4_LORA, None, "v4 LoRA by its head"),
         ("sovits-weights", "v4", UpstreamError("KeyError: b'07'"), 732, "KeyError: b'07'"),
-        ("sovits-weights", "v2", Verdict("v2", "v2", False, "head"), 732, "need PK"),
+        ("sovits-weights", "v2", Detection("v2", "v2", False, "head"), 732, "need PK"),
         ("sovits-generator-base", "v2Pro", PRO, 732, "need PK"),
         ("sovits-weights", "v2", V2, 500, "500 rows"),
     ],
 )
-def test_warnings(kind: Kind, version: Version, verdict: Verdict | UpstreamError, rows: int | None, words: str) -> None:
+def test_warnings(kind: Kind, version: Version, verdict: Detection | UpstreamError, rows: int | None, words: str) -> None:
     found = warnings(Identity(kind, version=version, versions=(version,)), verdict, rows)
     assert len(found) == 1 and words in found[0]
 
@@ -202,5 +202,5 @@ def test_warnings(kind: Kind, version: Version, verdict: Verdict | UpstreamError
         ("sovits-weights", "v2", None),
     ],
 )
-def test_nothing_to_warn_of(kind: Kind, version: Version | None, verdict: Verdict | None) -> None:
+def test_nothing_to_warn_of(kind: Kind, version: Version | None, verdict: Detection | None) -> None:
     assert warnings(Identity(kind, version=version), verdict, None) == ()

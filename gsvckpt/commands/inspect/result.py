@@ -19,14 +19,14 @@ from gsvckpt.model import Container, Tensor
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import KINDS
 from gsvckpt.sovits.names import experiment
-from gsvckpt.sovits.upstream import UpstreamError, Verdict
+from gsvckpt.sovits.upstream import Detection, UpstreamError
 
 if TYPE_CHECKING:  # few runs measure or compare values, and start faster without them
     from gsvckpt.engine.difference import Difference
     from gsvckpt.engine.statistics import Stats
 
 
-def upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:
+def upstream_json(verdict: Detection | UpstreamError | None) -> dict[str, object] | None:
     """What GPT-SoVITS detects; null where its detection does not apply."""
     return None if verdict is None else verdict._asdict()
 

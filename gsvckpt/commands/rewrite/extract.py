@@ -17,7 +17,7 @@ from gsvckpt.sovits import names, small_weights, upstream
 from gsvckpt.sovits.config import fields, find_config, make_hparams
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.sections import divide
-from gsvckpt.sovits.upstream import Verdict
+from gsvckpt.sovits.upstream import Detection
 from gsvckpt.transforms.merge_lora import Merged, merge, put_over
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.small_weights import SmallWeights, to_inference
@@ -108,7 +108,7 @@ _OF_THE_BASE = "its config and info are those of the base, as GPT-SoVITS knows t
 def _put_over(plan: Plan, base: Examination, merged: Merged, request: Request) -> Plan:
     """The merged tensors in a copy of the base's own bytes, by whose beginning GPT-SoVITS knows it."""
     path = base.checkpoint.source.path
-    if not isinstance(base.upstream, Verdict) or base.upstream.rule != "hash":
+    if not isinstance(base.upstream, Detection) or base.upstream.rule != "hash":
         raise RefusedError(f"{path} is no base that GPT-SoVITS knows by its first bytes", where="--over-base", hint="name the official s2Gv4.pth")
     root, casts, made = put_over(base.checkpoint.root, base.state, merged.state)
     products = {storage: merged.products[original] for storage, original in made.items() if original in merged.products}

@@ -14,7 +14,7 @@ from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.sovits import layouts, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.sections import divide
-from gsvckpt.sovits.upstream import UpstreamError, Verdict
+from gsvckpt.sovits.upstream import Detection, UpstreamError
 from gsvckpt.transforms.plan import Plan
 
 _INSIST = "--force insists"
@@ -93,14 +93,14 @@ def refuse_layout(examination: Examination, planned: Planned, layout: Layout, de
         _refuse_base(examination, planned, layout.size)
 
 
-def foresee(planned: Planned, layout: Layout) -> Verdict | UpstreamError | None:
+def foresee(planned: Planned, layout: Layout) -> Detection | UpstreamError | None:
     """What GPT-SoVITS will say; None for files that it does not open, as it opens no safetensors files."""
     if planned.plan.container == "safetensors" or not upstream.applies(planned.identity.kind):
         return None
     return upstream.detect(layout.first(upstream.HEADER_SIZE), layout.size)
 
 
-def _refuse_misreading(examination: Examination, identity: Identity, after: Verdict | UpstreamError | None, *, is_merge: bool) -> None:
+def _refuse_misreading(examination: Examination, identity: Identity, after: Detection | UpstreamError | None, *, is_merge: bool) -> None:
     before = examination.upstream if identity.kind == examination.identity.kind else None  # of another kind nothing was said before
     lora = identity.kind == "sovits-lora"
     is_pro_base = identity.kind == "sovits-generator-base" and identity.version in ("v2Pro", "v2ProPlus")

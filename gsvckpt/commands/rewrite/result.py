@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gsvckpt.engine.placement import Computed
-from gsvckpt.sovits.upstream import UpstreamError, Verdict
+from gsvckpt.sovits.upstream import Detection, UpstreamError
 
 
 class Rewritten(NamedTuple):
@@ -21,8 +21,8 @@ class Rewritten(NamedTuple):
     whole: bool
     bytes_before: int
     bytes_after: int
-    upstream_before: Verdict | UpstreamError | None
-    upstream_after: Verdict | UpstreamError | None
+    upstream_before: Detection | UpstreamError | None
+    upstream_after: Detection | UpstreamError | None
     warnings: tuple[str, ...]
     details: Mapping[str, object]
     overflowed: int = 0
@@ -45,6 +45,6 @@ def as_json(done: Rewritten) -> dict[str, object]:
     }
 
 
-def _upstream_json(verdict: Verdict | UpstreamError | None) -> dict[str, object] | None:
+def _upstream_json(verdict: Detection | UpstreamError | None) -> dict[str, object] | None:
     """What GPT-SoVITS detects; null where its detection does not apply."""
     return None if verdict is None else verdict._asdict()

@@ -12,7 +12,7 @@ from gsvckpt.formats.torch_salvage import Remains
 from gsvckpt.formats.zip.directory import is_storage
 from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
 from gsvckpt.sovits import upstream
-from gsvckpt.sovits.upstream import Verdict
+from gsvckpt.sovits.upstream import Detection
 
 _OPCODES = frozenset(b"(.0123456789BCEFGIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b")  # to protocol 2
 _AGAIN = "get the file again"
@@ -73,7 +73,7 @@ def head(examination: Examination) -> list[Finding]:
     said = "torch.load alone says `unpickling stack underflow` (with weights_only: `Unsupported operand 48`)"
     if kind in _BY_INFERENCE:
         verdict, identity = examination.upstream, examination.identity
-        suits = isinstance(verdict, Verdict) and not upstream.misread(identity.version, examination.is_lora, verdict)
+        suits = isinstance(verdict, Detection) and not upstream.misread(identity.version, examination.is_lora, verdict)
         why = f"begins with {container.head} instead of PK{', as GPT-SoVITS marks this version' if suits else ''}; {said}"
         why += ", GPT-SoVITS opens it" if suits else ""
         return [Finding("container.head", "info", "first two bytes", why, found=container.head or "")]
