@@ -53,11 +53,11 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     rows = kinds.symbol_rows(sections.tensors)
     opened = upstream.applies(identity.kind)
     foreign = opened and checkpoint.container.format == "safetensors"
-    verdict = upstream.detect(head, source.size) if opened and not foreign else None
-    warnings = (*identity.notes, *upstream.warnings(identity, verdict, rows), *([_FOREIGN] if foreign else []))
+    detected = upstream.detect(head, source.size) if opened and not foreign else None
+    warnings = (*identity.notes, *upstream.warnings(identity, detected, rows), *([_FOREIGN] if foreign else []))
     weights = _all_weights(checkpoint.root, sections)
     safety = judge_checkpoint(checkpoint)
-    return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, verdict, recognise(source), warnings)
+    return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, detected, recognise(source), warnings)
 
 
 def recognise(source: Source, *, thorough: bool = False) -> Match | None:

@@ -120,13 +120,13 @@ def _deciding(identity: Identity) -> tuple[str, ...]:
 
 
 def _upstream(examination: Examination) -> Text:
-    verdict = examination.upstream
-    if verdict is None or isinstance(verdict, UpstreamError):
-        return Text(f"cannot open it: {verdict.error if verdict else ''}", style="red")
-    corrected = correct(verdict, examination.rows)
-    said = f"reads it as {describe(corrected.model, corrected.lora)}, by its {verdict.rule}"
-    if corrected.model != verdict.model:
-        said += f" as {verdict.model}, then corrected from the tensors"
+    detected = examination.upstream
+    if detected is None or isinstance(detected, UpstreamError):
+        return Text(f"cannot open it: {detected.error if detected else ''}", style="red")
+    corrected = correct(detected, examination.rows)
+    said = f"reads it as {describe(corrected.model, corrected.lora)}, by its {detected.rule}"
+    if corrected.model != detected.model:
+        said += f" as {detected.model}, then corrected from the tensors"
     return Text(said, style="yellow" if examination.warnings else "")
 
 

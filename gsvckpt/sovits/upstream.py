@@ -63,13 +63,13 @@ def applies(kind: Kind) -> bool:
     return kind in ("sovits-weights", "sovits-lora", "sovits-generator-base")
 
 
-def correct(verdict: Detection, symbol_rows: int | None) -> Detection:
-    """The verdict after upstream's callers have looked at `enc_p.text_embedding.weight` (inference_webui.py:318-330, TTS.py:508-522).
+def correct(detected: Detection, symbol_rows: int | None) -> Detection:
+    """What upstream's callers make of it, after a look at `enc_p.text_embedding.weight` (inference_webui.py:318-330, TTS.py:508-522).
 
-    `symbol_rows` is None where a file has no such tensor. The language menus still follow the verdict before.
+    `symbol_rows` is None where a file has no such tensor. The language menus still follow what was detected.
     """
     symbols = "v1" if symbol_rows == 322 else "v2"
-    return verdict._replace(symbols=symbols, model=symbols if verdict.model in _BY_SYMBOLS else verdict.model)
+    return detected._replace(symbols=symbols, model=symbols if detected.model in _BY_SYMBOLS else detected.model)
 
 
 def size_window(version: str | None, *, base: bool = False) -> tuple[int, int] | None:
@@ -108,12 +108,12 @@ def head_for(version: str | None, lora: bool, *, base: bool = False) -> str:
     return "PK" if base else _WRITTEN.get((version or "", lora), "PK")
 
 
-def misread(version: str | None, lora: bool, verdict: Detection | UpstreamError) -> bool:
-    """Whether a verdict contradicts what the file is. An undetermined version (None) is v3 or v4."""
-    if isinstance(verdict, UpstreamError):
+def misread(version: str | None, lora: bool, detected: Detection | UpstreamError) -> bool:
+    """Whether what upstream detected contradicts what the file is. An undetermined version (None) is v3 or v4."""
+    if isinstance(detected, UpstreamError):
         return True
     wanted = ("v3", "v4") if version is None else (version,)
-    return verdict.model not in wanted or verdict.lora != lora
+    return detected.model not in wanted or detected.lora != lora
 
 
 def judge(version: str | None, lora: bool, before: Detection | UpstreamError | None, after: Detection | UpstreamError | None) -> str | None:
@@ -141,38 +141,38 @@ def judge(version: str | None, lora: bool, before: Detection | UpstreamError | N
     return f"GPT-SoVITS would read this {name} file as {_said(after)}" if was_right or silent else None
 
 
-def warnings(identity: Identity, verdict: Detection | UpstreamError | None, rows: int | None) -> tuple[str, ...]:
+def warnings(identity: Identity, detected: Detection | UpstreamError | None, rows: int | None) -> tuple[str, ...]:
     """In plain words, what goes wrong in GPT-SoVITS where its answer differs from what the tensors say; `rows` as in `correct`."""
-    if verdict is None or not applies(identity.kind):
+    if detected is None or not applies(identity.kind):
         return ()
     version, lora, base = identity.version, identity.kind == "sovits-lora", identity.kind == "sovits-generator-base"
     found: list[str] = []
-    if isinstance(verdict, UpstreamError):
-        return (f"GPT-SoVITS does not know this head and stops with a bare `{verdict.error}`",)
-    if verdict.rule == "head" and (base or (not lora and version in ("v1", "v2", "v3"))):
+    if isinstance(detected, UpstreamError):
+        return (f"GPT-SoVITS does not know this head and stops with a bare `{detected.error}`",)
+    if detected.rule == "head" and (base or (not lora and version in ("v1", "v2", "v3"))):
         found.append("only today's inference reads this head; training, the exporters and most other projects need PK")
     if rows is not None and rows not in (322, 732):
         found.append(f"enc_p.text_embedding has {rows} rows, where GPT-SoVITS builds 322 or 732, so loading stops with a size mismatch")
-    if (version or identity.versions == ("v3", "v4")) and misread(version, lora, verdict):
-        found.append(_consequence(version, lora, base, verdict))
+    if (version or identity.versions == ("v3", "v4")) and misread(version, lora, detected):
+        found.append(_consequence(version, lora, base, detected))
     return tuple(found)
 
 
-def _consequence(version: str | None, lora: bool, base: bool, verdict: Detection) -> str:
-    said = f"GPT-SoVITS takes this {describe(version, lora)} file for {_said(verdict)}"
-    if version == "v2" and verdict.model == "v1" and not lora:
+def _consequence(version: str | None, lora: bool, base: bool, detected: Detection) -> str:
+    said = f"GPT-SoVITS takes this {describe(version, lora)} file for {_said(detected)}"
+    if version == "v2" and detected.model == "v1" and not lora:
         return f"{said} because it is smaller than 82,978 KiB: the menus lack Cantonese and Korean; the model itself is corrected from its tensors"
-    if version == "v1" and verdict.model == "v2" and not lora:
-        return f"{said} by its {verdict.rule}: the menus offer languages it does not know; the model itself is corrected from its tensors"
-    if version in ("v2Pro", "v2ProPlus") and "Pro" not in verdict.model:
+    if version == "v1" and detected.model == "v2" and not lora:
+        return f"{said} by its {detected.rule}: the menus offer languages it does not know; the model itself is corrected from its tensors"
+    if version in ("v2Pro", "v2ProPlus") and "Pro" not in detected.model:
         if base:
             return f"{said}: training from it works, but inference with it stops with a tensor size error (512 against 1024)"
         return f"{said}: it loads without complaint, then inference stops with a tensor size error (512 against 1024)"
-    if version == "v4" and verdict.model == "v3" and lora == verdict.lora:
+    if version == "v4" and detected.model == "v3" and lora == detected.lora:
         return f"{said}: it uses the wrong upsampling (1.875 instead of 2) and the 24 kHz vocoder of v3"
-    if lora and not verdict.lora:
+    if lora and not detected.lora:
         return f"{said}: it is loaded alone, without its base, and most of the model stays random, with no error"
-    return f"{said} by its {verdict.rule} and builds the wrong model for it"
+    return f"{said} by its {detected.rule} and builds the wrong model for it"
 
 
 def describe(version: str | None, lora: bool) -> str:
@@ -180,5 +180,5 @@ def describe(version: str | None, lora: bool) -> str:
     return (version or "v3 or v4") + (" LoRA" if lora else "")
 
 
-def _said(verdict: Detection) -> str:
-    return describe(verdict.model, verdict.lora)
+def _said(detected: Detection) -> str:
+    return describe(detected.model, detected.lora)

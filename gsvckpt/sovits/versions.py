@@ -204,7 +204,7 @@ def _plain(clues: Clues) -> VersionEvidence:
 
 
 def _checked(found: VersionEvidence, clues: Clues) -> VersionEvidence:
-    """The same finding, with a note for every other place that names another version."""
+    """The same evidence, with a note for every other place that names another version."""
     if found.version is None:
         return found
     hints = _hints(clues, VERSIONS)

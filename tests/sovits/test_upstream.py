@@ -79,12 +79,12 @@ def test_it_applies_to_what_inference_opens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "rows", "symbols", "model"),
+    ("detected", "rows", "symbols", "model"),
     [(V2, 322, "v1", "v1"), (V1, 732, "v2", "v2"), (V1, 500, "v2", "v2"), (V1, None, "v2", "v2"), (PRO, 732, "v2", "v2Pro"), (V3, 732, "v2", "v3")],
 )
-def test_callers_correct_it_from_the_symbol_table(verdict: Detection, rows: int | None, symbols: str, model: str) -> None:
-    found = correct(verdict, rows)
-    assert (found.symbols, found.model, found.rule) == (symbols, model, verdict.rule)
+def test_callers_correct_it_from_the_symbol_table(detected: Detection, rows: int | None, symbols: str, model: str) -> None:
+    found = correct(detected, rows)
+    assert (found.symbols, found.model, found.rule) == (symbols, model, detected.rule)
 
 
 def test_size_windows_lead_to_their_version() -> None:
@@ -170,7 +170,7 @@ def test_not_refused(version: str | None, lora: bool, before: Detection | Upstre
 
 
 @pytest.mark.parametrize(
-    ("kind", "version", "verdict", "rows", "words"),
+    ("kind", "version", "detected", "rows", "words"),
     [
         ("sovits-weights", "v2", V1, 732, "Cantonese"),
         ("sovits-weights", "v1", V2, 322, "corrected from its tensors"),
@@ -186,13 +186,13 @@ def test_not_refused(version: str | None, lora: bool, before: Detection | Upstre
         ("sovits-weights", "v2", V2, 500, "500 rows"),
     ],
 )
-def test_warnings(kind: Kind, version: Version, verdict: Detection | UpstreamError, rows: int | None, words: str) -> None:
-    found = warnings(Identity(kind, version=version, versions=(version,)), verdict, rows)
+def test_warnings(kind: Kind, version: Version, detected: Detection | UpstreamError, rows: int | None, words: str) -> None:
+    found = warnings(Identity(kind, version=version, versions=(version,)), detected, rows)
     assert len(found) == 1 and words in found[0]
 
 
 @pytest.mark.parametrize(
-    ("kind", "version", "verdict"),
+    ("kind", "version", "detected"),
     [
         ("sovits-weights", "v2", V2),
         ("sovits-weights", "v2Pro", PRO),
@@ -202,5 +202,5 @@ def test_warnings(kind: Kind, version: Version, verdict: Detection | UpstreamErr
         ("sovits-weights", "v2", None),
     ],
 )
-def test_nothing_to_warn_of(kind: Kind, version: Version | None, verdict: Detection | None) -> None:
-    assert warnings(Identity(kind, version=version), verdict, None) == ()
+def test_nothing_to_warn_of(kind: Kind, version: Version | None, detected: Detection | None) -> None:
+    assert warnings(Identity(kind, version=version), detected, None) == ()

@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # few runs measure or compare values, and start faster withou
     from gsvckpt.engine.statistics import Stats
 
 
-def upstream_json(verdict: Detection | UpstreamError | None) -> dict[str, object] | None:
+def upstream_json(detected: Detection | UpstreamError | None) -> dict[str, object] | None:
     """What GPT-SoVITS detects; null where its detection does not apply."""
-    return None if verdict is None else verdict._asdict()
+    return None if detected is None else detected._asdict()
 
 
 def container_json(container: Container) -> dict[str, object]:

@@ -132,9 +132,9 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
         return _sum_up_nothing(file_plan, written, rehearsed=rehearsed)
     examination, planned, destination = file_plan.examination, file_plan.planned, file_plan.destination
     size = written.layout.size
-    verdict = refusals.foresee(planned, written.layout)
+    detected = refusals.foresee(planned, written.layout)
     warnings = [*file_plan.notes, *planned.warnings]
-    warnings += upstream.warnings(planned.identity, verdict, kinds.symbol_rows(divide(planned.plan.root).tensors))
+    warnings += upstream.warnings(planned.identity, detected, kinds.symbol_rows(divide(planned.plan.root).tensors))
     if destination.dry_run:
         in_folder = planned.plan.shard_size is not None
         obstacle = destination.obstacle(file_plan.source, file_plan.output, file_plan.others, folder=in_folder)
@@ -150,7 +150,7 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
         bytes_before=examination.checkpoint.source.size,
         bytes_after=size,
         upstream_before=examination.upstream,
-        upstream_after=verdict,
+        upstream_after=detected,
         warnings=tuple(warnings),
         details=file_plan.recipe.details(examination, planned, written),
         overflowed=len(written.overflowed),

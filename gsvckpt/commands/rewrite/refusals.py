@@ -88,8 +88,8 @@ def refuse_head(identity: Identity, plan: Plan, destination: Destination) -> Non
 def refuse_layout(examination: Examination, planned: Planned, layout: Layout, destination: Destination) -> None:
     """Refuse a file that GPT-SoVITS would take for another version, where it did not take the source for one."""
     if planned.complete and not destination.force:
-        verdict = foresee(planned, layout)
-        _refuse_misreading(examination, planned.identity, verdict, is_merge=bool(planned.plan.products))
+        detected = foresee(planned, layout)
+        _refuse_misreading(examination, planned.identity, detected, is_merge=bool(planned.plan.products))
         _refuse_base(examination, planned, layout.size)
 
 

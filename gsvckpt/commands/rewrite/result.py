@@ -45,6 +45,6 @@ def as_json(done: Rewritten) -> dict[str, object]:
     }
 
 
-def _upstream_json(verdict: Detection | UpstreamError | None) -> dict[str, object] | None:
+def _upstream_json(detected: Detection | UpstreamError | None) -> dict[str, object] | None:
     """What GPT-SoVITS detects; null where its detection does not apply."""
-    return None if verdict is None else verdict._asdict()
+    return None if detected is None else detected._asdict()

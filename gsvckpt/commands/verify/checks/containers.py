@@ -72,8 +72,8 @@ def head(examination: Examination) -> list[Finding]:
         return []
     said = "torch.load alone says `unpickling stack underflow` (with weights_only: `Unsupported operand 48`)"
     if kind in _BY_INFERENCE:
-        verdict, identity = examination.upstream, examination.identity
-        suits = isinstance(verdict, Detection) and not upstream.misread(identity.version, examination.is_lora, verdict)
+        detected, identity = examination.upstream, examination.identity
+        suits = isinstance(detected, Detection) and not upstream.misread(identity.version, examination.is_lora, detected)
         why = f"begins with {container.head} instead of PK{', as GPT-SoVITS marks this version' if suits else ''}; {said}"
         why += ", GPT-SoVITS opens it" if suits else ""
         return [Finding("container.head", "info", "first two bytes", why, found=container.head or "")]

@@ -15,23 +15,23 @@ _RESIZE = "gsvckpt migrate FILE writes a copy of the size that GPT-SoVITS expect
 
 def detection(examination: Examination) -> list[Finding]:
     """What GPT-SoVITS detects against what the tensors say, with what follows from it."""
-    identity, verdict = examination.identity, examination.upstream
-    texts = upstream.warnings(identity, verdict, examination.rows)
+    identity, detected = examination.identity, examination.upstream
+    texts = upstream.warnings(identity, detected, examination.rows)
     found = []
     for text in texts:
-        if isinstance(verdict, UpstreamError) or verdict is None:
+        if isinstance(detected, UpstreamError) or detected is None:
             found.append(
                 Finding("version.upstream", "error", "first two bytes", text, _mend(examination), examination.checkpoint.container.head or "")
             )
             continue
         is_consequence = text is texts[-1] and (identity.version is not None or identity.versions == ("v3", "v4"))
-        misread = is_consequence and upstream.misread(identity.version, examination.is_lora, verdict)
+        misread = is_consequence and upstream.misread(identity.version, examination.is_lora, detected)
         severity: Severity = "warning"
         if (misread and not _corrected(examination)) or (not misread and "size mismatch" in text):
             severity = "error"
-        said = upstream.describe(verdict.model, verdict.lora) if misread else ""
+        said = upstream.describe(detected.model, detected.lora) if misread else ""
         known = upstream.describe(identity.version, examination.is_lora) if misread else ""
-        found.append(Finding("version.upstream", severity, verdict.rule, text, _mend(examination) if misread else "", said, known))
+        found.append(Finding("version.upstream", severity, detected.rule, text, _mend(examination) if misread else "", said, known))
     return found
 
 
@@ -56,10 +56,10 @@ def rewrite_head(path: str, head: str) -> str:
 
 def _corrected(examination: Examination) -> bool:
     """Misreadings that do not break the sound: v1 for v2, which GPT-SoVITS corrects from the tensors, and bases, which training opens by name."""
-    verdict, identity = examination.upstream, examination.identity
-    if verdict is None or isinstance(verdict, UpstreamError):
+    detected, identity = examination.upstream, examination.identity
+    if detected is None or isinstance(detected, UpstreamError):
         return False
-    plain = identity.version in ("v1", "v2") and verdict.model in ("v1", "v2") and verdict.lora == examination.is_lora
+    plain = identity.version in ("v1", "v2") and detected.model in ("v1", "v2") and detected.lora == examination.is_lora
     return plain or identity.kind == "sovits-generator-base"
 
 
