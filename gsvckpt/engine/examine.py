@@ -57,10 +57,10 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     warnings = (*identity.notes, *upstream.warnings(identity, detected, rows), *([_FOREIGN] if foreign else []))
     weights = _all_weights(checkpoint.root, sections)
     safety = judge_checkpoint(checkpoint)
-    return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, detected, recognise(source), warnings)
+    return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, detected, match_official(source), warnings)
 
 
-def recognise(source: Source, *, thorough: bool = False) -> Match | None:
+def match_official(source: Source, *, thorough: bool = False) -> Match | None:
     """The official file that this is, or None.
 
     Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known. At a

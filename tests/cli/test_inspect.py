@@ -179,7 +179,7 @@ def test_an_official_file_is_named(gsvckpt, tmp_path, monkeypatch):
 
     path = save(tmp_path / "mine.pth", small(generator("v2"), "v2"))
     match = examine.official.Match(examine.official.OFFICIAL[0], "header and size")
-    monkeypatch.setattr(examine, "recognise", lambda source, **_: match)
+    monkeypatch.setattr(examine, "match_official", lambda source, **_: match)
     assert gsvckpt.json("inspect", path).file["official"] == "s2G488k.pth"
     assert "s2G488k.pth" in gsvckpt("inspect", path).out
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from gsvckpt.engine.examine import Examination, examine, recognise
+from gsvckpt.engine.examine import Examination, examine, match_official
 from gsvckpt.engine.open import blame, open_checkpoint
 from gsvckpt.errors import RefusedError, UnsupportedError, UsageError, did_you_mean
 from gsvckpt.files.paths import is_url
@@ -72,7 +72,7 @@ def check_base(base: Examination, lora: Identity) -> tuple[str, ...]:
         )
     if None not in (lora.version, base.identity.version) and lora.version != base.identity.version:
         raise RefusedError(f"is a base of {base.identity.version}, but the LoRA is of {lora.version}", path=path, where="--merge-lora")
-    if official.named(path) and recognise(base.checkpoint.source, thorough=True) is None:
+    if official.named(path) and match_official(base.checkpoint.source, thorough=True) is None:
         return (f"{path} is called as an official file, but is not that file (its SHA-256 differs)",)
     if base.identity.version is None:
         return (f"{path} does not tell whether it is a base of v3 or v4, which have the same tensors",)

@@ -6,7 +6,7 @@ import os
 
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Planned
-from gsvckpt.engine.examine import Examination, recognise
+from gsvckpt.engine.examine import Examination, match_official
 from gsvckpt.engine.open import refuse_ambiguous
 from gsvckpt.errors import RefusedError, UsageError
 from gsvckpt.formats.layout import Layout
@@ -32,7 +32,7 @@ def refuse_source(examination: Examination, destination: Destination) -> None:
     refuse_code(examination.safety)
     if not destination.in_place:
         return
-    match = recognise(examination.checkpoint.source, thorough=examination.identity.kind in _PUBLISHED)
+    match = match_official(examination.checkpoint.source, thorough=examination.identity.kind in _PUBLISHED)
     if match is not None:
         raise RefusedError(
             f"is the official {match.file.name}; GPT-SoVITS knows it by its exact bytes, and would take a rewritten one for another version",
