@@ -13,7 +13,7 @@ from gsvckpt.model import Checkpoint, Distant, Source, Tensor, format_path
 from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.official import Match
-from gsvckpt.sovits.sections import Role, Sections, divide, state_tensors
+from gsvckpt.sovits.sections import Role, Sections, split_sections, state_tensors
 from gsvckpt.sovits.upstream import Detection, UpstreamError
 
 _FOREIGN = "GPT-SoVITS reads no safetensors files; gsvckpt migrate --to torch makes one that it reads"
@@ -48,7 +48,7 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     """
     source = checkpoint.source
     head = read_head(source)
-    sections = sections or divide(checkpoint.root)
+    sections = sections or split_sections(checkpoint.root)
     identity = kinds.identify(checkpoint, source.path, head, sections)
     rows = kinds.symbol_rows(sections.tensors)
     opened = upstream.applies(identity.kind)

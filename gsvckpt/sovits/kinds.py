@@ -9,7 +9,7 @@ from gsvckpt.model import Checkpoint, Path, Tensor
 from gsvckpt.sovits import names, versions
 from gsvckpt.sovits.config import find_config
 from gsvckpt.sovits.official import OFFICIAL, OfficialFile, digest_header, lookup
-from gsvckpt.sovits.sections import Role, Sections, divide, is_optimizer_state
+from gsvckpt.sovits.sections import Role, Sections, is_optimizer_state, split_sections
 from gsvckpt.sovits.training_progress import Progress, read_progress
 from gsvckpt.sovits.versions import Clues, Family, Version
 
@@ -60,7 +60,7 @@ def identify(checkpoint: Checkpoint, name: str, first8k: bytes, sections: Sectio
     `sections` are those of its root, where the caller has divided it already.
     """
     root = checkpoint.root
-    known, path, tensors = sections or divide(root)
+    known, path, tensors = sections or split_sections(root)
     head = checkpoint.container.head or ""
     clues = Clues(tensors, root, find_config(root), name, head, _official(checkpoint, first8k))
     family = versions.family_of(tensors)

@@ -137,7 +137,7 @@ class Sections(NamedTuple):
     tensors: Mapping[str, Tensor]
 
 
-def divide(root: object) -> Sections:
+def split_sections(root: object) -> Sections:
     """All three at once, as each builds on the one before."""
     known = roles(root)
     path = find_state_path(root, known)

@@ -29,7 +29,7 @@ from gsvckpt.formats.torch_objects import rebuild
 from gsvckpt.formats.zip import directory
 from gsvckpt.model import Checkpoint, Record, Source, storages_of, walk
 from gsvckpt.sovits.config import CONFIG_KEYS
-from gsvckpt.sovits.sections import Sections, divide, role
+from gsvckpt.sovits.sections import Sections, role, split_sections
 from gsvckpt.sovits.training_progress import PROGRESS_KEYS
 
 _WHOLE = 1 << 22  # bytes: a smaller file is read at once, of a larger one what is no tensor data
@@ -132,7 +132,7 @@ def find_structure(examination: Examination, counted: Account) -> KnownStructure
     marks = _find_marks(checkpoint, entries, at)
     return KnownStructure(
         examination=examination._replace(checkpoint=replace(checkpoint, source=Closed(source.path, source.size))),
-        sections=divide(checkpoint.root),
+        sections=split_sections(checkpoint.root),
         counted=counted,
         size=source.size,
         gaps=gaps,

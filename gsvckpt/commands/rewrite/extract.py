@@ -16,7 +16,7 @@ from gsvckpt.model import tensor_of
 from gsvckpt.sovits import names, small_weights, upstream
 from gsvckpt.sovits.config import fields, find_config, make_hparams
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.sections import divide
+from gsvckpt.sovits.sections import split_sections
 from gsvckpt.sovits.upstream import Detection
 from gsvckpt.transforms.merge_lora import Merged, merge, put_over
 from gsvckpt.transforms.plan import Change, Plan
@@ -41,7 +41,7 @@ def extract(planned: Planned, request: Request) -> Planned:
     """
     plan, identity = planned.plan, planned.identity
     path, root = plan.checkpoint.source.path, plan.root
-    state = divide(root).tensors
+    state = split_sections(root).tensors
     warnings: tuple[str, ...] = ()
     consulted: tuple[str, ...] = ()
     if identity.kind == "gpt-training":
@@ -72,7 +72,7 @@ def merge_lora(planned: Planned, base: Examination, request: Request) -> Planned
     if identity.lora_rank is None or identity.kind not in ("sovits-lora", "sovits-generator-training"):
         raise RefusedError(f"is no LoRA of GPT-SoVITS (it is a {identity.kind})", where="--merge-lora")
     root = plan.root if isinstance(plan.root, dict) else {}
-    state = divide(root).tensors
+    state = split_sections(root).tensors
     config, info = root.get("config"), root.get("info")
     if identity.kind == "sovits-lora" and not fields(config):
         raise RefusedError("holds no config, without which GPT-SoVITS loads no weights", where="config")
@@ -120,7 +120,7 @@ def _put_over(plan: Plan, base: Examination, merged: Merged, request: Request) -
 def _of_generator(plan: Plan, identity: Identity, request: Request) -> tuple[small_weights.SmallFile, object, str, tuple[str, ...]]:
     """(the small file, its config as an object, where that stood, warnings) of a `G_*.pth`, which holds no config itself."""
     path = plan.checkpoint.source.path
-    state = divide(plan.root).tensors
+    state = split_sections(plan.root).tensors
     settings, where = training_config.find(path, request.config)
     small_weights.check_config(settings, identity, state, where)
     step, warnings = _step_of(plan.root, identity, request)

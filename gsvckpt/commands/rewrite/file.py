@@ -23,7 +23,7 @@ from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.sniff import read_head
 from gsvckpt.sovits import kinds, upstream
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.sections import divide
+from gsvckpt.sovits.sections import split_sections
 from gsvckpt.transforms.plan import Plan, begin
 
 
@@ -134,7 +134,7 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
     size = written.layout.size
     detected = refusals.foresee(planned, written.layout)
     warnings = [*file_plan.notes, *planned.warnings]
-    warnings += upstream.warnings(planned.identity, detected, kinds.symbol_rows(divide(planned.plan.root).tensors))
+    warnings += upstream.warnings(planned.identity, detected, kinds.symbol_rows(split_sections(planned.plan.root).tensors))
     if destination.dry_run:
         in_folder = planned.plan.shard_size is not None
         obstacle = destination.obstacle(file_plan.source, file_plan.output, file_plan.others, folder=in_folder)

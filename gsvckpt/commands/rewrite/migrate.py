@@ -25,7 +25,7 @@ from gsvckpt.model import Checkpoint, Path, Tensor
 from gsvckpt.sovits import kinds, names, small_weights
 from gsvckpt.sovits.config import find_config, path_text, simple_form
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.sections import divide
+from gsvckpt.sovits.sections import split_sections
 from gsvckpt.sovits.training_state import training_state
 from gsvckpt.transforms.cast import Selection, cast, select
 from gsvckpt.transforms.plain import simplify
@@ -127,7 +127,7 @@ class Migrate:
         ]
         if written is None or not (written.plan.casts or planned.kept or written.overflowed):
             return facts
-        tensors = divide(planned.plan.root).tensors
+        tensors = split_sections(planned.plan.root).tensors
         storages = {*written.plan.casts, *written.overflowed}
         chosen = {name: tensor for name, tensor in tensors.items() if tensor.storage in storages}
         kept = {name: tensor for name, tensor in tensors.items() if name in planned.kept and name not in chosen}
@@ -155,7 +155,7 @@ class Step(NamedTuple):
 
 def _salvage(planned: Planned, task: Task) -> Planned:
     plan = planned.plan
-    sections = divide(plan.root)
+    sections = split_sections(plan.root)
     lost = find_lost(plan.root, task.jobs, Silent())
     if is_damaged(plan.checkpoint):
         plan = replace(plan, changes=(*plan.changes, Change("salvage", "container", "damaged", "written anew")))
@@ -248,7 +248,7 @@ def _scrub(planned: Planned, _: Task) -> Planned:
     called = planned.name or names.basename(path)
     scrubbed = scrubber.file_name(called)
     plan = simplify(plan, lambda value: text if (text := path_text(value)) is not None else value)
-    plan = scrub(plan, scrubber, frozenset(divide(plan.root).tensors), lambda key: not key.startswith(container.OWN))
+    plan = scrub(plan, scrubber, frozenset(split_sections(plan.root).tensors), lambda key: not key.startswith(container.OWN))
     return replace(planned, plan=plan, name=scrubbed if scrubbed != called else planned.name)
 
 
@@ -290,7 +290,7 @@ def _identify(planned: Planned) -> Identity:
 
 def _missing(planned: Planned) -> list[str]:
     """The lost tensors in whose places nothing stands."""
-    there = divide(planned.plan.root).tensors if planned.lost else {}
+    there = split_sections(planned.plan.root).tensors if planned.lost else {}
     return [name for name in planned.lost if name not in there]
 
 
@@ -313,7 +313,7 @@ def identify_plan(plan: Plan, before: Identity) -> Identity:
 
 def _state(plan: Plan) -> tuple[Path, Mapping[str, Tensor]]:
     """The path of the model's state dict, and its tensors by name."""
-    sections = divide(plan.root)
+    sections = split_sections(plan.root)
     if sections.path is None or not sections.tensors:
         raise RefusedError("holds no model whose tensors could be chosen", where="state dict")
     return sections.path, sections.tensors
@@ -321,6 +321,6 @@ def _state(plan: Plan) -> tuple[Path, Mapping[str, Tensor]]:
 
 def _require_some(plan: Plan, where: str) -> Plan:
     """The plan, if it leaves any tensor of the model."""
-    if not divide(plan.root).tensors:
+    if not split_sections(plan.root).tensors:
         raise RefusedError("not one tensor of the model would be left", where=where)
     return plan

@@ -13,7 +13,7 @@ from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.sovits import layouts, upstream
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.sections import divide
+from gsvckpt.sovits.sections import split_sections
 from gsvckpt.sovits.upstream import Detection, UpstreamError
 from gsvckpt.transforms.plan import Plan
 
@@ -64,7 +64,7 @@ def refuse_incomplete(examination: Examination, planned: Planned, destination: D
         return
     if layouts.suitable(identity.kind, identity.version) == ():
         identity = examination.identity
-    after = divide(planned.plan.root).tensors
+    after = split_sections(planned.plan.root).tensors
     options = layouts.suitable(identity.kind, identity.version, lora=identity.lora_rank is not None)
     found = layouts.closest(after, options, identity.lora_rank or 32)
     if found is None or not (found[1].missing or found[1].wrong_shape):
