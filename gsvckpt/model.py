@@ -160,7 +160,7 @@ class Container:
     """Facts of the outer file. `head`: the first two bytes of a zip as text, also of the one that a safetensors file came from; `prefix`: the folder
     inside it; `records`: how many entries it has.
 
-    `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `behind`, those that
+    `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `trailing`, those that
     follow the end of what was read: of the pickle in its record, of the last storage in a stream; `compressed`, records that are not stored plainly;
     `shards` counts the files of a checkpoint that is in several.
     """
@@ -171,7 +171,7 @@ class Container:
     prefix: str | None = None
     byteorder: str = "little"
     storages: int = 0
-    behind: int = 0
+    trailing: int = 0
     compressed: int = 0
     shards: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -71,7 +71,7 @@ def find_remains(source: Source) -> Remains:
 def is_damaged(checkpoint: Checkpoint) -> bool:
     """Whether its container was not read as a whole, or has more than belongs to it: then it is worth writing anew, whatever is lost."""
     container = checkpoint.container
-    return (container.format == "torch-zip" and not checkpoint.records) or (container.format == "safetensors" and bool(container.behind))
+    return (container.format == "torch-zip" and not checkpoint.records) or (container.format == "safetensors" and bool(container.trailing))
 
 
 def find_lost(root: object, jobs: int, progress: Progress) -> frozenset[Storage]:

@@ -38,16 +38,16 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
     if container.format == "torch-zip":
         places += _records(checkpoint)
         spans += gaps(source, checkpoint.records, tail)
-        if container.behind:
-            why = f"{container.behind:,} bytes stand behind the pickle, in its record; no pickler leaves any there"
+        if container.trailing:
+            why = f"{container.trailing:,} bytes stand behind the pickle, in its record; no pickler leaves any there"
             doubts.append(Doubt("data.pkl", why, agreed=True))
         tar = container.head != "PK" and _also_tar(source)
         if tar:
             places += tar
             why = "is a tar archive as well: torch.load reads it as one, GPT-SoVITS reads it as a zip"
             doubts.append(Doubt("first block", why, "container.head"))
-    elif container.format == "torch-stream" and container.behind:
-        begin = source.size - container.behind
+    elif container.format == "torch-stream" and container.trailing:
+        begin = source.size - container.trailing
         places.append(Place(begin, ""))
         spans.append((begin, source.size))
     elif container.format == "safetensors" and directory.has_tail(source):
@@ -96,7 +96,7 @@ def _records(checkpoint: Checkpoint) -> Iterator[Place]:
         number = name[len(storages) :] if name.startswith(storages) else ""
         if number.isdecimal() and number.isascii():  # told sooner than by `is_storage`, for thousands of them
             continue
-        if not is_storage(name) and (fold(name) != read or checkpoint.container.behind):
+        if not is_storage(name) and (fold(name) != read or checkpoint.container.trailing):
             yield pickle_search.place_of(record)
 
 

@@ -83,8 +83,8 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
         raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", hint=TRY_SALVAGE, check=check)
     if metadata.get(HEAD, PLAIN) not in HEADS:
         raise DamagedError(f"names {metadata[HEAD][:8]!r} as the first bytes of a zip", where=HEAD, check="container.header")
-    behind = max(source.size - base - end, 0)
-    container = Container("safetensors", records=len(tensors), head=metadata.get(HEAD), storages=end, metadata=metadata, behind=behind)
+    trailing = max(source.size - base - end, 0)
+    container = Container("safetensors", records=len(tensors), head=metadata.get(HEAD), storages=end, metadata=metadata, trailing=trailing)
     flat = {name: tensors[name] for name in header}
     if TREE not in metadata:
         return Checkpoint(source, container, flat)

@@ -76,7 +76,7 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
     order = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
     end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
-    container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total, behind=source.size - end)
+    container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total, trailing=source.size - end)
     return Checkpoint(source, container, root, tuple(found.names), doubts=doubts, calls=calls)
 
 

@@ -59,7 +59,7 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
             raise DamagedError(
                 "the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc"
             )
-        container = replace(container, behind=pickled.size - machine.position, compressed=sum(record.method != 0 for record in records))
+        container = replace(container, trailing=pickled.size - machine.position, compressed=sum(record.method != 0 for record in records))
         doubts = tuple(doubt._replace(where=f"{pickled.name}, {doubt.where}") for doubt in machine.doubts)
         return Checkpoint(source, container, root, tuple(machine.globals), records, doubts, machine.calls)
     except GsvError as error:

@@ -190,7 +190,7 @@ class _Verifier:
         if checkpoint.container.shards:
             self._check_whole(examination)
             return
-        self.findings += [*containers.head(examination), *containers.behind(checkpoint), *containers.byteorder(checkpoint)]
+        self.findings += [*containers.head(examination), *containers.trailing(checkpoint), *containers.byteorder(checkpoint)]
         if checkpoint.records and self.asked("container.*"):
             tail = directory.find_tail(self.source)
             self.findings += zip_bytes.audit(self.source, checkpoint.records, tail) if tail is not None else []

@@ -91,9 +91,9 @@ def byteorder(checkpoint: Checkpoint) -> list[Finding]:
     return [Finding("container.unsupported", "error", "byteorder", why, "load it with torch and save it again", order[:20], "little")]
 
 
-def behind(checkpoint: Checkpoint) -> list[Finding]:
+def trailing(checkpoint: Checkpoint) -> list[Finding]:
     """Bytes that follow the end of what readers read."""
-    count, container = checkpoint.container.behind, checkpoint.container
+    count, container = checkpoint.container.trailing, checkpoint.container
     if not count or container.format != "torch-stream":  # behind a zip's pickle they are a doubt (see ambiguity)
         return []
     why = f"{count:,} bytes stand behind the last storage; torch.load ignores them"
