@@ -40,17 +40,17 @@ class OpenSource(Source, Protocol):
 
 @runtime_checkable
 class Distant(Protocol):
-    """A source of which every small piece takes the time of a large one. `glance` says that it was opened for its structure alone, so that nobody
-    should ask for pieces between its tensors' bytes.
+    """A source of which every small piece takes the time of a large one. `structure_only` says that it was opened for its structure, so that
+    nobody should ask for pieces between its tensors' bytes.
     """
 
     @property
-    def glance(self) -> bool: ...
+    def structure_only(self) -> bool: ...
     def at_hand(self, offset: int, size: int) -> bool:
         """Whether these bytes can be had at once."""
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Get these small (offset, size) pieces together, in place of those that were got before; does nothing for a glance."""
+        """Get these small (offset, size) pieces together, in place of those that were got before; not for the structure alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,9 +94,9 @@ def inspect(
 
 
 @contextmanager
-def _opened(path: str, *, glance: bool = True) -> Iterator[Examination]:
+def _opened(path: str, *, structure_only: bool = True) -> Iterator[Examination]:
     """Open and examine one file. One that would run code is named last and on stderr, so that no other output hides it."""
-    with open_checkpoint(path, glance=glance) as checkpoint:
+    with open_checkpoint(path, structure_only=structure_only) as checkpoint:
         examination = examine(checkpoint)
         yield examination
     warn_unsafe(path, examination.safety)
@@ -116,7 +116,7 @@ def _warn_of(error: GsvError, settings: Settings, *, alone: bool = False) -> Non
 
 def _show(path: str, view: View, settings: Settings, *, alone: bool = False) -> dict[str, object]:
     """Examine and print one file, under its name unless it is shown `alone`. Returns its JSON object, where that was asked for."""
-    with _opened(path, glance=not view.stats) as examination:
+    with _opened(path, structure_only=not view.stats) as examination:
         if alone:
             view.require_match(examination.state)
         measured = _measure(examination, view, settings) if view.stats else {}
@@ -217,7 +217,7 @@ def _compare(path: str, other: str, view: View, settings: Settings) -> int:
     found: list[Difference] = []
 
     def compare(path: str) -> None:
-        with _opened(path, glance=False) as left, _opened(other, glance=False) as right, settings.watch("comparing") as progress:
+        with _opened(path, structure_only=False) as left, _opened(other, structure_only=False) as right, settings.watch("comparing") as progress:
             view.require_match(left.state, right.state)
             one, two = view.choose(left.state), view.choose(right.state)
             device, threads, _ = open_device(settings, Work("difference", bytes_of(one) + bytes_of(two)))

@@ -63,11 +63,11 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
 def match_official(source: Source, *, thorough: bool = False) -> Match | None:
     """The official file that this is, or None.
 
-    Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known. At a
-    glance it never is, as a whole file would have to come from another machine.
+    Its SHA-256 is computed only where the size is exactly that of an official file; `thorough` computes it always, as not all sizes are known. For
+    the structure alone it never is, as a whole file would have to come from another machine.
     """
     match = official.lookup(source.size, official.digest_header(read_head(source)))
-    if match is not None or (isinstance(source, Distant) and source.glance) or not (thorough or official.candidates(source.size)):
+    if match is not None or (isinstance(source, Distant) and source.structure_only) or not (thorough or official.candidates(source.size)):
         return match
     import hashlib
 

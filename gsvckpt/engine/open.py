@@ -18,18 +18,18 @@ from gsvckpt.model import Checkpoint, Source
 
 
 @contextmanager
-def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False, glance: bool = False) -> Iterator[Checkpoint]:
-    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. `inflate` admits compressed zips; `glance` says that none of
-    those bytes will be asked for.
+def open_checkpoint(path: str | PathLike[str], *, inflate: bool = False, structure_only: bool = False) -> Iterator[Checkpoint]:
+    """Open a checkpoint lazily: its directory and its pickle are read, no tensor bytes. `inflate` admits compressed zips; `structure_only` says that
+    none of those bytes will be asked for.
 
     A folder with an index, or the index itself, is one checkpoint in several files. Raises GsvError with the path filled in.
     """
     index = index_of(conceal(fspath(path)))
     if index is not None:
         with ExitStack() as stack, blame(conceal(fspath(path))):
-            yield shards.read(index, partial(_read_shard, inflate=inflate), stack, glance=glance)
+            yield shards.read(index, partial(_read_shard, inflate=inflate), stack, structure_only=structure_only)
         return
-    with open_source(path, glance=glance) as source, blame(source.path):
+    with open_source(path, structure_only=structure_only) as source, blame(source.path):
         yield read(source, inflate=inflate)
 
 

@@ -143,8 +143,8 @@ def _missing(path: str, error: Exception) -> MissingError:
     return MissingError(f"cannot be opened: {reason(error)}", path=path)
 
 
-def make_source(path: str | os.PathLike[str], *, glance: bool = False) -> OpenSource:
-    """A source for a path or URL, which the caller closes. `glance`: its structure is wanted, not its tensors, so the fewer requests the better.
+def make_source(path: str | os.PathLike[str], *, structure_only: bool = False) -> OpenSource:
+    """A source for a path or URL, which the caller closes. `structure_only`: its tensors are not wanted, so the fewer requests the better.
 
     Raises MissingError when there is no such file or it may not be read, and UnreachableError.
     """
@@ -153,13 +153,13 @@ def make_source(path: str | os.PathLike[str], *, glance: bool = False) -> OpenSo
         return LocalSource(name)
     from gsvckpt.files.remote.source import RemoteSource  # local files need nothing of it
 
-    return RemoteSource(name, glance=glance)
+    return RemoteSource(name, structure_only=structure_only)
 
 
 @contextmanager
-def open_source(path: str | os.PathLike[str], *, glance: bool = False) -> Iterator[OpenSource]:
+def open_source(path: str | os.PathLike[str], *, structure_only: bool = False) -> Iterator[OpenSource]:
     """Open a source as `make_source` does and close it again."""
-    source = make_source(path, glance=glance)
+    source = make_source(path, structure_only=structure_only)
     try:
         yield source
     finally:

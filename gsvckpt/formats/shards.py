@@ -73,8 +73,8 @@ def members(index: str) -> tuple[str, ...]:
     return tuple(join(folder_of(index), name) for name in dict.fromkeys(weight_map.values()))
 
 
-def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack, *, glance: bool = False) -> Checkpoint:
-    """Open all shards as one flat state dict, or as the tree that the index holds; `stack` closes them. `glance`: see `make_source`.
+def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStack, *, structure_only: bool = False) -> Checkpoint:
+    """Open all shards as one flat state dict, or as the tree that the index holds; `stack` closes them. `structure_only`: see `make_source`.
 
     Raises MissingError for a shard that is not there, DamagedError where index and shards contradict each other, and what opening a shard raises.
     """
@@ -86,7 +86,7 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     sources: list[OpenSource] = []
     shards: dict[str, Checkpoint] = {}
     for name in names:
-        sources.append(_open(join(folder, name), stack, glance=glance, rest=rest))
+        sources.append(_open(join(folder, name), stack, structure_only=structure_only, rest=rest))
         shards[name] = read_shard(sources[-1])
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
@@ -114,11 +114,11 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     return Checkpoint(source, container, tensors, classes, doubts=doubts, calls=calls)
 
 
-def _open(path: str, stack: ExitStack, *, glance: bool, rest: bool) -> OpenSource:
+def _open(path: str, stack: ExitStack, *, structure_only: bool, rest: bool) -> OpenSource:
     if not is_url(path) and not os.path.lexists(path):
         why = "there is no such file, though the index names it: the checkpoint is not whole"
         raise MissingError(why, path=path, hint="get it again, into the same folder", check="container.truncated")
-    source = RestingSource(path) if rest and not is_url(path) else make_source(path, glance=glance)
+    source = RestingSource(path) if rest and not is_url(path) else make_source(path, structure_only=structure_only)
     stack.callback(source.close)
     return source
 
@@ -134,7 +134,7 @@ def _read_file(path: str) -> bytes:
 
 
 def _read_url(path: str) -> bytes:
-    with closing(make_source(path, glance=True)) as source:
+    with closing(make_source(path, structure_only=True)) as source:
         return read_bytes(source, 0, min(source.size, _LARGEST_INDEX + 1))
 
 

@@ -46,7 +46,7 @@ def everywhere(memory, tmp_path, data: bytes) -> list[object]:
     """What a file, its URL, and a glance at its URL come to."""
     (tmp_path / "x.pth").write_bytes(data)
     memory.pipe("/x.pth", bytes(data))
-    return [outcome(str(tmp_path / "x.pth")), outcome("memory://x.pth"), outcome("memory://x.pth", glance=True)]
+    return [outcome(str(tmp_path / "x.pth")), outcome("memory://x.pth"), outcome("memory://x.pth", structure_only=True)]
 
 
 def test_the_pickle_is_the_one_that_its_local_header_leads_to(memory, tmp_path):
@@ -85,5 +85,5 @@ def test_a_storage_that_overlaps_is_told_at_a_glance(memory, tmp_path):
     directory = data.index(b"x/data/1", FAR * 2) - 46
     struct.pack_into("<2I", data, directory + 20, 2 * FAR, 2 * FAR)  # it claims more than there is
     memory.pipe("/x.pth", bytes(data))
-    with pytest.raises(DamagedError), open_checkpoint("memory://x.pth", glance=True):
+    with pytest.raises(DamagedError), open_checkpoint("memory://x.pth", structure_only=True):
         pass

@@ -47,7 +47,7 @@ def verify_file(
     """
     asked = options or Options()
     try:
-        with open_source(path, glance=asked.quick) as source:
+        with open_source(path, structure_only=asked.quick) as source:
             return _Verifier(source, asked, expected or Expected(), jobs, progress or Silent()).result()
     except (MissingError, ChangedError) as error:
         return failed(conceal(os.fspath(path)), error)

@@ -17,8 +17,8 @@ from gsvckpt.files.secrets import conceal
 
 BLOCK = 1 << 22  # bytes of one request when everything is read; a block a thread is kept, and one besides
 _END = 1 << 18  # bytes at the end that are got at once: most directories of zips
-_GLANCE = 1 << 16  # bytes that one request of a glance gets at least
-_REMEMBERED = 1 << 22  # bytes of pieces that a glance keeps
+_LEAST = 1 << 16  # bytes that one request gets at least, for the structure alone
+_REMEMBERED = 1 << 22  # bytes of pieces that are kept for the structure alone
 _NEAR = 1 << 14  # bytes between two small pieces that are got along
 _LARGEST = 1 << 20  # bytes of such pieces together
 _AT_ONCE = 8  # requests for small pieces
@@ -28,15 +28,15 @@ R = TypeVar("R")
 
 
 class RemoteSource:
-    """An object opened for reading from several threads. `glance` says that its structure is wanted, not its tensors.
+    """An object opened for reading from several threads. `structure_only` says that its structure is wanted, not its tensors.
 
     Bytes that do not come are asked for again, a few times; then UnreachableError is raised, and ChangedError for another object of that name.
     """
 
-    def __init__(self, path: str, *, glance: bool = False) -> None:
+    def __init__(self, path: str, *, structure_only: bool = False) -> None:
         """Raises MissingError where there is no such object or it may not be read, and UnreachableError."""
         self.path = conceal(path)
-        self.glance = glance
+        self.structure_only = structure_only
         self._object = _patiently(self.path, lambda: open_object(self.path))
         self.size, self.mtime_ns = self._object.size, self._object.mtime_ns
         self._lock, self._turns = threading.Lock(), threading.Lock()
@@ -53,7 +53,7 @@ class RemoteSource:
         if not buffer:
             return
         found = self._find(offset, len(buffer))
-        if found is None and (self.glance or self._is_end(offset) or offset + len(buffer) <= HEAD):
+        if found is None and (self.structure_only or self._is_end(offset) or offset + len(buffer) <= HEAD):
             with self._turns:  # of two threads that want a piece the second finds it
                 found = self._find(offset, len(buffer))
                 if found is None and len(buffer) <= _REMEMBERED:
@@ -74,8 +74,8 @@ class RemoteSource:
         return self._find(offset, max(min(size, self.size - offset), 0)) is not None
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Get these small (offset, size) pieces together, in place of those that were got before; does nothing for a glance."""
-        if self.glance:
+        """Get these small (offset, size) pieces together, in place of those that were got before; not for the structure alone."""
+        if self.structure_only:
             return
         wanted = sorted((offset, min(offset + size, self.size)) for offset, size in ranges if not self.at_hand(offset, size))
         if not wanted:
@@ -105,13 +105,13 @@ class RemoteSource:
         return None
 
     def _get_piece(self, offset: int, size: int) -> tuple[int, bytes]:
-        """A piece with these bytes, which is kept: the beginning, the end, or for a glance whatever was asked for."""
+        """A piece with these bytes, which is kept: the beginning, the end, or for the structure alone whatever was asked for."""
         if self._is_end(offset):
             start, end = max(self.size - _END, 0), self.size
         elif offset + size <= HEAD:
             start, end = 0, min(HEAD, self.size)
         else:
-            start, end = offset, min(offset + max(size, _GLANCE), self.size)
+            start, end = offset, min(offset + max(size, _LEAST), self.size)
         piece = (start, self._get(start, end))
         if sum(len(data) for _, data in self._pieces) + len(piece[1]) <= _REMEMBERED:
             self._pieces = [*self._pieces, piece]

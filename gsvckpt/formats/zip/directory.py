@@ -121,8 +121,9 @@ def read_records(source: Source, tail: Tail) -> tuple[Record, ...]:
 
 
 def _locate_from_afar(source: DistantSource, entries: Sequence[tuple[ZipEntry, tuple[int, ...]]], limit: int) -> Iterator[Record]:
-    """Records of a zip on another machine, their local headers read many at a time. For a glance, storages whose header is not at hand are placed
-    where the headers around them and torch's alignment leave room for them. Of everything else, which somebody may unpickle, the header counts.
+    """Records of a zip on another machine, their local headers read many at a time. For the structure alone, storages whose header is not at
+    hand are placed where the headers around them and torch's alignment leave room for them. Of everything else, which somebody may unpickle, the
+    header counts.
     """
     ends = [entry.header for entry, _ in entries[1:]] + [limit]
     for at, ((entry, fields), end) in enumerate(zip(entries, ends, strict=True)):

@@ -50,10 +50,10 @@ def read(source, offset, size):
     return bytes(buffer)
 
 
-@pytest.mark.parametrize("glance", [False, True])
-def test_any_part_is_what_the_file_has_there(web, data, glance):
+@pytest.mark.parametrize("structure_only", [False, True])
+def test_any_part_is_what_the_file_has_there(web, data, structure_only):
     parts = random.Random(2)
-    with open_source(web.url("file.bin"), glance=glance) as source:
+    with open_source(web.url("file.bin"), structure_only=structure_only) as source:
         assert source.size == SIZE
         places = [(0, 10), (SIZE - 10, 10), (0, 0), (SIZE, 0), (HEAD - 5, 10), (BLOCK - 1, BLOCK + 2), (0, SIZE)]
         places += [(offset := parts.randrange(SIZE), parts.randrange(1, min(SIZE - offset, 1 << 20) + 1)) for _ in range(40)]
@@ -303,8 +303,8 @@ def model(tmp_path):
     return tmp_path / "model.pth"
 
 
-def test_at_a_glance_torchs_records_are_found_where_they_are(web, model):
-    with open_checkpoint(model) as expected, open_checkpoint(web.url("model.pth"), glance=True) as found:
+def test_for_the_structure_alone_torchs_records_are_found_where_they_are(web, model):
+    with open_checkpoint(model) as expected, open_checkpoint(web.url("model.pth"), structure_only=True) as found:
         assert found.records == expected.records
         assert len(web.requests) <= 4
     with open_checkpoint(web.url("model.pth")) as found:

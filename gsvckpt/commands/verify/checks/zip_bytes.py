@@ -42,7 +42,7 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
         if isinstance(source, Distant):
             if at % _TOGETHER == 0:
                 source.fetch(list(_between(records[at : at + _TOGETHER], limits[at : at + _TOGETHER])))
-            if source.glance and not source.at_hand(record.header, record.offset - record.header):
+            if source.structure_only and not source.at_hand(record.header, record.offset - record.header):
                 unread += 1
                 end = limit
                 continue
