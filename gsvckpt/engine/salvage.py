@@ -13,14 +13,14 @@ from gsvckpt.files.progress import Progress
 from gsvckpt.files.streams import Buffers, chunks, for_each
 from gsvckpt.formats import safetensors, torch_salvage
 from gsvckpt.formats.sniff import read_head
-from gsvckpt.formats.torch_salvage import Remains, count_whole
+from gsvckpt.formats.torch_salvage import Salvaged, count_complete
 from gsvckpt.model import MISSING, Checkpoint, Source, Storage, storages_of
 
 _BYTEORDERS = ("little", "big")
 
 
 @contextmanager
-def open_remains(path: str | PathLike[str]) -> Iterator[Checkpoint]:
+def open_salvaged(path: str | PathLike[str]) -> Iterator[Checkpoint]:
     """Open a checkpoint as ever where that works, else what is left of it: storages without bytes are at MISSING.
 
     Raises GsvError with the path filled in; that of the file as a whole where nothing can be had of it, and of the file that is damaged where the
@@ -35,7 +35,7 @@ def open_remains(path: str | PathLike[str]) -> Iterator[Checkpoint]:
             checkpoint = _reread(read(source, inflate=True))
         except DamagedError as error:
             try:
-                checkpoint = find_remains(source).checkpoint
+                checkpoint = find_salvaged(source).checkpoint
             except FLAWS as other:
                 why = f"nothing can be salvaged: {other.why}" + (f"; {error.why}" if other.why != error.why else "")
                 raise DamagedError(why, where=other.where or error.where, hint="get the file again", check=error.check) from error
@@ -50,7 +50,7 @@ def _reread(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.container.format != "torch-zip" or checkpoint.container.compressed:
         return checkpoint
     with suppress(*FLAWS):
-        other = find_remains(checkpoint.source).checkpoint
+        other = find_salvaged(checkpoint.source).checkpoint
         places = {storage.key: (storage.offset, storage.crc) for storage in storages_of(checkpoint.root)}
         differs = any(storage.offset != MISSING and places.get(storage.key) != (storage.offset, storage.crc) for storage in storages_of(other.root))
         if differs or checkpoint.container.byteorder not in _BYTEORDERS:
@@ -58,12 +58,12 @@ def _reread(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def find_remains(source: Source) -> Remains:
+def find_salvaged(source: Source) -> Salvaged:
     """What is left of a file that cannot be read as a whole, of any format. Raises DamagedError where nothing is, and UnsupportedError."""
     try:
         if safetensors.looks_like(read_head(source), source.size):
-            return count_whole(safetensors.read(source, partial=True))
-        return torch_salvage.find_remains(source)
+            return count_complete(safetensors.read(source, partial=True))
+        return torch_salvage.find_salvaged(source)
     except (MemoryError, RecursionError) as error:
         raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error
 

@@ -26,15 +26,15 @@ _WINDOWS = (1 << 16, 1 << 20, 1 << 27)  # bytes read of the pickle, which ends i
 _MOST_OPCODES = 2_000_000  # 50,000 tensors with optimizer state; a file is read twice
 
 
-class Remains(NamedTuple):
-    """A checkpoint of which not all is there: storages at the offset MISSING have no bytes. `whole` of its `tensors` tensors have all of theirs."""
+class Salvaged(NamedTuple):
+    """A checkpoint of which not all is there: storages at MISSING have no bytes. `complete` of its `tensors` tensors have all of theirs."""
 
     checkpoint: Checkpoint
-    whole: int
+    complete: int
     tensors: int
 
 
-def find_remains(source: Source) -> Remains:
+def find_salvaged(source: Source) -> Salvaged:
     """Read the pickle of a torch zip and find the records of its storages, or what a stream announces for as far as it goes.
 
     Storages have the checksums that are stated for their bytes. Raises DamagedError where the pickle is not found or not whole, and UnsupportedError
@@ -42,13 +42,13 @@ def find_remains(source: Source) -> Remains:
     """
     head = read_bytes(source, 0, min(source.size, 64))
     checkpoint = torch_stream.read(source, partial=True) if torch_stream.looks_like(head) else _read_zip(source, head)
-    return count_whole(checkpoint)
+    return count_complete(checkpoint)
 
 
-def count_whole(checkpoint: Checkpoint) -> Remains:
+def count_complete(checkpoint: Checkpoint) -> Salvaged:
     """A checkpoint with how many of its tensors are not MISSING."""
     tensors = [leaf for _, leaf in walk(checkpoint.root) if isinstance(leaf, Tensor)]
-    return Remains(checkpoint, sum(tensor.storage.offset != MISSING for tensor in tensors), len(tensors))
+    return Salvaged(checkpoint, sum(tensor.storage.offset != MISSING for tensor in tensors), len(tensors))
 
 
 def _read_zip(source: Source, head: bytes) -> Checkpoint:

@@ -13,7 +13,7 @@ import torch
 from support.builders import Bytes, Entry, safetensors, storage_bytes, tensor, torch_stream, torch_zip, zipped
 
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.engine.salvage import find_lost, open_remains
+from gsvckpt.engine.salvage import find_lost, open_salvaged
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files.progress import Silent
 from gsvckpt.formats.zip.salvage import find_records, read_directory
@@ -70,7 +70,7 @@ def test_a_damaged_byte_costs_only_what_lies_there(tmp_path: Path, kind: str, ma
         path.write_bytes(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
         owner = owners.get(at, "")
         try:
-            with open_remains(path) as checkpoint:
+            with open_salvaged(path) as checkpoint:
                 found = whole_of(checkpoint)
         except GsvError:
             assert owner.endswith("data.pkl"), (at, owner)
@@ -89,7 +89,7 @@ def test_the_first_header_may_be_gone_and_every_other(tmp_path: Path, kind: str)
         data[at : at + 30] = bytes(30)
         at = data.find(b"PK\x03\x04", at)
         path.write_bytes(data)
-        with open_remains(path) as checkpoint:
+        with open_salvaged(path) as checkpoint:
             assert len(whole_of(checkpoint)) == 4
 
 
@@ -101,7 +101,7 @@ def test_directory_and_headers_make_up_for_each_other(tmp_path: Path) -> None:
     entry = data.rindex(b"archive/data/2") - 46
     data[entry + 16 : entry + 20] = bytes(4)
     (tmp_path / "x.pth").write_bytes(data)
-    with open_remains(tmp_path / "x.pth") as checkpoint:
+    with open_salvaged(tmp_path / "x.pth") as checkpoint:
         assert len(whole_of(checkpoint)) == 4
 
 
@@ -111,7 +111,7 @@ def test_data_that_are_not_followed_by_their_descriptor_are_not_believed(tmp_pat
     header = data.index(b"archive/data/1") - 30
     data[header + 28] ^= 4
     (tmp_path / "x.pth").write_bytes(data[: data.index(b"PK\x01\x02")])
-    with open_remains(tmp_path / "x.pth") as checkpoint:
+    with open_salvaged(tmp_path / "x.pth") as checkpoint:
         assert list(whole_of(checkpoint)) == ["layer.0", "layer.2", "layer.3"]
 
 
@@ -121,7 +121,7 @@ def test_a_big_endian_file_without_its_first_header_is_known_by_the_directory(tm
     header = data.index(b"archive/byteorder") - 30
     data[header : header + 30] = bytes(30)
     (tmp_path / "x.pth").write_bytes(data)
-    with pytest.raises(DamagedError, match="big-endian"), open_remains(tmp_path / "x.pth"):
+    with pytest.raises(DamagedError, match="big-endian"), open_salvaged(tmp_path / "x.pth"):
         pass
 
 
@@ -145,10 +145,10 @@ def test_a_cut_safetensors_file_gives_what_lies_wholly_in_it(tmp_path: Path) -> 
     for end in range(len(data)):
         path.write_bytes(data[:end])
         if end < begin:
-            with pytest.raises(GsvError), open_remains(path):
+            with pytest.raises(GsvError), open_salvaged(path):
                 pass
             continue
-        with open_remains(path) as checkpoint:
+        with open_salvaged(path) as checkpoint:
             assert whole_of(checkpoint) == {f"layer.{n}": data[begin + 36 * n : begin + 36 * (n + 1)] for n in range((end - begin) // 36)}
 
 
@@ -156,18 +156,18 @@ def test_a_header_that_was_cut_off_is_refused_in_plain_words(tmp_path: Path) -> 
     data = safetensors({"layer.0": ("F32", (9,), bytes(36))})
     (tmp_path / "x.safetensors").write_bytes(data[:20])
     said = r"^nothing can be salvaged: the file ends early: 20 bytes, a header of [0-9]+ announced$"
-    with pytest.raises(DamagedError, match=said), open_remains(tmp_path / "x.safetensors"):
+    with pytest.raises(DamagedError, match=said), open_salvaged(tmp_path / "x.safetensors"):
         pass
 
 
 def test_numbers_in_a_safetensors_header_that_lie_are_believed_in_nothing(tmp_path: Path) -> None:
     text = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-    with pytest.raises(DamagedError, match="nothing can be salvaged"), open_remains(tmp_path / "x.safetensors"):
+    with pytest.raises(DamagedError, match="nothing can be salvaged"), open_salvaged(tmp_path / "x.safetensors"):
         pass
 
 
 def test_a_cut_stream_gives_what_lies_wholly_in_it(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(torch_stream(TREE)[:-50])
-    with open_remains(tmp_path / "x.pth") as checkpoint:
+    with open_salvaged(tmp_path / "x.pth") as checkpoint:
         assert list(whole_of(checkpoint)) == ["layer.0", "layer.1"]

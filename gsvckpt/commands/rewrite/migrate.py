@@ -16,7 +16,7 @@ from gsvckpt.commands.rewrite.references import check_base, check_family, check_
 from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.engine.salvage import find_lost, is_damaged, open_remains
+from gsvckpt.engine.salvage import find_lost, is_damaged, open_salvaged
 from gsvckpt.engine.write import OnOverflow, Written
 from gsvckpt.errors import RefusedError, UsageError, closest
 from gsvckpt.files.progress import Silent
@@ -90,7 +90,7 @@ class Migrate:
         return self.steps.merge_lora is not None  # torch's own product
 
     def open(self, path: str) -> AbstractContextManager[Checkpoint]:
-        return open_remains(path) if self.steps.salvage else open_checkpoint(path, inflate=self.inflate)
+        return open_salvaged(path) if self.steps.salvage else open_checkpoint(path, inflate=self.inflate)
 
     def plan(self, examination: Examination, plan: Plan, stack: ExitStack, jobs: int) -> Planned:
         """Compose all steps, in the order that the documentation states. Raises GsvError before anything is written."""

@@ -13,7 +13,7 @@ from gsvckpt.commands.verify.findings import SEVERITIES, UNCHECKED, Finding, nam
 from gsvckpt.commands.verify.result import Expected, Options, Verification, failed, judge
 from gsvckpt.engine.examine import Examination, examine, known_of
 from gsvckpt.engine.open import open_checkpoint, read
-from gsvckpt.engine.salvage import find_remains
+from gsvckpt.engine.salvage import find_salvaged
 from gsvckpt.errors import FLAWS, ChangedError, DamagedError, GsvError, MissingError, NotCheckpointError, UnreachableError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.paths import name_of
@@ -23,7 +23,7 @@ from gsvckpt.formats import pickle_search, shards
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.safety import Safety, judge_all
 from gsvckpt.formats.sniff import read_head
-from gsvckpt.formats.torch_salvage import Remains
+from gsvckpt.formats.torch_salvage import Salvaged
 from gsvckpt.formats.zip import directory
 from gsvckpt.model import Checkpoint, OpenSource, Tensor, format_path, walk
 from gsvckpt.sovits import official
@@ -144,7 +144,7 @@ class _Verifier:
             verdict = Safety("unknown", verdict.globals)
         if self._is_compared(error):
             return verdict
-        self.blockers += containers.failure(error, head, self.source.size, self._remains(error))
+        self.blockers += containers.failure(error, head, self.source.size, self._salvaged(error))
         self.findings += pickles.safety_of_unreadable(verdict)
         if known is not None and known.records and error.check != "record.crc":
             self._read(known, {})
@@ -178,11 +178,11 @@ class _Verifier:
             self.findings += checksum_files.confirm(listed, self.digests)
         return True
 
-    def _remains(self, error: GsvError) -> Remains | None:
+    def _salvaged(self, error: GsvError) -> Salvaged | None:
         if not isinstance(error, DamagedError):  # of what is no checkpoint, or of another form, nothing is salvaged
             return None
         with suppress(*FLAWS):
-            return find_remains(self.source)
+            return find_salvaged(self.source)
         return None
 
     def _check(self, examination: Examination) -> None:

@@ -8,7 +8,7 @@ from gsvckpt.commands.verify.checks.versions import rewrite_head
 from gsvckpt.commands.verify.findings import UNCHECKED, Finding
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import TRY_SALVAGE, GsvError
-from gsvckpt.formats.torch_salvage import Remains
+from gsvckpt.formats.torch_salvage import Salvaged
 from gsvckpt.formats.zip.directory import is_storage
 from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
 from gsvckpt.sovits import upstream
@@ -21,7 +21,7 @@ _LISTED = 20  # records named one by one
 _BY_INFERENCE = ("sovits-weights", "sovits-lora")  # kinds that GPT-SoVITS opens whatever their head (process_ckpt.py:129-138)
 
 
-def failure(error: GsvError, head: bytes, size: int, remains: Remains | None) -> list[Finding]:
+def failure(error: GsvError, head: bytes, size: int, salvaged: Salvaged | None) -> list[Finding]:
     """Why a file could not be opened, in torch's words, too, and what of it is whole."""
     said = torch_says(head, size, cut=error.check == "container.truncated")
     why = error.why.replace(" (torch: failed finding central directory)", "")
@@ -29,9 +29,9 @@ def failure(error: GsvError, head: bytes, size: int, remains: Remains | None) ->
         why += f"; torch.load says `{said}`" + (")" if " (" in said else "")
     hint = error.hint if error.hint != TRY_SALVAGE else _AGAIN  # what is told below says whether anything is whole
     found = [Finding(error.check, "error", error.where, why, hint)]
-    if remains is not None and remains.tensors:
-        share = f"{remains.whole:,} of {remains.tensors:,}"
-        hint = "gsvckpt migrate FILE --salvage writes what is whole" if remains.whole else ""
+    if salvaged is not None and salvaged.tensors:
+        share = f"{salvaged.complete:,} of {salvaged.tensors:,}"
+        hint = "gsvckpt migrate FILE --salvage writes what is whole" if salvaged.complete else ""
         found.append(Finding(error.check, "info", "tensors", f"{share} tensors still have all their bytes", hint, share))
     return found
 
