@@ -10,7 +10,7 @@ import typer
 
 from gsvckpt.cli.options import Settings, shared_options, tell_device
 from gsvckpt.commands.inspect.result import failure_json
-from gsvckpt.commands.verify.after import Keep
+from gsvckpt.commands.verify.after import AfterVerify
 from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.commands.verify.result import Expected, Options, Verification
@@ -51,8 +51,8 @@ EXAMPLES = f"""
 Format = Literal["table", "json", "junit", "sarif"]
 
 
-class _Outcome:
-    """What a run came to: the results, failures that belong to none of them, and by path what was done with the files."""
+class VerifyRun:
+    """What verifying came to: the results, failures that belong to none of them, and by path what was done with the files."""
 
     def __init__(self, results: list[Verification], failures: list[GsvError]) -> None:
         self.results, self.failures = results, failures
@@ -139,30 +139,30 @@ def verify(
     shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
     """
     settings = settings._replace(json=settings.json or format == "json")
-    keep = Keep(record, per_tensor, forget, backup, restore_from, write_checksums, force)
+    after = AfterVerify(record, per_tensor, forget, backup, restore_from, write_checksums, force)
     paths = list(map(settings.locate, paths))
     against = settings.locate(against) if against is not None else None
     options = _options(checks, quick=quick, layout=layout, against=against, device=settings.device)._replace(resume=resume, config=backup is not None)
-    keep.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
-    options = options._replace(digests=options.digests | keep.digests, tensors=per_tensor)
+    after.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
+    options = options._replace(digests=options.digests | after.digests, tensors=per_tensor)
     if settings.device != "cpu" and settings.verbose:
         tell_device("cpu", "it looks for NaN faster than a device could be given the bytes")
     if against is not None:
         paths = [index_of(paths[0]) or paths[0]]  # a sharded checkpoint is one, whatever else its folder holds
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)
-    keep.require_room(targets.files, targets.roots)
-    outcome = _run(targets, options, settings)
-    outcome.asked = keep.asked
-    if keep.restore_from is not None:
-        _restore(outcome, targets, keep.restore_from, options, settings)
-    if keep.backup is not None:
-        _back_up(outcome, targets, keep.backup, settings)
-    if keep.record:
-        _record(outcome, keep)
-    if keep.listing is not None:
-        _write_list(outcome, keep.listing, force=force)
-    code = outcome.exit_code(fail_on)
-    _print(outcome, targets, options, settings, "json" if settings.json else format, code, fail_on)
+    after.require_room(targets.files, targets.roots)
+    run = _run(targets, options, settings)
+    run.asked = after.asked
+    if after.restore_from is not None:
+        _restore(run, targets, after.restore_from, options, settings)
+    if after.backup is not None:
+        _back_up(run, targets, after.backup, settings)
+    if after.record:
+        _record(run, after)
+    if after.listing is not None:
+        _write_list(run, after.listing, force=force)
+    code = run.exit_code(fail_on)
+    _print(run, targets, options, settings, "json" if settings.json else format, code, fail_on)
     return code
 
 
@@ -179,93 +179,93 @@ def _options(checks: str | None, *, quick: bool, layout: str, against: str | Non
     return Options(select_checks(checks), quick, layout, against, digests)
 
 
-def _run(targets: Targets, options: Options, settings: Settings) -> _Outcome:
+def _run(targets: Targets, options: Options, settings: Settings) -> VerifyRun:
     """Verify everything, with what is missing beside what is there."""
     label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else "verify"
     with settings.watch(label) as progress:
         results = verify_files(targets.files, options, settings.workers, progress, settings.cluster)
-    return _Outcome([*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results)], list(targets.failures))
+    return VerifyRun([*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results)], list(targets.failures))
 
 
-def _restore(outcome: _Outcome, targets: Targets, folder: str, options: Options, settings: Settings) -> None:
+def _restore(run: VerifyRun, targets: Targets, folder: str, options: Options, settings: Settings) -> None:
     """Bring damaged and missing files back, and look at them again."""
     from gsvckpt.commands.verify.after import restore_damaged
 
     entries = {path: expected.entry for path, expected in targets.files.items()} | dict(targets.recorded)
     damaged = {
         result.path: entries[result.path]
-        for result in outcome.results
+        for result in run.results
         if result.path in entries and (result.status == "damaged" or result.path in targets.recorded)
     }
     with settings.watch("restoring") as progress:
-        outcome.restored, failures = restore_damaged(damaged, folder, progress)
-        outcome.failures += failures
-        again = {path: targets.files.get(path, Expected())._replace(entry=entries[path], recorded=True) for path in outcome.restored}
-        again |= {path: expected for path, expected in targets.files.items() if outcome.restored and is_index(path)}  # it may be whole again
+        run.restored, failures = restore_damaged(damaged, folder, progress)
+        run.failures += failures
+        again = {path: targets.files.get(path, Expected())._replace(entry=entries[path], recorded=True) for path in run.restored}
+        again |= {path: expected for path, expected in targets.files.items() if run.restored and is_index(path)}  # it may be whole again
         renewed = {result.path: result for result in verify_files(again, options, settings.workers, progress)}
-    outcome.results = [renewed.get(result.path, result) for result in outcome.results]
+    run.results = [renewed.get(result.path, result) for result in run.results]
 
 
-def _back_up(outcome: _Outcome, targets: Targets, folder: str, settings: Settings) -> None:
+def _back_up(run: VerifyRun, targets: Targets, folder: str, settings: Settings) -> None:
     from gsvckpt.commands.verify.after import back_up
 
     with settings.watch("copying") as progress:
-        outcome.copied, failures = back_up(outcome.results, folder, targets.roots, progress)
-    outcome.failures += failures
-    outcome.results = [result._replace(findings=tuple(name_copies(finding, folder) for finding in result.findings)) for result in outcome.results]
+        run.copied, failures = back_up(run.results, folder, targets.roots, progress)
+    run.failures += failures
+    run.results = [result._replace(findings=tuple(name_copies(finding, folder) for finding in result.findings)) for result in run.results]
 
 
-def _record(outcome: _Outcome, keep: Keep) -> None:
+def _record(run: VerifyRun, after: AfterVerify) -> None:
     from gsvckpt.commands.verify.after import record_results
 
-    outcome.recorded, failures = record_results(outcome.results, tensors=keep.per_tensor, forget=keep.forget)
-    outcome.failures += failures
-    if keep.forget:
-        outcome.results = [result for result in outcome.results if not is_forgotten(result)]
+    run.recorded, failures = record_results(run.results, tensors=after.per_tensor, forget=after.forget)
+    run.failures += failures
+    if after.forget:
+        run.results = [result for result in run.results if not is_forgotten(result)]
 
 
-def _write_list(outcome: _Outcome, path: str, *, force: bool) -> None:
+def _write_list(run: VerifyRun, path: str, *, force: bool) -> None:
     from gsvckpt.commands.verify.after import write_list
 
     try:
-        write_list(path, outcome.results, force=force)
+        write_list(path, run.results, force=force)
     except GsvError as error:
         error.path = error.path or path
-        outcome.failures.append(error)
+        run.failures.append(error)
 
 
-def _print(outcome: _Outcome, targets: Targets, options: Options, settings: Settings, form: Format, code: int, fail_on: Severity) -> None:
-    for error in outcome.failures:
+def _print(run: VerifyRun, targets: Targets, options: Options, settings: Settings, form: Format, code: int, fail_on: Severity) -> None:
+    for error in run.failures:
         print_error(error)
-    for result in outcome.results:
+    for result in run.results:
         if result.error is not None:
             print_error(MissingError(result.error["why"], where=result.error["where"], hint=result.error["hint"], path=result.path))
     with printing(code):
         if form == "junit":
             from gsvckpt.report.junit import junit
 
-            write_out(junit(outcome.results, outcome.failures, options, fail_on))
+            write_out(junit(run.results, run.failures, options, fail_on))
         elif form == "sarif":
             from json import dumps
 
             from gsvckpt.report.sarif import sarif
 
-            write_out(dumps(sarif(outcome.results, outcome.failures, code), indent=2) + "\n")
+            write_out(dumps(sarif(run.results, run.failures, code), indent=2) + "\n")
         else:
-            _print_results(outcome, targets, settings, code)
-    for result in outcome.results:
+            _print_results(run, targets, settings, code)
+    for result in run.results:
         warn_unsafe(result.path, result.safety)
 
 
-def _print_results(outcome: _Outcome, targets: Targets, settings: Settings, code: int) -> None:
+def _print_results(run: VerifyRun, targets: Targets, settings: Settings, code: int) -> None:
     from gsvckpt.report import verify as report
 
-    kept = report.Kept(outcome.recorded, outcome.copied, outcome.restored, outcome.asked)
+    done = report.DoneAfterVerify(run.recorded, run.copied, run.restored, run.asked)
     if settings.json:
         begin_document("verify", {"folders": targets.folders, "ignored": targets.others} if targets.folders else None)
-        files = (report.as_json(result, kept) for result in outcome.results)  # made one by one: there may be many
-        print_document("verify", code, chain(files, map(failure_json, outcome.failures)))
+        files = (report.as_json(result, done) for result in run.results)  # made one by one: there may be many
+        print_document("verify", code, chain(files, map(failure_json, run.failures)))
         return
     root = targets.folders[0] if len(targets.folders) == 1 and set(targets.roots) >= set(targets.files) else None
-    if outcome.results:
-        report.print_results(outcome.results, kept, targets.others, root=root, verbose=settings.verbose, quiet=settings.quiet)
+    if run.results:
+        report.print_results(run.results, done, targets.others, root=root, verbose=settings.verbose, quiet=settings.quiet)

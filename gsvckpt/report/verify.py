@@ -27,7 +27,7 @@ _SHORT = 120  # characters of two values that stand beside each other
 _STATUS_WIDTH, _SIZE_WIDTH, _WHAT_WIDTH, _DIGEST_WIDTH = 9, 9, 30, 8
 
 
-class Kept(NamedTuple):
+class DoneAfterVerify(NamedTuple):
     """What was done with the results: by path, what was recorded where, copied and brought back; and the options that asked for it."""
 
     recorded: Mapping[str, str] = {}
@@ -36,7 +36,7 @@ class Kept(NamedTuple):
     asked: Sequence[str] = ()
 
 
-def as_json(result: Verification, kept: Kept) -> dict[str, object]:
+def as_json(result: Verification, after: DoneAfterVerify) -> dict[str, object]:
     """One file of the JSON document."""
     document: dict[str, object] = {
         "path": result.path,
@@ -55,37 +55,37 @@ def as_json(result: Verification, kept: Kept) -> dict[str, object]:
         document["tensors"] = dict(result.tensors)
     if result.error is not None:
         document["error"] = dict(result.error)
-    if result.path in kept.recorded:
-        document["recorded"] = kept.recorded[result.path]
-    if result.path in kept.copied:
-        document["backup"] = kept.copied[result.path]._asdict()
-    if result.path in kept.restored:
-        document["restored"] = kept.restored[result.path]._asdict()
+    if result.path in after.recorded:
+        document["recorded"] = after.recorded[result.path]
+    if result.path in after.copied:
+        document["backup"] = after.copied[result.path]._asdict()
+    if result.path in after.restored:
+        document["restored"] = after.restored[result.path]._asdict()
     return document
 
 
-def print_results(results: Sequence[Verification], kept: Kept, others: int, *, root: str | None, verbose: bool, quiet: bool) -> None:
+def print_results(results: Sequence[Verification], after: DoneAfterVerify, others: int, *, root: str | None, verbose: bool, quiet: bool) -> None:
     """Print every file with its findings; with `quiet`, only those of which there is something to say."""
-    print_lines(_lines(results, kept, others, root=root, verbose=verbose, quiet=quiet))
+    print_lines(_lines(results, after, others, root=root, verbose=verbose, quiet=quiet))
 
 
-def _lines(results: Sequence[Verification], kept: Kept, others: int, *, root: str | None, verbose: bool, quiet: bool) -> Iterator[Line]:
+def _lines(results: Sequence[Verification], after: DoneAfterVerify, others: int, *, root: str | None, verbose: bool, quiet: bool) -> Iterator[Line]:
     hidden = shown = 0
     for result in results:
         told = [finding for finding in result.findings if _is_told(finding, result, verbose=verbose)]
         hidden += len(result.findings) - len(told)
-        remarkable = bool(told) or result.status != "sound" or result.path in kept.restored or (result.path in kept.copied and not quiet)
+        remarkable = bool(told) or result.status != "sound" or result.path in after.restored or (result.path in after.copied and not quiet)
         shown += not remarkable
         if remarkable or verbose or (not quiet and shown <= _ROWS):
             yield _file_line(result, below(root, result.path) if root is not None else result.path)
             for finding in told:
                 yield from _finding_lines(finding)
-            yield from _fate_lines(result, kept, verbose=verbose)
+            yield from _fate_lines(result, after, verbose=verbose)
     if quiet and all(result.status == "sound" for result in results):
         return
     if shown > _ROWS and not verbose:
         yield line(f"and {shown - _ROWS:,} more sound files; -v lists them", "dim")
-    yield from _summary_lines(results, kept, others)
+    yield from _summary_lines(results, after, others)
     if hidden:
         yield line(f"-v shows {plural(hidden, 'more note')}", "dim")
 
@@ -112,18 +112,18 @@ def _finding_lines(finding: Finding) -> Iterator[Line]:
         yield line(f"hint: {printable(finding.hint)}", "cyan", 10)
 
 
-def _fate_lines(result: Verification, kept: Kept, *, verbose: bool) -> Iterator[Line]:
+def _fate_lines(result: Verification, after: DoneAfterVerify, *, verbose: bool) -> Iterator[Line]:
     """Why it could not be opened, what was done with it, and its digests."""
     if result.error is not None:
         yield line(printable(result.error["why"]), "magenta", 2)
-    if result.path in kept.restored:
-        done = kept.restored[result.path]
+    if result.path in after.restored:
+        done = after.restored[result.path]
         aside = f"; the damaged one is {printable(os.path.basename(done.kept))}" if done.kept else ""
         yield line(f"restored from {printable(done.source)}{aside}", "green", 2)
-    if result.path in kept.copied and (verbose or kept.copied[result.path].made):
-        copied = kept.copied[result.path]
+    if result.path in after.copied and (verbose or after.copied[result.path].made):
+        copied = after.copied[result.path]
         yield line(f"{'copied to' if copied.made else 'has a copy,'} {printable(copied.copy)}", "dim", 2)
-    left_out = [word for option, word in (("--record", "recorded"), ("--backup", "copied")) if option in kept.asked]
+    left_out = [word for option, word in (("--record", "recorded"), ("--backup", "copied")) if option in after.asked]
     if left_out and result.mtime_ns and not result.intact:
         yield line(f"not {' and not '.join(left_out)}, as it has errors", "magenta", 2)
     if verbose:
@@ -131,7 +131,7 @@ def _fate_lines(result: Verification, kept: Kept, *, verbose: bool) -> Iterator[
             yield line(f"{digest:<{_DIGEST_WIDTH}} {value}", "dim", 2)
 
 
-def _summary_lines(results: Sequence[Verification], kept: Kept, others: int) -> Iterator[Line]:
+def _summary_lines(results: Sequence[Verification], after: DoneAfterVerify, others: int) -> Iterator[Line]:
     statuses = Counter(str(result.status) for result in results)
     severities = Counter(finding.severity for result in results for finding in result.findings)
     parts = [f"{statuses[status]:,} {status}" for status in STYLES if statuses[status]]
@@ -140,9 +140,9 @@ def _summary_lines(results: Sequence[Verification], kept: Kept, others: int) -> 
     text += f"; {', '.join(counts)}" if counts else ""
     text += f"; {plural(others, 'other file')}" if others else ""
     yield line(text, "bold")
-    made = sum(copy.made for copy in kept.copied.values())
-    done = [f"{len(kept.recorded):,} recorded" if kept.recorded else ""]
-    done.append(f"{made:,} copied, {len(kept.copied) - made:,} had a copy" if kept.copied else "")
-    done.append(f"{len(kept.restored):,} restored" if kept.restored else "")
+    made = sum(copy.made for copy in after.copied.values())
+    done = [f"{len(after.recorded):,} recorded" if after.recorded else ""]
+    done.append(f"{made:,} copied, {len(after.copied) - made:,} had a copy" if after.copied else "")
+    done.append(f"{len(after.restored):,} restored" if after.restored else "")
     if any(done):
         yield line("; ".join(filter(None, done)))

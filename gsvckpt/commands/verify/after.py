@@ -134,7 +134,7 @@ def write_list(path: str, results: Sequence[Verification], *, force: bool) -> No
 RECORDED = frozenset({"xxh3_128", "content", "sha256", "md5"})  # digests that a manifest keeps
 
 
-class Keep(NamedTuple):
+class AfterVerify(NamedTuple):
     """What is to be done with the results."""
 
     record: bool
