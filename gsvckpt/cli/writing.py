@@ -83,17 +83,17 @@ def _name_files(command: str, folder: str) -> str:
 def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: int | None, settings: Settings, *, dry_run: bool) -> int:
     """Bundle one experiment and show what the bundle holds. Returns the exit code."""
     from gsvckpt.commands.bundle.bundle import bundle
-    from gsvckpt.commands.bundle.contents import Bundle, Wishes
+    from gsvckpt.commands.bundle.contents import Bundle, BundleOptions
     from gsvckpt.report.bundle import as_json as bundle_json
     from gsvckpt.report.bundle import print_bundle
 
     if len(sources) != 1:
         raise UsageError("bundles one experiment, so give one SOURCE", where="--bundle")
-    wishes = Wishes(config, step, dry_run, settings.workers)
+    options = BundleOptions(config, step, dry_run, settings.workers)
 
     def work(source: str) -> Bundle:
         with settings.watch(os.path.basename(os.path.abspath(source))) as progress:
-            return bundle(source, folder, wishes, partial(make_engine, settings, progress), progress)
+            return bundle(source, folder, options, partial(make_engine, settings, progress), progress)
 
     (result,), worst = try_each(sources, work, blame=OutputError)
     worst = max(worst, result.exit_code)

@@ -13,10 +13,10 @@ from gsvckpt.commands.bundle.contents import (
     SMALL,
     Bundle,
     BundleItem,
+    BundleOptions,
     How,
     LeftOut,
     Saved,
-    Wishes,
     by_age,
     manifest_size,
     nothing_left,
@@ -69,7 +69,7 @@ _UNKNOWN = {"content": "0" * 32, "md5": "0" * 32, "sha256": "0" * 64, "xxh3_128"
 EngineFor = Callable[[Plan], Engine]
 
 
-def bundle(source: str, folder: str, wishes: Wishes, engine_for: EngineFor, progress: Progress) -> Bundle:
+def bundle(source: str, folder: str, options: BundleOptions, engine_for: EngineFor, progress: Progress) -> Bundle:
     """Bundle an experiment's folder into `folder`, which appears at once, or only say what would be in it.
 
     Checkpoints that are damaged or unsafe are left out, which the exit code tells. Raises MissingError, DamagedError or RefusedError where none
@@ -77,15 +77,15 @@ def bundle(source: str, folder: str, wishes: Wishes, engine_for: EngineFor, prog
     """
     experiment = find_experiment(source)
     obstacle = _obstacle(source, folder)
-    if obstacle is not None and not wishes.dry_run:
+    if obstacle is not None and not options.dry_run:
         raise obstacle
-    planner = _Planner(experiment, folder, wishes, engine_for, progress)
+    planner = _Planner(experiment, folder, options, engine_for, progress)
     planned = planner.plan()
     if not any(item.entry for item in planned.items):
         raise nothing_left(planned)
     if obstacle is not None:
         planned = replace(planned, notes=(*planned.notes, f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"))
-    if wishes.dry_run:
+    if options.dry_run:
         return planned
     _write(planned, planner.extract, progress)
     return replace(planned, rehearsed=False)
@@ -113,7 +113,7 @@ class _Planner:
 
     experiment: Experiment
     folder: str
-    wishes: Wishes
+    options: BundleOptions
     engine_for: EngineFor
     progress: Progress
     items: list[BundleItem] = field(default_factory=list)
@@ -121,7 +121,7 @@ class _Planner:
     notes: list[str] = field(default_factory=list)
 
     def plan(self) -> Bundle:
-        here, config = self.experiment, self.wishes.config
+        here, config = self.experiment, self.options.config
         wanted = version_of(training_config.find(here.path, config).config) if config is not None else None
         choice = choose(here.runs, wanted)
         self.notes += choice.warnings
@@ -141,13 +141,13 @@ class _Planner:
 
     def _verify(self, files: Sequence[File]) -> list[Saved]:
         """Read files whole. A dry run needs no digests, which take longer than all else."""
-        options = Options(digests=frozenset({"xxh3_128"}) if self.wishes.dry_run else RECORDED)
-        results = verify_files({file.path: Expected() for file in files}, options, self.wishes.jobs, self.progress)
+        options = Options(digests=frozenset({"xxh3_128"}) if self.options.dry_run else RECORDED)
+        results = verify_files({file.path: Expected() for file in files}, options, self.options.jobs, self.progress)
         return [Saved(file, result) for file, result in zip(files, results, strict=True)]
 
     def _add(self, path: str, result: Verification) -> None:
         entry = entry_of(result, tensors=False)
-        digests = {**_UNKNOWN, **entry.digests} if self.wishes.dry_run else entry.digests
+        digests = {**_UNKNOWN, **entry.digests} if self.options.dry_run else entry.digests
         self.items.append(BundleItem(path, result.path, result.size, "copy", entry._replace(name=path.rpartition("/")[2], digests=digests)))
 
     def _add_training(self, choice: Choice, stage: Stage) -> Saved | None:
@@ -226,16 +226,16 @@ class _Planner:
 
     def extract(self, path: str, output: str | None) -> tuple[Rewritten, Planned]:
         """Small weights out of a training file, as `--to-inference` makes them; without an output, only rehearsed."""
-        recipe = Migrate(Steps(to_inference=True, config=self.wishes.config, step=self.wishes.step), inflate=False)
+        recipe = Migrate(Steps(to_inference=True, config=self.options.config, step=self.options.step), inflate=False)
         destination = Destination("migrated", output, dry_run=output is None)
         place = output or os.path.join(self.folder, os.path.basename(path))
-        with plan_file(path, place, destination, recipe, jobs=self.wishes.jobs) as file_plan:
+        with plan_file(path, place, destination, recipe, jobs=self.options.jobs) as file_plan:
             engine = self.engine_for(file_plan.plan)
             return (rehearse if output is None else write)(file_plan, engine), file_plan.planned
 
     def _add_config(self, choice: Choice) -> None:
         """config.json, which a `G_*.pth` is nothing without (utils.py:213-232): the one that was named, or the experiment's."""
-        named = self.wishes.config
+        named = self.options.config
         path = named if named is not None and named.endswith(".json") else os.path.join(self.experiment.path, "config.json")
         if not os.path.isfile(path):
             self.notes += ["there is no config.json, and SoVITS training files hold no config themselves"] if "sovits" in choice.runs else []

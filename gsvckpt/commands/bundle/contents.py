@@ -64,7 +64,7 @@ class Bundle:
         return (*(f"{os.path.relpath(left.path, self.source)}: {left.why}" for left in self.left_out), *self.notes)
 
 
-class Wishes(NamedTuple):
+class BundleOptions(NamedTuple):
     """What the user said: the config and the step for what is extracted, whether anything is to be written, and how many threads may work."""
 
     config: str | None = None
