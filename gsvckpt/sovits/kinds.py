@@ -10,7 +10,7 @@ from gsvckpt.sovits import names, versions
 from gsvckpt.sovits.config import find_config
 from gsvckpt.sovits.official import OFFICIAL, OfficialFile, digest_header, lookup
 from gsvckpt.sovits.sections import Role, Sections, is_optimizer_state, split_sections
-from gsvckpt.sovits.training_progress import Progress, read_progress
+from gsvckpt.sovits.training_progress import TrainingProgress, read_progress
 from gsvckpt.sovits.versions import Clues, Family, Version
 
 Kind = Literal[
@@ -49,7 +49,7 @@ class Identity(NamedTuple):
     version_evidence: tuple[str, ...] = ()
     state_path: Path | None = None
     lora_rank: int | None = None
-    progress: Progress = Progress()
+    progress: TrainingProgress = TrainingProgress()
     versions: tuple[Version, ...] = ()
     notes: tuple[str, ...] = ()
 

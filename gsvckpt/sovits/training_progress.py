@@ -33,7 +33,7 @@ _METADATA = {"epoch": "ss_epoch", "step": "ss_steps"}  # of a safetensors file, 
 PROGRESS_KEYS = (*_EPOCHS, *_STEPS, "info")  # root entries that are looked at here
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Epoch (from 1) and optimizer step where known, the file's `info` text, and notes where the name contradicts the content."""
 
     epoch: int | None = None
@@ -42,7 +42,7 @@ class Progress(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_progress(root: object, name: str, metadata: Mapping[str, str] = {}) -> Progress:
+def read_progress(root: object, name: str, metadata: Mapping[str, str] = {}) -> TrainingProgress:
     """Progress from the content, completed from the name; where they contradict, the content counts and a note says so. `metadata` is that of a
     safetensors file, whose root holds tensors alone.
     """
@@ -59,7 +59,7 @@ def read_progress(root: object, name: str, metadata: Mapping[str, str] = {}) -> 
         for what, told, known in (("epoch", named.epoch, epoch), ("step", named.step, step))
         if told is not None and known is not None and told != known
     )
-    return Progress(named.epoch if epoch is None else epoch, named.step if step is None else step, text, notes)
+    return TrainingProgress(named.epoch if epoch is None else epoch, named.step if step is None else step, text, notes)
 
 
 def _content(entries: Mapping[object, object], info: str | None) -> tuple[int | None, int | None, str]:
