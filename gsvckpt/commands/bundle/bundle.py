@@ -27,10 +27,10 @@ from gsvckpt.commands.bundle.contents import (
 from gsvckpt.commands.bundle.experiment import (
     STAGES,
     TITLES,
+    BundleStage,
     Choice,
     Experiment,
     File,
-    Stage,
     agrees,
     best_of,
     choose,
@@ -150,7 +150,7 @@ class _Planner:
         digests = {**_UNKNOWN, **entry.digests} if self.options.dry_run else entry.digests
         self.items.append(BundleItem(path, result.path, result.size, "copy", entry._replace(name=path.rpartition("/")[2], digests=digests)))
 
-    def _add_training(self, choice: Choice, stage: Stage) -> Saved | None:
+    def _add_training(self, choice: Choice, stage: BundleStage) -> Saved | None:
         """All training files of a stage. Returns the newest one that small weights come from."""
         run = choice.runs.get(stage)
         if run is None:
@@ -176,7 +176,7 @@ class _Planner:
         self._add(BEST, next(one.result for one in models if os.path.basename(one.file.path) == name))
         self.notes += [note] if note else []
 
-    def _add_small(self, choice: Choice, stage: Stage, newest: Saved | None) -> str | None:
+    def _add_small(self, choice: Choice, stage: BundleStage, newest: Saved | None) -> str | None:
         """The newest small weights: those that GPT-SoVITS saved where they are as new as the training files, else what it would have saved.
 
         Returns where their config can be read.
@@ -196,7 +196,7 @@ class _Planner:
             self.notes.append(f"there are no small {TITLES[stage]} weights")
         return taken
 
-    def _take(self, files: Sequence[File], stage: Stage, version: str | None) -> str | None:
+    def _take(self, files: Sequence[File], stage: BundleStage, version: str | None) -> str | None:
         """Add the first of these that is sound and of this version."""
         for file in files:
             ((_, result),) = self._verify([file])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.bundle.experiment import TITLES, File, Stage, agrees
+from gsvckpt.commands.bundle.experiment import TITLES, BundleStage, File, agrees
 from gsvckpt.commands.verify.manifest import MARK, ManifestEntry, spell
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import DamagedError, GsvError, MissingError, RefusedError
@@ -95,7 +95,7 @@ class Placed(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def place(stage: Stage, saved: Sequence[Saved], version: str | None) -> Placed:
+def place(stage: BundleStage, saved: Sequence[Saved], version: str | None) -> Placed:
     """Name the training files of a run by their epochs. Of several of one epoch the one that was saved last counts, and of G and D the pair."""
     times: dict[object, int] = {}  # G and D of one save share what stands behind the letter
     saves = {one.file.path: (one.file.said.step, one.file.said.latest) if stage == "sovits" else one.file.path for one in saved}

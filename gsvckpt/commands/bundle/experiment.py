@@ -18,12 +18,12 @@ from gsvckpt.sovits.lightning import read_callbacks
 from gsvckpt.sovits.names import FileName, Form, folder_rank, folder_version, parse, resumes
 from gsvckpt.sovits.runs import find_runs, parse_run
 
-Stage = Literal["gpt", "sovits"]
-STAGES: tuple[Stage, ...] = ("gpt", "sovits")
-TITLES: Mapping[Stage, str] = {"gpt": "GPT", "sovits": "SoVITS"}
+BundleStage = Literal["gpt", "sovits"]
+STAGES: tuple[BundleStage, ...] = ("gpt", "sovits")
+TITLES: Mapping[BundleStage, str] = {"gpt": "GPT", "sovits": "SoVITS"}
 
-_TRAINED: Mapping[Stage, tuple[Form, ...]] = {"gpt": ("gpt-training",), "sovits": ("generator", "discriminator")}
-_SMALL: Mapping[Stage, tuple[Form, str]] = {"gpt": ("gpt-weights", "GPT_weights"), "sovits": ("sovits-weights", "SoVITS_weights")}
+_TRAINED: Mapping[BundleStage, tuple[Form, ...]] = {"gpt": ("gpt-training",), "sovits": ("generator", "discriminator")}
+_SMALL: Mapping[BundleStage, tuple[Form, str]] = {"gpt": ("gpt-weights", "GPT_weights"), "sovits": ("sovits-weights", "SoVITS_weights")}
 _LOG = "train.log"  # utils.get_logger
 _LARGEST_LOG = 1 << 26  # bytes
 _EXPERIMENT = "name an experiment's folder, like logs/alice"
@@ -49,7 +49,7 @@ class ExperimentRun(NamedTuple):
 
     label: str
     path: str
-    stage: Stage
+    stage: BundleStage
     version: str | None
     stated: bool
     rank: int | None
@@ -75,7 +75,7 @@ class Experiment(NamedTuple):
     path: str
     root: str
     runs: tuple[ExperimentRun, ...]
-    weights: Mapping[Stage, tuple[File, ...]]
+    weights: Mapping[BundleStage, tuple[File, ...]]
     logs: tuple[Log, ...]
 
 
@@ -83,11 +83,11 @@ class Choice(NamedTuple):
     """One run of each stage, those that were not chosen, and what is worth a warning."""
 
     version: str | None
-    runs: Mapping[Stage, ExperimentRun]
+    runs: Mapping[BundleStage, ExperimentRun]
     others: tuple[ExperimentRun, ...]
     warnings: tuple[str, ...]
 
-    def version_of(self, stage: Stage) -> str | None:
+    def version_of(self, stage: BundleStage) -> str | None:
         """The version of a stage's files. Of a GPT run from before 2025-02-11 nothing but v1 or later is known."""
         run = self.runs.get(stage)
         if run is None:
@@ -123,7 +123,7 @@ def _experiment_run(experiment: str, folder: str) -> ExperimentRun | None:
     name = parse_run(label)
     if name is None:
         return None
-    stage: Stage = "gpt" if name.stage == "gpt" else "sovits"
+    stage: BundleStage = "gpt" if name.stage == "gpt" else "sovits"
     files = tuple(_files(folder, _TRAINED[stage]))
     if not files:
         return None
@@ -151,7 +151,7 @@ def _look(files: Sequence[File]) -> str | None:
     return None
 
 
-def _weights(root: str, experiment: str, stage: Stage) -> Iterable[File]:
+def _weights(root: str, experiment: str, stage: BundleStage) -> Iterable[File]:
     form, prefix = _SMALL[stage]
     with suppress(OSError):  # what cannot be looked through gives no weights, and they come out of the training files
         for folder in sorted(os.listdir(root)):
@@ -183,7 +183,7 @@ def read_end(path: str) -> bytes:
         raise as_error(error, path, MissingError) from error
 
 
-def agrees(stage: Stage, told: str | None, version: str | None) -> bool:
+def agrees(stage: BundleStage, told: str | None, version: str | None) -> bool:
     """Whether what the tensors tell suits a version. All GPT models after v1 have the same tensors, which are called v2."""
     return None in (told, version) or told == version or (stage == "gpt" and told == "v2" and version != "v1")
 
@@ -192,7 +192,7 @@ def choose(runs: Sequence[ExperimentRun], wanted: str | None) -> Choice:
     """One run of each stage: of the version that is wanted, else of that of the newest file, and the newest where several have it."""
     newest = max(runs, key=lambda run: run.mtime_ns, default=None)
     version = wanted or (newest.version if newest is not None else None)
-    chosen: dict[Stage, ExperimentRun] = {}
+    chosen: dict[BundleStage, ExperimentRun] = {}
     warnings = []
     for stage in STAGES:
         mine = sorted((run for run in runs if run.stage == stage), key=lambda run: run.mtime_ns, reverse=True)
@@ -206,7 +206,7 @@ def choose(runs: Sequence[ExperimentRun], wanted: str | None) -> Choice:
     return Choice(version, chosen, tuple(run for run in runs if run not in chosen.values()), tuple(warnings))
 
 
-class Scores(NamedTuple):
+class CallbackScores(NamedTuple):
     """What the callback in a GPT training file says of it and those before it: file names, as their folders may have moved since."""
 
     best: str | None = None
@@ -214,14 +214,14 @@ class Scores(NamedTuple):
     lowest: bool = False
 
 
-def read_scores(root: object) -> Scores:
+def read_scores(root: object) -> CallbackScores:
     """The state of Lightning's ModelCheckpoint, which GPT-SoVITS's own `my_model_ckpt` is one of (s1_train.py:31-81)."""
     for callback in read_callbacks(root):
-        return Scores(callback.best, callback.scores, callback.mode == "min")
-    return Scores()
+        return CallbackScores(callback.best, callback.scores, callback.mode == "min")
+    return CallbackScores()
 
 
-def best_of(names: Sequence[str], told: Sequence[Scores]) -> tuple[str | None, str]:
+def best_of(names: Sequence[str], told: Sequence[CallbackScores]) -> tuple[str | None, str]:
     """The best of these files, and a note where it is not the one that training called so. `names` and `told` are oldest first."""
     newest = names[-1] if names else None
     told = [scores for scores in told if scores.best is not None or scores.scores]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsvckpt.commands.bundle.contents import Bundle, BundleItem, LeftOut, Saved, by_age, manifest_size, nothing_left, place, portable, unfit
-from gsvckpt.commands.bundle.experiment import ExperimentRun, File, Scores, best_of, choose, find_experiment, read_end, read_scores
+from gsvckpt.commands.bundle.experiment import CallbackScores, ExperimentRun, File, best_of, choose, find_experiment, read_end, read_scores
 from gsvckpt.commands.bundle.yaml import to_yaml
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.commands.verify.manifest import ManifestEntry, record
@@ -144,18 +144,20 @@ def test_of_a_huge_log_the_end_is_read(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_scores_that_are_none_are_nothing() -> None:
     for root in (None, {}, {"callbacks": 3}, {"callbacks": {"a": None, "b": {}}}):
-        assert read_scores(root) == Scores()
+        assert read_scores(root) == CallbackScores()
     state = {"best_model_path": "C:\\x\\epoch=1-step=2.ckpt", "best_k_models": {"/y/a.ckpt": 1, 5: 2, "b.ckpt": "x", "c.ckpt": float("nan")}}
-    assert read_scores({"callbacks": {"x{'mode': 'min'}": state}}) == Scores("epoch=1-step=2.ckpt", {"a.ckpt": 1.0}, lowest=True)
+    assert read_scores({"callbacks": {"x{'mode': 'min'}": state}}) == CallbackScores("epoch=1-step=2.ckpt", {"a.ckpt": 1.0}, lowest=True)
 
 
 def test_the_best_of_those_that_are_here() -> None:
     assert best_of([], []) == (None, "")
-    assert best_of(["a", "b"], [Scores("a"), Scores()]) == ("a", "")
-    assert best_of(["a", "b"], [Scores("c", {"a": 2, "b": 1, "c": 9})])[0] == "a"
-    assert best_of(["a", "b"], [Scores("c", {"a": 2, "b": 1}, lowest=True)])[0] == "b"
-    assert best_of(["a", "b"], [Scores(None, {"a": 2}), Scores("z", {"b": 5})])[0] == "b"  # earlier files tell of those that later ones forgot
-    assert best_of(["a", "b"], [Scores("z")]) == ("b", "best_model.ckpt is the newest, b: the best one, z, is not here")
+    assert best_of(["a", "b"], [CallbackScores("a"), CallbackScores()]) == ("a", "")
+    assert best_of(["a", "b"], [CallbackScores("c", {"a": 2, "b": 1, "c": 9})])[0] == "a"
+    assert best_of(["a", "b"], [CallbackScores("c", {"a": 2, "b": 1}, lowest=True)])[0] == "b"
+    assert (
+        best_of(["a", "b"], [CallbackScores(None, {"a": 2}), CallbackScores("z", {"b": 5})])[0] == "b"
+    )  # earlier files tell of those that later ones forgot
+    assert best_of(["a", "b"], [CallbackScores("z")]) == ("b", "best_model.ckpt is the newest, b: the best one, z, is not here")
 
 
 # --- texts ---------------------------------------------------------------------------------------------------------------------------------------
