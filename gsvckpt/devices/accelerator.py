@@ -53,7 +53,7 @@ class Accelerator:
         self._local = threading.local()
 
     def cast(self, raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
-        def on_device(begin: int, end: int, lane: _Lane) -> Audit | None:
+        def on_device(begin: int, end: int, lane: _DeviceLane) -> Audit | None:
             small, numbers = _cast(lane.upload(0, raw, dtype, begin, end), to.name)
             values = lane.download(small)
             top, largest, worst, zeros, zeros_before = lane.fetch(numbers)  # waits for the device, so `values` have come too
@@ -80,7 +80,7 @@ class Accelerator:
         return self._host.add_product(base, up, down)
 
     def measure(self, raw: memoryview, dtype: DType) -> Moments:
-        def on_device(begin: int, end: int, lane: _Lane) -> Moments:
+        def on_device(begin: int, end: int, lane: _DeviceLane) -> Moments:
             nan, infinite, zero, *rest = lane.fetch(_measure(lane.upload(0, raw, dtype, begin, end)))
             return Moments(end - begin, int(nan), int(infinite), int(zero), *rest)
 
@@ -95,7 +95,7 @@ class Accelerator:
     def histogram(self, raw: memoryview, dtype: DType, low: float, high: float, bins: int) -> list[int]:
         steps = bin_steps(low, high, bins) if high > low else (1.0, 0.0, 0.0)
 
-        def on_device(begin: int, end: int, lane: _Lane) -> list[int]:
+        def on_device(begin: int, end: int, lane: _DeviceLane) -> list[int]:
             return [int(count) for count in lane.fetch(_histogram(lane.upload(0, raw, dtype, begin, end), steps, bins).double())]
 
         def on_host(begin: int, end: int) -> list[int]:
@@ -104,7 +104,7 @@ class Accelerator:
         return [sum(counts) for counts in zip([0] * bins, *self._blocks(raw, dtype, on_device, on_host), strict=True)]
 
     def max_difference(self, one: memoryview, one_dtype: DType, two: memoryview, two_dtype: DType) -> float:
-        def on_device(begin: int, end: int, lane: _Lane) -> float:
+        def on_device(begin: int, end: int, lane: _DeviceLane) -> float:
             left, right = lane.upload(0, one, one_dtype, begin, end), lane.upload(1, two, two_dtype, begin, end)
             return lane.fetch(_max_difference(left, right).view(1))[0]
 
@@ -116,7 +116,7 @@ class Accelerator:
         return max(self._blocks(one, one_dtype, on_device, on_host), default=0.0)
 
     def _blocks(
-        self, raw: memoryview, dtype: DType, on_device: Callable[[int, int, _Lane], R | None], on_host: Callable[[int, int], R]
+        self, raw: memoryview, dtype: DType, on_device: Callable[[int, int, _DeviceLane], R | None], on_host: Callable[[int, int], R]
     ) -> Iterator[R]:
         """Results block by block; those that the device cannot give (None, or out of memory in the smallest of blocks) come from the host."""
         count = len(raw) // dtype.itemsize
@@ -154,10 +154,10 @@ class Accelerator:
         if first:
             self._warn(f"{self.name} has no memory left; computing on the cpu")
 
-    def _lane(self) -> _Lane:
-        lane: _Lane | None = getattr(self._local, "lane", None)
+    def _lane(self) -> _DeviceLane:
+        lane: _DeviceLane | None = getattr(self._local, "lane", None)
         if lane is None:
-            lane = self._local.lane = _Lane(self._device)
+            lane = self._local.lane = _DeviceLane(self._device)
             with self._lock:
                 self._lanes += 1
                 fitting = fitting_block(free_memory(self._device), self._lanes, largest=BLOCK, smallest=_SMALLEST_BLOCK)
@@ -165,7 +165,7 @@ class Accelerator:
         return lane
 
 
-class _Lane:
+class _DeviceLane:
     """One thread's way to the device and back."""
 
     def __init__(self, device: torch.device) -> None:

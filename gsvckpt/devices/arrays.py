@@ -15,7 +15,7 @@ BLOCK = 1 << 18  # values at a time: with half as many, two threads lose a third
 F32 = NDArray[np.float32]
 
 
-class Work:
+class Scratch:
     """One thread's arrays for a block, used again for each: fresh ones cost more than the arithmetic, as the system has to clear their pages."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gsvckpt.devices.arrays import BLOCK, F32, Work, as_array, largest_bits, quiet, rounded
+from gsvckpt.devices.arrays import BLOCK, F32, Scratch, as_array, largest_bits, quiet, rounded
 from gsvckpt.devices.device import LARGEST, Audit
 from gsvckpt.dtypes import DTYPES, DType
 
@@ -20,7 +20,7 @@ _TO_ANCHOR = np.uint32(13 << 23 | 1 << 22)  # added to the bits of 2**n, gives t
 _TO_HALF_RANGE = np.float32(2.0**-112)  # makes float32's exponent field that of a half
 
 
-def cast(raw: memoryview, dtype: DType, out: memoryview, to: DType, work: Work, *, clamp: bool) -> Audit:
+def cast(raw: memoryview, dtype: DType, out: memoryview, to: DType, scratch: Scratch, *, clamp: bool) -> Audit:
     """As `Device.cast`."""
     audit = Audit()
     with quiet():
@@ -28,7 +28,7 @@ def cast(raw: memoryview, dtype: DType, out: memoryview, to: DType, work: Work, 
             block = raw[start * dtype.itemsize : (start + BLOCK) * dtype.itemsize]
             target = out[start * to.itemsize : start * to.itemsize + len(block) // dtype.itemsize * to.itemsize]
             if to.name in _ROUND:
-                audit += _cast_to_small(block, dtype, target, to, work, clamp=clamp)
+                audit += _cast_to_small(block, dtype, target, to, scratch, clamp=clamp)
             elif dtype.itemsize <= to.itemsize:
                 np.copyto(np.frombuffer(target, to.numpy), as_array(block, dtype), casting="same_kind")
             else:
@@ -47,14 +47,14 @@ def _keeps_subnormals() -> bool:
     return bool(np.multiply(np.full(64, 2.0**-20, np.float32), _TO_HALF_RANGE).all())
 
 
-def _cast_to_small(block: memoryview, dtype: DType, target: memoryview, to: DType, work: Work, *, clamp: bool) -> Audit:
+def _cast_to_small(block: memoryview, dtype: DType, target: memoryview, to: DType, scratch: Scratch, *, clamp: bool) -> Audit:
     given = as_array(block, dtype)
     values: F32 = given.astype(np.float32, copy=False)  # torch's own way from float64, too
     largest = largest_bits(values.view(np.int32))
     if largest >= _FIRST_BEYOND[to.name] or not _keeps_subnormals():  # NaN is beyond, too
         return _cast_slowly(block, dtype, target, to, clamp=clamp)
-    worst, zeros = _ROUND[to.name](values, np.frombuffer(target, "<u2"), work)
-    underflowed = zeros - int(np.count_nonzero(np.equal(given, 0, out=work.flags[: given.size]))) if zeros else 0
+    worst, zeros = _ROUND[to.name](values, np.frombuffer(target, "<u2"), scratch)
+    underflowed = zeros - int(np.count_nonzero(np.equal(given, 0, out=scratch.flags[: given.size]))) if zeros else 0
     if dtype is DTYPES["float64"]:
         exact = given.astype(np.float64, copy=False)
         error = float(np.abs(as_array(target, to).astype(np.float64) - exact).max(initial=0.0))
@@ -62,14 +62,14 @@ def _cast_to_small(block: memoryview, dtype: DType, target: memoryview, to: DTyp
     return Audit(0, underflowed, float(np.uint32(largest).view(np.float32)), worst)
 
 
-def _round_to_half(values: F32, out: NDArray[np.uint16], work: Work) -> tuple[float, int]:
+def _round_to_half(values: F32, out: NDArray[np.uint16], scratch: Scratch) -> tuple[float, int]:
     """Round finite values below 65,520 to the nearest half, ties to even. Returns the largest absolute error and the number of zeros.
 
     Adding 1.5 times a power of two 13 binary places above a value (or above 2**-14, for subnormal halves) makes the float adder itself round it to a
     half's last bit. What is then a half's value needs no more rounding: times 2**-112 its bits are a half's, 13 places higher.
     """
     bits = values.view(np.uint32)
-    anchor, halves = work.one[: values.size], work.two[: values.size]
+    anchor, halves = scratch.one[: values.size], scratch.two[: values.size]
     np.bitwise_and(bits, _EXPONENT, out=anchor)
     np.maximum(anchor, _smallest(BLOCK)[: values.size], out=anchor)
     np.add(anchor, _TO_ANCHOR, out=anchor)
@@ -88,10 +88,10 @@ def _round_to_half(values: F32, out: NDArray[np.uint16], work: Work) -> tuple[fl
     return worst, zeros
 
 
-def _round_to_bfloat16(values: F32, out: NDArray[np.uint16], work: Work) -> tuple[float, int]:
+def _round_to_bfloat16(values: F32, out: NDArray[np.uint16], scratch: Scratch) -> tuple[float, int]:
     """As `_round_to_half`, for the upper half of a float32: what is added carries into it where it is to be rounded up."""
     bits = values.view(np.uint32)
-    upper, error = work.one[: values.size], work.two[: values.size].view(np.float32)
+    upper, error = scratch.one[: values.size], scratch.two[: values.size].view(np.float32)
     np.right_shift(bits, np.uint32(16), out=upper)
     np.bitwise_and(upper, np.uint32(1), out=upper)
     np.add(upper, np.uint32(0x7FFF), out=upper)
@@ -99,7 +99,7 @@ def _round_to_bfloat16(values: F32, out: NDArray[np.uint16], work: Work) -> tupl
     np.bitwise_and(upper, np.uint32(0xFFFF0000), out=upper)
     np.subtract(upper.view(np.float32), values, out=error)
     worst = max(float(error.max()), -float(error.min()))
-    zeros = int(np.count_nonzero(np.equal(upper.view(np.float32), 0, out=work.flags[: values.size])))
+    zeros = int(np.count_nonzero(np.equal(upper.view(np.float32), 0, out=scratch.flags[: values.size])))
     np.right_shift(upper, np.uint32(16), out=upper)
     np.copyto(out, upper, casting="unsafe")
     return worst, zeros

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from gsvckpt.devices.arrays import BLOCK, Work, as_array, largest_bits, quiet
+from gsvckpt.devices.arrays import BLOCK, Scratch, as_array, largest_bits, quiet
 from gsvckpt.devices.casts import cast
 from gsvckpt.devices.device import Audit, Extremes, Matrix, Moments, bin_steps
 from gsvckpt.dtypes import DType
@@ -27,14 +27,14 @@ class Host:
     name = "cpu"
 
     def __init__(self) -> None:
-        self._local = threading.local()  # each thread has its own work arrays
+        self._local = threading.local()  # each thread has its own arrays
 
     @property
-    def _work(self) -> Work:
-        work: Work | None = getattr(self._local, "work", None)
-        if work is None:
-            work = self._local.work = Work()
-        return work
+    def _work(self) -> Scratch:
+        scratch: Scratch | None = getattr(self._local, "scratch", None)
+        if scratch is None:
+            scratch = self._local.scratch = Scratch()
+        return scratch
 
     def cast(self, raw: memoryview, dtype: DType, out: memoryview, to: DType, *, clamp: bool) -> Audit:
         return cast(raw, dtype, out, to, self._work, clamp=clamp)
@@ -94,16 +94,16 @@ def _real(values: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.abs(values.astype(np.complex128)) if values.dtype.kind == "c" else values
 
 
-def _widen(real: NDArray[np.generic], work: Work) -> NDArray[np.float64]:
-    wide = work.wide[: real.size]
+def _widen(real: NDArray[np.generic], scratch: Scratch) -> NDArray[np.float64]:
+    wide = scratch.wide[: real.size]
     np.copyto(wide, real, casting="same_kind")
     return wide
 
 
-def _measure_block(real: NDArray[np.generic], work: Work) -> Moments:
-    wide = _widen(real, work)
+def _measure_block(real: NDArray[np.generic], scratch: Scratch) -> Moments:
+    wide = _widen(real, scratch)
     exact = wide if real.dtype == np.float16 else real  # NumPy compares all but those faster as they are
-    zero = int(np.count_nonzero(np.equal(exact, 0, out=work.flags[: real.size])))
+    zero = int(np.count_nonzero(np.equal(exact, 0, out=scratch.flags[: real.size])))
     total = float(wide.sum())
     nans = infinite = 0
     if not np.isfinite(total):  # one look at the sum spares looking at every value
@@ -117,17 +117,17 @@ def _measure_block(real: NDArray[np.generic], work: Work) -> Moments:
     return Moments(real.size, nans, infinite, zero, low, high, total, float(squares))
 
 
-def _count_block(real: NDArray[np.generic], steps: tuple[float, float, float], bins: int, work: Work) -> list[int]:
+def _count_block(real: NDArray[np.generic], steps: tuple[float, float, float], bins: int, scratch: Scratch) -> list[int]:
     unit, origin, scale = steps
-    wide = _widen(real, work)
-    finite = np.isfinite(wide, out=work.flags[: wide.size])
+    wide = _widen(real, scratch)
+    finite = np.isfinite(wide, out=scratch.flags[: wide.size])
     if not finite.all():
         wide = wide[finite]
     if unit != 1.0:
         wide *= unit
     wide -= origin
     wide *= scale
-    places, flags = work.places[: wide.size], work.flags[: wide.size]
+    places, flags = scratch.places[: wide.size], scratch.flags[: wide.size]
     np.copyto(places, np.clip(wide, 0, bins - 1, out=wide), casting="unsafe")  # limited first: what is far outside has no integer
     return [int(np.count_nonzero(np.equal(places, place, out=flags))) for place in range(bins)]  # bincount looks at each value by itself
 
