@@ -20,7 +20,7 @@ from gsvckpt.model import Checkpoint, Container, Global, Record, Source, Storage
 
 if TYPE_CHECKING:
     from gsvckpt.formats.layout import Layout
-    from gsvckpt.formats.pickle.emitter import Call, Persistent
+    from gsvckpt.formats.pickle.emitter import EmittedCall, Persistent
 
 MAX_INFLATED_PICKLE = 1 << 22  # 20,000 tensors; a few kilobytes could become any size
 PREFIX = "archive"  # torch's name for a file without one; GPT-SoVITS's own folder is the time of saving, different each time
@@ -151,7 +151,7 @@ def lay_out(root: object, dtype_of: Callable[[Storage], DType], head: str = "PK"
 
     keys: dict[Storage, str] = {}
 
-    def describe(leaf: Tensor | Storage) -> Call | Persistent:
+    def describe(leaf: Tensor | Storage) -> EmittedCall | Persistent:
         if isinstance(leaf, Tensor):
             return describe_tensor(leaf)
         return describe_storage(leaf, dtype_of(leaf), keys.setdefault(leaf, str(len(keys))))
@@ -188,14 +188,14 @@ def _checksum(record: Record, owners: Mapping[str, Storage], checksums: Mapping[
     return crc32(texts[record.name.removeprefix(f"{PREFIX}/")]) if storage is None else checksums[storage]
 
 
-def describe_tensor(tensor: Tensor) -> Call:
+def describe_tensor(tensor: Tensor) -> EmittedCall:
     """The call that torch would pickle for `tensor`."""
-    from gsvckpt.formats.pickle.emitter import Call
+    from gsvckpt.formats.pickle.emitter import EmittedCall
 
     args = (tensor.storage, tensor.start, tensor.shape, tensor.stride, tensor.requires_grad, OrderedDict[object, object]())
     if tensor.storage.dtype is UNTYPED:
-        return Call(REBUILD_V3, (*args, Global("torch", tensor.dtype.name)))
-    return Call(REBUILD_V2, args)
+        return EmittedCall(REBUILD_V3, (*args, Global("torch", tensor.dtype.name)))
+    return EmittedCall(REBUILD_V2, args)
 
 
 def describe_storage(storage: Storage, dtype: DType, key: str) -> Persistent:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-Form = Literal["gpt-weights", "sovits-weights", "gpt-training", "generator", "discriminator", "epoch"]
+NameForm = Literal["gpt-weights", "sovits-weights", "gpt-training", "generator", "discriminator", "epoch"]
 
 # Patterns stay text: `re` compiles and keeps them at first use, so importing this costs nothing. Digits are bounded because int() is not.
 # The middle column must be in a name that matches: looking for it is cheaper than compiling the pattern.
-_FORMS: tuple[tuple[Form, str, str], ...] = (
+_FORMS: tuple[tuple[NameForm, str, str], ...] = (
     (
         "gpt-training",
         "-step=",
@@ -35,7 +35,7 @@ LATEST_STEP = 233333333333  # the name of "save only the latest" (s2_train.py), 
 class FileName(NamedTuple):
     """What a name says. `epoch` is as written, except for Lightning, which counts from 0: there it is one more (see progress)."""
 
-    form: Form | None = None
+    form: NameForm | None = None
     experiment: str | None = None
     epoch: int | None = None
     step: int | None = None

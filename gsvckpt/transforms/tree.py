@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.model import MAX_DEPTH, Opaque, Path, format_path, state_dict_metadata
 
-Change = Callable[[object], object]
+NodeChange = Callable[[object], object]
 
 
-def rebuild(root: object, change: Change) -> object:
+def rebuild(root: object, change: NodeChange) -> object:
     """The tree in which every node and leaf `x` is `change(x)`, asked before its parts, which are then rebuilt in turn.
 
     A node reached twice becomes one node again, and a tree with cycles keeps them. `change` returns its argument for what stays. Raises
@@ -23,7 +23,7 @@ def rebuild(root: object, change: Change) -> object:
 class _Rebuilder:
     """Lists, dicts and objects are made empty and filled later, so whatever contains itself finds itself there."""
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, change: NodeChange) -> None:
         self._change = change
         self._done: dict[int, tuple[object, object]] = {}  # with the original, whose id must stay its own
         self._unfilled: list[tuple[object, object, int]] = []

@@ -15,15 +15,15 @@ from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.sovits.lightning import read_callbacks
-from gsvckpt.sovits.names import FileName, Form, folder_rank, folder_version, parse, resumes
+from gsvckpt.sovits.names import FileName, NameForm, folder_rank, folder_version, parse, resumes
 from gsvckpt.sovits.runs import find_runs, parse_run
 
 BundleStage = Literal["gpt", "sovits"]
 STAGES: tuple[BundleStage, ...] = ("gpt", "sovits")
 TITLES: Mapping[BundleStage, str] = {"gpt": "GPT", "sovits": "SoVITS"}
 
-_TRAINED: Mapping[BundleStage, tuple[Form, ...]] = {"gpt": ("gpt-training",), "sovits": ("generator", "discriminator")}
-_SMALL: Mapping[BundleStage, tuple[Form, str]] = {"gpt": ("gpt-weights", "GPT_weights"), "sovits": ("sovits-weights", "SoVITS_weights")}
+_TRAINED: Mapping[BundleStage, tuple[NameForm, ...]] = {"gpt": ("gpt-training",), "sovits": ("generator", "discriminator")}
+_SMALL: Mapping[BundleStage, tuple[NameForm, str]] = {"gpt": ("gpt-weights", "GPT_weights"), "sovits": ("sovits-weights", "SoVITS_weights")}
 _LOG = "train.log"  # utils.get_logger
 _LARGEST_LOG = 1 << 26  # bytes
 _EXPERIMENT = "name an experiment's folder, like logs/alice"
@@ -131,7 +131,7 @@ def _experiment_run(experiment: str, folder: str) -> ExperimentRun | None:
     return ExperimentRun(label, os.path.join(experiment, label), stage, version, name.version is not None, files[0].rank, files)
 
 
-def _files(folder: str, forms: Sequence[Form]) -> Iterable[File]:
+def _files(folder: str, forms: Sequence[NameForm]) -> Iterable[File]:
     for name in sorted(os.listdir(folder)):
         said, path = parse(name), os.path.join(folder, name)
         with suppress(FileNotFoundError):  # training removes old files while it runs

@@ -18,7 +18,7 @@ _ENCODE, _BYTES = Global("_codecs", "encode"), Global("__builtin__", "bytes")  #
 _BATCH = 1_000  # items per APPENDS or SETITEMS, as CPython batches
 
 
-class Call(NamedTuple):
+class EmittedCall(NamedTuple):
     """Emit as `name(*args)`."""
 
     name: Global
@@ -31,7 +31,7 @@ class Persistent(NamedTuple):
     pid: tuple[object, ...]
 
 
-Describe = Callable[[Tensor | Storage], Call | Persistent]
+Describe = Callable[[Tensor | Storage], EmittedCall | Persistent]
 
 
 def emit(root: object, describe: Describe) -> bytes:
@@ -98,7 +98,7 @@ class _Emitter:
         elif isinstance(value, dict):
             self._save_dict(value)
         elif isinstance(value, bytes):
-            self._reduce(Call(_ENCODE, (value.decode("latin-1"), "latin1")) if value else Call(_BYTES, ()), value)
+            self._reduce(EmittedCall(_ENCODE, (value.decode("latin-1"), "latin1")) if value else EmittedCall(_BYTES, ()), value)
         elif isinstance(value, Opaque):
             self._save_opaque(value)
         elif isinstance(value, (Tensor, Storage)):
@@ -108,7 +108,7 @@ class _Emitter:
 
     def _save_leaf(self, value: Tensor | Storage) -> None:
         recipe = self._describe(value)
-        if isinstance(recipe, Call):
+        if isinstance(recipe, EmittedCall):
             self._reduce(recipe, value)
         else:
             self._alive.append(recipe)
@@ -117,7 +117,7 @@ class _Emitter:
 
     def _save_dict(self, value: dict[object, object]) -> None:
         if isinstance(value, OrderedDict):
-            self._reduce(Call(_ORDERED_DICT, ()), value)
+            self._reduce(EmittedCall(_ORDERED_DICT, ()), value)
         else:
             self.out += b"}"
             self._remember(value)
@@ -144,7 +144,7 @@ class _Emitter:
         self._step("<build>", state)
         self.out += b"b"
 
-    def _reduce(self, call: Call, value: object) -> None:
+    def _reduce(self, call: EmittedCall, value: object) -> None:
         self._alive.append(call)
         self.save(call.name)
         self.save(call.args)

@@ -31,7 +31,7 @@ _BIT_GENERATOR = Global("numpy.random._pickle", "__bit_generator_ctor")
 _TABLE, _BUFFER = 624, 4  # numbers in the state of MT19937 and in Philox's buffer
 
 
-class _Kind(NamedTuple):
+class _ElementKind(NamedTuple):
     """What an element of an array is: its bytes, and NumPy's flags for it."""
 
     size: int
@@ -147,7 +147,7 @@ def is_array(value: object) -> bool:
     return array(value) if value.name in _RECONSTRUCT else value.name in _FROM_BUFFER and buffer(value)
 
 
-def _kind(value: object, depth: int = 0) -> _Kind | None:
+def _kind(value: object, depth: int = 0) -> _ElementKind | None:
     """What a dtype says of its elements; None unless its arguments and state are such as NumPy writes."""
     args = _args(value, 3)
     if args is None or not isinstance(value, Opaque) or value.name != _DTYPE_NAME or depth > _DEEPEST or args[2] not in (True, 1):
@@ -162,12 +162,12 @@ def _kind(value: object, depth: int = 0) -> _Kind | None:
     if len(states) != len(value.steps) or len(states) > 1:
         return None
     if not states:
-        usual = {"O": _Kind(size, _OBJECT_FLAGS), "U": _Kind(4 * size, _TEXT_FLAGS), "m": _Kind(8, 0), "M": _Kind(8, 0)}
-        return usual.get(letter, _Kind(size, 0))
+        usual = {"O": _ElementKind(size, _OBJECT_FLAGS), "U": _ElementKind(4 * size, _TEXT_FLAGS), "m": _ElementKind(8, 0), "M": _ElementKind(8, 0)}
+        return usual.get(letter, _ElementKind(size, 0))
     return _kind_by_state(letter, size, states[0], depth)
 
 
-def _kind_by_state(letter: str, size: int, state: object, depth: int) -> _Kind | None:
+def _kind_by_state(letter: str, size: int, state: object, depth: int) -> _ElementKind | None:
     if not isinstance(state, tuple) or (len(state), state[0]) not in ((8, 3), (9, 4)) or state[1] not in ("<", ">", "|", "="):
         return None
     sub, names, fields, nbytes, alignment, flags = state[2:8]
@@ -189,25 +189,25 @@ def _kind_by_state(letter: str, size: int, state: object, depth: int) -> _Kind |
     expected = {"S": (size, 1, 0), "U": (4 * size, 4, _TEXT_FLAGS), "V": (size, 1, 0), "O": (-1, -1, _OBJECT_FLAGS)}.get(letter, (-1, -1, 0))
     if (nbytes, alignment, flags) != expected:
         return None
-    return _Kind(8 if letter in "mM" else max(nbytes, size), flags)
+    return _ElementKind(8 if letter in "mM" else max(nbytes, size), flags)
 
 
-def _subarray(sub: object, size: int, flags: int, depth: int) -> _Kind | None:
+def _subarray(sub: object, size: int, flags: int, depth: int) -> _ElementKind | None:
     if not isinstance(sub, tuple) or len(sub) != 2:
         return None
     base, shape = _kind(sub[0], depth + 1), (sub[1],) if isinstance(sub[1], int) else sub[1]
     if base is None or not _is_shape(shape) or base.size * prod(shape) != size or flags & _INHERITED != base.flags & _INHERITED:
         return None
-    return _Kind(size, flags)
+    return _ElementKind(size, flags)
 
 
-def _structure(names: object, fields: object, size: int, flags: int, depth: int) -> _Kind | None:
+def _structure(names: object, fields: object, size: int, flags: int, depth: int) -> _ElementKind | None:
     """Fields inside the structure; those with objects apart from all others; and flags that tell of every field's."""
     if not isinstance(names, tuple) or not isinstance(fields, dict) or not all(isinstance(name, str) and name in fields for name in names):
         return None
     if len(set(names)) != len(names) or len(fields) > 2 * len(names):
         return None
-    found: list[tuple[int, _Kind]] = []
+    found: list[tuple[int, _ElementKind]] = []
     for name, field in fields.items():
         if not isinstance(field, tuple) or len(field) not in (2, 3) or type(field[1]) is not int:
             return None
@@ -223,10 +223,10 @@ def _structure(names: object, fields: object, size: int, flags: int, depth: int)
         inherited |= kind.flags & _INHERITED
     if flags & ~(_NEEDS_PYAPI | _ALIGNED) != inherited or (inherited & _REFCOUNT and (not flags & _NEEDS_PYAPI or _overlap(found))):
         return None
-    return _Kind(size, flags)
+    return _ElementKind(size, flags)
 
 
-def _overlap(found: list[tuple[int, _Kind]]) -> bool:
+def _overlap(found: list[tuple[int, _ElementKind]]) -> bool:
     places = sorted(found, key=lambda field: field[0])
     return any(begin + kind.size > behind for (begin, kind), (behind, _) in pairwise(places))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from gsvckpt.errors import UnsupportedError
-from gsvckpt.formats.pickle.emitter import Call, Persistent, emit
+from gsvckpt.formats.pickle.emitter import EmittedCall, Persistent, emit
 from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.model import Global, Opaque
@@ -17,7 +17,7 @@ from gsvckpt.model import Global, Opaque
 from .test_machine import TREES
 
 
-def no_leaves(_: object) -> Call | Persistent:
+def no_leaves(_: object) -> EmittedCall | Persistent:
     raise AssertionError("there are no tensors here")
 
 
