@@ -13,17 +13,17 @@ from gsvckpt.files.progress import Progress
 from gsvckpt.model import Source, Storage
 
 CHUNK = 1 << 21  # a multiple of every element size; larger ones gain nothing and leave the processor's cache
-BATCH = 1 << 23  # pieces are handed to workers in runs of about this many bytes, as most are tiny
+BATCH = 1 << 23  # items are handed to workers in runs of about this many bytes, as most are tiny
 
 
-class Piece(Protocol):
+class WorkItem(Protocol):
     """Something to work on, of a known size: a storage or a part of one."""
 
     @property
     def nbytes(self) -> int: ...
 
 
-P = TypeVar("P", bound=Piece)
+P = TypeVar("P", bound=WorkItem)
 R = TypeVar("R")
 
 
@@ -108,9 +108,9 @@ class _Watched(Protocol):
     def check_unchanged(self) -> None: ...
 
 
-def for_each(pieces: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int, progress: Progress) -> dict[P, R]:
-    """Run `work` on every piece, on up to `jobs` threads, and return the results by piece. The first failure ends all and is raised."""
-    batches = list(_batches(pieces))
+def for_each(items: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int, progress: Progress) -> dict[P, R]:
+    """Run `work` on every item, on up to `jobs` threads, and return the results by item. The first failure ends all and is raised."""
+    batches = list(_batches(items))
     stop = threading.Event()
     local = threading.local()
     results: dict[P, R] = {}
@@ -119,7 +119,7 @@ def for_each(pieces: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int,
         buffers = getattr(local, "buffers", None)
         if buffers is None:
             buffers = local.buffers = Buffers(stop, progress)
-        return [work(piece, buffers) for piece in batch]
+        return [work(item, buffers) for item in batch]
 
     if jobs == 1 or len(batches) < 2:  # one batch needs no pool, whose import alone takes 10 ms
         for batch in batches:
@@ -146,12 +146,12 @@ def for_each(pieces: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int,
     return results
 
 
-def _batches(pieces: Iterable[P]) -> Iterator[list[P]]:
+def _batches(items: Iterable[P]) -> Iterator[list[P]]:
     batch: list[P] = []
     size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += piece.nbytes
+    for item in items:
+        batch.append(item)
+        size += item.nbytes
         if size >= BATCH:
             yield batch
             batch, size = [], 0

@@ -23,7 +23,7 @@ from gsvckpt.files.spans import Map, Span, between, gather, make_picker
 from gsvckpt.files.streams import crc32
 from gsvckpt.formats.ambiguity import gaps as hiding_places
 from gsvckpt.formats.pickle.equality import first_difference
-from gsvckpt.formats.pickle.machine import Piece, run_piece
+from gsvckpt.formats.pickle.machine import PickleFragment, run_fragment
 from gsvckpt.formats.pickle.positions import Passage, Place, Places, find_places
 from gsvckpt.formats.torch_objects import rebuild
 from gsvckpt.formats.zip import directory
@@ -49,7 +49,7 @@ class Config(NamedTuple):
     end: int
     raw: bytes
     passage: Passage
-    piece: Piece
+    fragment: PickleFragment
 
     def moved(self, by: int) -> Config:
         """The same passage where the pickle begins at byte `by`."""
@@ -228,10 +228,10 @@ def apply_structure(known: KnownStructure, source: LocalSource, data: bytearray)
     for config in known.configs:
         raw = bytes(data[config.begin : config.end])
         if raw != config.raw:
-            piece = _read_config(config.key, raw, config.passage.texts)
-            if piece is None or piece[1:] != config.piece[1:]:
+            fragment = _read_config(config.key, raw, config.passage.texts)
+            if fragment is None or fragment[1:] != config.fragment[1:]:
                 return None
-            root[config.key] = piece.value
+            root[config.key] = fragment.value
     found = examine(replace(checkpoint, source=source, root=root), known.sections)
     counted = known.counted if found.identity.kind == known.examination.identity.kind else account(found)
     return Known(found, counted._replace(duplicates=_duplicates(known.marked, known.marks.unpack_from(data))))
@@ -245,25 +245,25 @@ def _find_configs(text: bytes, places: Places, root: Mapping[object, object]) ->
     """Root entries that may differ, as they can be read without the rest of the pickle."""
     for key, passage in places.passages.items():
         raw = text[passage.begin : passage.end]
-        piece = _read_config(key, raw, passage.texts)
-        if piece is not None and key in root and first_difference(piece.value, root[key], lambda _one, _two: False) is None:
-            yield Config(key, passage.begin, passage.end, raw, passage, piece)
+        fragment = _read_config(key, raw, passage.texts)
+        if fragment is not None and key in root and first_difference(fragment.value, root[key], lambda _one, _two: False) is None:
+            yield Config(key, passage.begin, passage.end, raw, passage, fragment)
 
 
 @lru_cache(2)
-def _read_config(key: str, raw: bytes, texts: tuple[tuple[int, str], ...]) -> Piece | None:
+def _read_config(key: str, raw: bytes, texts: tuple[tuple[int, str], ...]) -> PickleFragment | None:
     """A root entry; None also where it is none that says nothing of how the root is divided, or too deep for whoever walks through it. The last
     are remembered, as those of one run are equal.
     """
-    piece = run_piece(raw, dict(texts), rebuild)
-    if piece is None or role(key, piece.value) != "other":
+    fragment = run_fragment(raw, dict(texts), rebuild)
+    if fragment is None or role(key, fragment.value) != "other":
         return None
     try:
-        for _ in walk({key: piece.value}):
+        for _ in walk({key: fragment.value}):
             pass
     except UnsupportedError:
         return None
-    return piece
+    return fragment
 
 
 def _find_entries(source: Source, tail: directory.Tail) -> Iterator[tuple[str, int]]:

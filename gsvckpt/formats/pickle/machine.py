@@ -121,7 +121,7 @@ class Machine:
         return self._state.stack.pop()
 
 
-class Piece(NamedTuple):
+class PickleFragment(NamedTuple):
     """What opcodes from the middle of a pickle make: one object, the names in it in order of first use, and the numbers by which parts of it are
     remembered.
     """
@@ -138,7 +138,7 @@ class _Memo(dict[int, object]):
         raise KeyError("how much is remembered by now")
 
 
-def run_piece(data: bytes, texts: Mapping[int, str], reduce: Reduce) -> Piece | None:
+def run_fragment(data: bytes, texts: Mapping[int, str], reduce: Reduce) -> PickleFragment | None:
     """Run opcodes as they would run where they stand, if that is certain.
 
     None unless they make one object out of nothing but themselves and the remembered `texts`, all of which they leave, and copy nothing. No limit on
@@ -158,7 +158,7 @@ def run_piece(data: bytes, texts: Mapping[int, str], reduce: Reduce) -> Piece | 
         or any(memo[number] is not text for number, text in texts.items())
     ):
         return None
-    return Piece(value, tuple(machine.globals), frozenset(memo.keys() - texts.keys()))
+    return PickleFragment(value, tuple(machine.globals), frozenset(memo.keys() - texts.keys()))
 
 
 def _is_odd(machine: Machine) -> bool:

@@ -1,4 +1,4 @@
-"""Opcodes from the middle of a pickle, run alone, against the whole pickle: what a piece is said to be, it is where it stands."""
+"""Opcodes from the middle of a pickle, run alone, against the whole pickle: what a fragment is said to be, it is where it stands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gsvckpt.errors import GsvError
 from gsvckpt.formats.pickle.equality import first_difference
-from gsvckpt.formats.pickle.machine import Machine, Piece, run_piece
+from gsvckpt.formats.pickle.machine import Machine, PickleFragment, run_fragment
 from gsvckpt.formats.pickle.positions import Passage, find_places
 from gsvckpt.formats.torch_objects import rebuild
 from gsvckpt.model import Global
@@ -34,22 +34,22 @@ class Whole:
         assert machine.position == len(data)
 
 
-def learn(code: bytes) -> tuple[Passage, Piece, Whole]:
+def learn(code: bytes) -> tuple[Passage, PickleFragment, Whole]:
     data = BEFORE + code + AFTER
     passage = find_places(data, (), ("config",), 1000).passages["config"]
     assert data[passage.begin : passage.end] == code
-    piece = run_piece(code, dict(passage.texts), rebuild)
-    assert piece is not None
-    return passage, piece, Whole(data)
+    fragment = run_fragment(code, dict(passage.texts), rebuild)
+    assert fragment is not None
+    return passage, fragment, Whole(data)
 
 
-def check(code: bytes, passage: Passage, learnt: Piece, whole: Whole) -> bool:
-    """Whether it is a piece as the other is; if so, the whole pickle is the other but for it."""
-    piece = run_piece(code, dict(passage.texts), rebuild)
-    if piece is None or piece[1:] != learnt[1:]:
+def check(code: bytes, passage: Passage, learnt: PickleFragment, whole: Whole) -> bool:
+    """Whether it is a fragment as the other is; if so, the whole pickle is the other but for it."""
+    fragment = run_fragment(code, dict(passage.texts), rebuild)
+    if fragment is None or fragment[1:] != learnt[1:]:
         return False
     found = Whole(BEFORE + code + AFTER)
-    expected = {**whole.root, "config": piece.value}
+    expected = {**whole.root, "config": fragment.value}
     assert first_difference(found.root, expected, lambda one, two: False) is None
     assert found.names == whole.names
     return True
@@ -85,8 +85,8 @@ def test_whatever_is_put_in_its_place(kind: str, edits: Sequence[tuple[int, int,
 @given(st.lists(st.sampled_from(OPCODES), max_size=8))
 @settings(max_examples=1500, deadline=None)
 def test_any_opcodes(codes: Sequence[bytes]) -> None:
-    passage, piece, whole = learn(b"N")
-    check(b"".join(codes), passage, piece, whole)
+    passage, fragment, whole = learn(b"N")
+    check(b"".join(codes), passage, fragment, whole)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +94,19 @@ def test_any_opcodes(codes: Sequence[bytes]) -> None:
     [b"", b"NN", b"(N", b"N.", b"0N", b"h\x02", b"]\x94", b"]q\x03", b"X\xff\x00\x00\x00a", b"cos\n", b"NQ", b"h\x00", b"Nq\x01a", b"e", b"Nu"],
 )
 def test_no_piece(code: bytes) -> None:
-    assert run_piece(code, {3: "v4"}, rebuild) is None
+    assert run_fragment(code, {3: "v4"}, rebuild) is None
 
 
 def test_a_piece_and_what_it_leaves() -> None:
-    piece = run_piece(b"](h\x03K\x01q\x07cutils\nHParams\ne", {3: "v4"}, rebuild)
-    assert piece == Piece(["v4", 1, Global("utils", "HParams")], (Global("utils", "HParams"),), frozenset({7}))
-    assert run_piece(b"h\x03q\x03", {3: "v4"}, rebuild) == Piece("v4", (), frozenset())
+    fragment = run_fragment(b"](h\x03K\x01q\x07cutils\nHParams\ne", {3: "v4"}, rebuild)
+    assert fragment == PickleFragment(["v4", 1, Global("utils", "HParams")], (Global("utils", "HParams"),), frozenset({7}))
+    assert run_fragment(b"h\x03q\x03", {3: "v4"}, rebuild) == PickleFragment("v4", (), frozenset())
 
 
 def test_what_is_copied_makes_no_piece() -> None:
     """There is a limit on all that one pickle copies."""
-    assert run_piece(b"ccollections\nOrderedDict\n)R", {}, rebuild) is not None
-    assert run_piece(b"ccollections\nOrderedDict\n](K\x01K\x02\x86e\x85R", {}, rebuild) is None
+    assert run_fragment(b"ccollections\nOrderedDict\n)R", {}, rebuild) is not None
+    assert run_fragment(b"ccollections\nOrderedDict\n](K\x01K\x02\x86e\x85R", {}, rebuild) is None
 
 
 def test_the_builder_is_right() -> None:
