@@ -16,7 +16,7 @@ from gsvckpt.errors import FLAWS, GsvError
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import pickle_search, torch_tar
 from gsvckpt.formats.pickle.calls import merge_calls
-from gsvckpt.formats.pickle_search import Place, Searched
+from gsvckpt.formats.pickle_search import PickleStart, Searched
 from gsvckpt.formats.torch_zip import fold
 from gsvckpt.formats.zip import directory
 from gsvckpt.formats.zip.directory import LOCAL, Tail, is_storage
@@ -33,7 +33,7 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
     """
     container, source = checkpoint.container, checkpoint.source
     doubts: list[Doubt] = [*checkpoint.doubts]
-    places: list[Place] = []
+    places: list[PickleStart] = []
     spans: list[tuple[int, int]] = []
     if container.format == "torch-zip":
         places += _records(checkpoint)
@@ -48,7 +48,7 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
             doubts.append(Doubt("first block", why, "container.head"))
     elif container.format == "torch-stream" and container.trailing:
         begin = source.size - container.trailing
-        places.append(Place(begin, ""))
+        places.append(PickleStart(begin, ""))
         spans.append((begin, source.size))
     elif container.format == "safetensors" and directory.has_tail(source):
         places += pickle_search.entries(source)
@@ -87,7 +87,7 @@ def gaps(source: Source, records: Sequence[Record], tail: Tail | None) -> list[t
     return [*found, *((begin, end) for begin, end in ((behind, tail.offset), (comment, source.size)) if end - begin >= _LEAST)]
 
 
-def _records(checkpoint: Checkpoint) -> Iterator[Place]:
+def _records(checkpoint: Checkpoint) -> Iterator[PickleStart]:
     """The records whose bytes are neither a tensor's nor the pickle that was read."""
     folder = f"{checkpoint.container.prefix}/".removeprefix("/")
     read, storages = fold(f"{folder}data.pkl"), f"{folder}data/"
@@ -100,7 +100,7 @@ def _records(checkpoint: Checkpoint) -> Iterator[Place]:
             yield pickle_search.place_of(record)
 
 
-def _also_tar(source: Source) -> list[Place]:
+def _also_tar(source: Source) -> list[PickleStart]:
     head = read_bytes(source, 0, min(torch_tar.BLOCK, source.size))
     return list(pickle_search.tar_places(source)) if torch_tar.is_tar(head) else []
 

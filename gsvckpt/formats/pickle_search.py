@@ -38,7 +38,7 @@ _STORED, _DEFLATED = 0, 8
 _UNKNOWN = -1  # a method of compression that nobody knows
 
 
-class Place(NamedTuple):
+class PickleStart(NamedTuple):
     """Where a pickle may begin: in the file, or in a record whose bytes are compressed. `size` is None where nothing states one."""
 
     offset: int
@@ -67,7 +67,7 @@ def search(source: Source, *, everywhere: bool, front: bool = False) -> Searched
     return Searched(tuple(found.names), found.complete, merge_calls(found.calls))
 
 
-def search_places(source: Source, places: Iterable[Place], spans: Sequence[tuple[int, int]]) -> Searched:
+def search_places(source: Source, places: Iterable[PickleStart], spans: Sequence[tuple[int, int]]) -> Searched:
     """Look for pickles at these places, and wherever a zip's local header stands in these (begin, end) parts of the file."""
     found = _Search()
     found.complete = sum(end - begin for begin, end in spans) <= _MOST_SCANNED
@@ -76,12 +76,12 @@ def search_places(source: Source, places: Iterable[Place], spans: Sequence[tuple
     return Searched(tuple(found.names), found.complete, merge_calls(found.calls))
 
 
-def place_of(record: Record) -> Place:
+def place_of(record: Record) -> PickleStart:
     """Where a located record's pickle would begin."""
-    return Place(record.offset, record.name, record.method, record.size, bool(record.flags & ENCRYPTED))
+    return PickleStart(record.offset, record.name, record.method, record.size, bool(record.flags & ENCRYPTED))
 
 
-def entries(source: Source) -> Iterator[Place]:
+def entries(source: Source) -> Iterator[PickleStart]:
     """The places of all records of the zip that a file ends as; storages' are not among them. Ends early where the directory is damaged."""
     with suppress(*FLAWS):
         tail = find_tail(source)
@@ -93,10 +93,10 @@ def entries(source: Source) -> Iterator[Place]:
                 yield place._replace(name=name, method=entry.method, size=entry.size, encrypted=encrypted)
 
 
-def tar_places(source: Source) -> Iterator[Place]:
+def tar_places(source: Source) -> Iterator[PickleStart]:
     """The places of all members of a tar; one that cannot be looked at, where they are too many or do not follow one another."""
     for member in torch_tar.members(source, _MOST_PLACES):
-        yield Place(member.offset, f"{member.name}.pkl", size=member.size) if member is not None else Place(0, "", _UNKNOWN)
+        yield PickleStart(member.offset, f"{member.name}.pkl", size=member.size) if member is not None else PickleStart(0, "", _UNKNOWN)
 
 
 class _Search:
@@ -111,7 +111,7 @@ class _Search:
     def look_through(self, source: Source, *, everywhere: bool, front: bool) -> None:
         self.look_at_all(source, _places(source, everywhere=everywhere, front=front))
 
-    def look_at_all(self, source: Source, places: Iterable[Place]) -> None:
+    def look_at_all(self, source: Source, places: Iterable[PickleStart]) -> None:
         seen: set[int] = set()
         for place in places:
             if place.offset in seen and place.method != _UNKNOWN:
@@ -122,7 +122,7 @@ class _Search:
                 return
             self._look_at(source, place)
 
-    def _look_at(self, source: Source, place: Place) -> None:
+    def _look_at(self, source: Source, place: PickleStart) -> None:
         if place.encrypted:  # torch stops at the flag, others read on
             self.complete = False
         for window in _WINDOWS:
@@ -141,7 +141,7 @@ class _Search:
         self.names |= {name: None for name in found if trusted or all(part.isidentifier() for part in str(name).split("."))}
         self.calls += [call for call in calls if call.name in self.names]
 
-    def _read(self, source: Source, place: Place, size: int) -> bytes | None:
+    def _read(self, source: Source, place: PickleStart, size: int) -> bytes | None:
         """Up to `size` bytes from there on: where a pickle ends is known only once it was read. None where they cannot be had."""
         if place.method not in (_STORED, _DEFLATED):
             return None
@@ -153,17 +153,17 @@ class _Search:
         except (*FLAWS, zlib.error):
             return None
 
-    def _is_archive(self, source: Source, place: Place, data: bytes) -> bool:
+    def _is_archive(self, source: Source, place: PickleStart, data: bytes) -> bool:
         """Whether a record is an archive of its own; a zip is looked through."""
         if data.startswith(_ARCHIVES):
             self.complete = False
             return True
         if place.offset == 0 or not (data.startswith(_LOCAL) or (data[2:4] == _LOCAL[2:] and data[:2].isdigit())):
             return False
-        inner: Source = _Part(source, place.offset, place.size if place.size is not None else source.size - place.offset)
+        inner: Source = _PartSource(source, place.offset, place.size if place.size is not None else source.size - place.offset)
         if place.method == _DEFLATED:
             whole = self._read(source, place, _WINDOWS[-1])
-            inner = _Memory(source.path, whole or b"")
+            inner = _BytesSource(source.path, whole or b"")
             self.complete = self.complete and whole is not None and len(whole) < _WINDOWS[-1]
         self._depth += 1
         if self._depth > _MOST_DEPTH:
@@ -205,7 +205,7 @@ class _Search:
         return names, calls, False
 
 
-class _Part:
+class _PartSource:
     """A source inside another."""
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
@@ -218,7 +218,7 @@ class _Part:
         self._source.read_into(self._offset + offset, buffer)
 
 
-class _Memory:
+class _BytesSource:
     """A source of bytes at hand."""
 
     def __init__(self, path: str, data: bytes) -> None:
@@ -232,9 +232,9 @@ class _Memory:
         buffer[:] = part
 
 
-def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[Place]:
+def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[PickleStart]:
     if front:
-        yield Place(0, "")  # a bare pickle, or several
+        yield PickleStart(0, "")  # a bare pickle, or several
         head = read_bytes(source, 0, min(torch_tar.BLOCK, source.size))
         if torch_tar.is_tar(head):
             yield from tar_places(source)
@@ -243,7 +243,7 @@ def _places(source: Source, *, everywhere: bool, front: bool) -> Iterator[Place]
     yield from entries(source)
 
 
-def _local_headers(source: Source, first: int, last: int) -> Iterator[Place]:
+def _local_headers(source: Source, first: int, last: int) -> Iterator[PickleStart]:
     """Records wherever a local header stands; the first one of the file may have lost its `PK`, as GPT-SoVITS writes a version there."""
     found = 0
     for begin in range(first, last, _STEP):
@@ -258,7 +258,7 @@ def _local_headers(source: Source, first: int, last: int) -> Iterator[Place]:
             at = window.find(_LOCAL, at + 1)
 
 
-def _behind_header(source: Source, header: int) -> Place | None:
+def _behind_header(source: Source, header: int) -> PickleStart | None:
     """The data behind a local header; None where none fits there."""
     if header < 0 or header + LOCAL.size > source.size:
         return None
@@ -268,7 +268,7 @@ def _behind_header(source: Source, header: int) -> Place | None:
     if magic[2:] != b"\x03\x04" or begin + name_length + extra_length >= source.size:
         return None
     name = read_bytes(source, begin, name_length)
-    return Place(begin + name_length + extra_length, name.decode("utf-8", "replace"), method)
+    return PickleStart(begin + name_length + extra_length, name.decode("utf-8", "replace"), method)
 
 
 def _ignore(_name: Global, _args: object) -> None:
@@ -279,5 +279,5 @@ def _accept(pid: object) -> Storage | None:
     """A storage without bytes, so that what is said of sizes can be looked at; every other object outside the pickle is nothing."""
     with suppress(DamagedError):
         key, dtype, location, numel, _ = storage_of(pid)
-        return Storage(key, dtype, numel, location, _Memory("", b""), MISSING)
+        return Storage(key, dtype, numel, location, _BytesSource("", b""), MISSING)
     return None
