@@ -9,7 +9,7 @@ import xxhash
 
 from gsvckpt.devices.device import Device, Extremes
 from gsvckpt.dtypes import DTYPES, DType
-from gsvckpt.engine.single_pass import Span, sweep
+from gsvckpt.engine.single_pass import SweepSpan, sweep
 from gsvckpt.engine.strided_read import logical_bytes
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.streams import Buffers, Stopped, for_each, read_chunks
@@ -50,8 +50,8 @@ def read_contents(
     Raises DamagedError where bytes cannot be read.
     """
     content = "content" in wanted
-    spans: dict[tuple[int, int], Span] = {}
-    records = {record: Span(record.offset, record.size, crc=True) for record in checkpoint.records if record.method == 0} if checksums else {}
+    spans: dict[tuple[int, int], SweepSpan] = {}
+    records = {record: SweepSpan(record.offset, record.size, crc=True) for record in checkpoint.records if record.method == 0} if checksums else {}
     for span in records.values():
         spans[span[:2]] = span
     plain: dict[str, tuple[int, int]] = {}
@@ -65,7 +65,7 @@ def read_contents(
         place = plain[name] = tensor.storage.offset, tensor.nbytes
         known = spans.get(place)
         dtype = _numbers(tensor.dtype) if device is not None else None
-        spans[place] = Span(*place, crc=known is not None and known.crc, digest=content, dtype=dtype)
+        spans[place] = SweepSpan(*place, crc=known is not None and known.crc, digest=content, dtype=dtype)
     whole = "xxh3_128" in wanted
     swept = sweep(checkpoint.source, list(spans.values()), device, whole=whole, jobs=jobs, progress=progress)
     extremes = {name: swept.extremes[spans[place]] for name, place in plain.items() if spans[place] in swept.extremes}

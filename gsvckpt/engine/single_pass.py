@@ -28,7 +28,7 @@ _LARGEST_VALUE = 16  # bytes of the largest element, a multiple of all others
 _IMPATIENCE = 0.2  # seconds between two looks whether the others still run
 
 
-class Span(NamedTuple):
+class SweepSpan(NamedTuple):
     """A run of bytes to learn something of: its checksum, its digest, and with `dtype` its numbers. Spans of a file do not overlap."""
 
     offset: int
@@ -42,9 +42,9 @@ class Span(NamedTuple):
 class Swept:
     """What was learnt, span by span; `file` is the xxh3_128 of the whole file, where that was asked for."""
 
-    crcs: dict[Span, int] = field(default_factory=dict)
-    digests: dict[Span, bytes] = field(default_factory=dict)
-    extremes: dict[Span, Extremes] = field(default_factory=dict)
+    crcs: dict[SweepSpan, int] = field(default_factory=dict)
+    digests: dict[SweepSpan, bytes] = field(default_factory=dict)
+    extremes: dict[SweepSpan, Extremes] = field(default_factory=dict)
     file: str | None = None
 
 
@@ -55,7 +55,7 @@ class _Lane(NamedTuple):
     nbytes: int = BATCH
 
 
-def sweep(source: Source, spans: Sequence[Span], device: Device | None, *, whole: bool, jobs: int, progress: Progress) -> Swept:
+def sweep(source: Source, spans: Sequence[SweepSpan], device: Device | None, *, whole: bool, jobs: int, progress: Progress) -> Swept:
     """Read the spans, with `whole` the entire file, once. Raises DamagedError where the file ends early or cannot be read."""
     ordered = sorted((span for span in spans if span.size), key=lambda span: span.offset)
     ends = [span.offset + span.size for span in ordered]
@@ -76,7 +76,7 @@ def sweep(source: Source, spans: Sequence[Span], device: Device | None, *, whole
     return found
 
 
-def _cut(begin: int, end: int, spans: Sequence[Span], ends: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _cut(begin: int, end: int, spans: Sequence[SweepSpan], ends: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Chunks from `begin` to `end`, never cut inside a value: a span may begin anywhere, and its values stand at multiples from there."""
     while begin < end:
         stop = min(begin + CHUNK, end)
@@ -87,7 +87,7 @@ def _cut(begin: int, end: int, spans: Sequence[Span], ends: Sequence[int]) -> It
         begin = stop
 
 
-def _runs(ordered: Sequence[Span]) -> Iterator[tuple[int, int]]:
+def _runs(ordered: Sequence[SweepSpan]) -> Iterator[tuple[int, int]]:
     """Spans that stand close together, read as one: most are tiny."""
     begin = end = -1
     for span in ordered:
@@ -101,13 +101,13 @@ def _runs(ordered: Sequence[Span]) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-_Part = tuple[Span, int, memoryview]  # of a chunk: to which span it belongs, where in it it begins, and its bytes
+_Part = tuple[SweepSpan, int, memoryview]  # of a chunk: to which span it belongs, where in it it begins, and its bytes
 
 
 class _Pass:
     """The state that the lanes share."""
 
-    def __init__(self, source: Source, spans: Sequence[Span], chunks: Sequence[tuple[int, int]], device: Device | None, *, whole: bool) -> None:
+    def __init__(self, source: Source, spans: Sequence[SweepSpan], chunks: Sequence[tuple[int, int]], device: Device | None, *, whole: bool) -> None:
         self.found = Swept()
         self.whole = xxhash.xxh3_128()
         self._source, self._spans, self._chunks, self._device = source, spans, chunks, device

@@ -14,7 +14,7 @@ from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.heads import HEADS, PLAIN
 from gsvckpt.formats.pickle.calls import calls_of
-from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, Named, describe_tree, name_storages, require_code, restore
+from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, NamedStorage, describe_tree, name_storages, require_code, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.model import MISSING, Checkpoint, Container, Path, Source, Storage, Tensor, contiguous_stride
 
@@ -153,7 +153,7 @@ def lay_out_shards(
     import json
 
     named = name_storages(root, state_path, dtype_of)
-    groups: list[list[Named]] = [[]]
+    groups: list[list[NamedStorage]] = [[]]
     size = 0
     for storage, entry in named.items():
         nbytes = storage.numel * dtype_of(storage).itemsize
@@ -171,11 +171,11 @@ def lay_out_shards(
     return shards, escape_json(text).encode() + b"\n"
 
 
-def _metadata(root: object, named: Mapping[Storage, Named], metadata: Mapping[str, str], head: str) -> dict[str, str]:
+def _metadata(root: object, named: Mapping[Storage, NamedStorage], metadata: Mapping[str, str], head: str) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key not in OWN} | describe_tree(root, named, head)
 
 
-def _file(entries: Sequence[Named], dtype_of: Callable[[Storage], DType], metadata: Mapping[str, str]) -> Layout:
+def _file(entries: Sequence[NamedStorage], dtype_of: Callable[[Storage], DType], metadata: Mapping[str, str]) -> Layout:
     import json
 
     from gsvckpt.formats.layout import Layout  # needed only to write

@@ -22,7 +22,7 @@ OWN = (TREE, STORAGES, HEAD)
 _HOST = "cpu"
 
 
-class Named(NamedTuple):
+class NamedStorage(NamedTuple):
     """A storage under the name and the shape that it has in a safetensors header."""
 
     name: str
@@ -31,7 +31,7 @@ class Named(NamedTuple):
     storage: Storage
 
 
-def name_storages(root: object, state_path: Path | None, dtype_of: Callable[[Storage], DType]) -> dict[Storage, Named]:
+def name_storages(root: object, state_path: Path | None, dtype_of: Callable[[Storage], DType]) -> dict[Storage, NamedStorage]:
     """Every storage under the name of the first tensor that is all of it, else as a row of numbers beside the name of the first that looks into it.
 
     Names are those of the state dict at `state_path`, as its users know them, and whole paths elsewhere. None stands twice.
@@ -49,20 +49,20 @@ def name_storages(root: object, state_path: Path | None, dtype_of: Callable[[Sto
     for storage in storages_of(root) - set(first):  # in keys, where no walk leads
         first[storage] = f"storage.{storage.key}"
     taken: set[str] = {"__metadata__"}
-    named: dict[Storage, Named] = {}
+    named: dict[Storage, NamedStorage] = {}
     for storage, name in first.items():
         found = whole.get(storage)
         dtype = dtype_of(storage)
         if found is not None:
             dtype = found[1].dtype if storage.dtype is UNTYPED else dtype
-            named[storage] = Named(_free(found[0], taken), found[1].shape, dtype, storage)
+            named[storage] = NamedStorage(_free(found[0], taken), found[1].shape, dtype, storage)
         else:
             raw = DTYPES["uint8"] if dtype is UNTYPED else dtype
-            named[storage] = Named(_free(f"{name}.storage", taken), (storage.numel,), raw, storage)
+            named[storage] = NamedStorage(_free(f"{name}.storage", taken), (storage.numel,), raw, storage)
     return named
 
 
-def describe_tree(root: object, named: Mapping[Storage, Named], head: str) -> dict[str, str]:
+def describe_tree(root: object, named: Mapping[Storage, NamedStorage], head: str) -> dict[str, str]:
     """The metadata from which `restore` makes the tree again; none of it where the tree is a dict of tensors and the header says everything."""
     from gsvckpt.formats.tree_json import encode
 
@@ -144,7 +144,7 @@ def _view(json: Mapping[str, Json], storage: Storage, entry: Tensor) -> Tensor:
     return made
 
 
-def _facts(named: Mapping[Storage, Named]) -> dict[str, Json]:
+def _facts(named: Mapping[Storage, NamedStorage]) -> dict[str, Json]:
     """What is to be told of storages: where they were loaded to, and which had no type. The most frequent goes without names, under `*`."""
     told: dict[str, dict[str, Json]] = {}
     for storage, entry in named.items():
@@ -161,7 +161,7 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.stride == contiguous_stride(tensor.shape) and not tensor.start and tensor.nbytes == storage.nbytes
 
 
-def _is_entry(key: object, tensor: Tensor, named: Mapping[Storage, Named]) -> bool:
+def _is_entry(key: object, tensor: Tensor, named: Mapping[Storage, NamedStorage]) -> bool:
     entry = named[tensor.storage]
     return entry.name == key and entry.shape == tensor.shape and _is_whole(tensor) and not tensor.requires_grad
 
@@ -186,7 +186,7 @@ def _damaged(why: str, where: str = "metadata") -> DamagedError:
     return DamagedError(f"the tree in it {why}", where=where, check="container.header")
 
 
-def require_code(entry: Named) -> str:
+def require_code(entry: NamedStorage) -> str:
     """The dtype's name in a header. Raises UnsupportedError where safetensors has none."""
     if not entry.dtype.code:
         raise UnsupportedError(

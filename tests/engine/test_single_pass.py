@@ -15,7 +15,7 @@ from support.builders import Bytes
 from gsvckpt.devices.choice import choose
 from gsvckpt.dtypes import DTYPES
 from gsvckpt.engine import single_pass as module
-from gsvckpt.engine.single_pass import Span, sweep
+from gsvckpt.engine.single_pass import SweepSpan, sweep
 from gsvckpt.errors import DamagedError
 from gsvckpt.files.progress import Silent
 
@@ -29,7 +29,11 @@ def run(source, spans, *, whole=True, jobs=2):
 @pytest.mark.parametrize("jobs", [1, 2, 5])
 def test_checksums_digests_and_the_file(jobs: int) -> None:
     data = random.Random(1).randbytes(9_000_001)
-    spans = [Span(3, 5_000_000, crc=True, digest=True), Span(5_000_010, 7, crc=True, digest=True), Span(5_000_017, 3_999_984, crc=True, digest=True)]
+    spans = [
+        SweepSpan(3, 5_000_000, crc=True, digest=True),
+        SweepSpan(5_000_010, 7, crc=True, digest=True),
+        SweepSpan(5_000_017, 3_999_984, crc=True, digest=True),
+    ]
     found = run(Bytes(data), spans, jobs=jobs)
     for span in spans:
         part = data[span.offset : span.offset + span.size]
@@ -43,7 +47,7 @@ def test_checksums_digests_and_the_file(jobs: int) -> None:
 def test_any_spans_in_any_chunks(data: st.DataObject) -> None:
     raw = random.Random(data.draw(st.integers(0, 99))).randbytes(data.draw(st.integers(0, 3000)))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=12)))
-    spans = list(dict.fromkeys(Span(a, b - a, crc=True, digest=True) for a, b in zip(cuts[::2], cuts[1::2], strict=False)))
+    spans = list(dict.fromkeys(SweepSpan(a, b - a, crc=True, digest=True) for a, b in zip(cuts[::2], cuts[1::2], strict=False)))
     chunk = module.CHUNK
     module.CHUNK = data.draw(st.integers(17, 400))  # a real one holds more than all of this
     try:
@@ -62,26 +66,26 @@ def test_values_are_never_cut_in_two(monkeypatch: pytest.MonkeyPatch, offset: in
     values = [float(n) for n in range(1, 200)]
     values[77] = float("nan")
     data = bytes(offset) + struct.pack(f"<{len(values)}f", *values) + b"tail"
-    span = Span(offset, 4 * len(values), dtype=FLOAT)
+    span = SweepSpan(offset, 4 * len(values), dtype=FLOAT)
     numbers = run(Bytes(data), [span]).extremes[span]
     assert (numbers.count, numbers.nan, numbers.infinite, numbers.largest) == (199, 1, 0, 199.0)
 
 
 def test_without_the_whole_only_spans_are_read() -> None:
     source = Bytes(bytes(10_000_000))
-    span = Span(5_000_000, 100, crc=True)
+    span = SweepSpan(5_000_000, 100, crc=True)
     assert run(source, [span], whole=False).crcs[span] == crc32(bytes(100))
     assert sum(count for _, count in source.reads) == 100
 
 
 def test_every_byte_is_read_once() -> None:
     source = Bytes(random.Random(2).randbytes(7_000_000))
-    run(source, [Span(64, 6_000_000, crc=True, digest=True, dtype=FLOAT)])
+    run(source, [SweepSpan(64, 6_000_000, crc=True, digest=True, dtype=FLOAT)])
     assert sum(count for _, count in source.reads) == source.size
 
 
 def test_an_empty_span_and_an_empty_file() -> None:
-    span = Span(0, 0, crc=True, digest=True)
+    span = SweepSpan(0, 0, crc=True, digest=True)
     found = run(Bytes(b""), [span])
     assert (found.crcs[span], found.digests[span]) == (0, xxhash.xxh3_128_digest(b""))
     assert found.file == xxhash.xxh3_128_hexdigest(b"")
@@ -96,7 +100,7 @@ def test_a_failure_ends_all_lanes(jobs: int) -> None:
             super().read_into(offset, buffer)
 
     with pytest.raises(DamagedError, match="cannot be read"):
-        run(Failing(bytes(20_000_000)), [Span(0, 20_000_000, crc=True)], jobs=jobs)
+        run(Failing(bytes(20_000_000)), [SweepSpan(0, 20_000_000, crc=True)], jobs=jobs)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -104,4 +108,4 @@ def test_a_failure_ends_all_lanes(jobs: int) -> None:
 def test_a_span_that_the_file_does_not_hold(size: int, whole: bool) -> None:
     """Where the last chunk would end inside a value, the next one would begin where it began, for ever."""
     with pytest.raises(DamagedError, match="the file ends at byte 100"):
-        run(Bytes(bytes(100)), [Span(96, 4 + size, crc=True)], whole=whole)
+        run(Bytes(bytes(100)), [SweepSpan(96, 4 + size, crc=True)], whole=whole)

@@ -37,7 +37,7 @@ class Account(NamedTuple):
         return max(self.file - self.weights - self.optimizer - self.unused, 0)
 
 
-class Group(NamedTuple):
+class TensorGroup(NamedTuple):
     """Tensors of the model that share the first parts of their names."""
 
     name: str
@@ -130,19 +130,19 @@ def _duplicates(storages: Iterable[Storage]) -> int:
     return size
 
 
-def group(state: Mapping[str, Tensor], depth: int) -> list[Group]:
+def group(state: Mapping[str, Tensor], depth: int) -> list[TensorGroup]:
     """The model's tensors by the first `depth` parts of their names, in order of appearance. A storage counts once, where it appears first."""
     groups: dict[str, list[tuple[str, Tensor]]] = {}
     for name, tensor in state.items():
         parts = name.split(".")
         groups.setdefault(".".join(parts[: min(depth, max(len(parts) - 1, 1))]), []).append((name, tensor))
     seen: set[Storage] = set()
-    found: list[Group] = []
+    found: list[TensorGroup] = []
     for name, members in groups.items():
         storages = {tensor.storage for _, tensor in members} - seen
         seen |= storages
         dtypes = dict.fromkeys(tensor.dtype.name for _, tensor in members)
-        found.append(Group(name, len(members), sum(tensor.numel for _, tensor in members), _total(storages), tuple(dtypes)))
+        found.append(TensorGroup(name, len(members), sum(tensor.numel for _, tensor in members), _total(storages), tuple(dtypes)))
     return found
 
 

@@ -55,7 +55,7 @@ def _read(path: str) -> dict[str, object]:
     found = _parse_json(path, data) if is_json else None if path.lower().endswith(".json") else _parse_toml(path, data)
     if found is None:
         return _of_checkpoint(path)
-    config = _Plain(path).convert(found, 0)
+    config = _PlainValues(path).convert(found, 0)
     if not isinstance(config, dict):
         raise UsageError("is no JSON object", where="config", path=path)
     return config
@@ -93,7 +93,7 @@ def _parse_toml(path: str, data: bytes) -> dict[str, object] | None:
 def _of_checkpoint(path: str) -> dict[str, object]:
     try:
         with open_checkpoint(path) as checkpoint:
-            config = _Plain(path).convert(find_config(checkpoint.root), 0)
+            config = _PlainValues(path).convert(find_config(checkpoint.root), 0)
     except UsageError:
         raise
     except GsvError as error:
@@ -104,7 +104,7 @@ def _of_checkpoint(path: str) -> dict[str, object]:
     return {str(key): value for key, value in config.items()}
 
 
-class _Plain:
+class _PlainValues:
     """Nested HParams as nested dicts, and nothing but plain values: what a config brings along goes into the output's pickle."""
 
     def __init__(self, path: str) -> None:

@@ -53,7 +53,7 @@ def verify_file(
         return failed(conceal(os.fspath(path)), error)
 
 
-def peek(path: str) -> resume.State | GsvError:
+def peek(path: str) -> resume.ResumeState | GsvError:
     """What resuming asks of a file, from its pickle alone."""
     try:
         with open_checkpoint(path) as checkpoint:

@@ -60,7 +60,7 @@ class Verification(NamedTuple):
     digests: Mapping[str, str] = {}
     tensors: Mapping[str, str] = {}
     config: Plain = None
-    resume: resume.State | None = None
+    resume: resume.ResumeState | None = None
     error: Mapping[str, str] | None = None
     official: str | None = None
 

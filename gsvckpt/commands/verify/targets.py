@@ -234,7 +234,7 @@ def with_verdicts(targets: Targets, results: Sequence[Verification]) -> list[Ver
 
 def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verification]:
     """A verdict on each run: would training go on there? Files that GPT-SoVITS would not take are opened only for their epoch."""
-    states: dict[str, resume.State | GsvError] = {os.path.normpath(result.path): _state_of(result) for result in results}
+    states: dict[str, resume.ResumeState | GsvError] = {os.path.normpath(result.path): _state_of(result) for result in results}
     found = []
     for run in targets.runs:
         states |= {path: peek(path) for path in run.rivals if path not in states}
@@ -243,7 +243,7 @@ def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verif
     return found
 
 
-def _state_of(result: Verification) -> resume.State | GsvError:
+def _state_of(result: Verification) -> resume.ResumeState | GsvError:
     if result.resume is not None:
         return result.resume
     why = next((finding.why for finding in result.findings if finding.severity == "error"), "it cannot be read")

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from gsvckpt.files.budget import LONG_TEXT
 from gsvckpt.model import Opaque, Path, Storage, Tensor, children, format_path
 
-Leaf = Tensor | Storage
+ComparedLeaf = Tensor | Storage
 _Node = (dict, list, tuple, Opaque)
 
 
-def first_difference(left: object, right: object, same_leaf: Callable[[Leaf, Leaf], bool]) -> str | None:
+def first_difference(left: object, right: object, same_leaf: Callable[[ComparedLeaf, ComparedLeaf], bool]) -> str | None:
     """The first place where two trees differ, None when they are equal. `same_leaf` compares tensors and storages.
 
     A node met again must stand against the node it stood against before, so aliases are compared and each node is entered once.
@@ -65,7 +65,7 @@ def _place(above: list[object], step: Path) -> str:
     return format_path((*above, *step)) or "the root"
 
 
-def _same(one: object, two: object, same_leaf: Callable[[Leaf, Leaf], bool]) -> bool:
+def _same(one: object, two: object, same_leaf: Callable[[ComparedLeaf, ComparedLeaf], bool]) -> bool:
     if type(one) is not type(two):
         return False
     if isinstance(one, (Tensor, Storage)) and isinstance(two, (Tensor, Storage)):

@@ -20,7 +20,7 @@ _LISTED = 20
 _NAMED = 3
 
 
-class _Pair(NamedTuple):
+class _Counterpart(NamedTuple):
     """A tensor of the one and its counterpart in the other."""
 
     name: str
@@ -66,10 +66,10 @@ def _compare(one: Examination, other: Examination, jobs: int, progress: Progress
         for name in reshaped[:_LISTED]
     ]
     found += _changed_types({name: (mine[name], theirs[name]) for name in both})
-    pairs = [_Pair(name, mine[name].nbytes + theirs[name].nbytes) for name in both if mine[name].shape == theirs[name].shape]
+    pairs = [_Counterpart(name, mine[name].nbytes + theirs[name].nbytes) for name in both if mine[name].shape == theirs[name].shape]
     progress.expect(sum(pair.nbytes for pair in pairs))
 
-    def differs(pair: _Pair, buffers: Buffers) -> int:
+    def differs(pair: _Counterpart, buffers: Buffers) -> int:
         return count_differences(mine[pair.name], theirs[pair.name], pair.nbytes, buffers)
 
     counted = {pair.name: count for pair, count in for_each(pairs, differs, jobs=jobs, progress=progress).items() if count}

@@ -23,7 +23,7 @@ _OVER = "GPT-SoVITS says nothing, starts over from the pretrained model at epoch
 _PLAIN = 'gsvckpt migrate FILE --plain --in-place mends the file; so does pip install "pytorch-lightning<2.6"'
 
 
-class State(NamedTuple):
+class ResumeState(NamedTuple):
     """What resuming asks of one training file."""
 
     kind: Kind
@@ -37,7 +37,7 @@ class State(NamedTuple):
     has_moments: bool
 
 
-def summarise(examination: Examination) -> State:
+def summarise(examination: Examination) -> ResumeState:
     """Gather it from an examined file."""
     root, identity = examination.checkpoint.root, examination.identity
     entries = root if isinstance(root, dict) else {}
@@ -45,7 +45,7 @@ def summarise(examination: Examination) -> State:
     wanted = requirements.optimizer_groups(identity.kind, identity.version, examination.state, lora=identity.lora_rank is not None)
     epochs = lookup(entries.get("hyper_parameters"), "config", "train", "epochs")
     paths = {leaf.name.name for _, leaf in walk(root) if isinstance(leaf, Opaque) and leaf.name.module in ("pathlib", "pathlib._local")}
-    return State(
+    return ResumeState(
         identity.kind,
         identity.version,
         identity.progress.epoch,
@@ -58,12 +58,12 @@ def summarise(examination: Examination) -> State:
     )
 
 
-def assess(run: TrainingRun, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def assess(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) -> list[Finding]:
     """The verdict on one run. `states` has what is known of its files, by path."""
     return _assess_gpt(run, states) if run.stage == "gpt" else _assess_sovits(run, states)
 
 
-def assess_file(name: str, state: State, run: TrainingRun | None) -> list[Finding]:
+def assess_file(name: str, state: ResumeState, run: TrainingRun | None) -> list[Finding]:
     """The verdict on one file: could training go on from it, and would it be the one that is taken?"""
     if state.kind == "gpt-training":
         found = _openable(name, state)
@@ -78,7 +78,7 @@ def assess_file(name: str, state: State, run: TrainingRun | None) -> list[Findin
     return found
 
 
-def _assess_gpt(run: TrainingRun, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def _assess_gpt(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) -> list[Finding]:
     if run.generator is None:
         return [_nothing("epoch=*-step=*.ckpt")]
     state = states[run.chosen[0]]
@@ -94,7 +94,7 @@ def _assess_gpt(run: TrainingRun, states: Mapping[str, State | GsvError]) -> lis
     return [*found, *_outcome(run, state, state.epochs, blocked=blocked)]
 
 
-def _openable(name: str, state: State) -> list[Finding]:
+def _openable(name: str, state: ResumeState) -> list[Finding]:
     found = []
     missing = [key for key in _S1_KEYS if key not in state.keys]
     if missing:
@@ -109,14 +109,14 @@ def _openable(name: str, state: State) -> list[Finding]:
     return found
 
 
-def _assess_sovits(run: TrainingRun, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) -> list[Finding]:
     if run.failure:
         return [Finding("resume.file", "error", run.folder, f"a name makes GPT-SoVITS fail ({run.failure}); {_OVER}", "rename files to G_<step>.pth")]
     if run.generator is None:
         return [_nothing("G_*.pth")]
     found: list[Finding] = []
     pairs = run.stage == "sovits" and run.version not in ("v3", "v4")  # v3 and v4 are trained without a discriminator
-    known: dict[str, State] = {}
+    known: dict[str, ResumeState] = {}
     for name in filter(None, (run.discriminator if pairs else None, run.generator)):
         state = states[run.place(name)]
         if isinstance(state, GsvError):
@@ -141,7 +141,7 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, State | GsvError]) -> 
     return [*found, *_outcome(run, generator, epochs, blocked=blocked)]
 
 
-def _loadable(name: str, state: State) -> list[Finding]:
+def _loadable(name: str, state: ResumeState) -> list[Finding]:
     missing = [key for key in _S2_KEYS if key not in state.keys]
     if missing:
         hint = "gsvckpt strip-optimizer leaves `optimizer: None`, from which training goes on" if missing == ["optimizer"] else ""
@@ -159,7 +159,7 @@ def _groups(sizes: tuple[int, ...]) -> str:
     return " + ".join(map(str, sizes)) or "no"
 
 
-def _stale(run: TrainingRun, chosen: State, states: Mapping[str, State | GsvError]) -> list[Finding]:
+def _stale(run: TrainingRun, chosen: ResumeState, states: Mapping[str, ResumeState | GsvError]) -> list[Finding]:
     """Files of a later epoch than the one that is taken."""
     later = [
         (state.epoch, os.path.basename(path))
@@ -175,7 +175,7 @@ def _stale(run: TrainingRun, chosen: State, states: Mapping[str, State | GsvErro
     return [Finding("resume.stale", "warning", str(run.generator), why, _instead(run, str(run.generator)), f"epoch {chosen.epoch}", f"epoch {epoch}")]
 
 
-def _outcome(run: TrainingRun, state: State, epochs: int | None, *, blocked: bool) -> list[Finding]:
+def _outcome(run: TrainingRun, state: ResumeState, epochs: int | None, *, blocked: bool) -> list[Finding]:
     if blocked or state.epoch is None:
         return []
     files = " and ".join(filter(None, (run.generator, run.discriminator)))
