@@ -40,7 +40,7 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
         results = rewrite_files(job, sources, outputs, settings.workers, progress, settings.cluster)
         for source, output, result in zip(sources, outputs, results, strict=True):
             if isinstance(result, Rewritten):
-                worst = max(worst, int((destination.check and result.changed) or not result.whole))
+                worst = max(worst, int((destination.check and result.changed) or not result.keeps_all))
                 if settings.verbose and result.computed is not None:
                     name, why, count = result.computed
                     tell_device(name, f"{why} ({size(count)})" if len(sources) == 1 else f"{why} ({size(count)} of {name_of(source)})")

@@ -149,8 +149,8 @@ def _only(bits: NDArray[np.generic]) -> bytes:
 def _max_difference(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:
     kinds = left.dtype.kind + right.dtype.kind
     if not set(kinds) & set("fc") and (left.dtype == right.dtype or np.dtype(np.uint64) not in (left.dtype, right.dtype)):
-        whole = np.uint64 if left.dtype == np.uint64 else np.int64  # exact, as large ones would not be in float64; wraps around, rightly
-        high, low = np.maximum(left.astype(whole), right.astype(whole)), np.minimum(left.astype(whole), right.astype(whole))
+        integer = np.uint64 if left.dtype == np.uint64 else np.int64  # exact, as large ones would not be in float64; wraps around, rightly
+        high, low = np.maximum(left.astype(integer), right.astype(integer)), np.minimum(left.astype(integer), right.astype(integer))
         return float((high.view(np.uint64) - low.view(np.uint64)).max(initial=np.uint64(0)))
     wide = np.complex128 if "c" in kinds else np.float64
     one, two = left.astype(wide), right.astype(wide)

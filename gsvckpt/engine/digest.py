@@ -66,8 +66,7 @@ def read_contents(
         known = spans.get(place)
         dtype = _numbers(tensor.dtype) if device is not None else None
         spans[place] = SweepSpan(*place, crc=known is not None and known.crc, digest=content, dtype=dtype)
-    whole = "xxh3_128" in wanted
-    swept = sweep(checkpoint.source, list(spans.values()), device, whole=whole, jobs=jobs, progress=progress)
+    swept = sweep(checkpoint.source, list(spans.values()), device, entire_file="xxh3_128" in wanted, jobs=jobs, progress=progress)
     extremes = {name: swept.extremes[spans[place]] for name, place in plain.items() if spans[place] in swept.extremes}
     digests = {name: swept.digests[spans[place]].hex() for name, place in plain.items() if spans[place] in swept.digests}
     looked = _read_odd(odd, device, jobs, progress)

@@ -78,11 +78,11 @@ def find_lost(root: object, jobs: int, progress: Progress) -> frozenset[Storage]
     """The storages that have no bytes any more, or not those of their checksum. Reads everything."""
     storages = storages_of(root)
     progress.expect(sum(storage.nbytes for storage in storages if storage.offset != MISSING))
-    whole = for_each(sorted(storages, key=lambda storage: storage.offset), _is_whole, jobs=jobs, progress=progress)
-    return frozenset(storage for storage, is_whole in whole.items() if not is_whole)
+    complete = for_each(sorted(storages, key=lambda storage: storage.offset), _is_complete, jobs=jobs, progress=progress)
+    return frozenset(storage for storage, is_complete in complete.items() if not is_complete)
 
 
-def _is_whole(storage: Storage, buffers: Buffers) -> bool:
+def _is_complete(storage: Storage, buffers: Buffers) -> bool:
     if storage.offset == MISSING:
         return False
     try:

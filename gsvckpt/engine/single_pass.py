@@ -55,24 +55,24 @@ class _Lane(NamedTuple):
     nbytes: int = BATCH
 
 
-def sweep(source: Source, spans: Sequence[SweepSpan], device: Device | None, *, whole: bool, jobs: int, progress: Progress) -> Swept:
-    """Read the spans, with `whole` the entire file, once. Raises DamagedError where the file ends early or cannot be read."""
+def sweep(source: Source, spans: Sequence[SweepSpan], device: Device | None, *, entire_file: bool, jobs: int, progress: Progress) -> Swept:
+    """Read the spans, with `entire_file` all of it, once. Raises DamagedError where the file ends early or cannot be read."""
     ordered = sorted((span for span in spans if span.size), key=lambda span: span.offset)
     ends = [span.offset + span.size for span in ordered]
     if ends and ends[-1] > source.size:
         raise DamagedError(f"the file ends at byte {source.size:,}, {ends[-1] - source.size:,} bytes too early", path=source.path)
-    runs = [(0, source.size)] if whole else _runs(ordered)
+    runs = [(0, source.size)] if entire_file else _runs(ordered)
     chunks = [chunk for begin, end in runs for chunk in _cut(begin, end, ordered, ends)]
     progress.expect(sum(count for _, count in chunks))
-    pass_ = _Pass(source, ordered, chunks, device, whole=whole)
+    pass_ = _Pass(source, ordered, chunks, device, entire_file=entire_file)
     lanes = min(jobs, len(chunks)) or 1
     for_each([_Lane(number) for number in range(lanes)], pass_.run, jobs=lanes, progress=progress)
     found = pass_.found
     for span in spans:
         if not span.size:
             found.crcs[span], found.digests[span], found.extremes[span] = 0, xxhash.xxh3_128_digest(b""), Extremes()
-    if whole:
-        found.file = pass_.whole.hexdigest()
+    if entire_file:
+        found.file = pass_.file_digest.hexdigest()
     return found
 
 
@@ -107,12 +107,14 @@ _Part = tuple[SweepSpan, int, memoryview]  # of a chunk: to which span it belong
 class _Pass:
     """The state that the lanes share."""
 
-    def __init__(self, source: Source, spans: Sequence[SweepSpan], chunks: Sequence[tuple[int, int]], device: Device | None, *, whole: bool) -> None:
+    def __init__(
+        self, source: Source, spans: Sequence[SweepSpan], chunks: Sequence[tuple[int, int]], device: Device | None, *, entire_file: bool
+    ) -> None:
         self.found = Swept()
-        self.whole = xxhash.xxh3_128()
+        self.file_digest = xxhash.xxh3_128()
         self._source, self._spans, self._chunks, self._device = source, spans, chunks, device
         self._ends = [span.offset + span.size for span in spans]
-        self._hashes_file = whole
+        self._hashes_file = entire_file
         self._lock = threading.Lock()
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         self._read: dict[int, tuple[memoryview, memoryview, list[_Part]]] = {}  # chunks that wait for those before them
@@ -178,7 +180,7 @@ class _Pass:
 
     def _summarise(self, chunk: memoryview, parts: Sequence[_Part]) -> None:
         if self._hashes_file:
-            self.whole.update(chunk)
+            self.file_digest.update(chunk)
         for span, at, data in parts:
             is_last = at + len(data) == span.size
             if span.crc:

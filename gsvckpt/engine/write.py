@@ -108,7 +108,7 @@ class Engine:
         layout = lay_out(plan)
 
         def fill(target: Target) -> None:
-            written, checksums = self._carry_out(plan, layout, None if target.ordered else target, approve, whole=target.ordered)
+            written, checksums = self._carry_out(plan, layout, None if target.ordered else target, approve, all_checksums=target.ordered)
             if not accept(written):
                 target.drop()
             elif target.ordered:
@@ -158,9 +158,9 @@ class Engine:
             raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
 
     def _carry_out(
-        self, plan: Plan, layout: Layout, target: Target | None, approve: Approve, *, whole: bool = False
+        self, plan: Plan, layout: Layout, target: Target | None, approve: Approve, *, all_checksums: bool = False
     ) -> tuple[Written, Mapping[Storage, int]]:
-        """Carry out a plan, without a target as far as it has to be computed; `whole` adds the checksums that the finished file will state."""
+        """Carry out a plan, without a target as far as it has to be computed; `all_checksums` adds those that the finished file will state."""
         overflowed = self._foresee_overflow(plan)
         if overflowed:
             plan = plan.without_casts(frozenset(overflowed))
@@ -168,7 +168,7 @@ class Engine:
         while True:
             approve(layout)
             computed = {*plan.casts, *plan.products}
-            if whole and layout.needs_checksums:
+            if all_checksums and layout.needs_checksums:
                 computed |= {storage for storage, _ in layout.storages if storage.crc is None}
             places = {storage: offset for storage, offset in layout.storages if target is not None or storage in computed}
             self.progress.expect(sum(storage.nbytes for storage in places))
@@ -186,7 +186,7 @@ class Engine:
             plan = plan.without_casts(frozenset(beyond))
             layout = lay_out(plan)  # the kept sizes move everything behind them
         checksums = {storage: crc for storage, (crc, _) in moved.items()}
-        if whole:
+        if all_checksums:
             checksums |= {storage: storage.crc for storage, _ in layout.storages if storage not in checksums and storage.crc is not None}
         if target is not None:
             target.resize(layout.size)

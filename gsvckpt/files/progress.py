@@ -37,8 +37,8 @@ class Silent:
 class Share:
     """One file's part of a progress of many: `size` bytes in all, however many passes over it there are and whatever they read or write."""
 
-    def __init__(self, whole: Progress, size: int) -> None:
-        self._whole, self._size = whole, size
+    def __init__(self, of_all: Progress, size: int) -> None:
+        self._of_all, self._size = of_all, size
         self._expected = self._done = self._told = 0
         self._lock = threading.Lock()
 
@@ -58,9 +58,9 @@ class Share:
         """The file is done, however that went."""
         with self._lock:
             self._tell(self._size)
-        self._whole.end_file()
+        self._of_all.end_file()
 
     def _tell(self, count: int) -> None:
         if count > self._told:
-            self._whole.advance(count - self._told)
+            self._of_all.advance(count - self._told)
             self._told = count

@@ -162,9 +162,9 @@ class _Search:
             return False
         inner: Source = _PartSource(source, place.offset, place.size if place.size is not None else source.size - place.offset)
         if place.method == _DEFLATED:
-            whole = self._read(source, place, _WINDOWS[-1])
-            inner = _BytesSource(source.path, whole or b"")
-            self.complete = self.complete and whole is not None and len(whole) < _WINDOWS[-1]
+            record = self._read(source, place, _WINDOWS[-1])
+            inner = _BytesSource(source.path, record or b"")
+            self.complete = self.complete and record is not None and len(record) < _WINDOWS[-1]
         self._depth += 1
         if self._depth > _MOST_DEPTH:
             self.complete = False

@@ -77,8 +77,8 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
         storage = Storage(name, dtype, prod(shape), "cpu", source, base + begin if base + stop <= source.size else MISSING)
         tensors[name] = Tensor(storage, dtype, shape, contiguous_stride(shape))
     if base + end != source.size and not partial:
-        whole = sum(base + stop <= source.size for *_, stop in entries)
-        word = f"ends early, {whole:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
+        complete = sum(base + stop <= source.size for *_, stop in entries)
+        word = f"ends early, {complete:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
         check = "container.truncated" if base + end > source.size else "container.trailing"
         raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", hint=TRY_SALVAGE, check=check)
     if metadata.get(HEAD, PLAIN) not in HEADS:

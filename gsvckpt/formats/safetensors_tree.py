@@ -37,21 +37,21 @@ def name_storages(root: object, state_path: Path | None, dtype_of: Callable[[Sto
     Names are those of the state dict at `state_path`, as its users know them, and whole paths elsewhere. None stands twice.
     """
     first: dict[Storage, str] = {}
-    whole: dict[Storage, tuple[str, Tensor]] = {}
+    owners: dict[Storage, tuple[str, Tensor]] = {}
     for path, leaf in walk(root):
         if isinstance(leaf, Opaque):
             continue
         storage = leaf if isinstance(leaf, Storage) else leaf.storage
         name = _dotted(path, state_path)
         first.setdefault(storage, name)
-        if isinstance(leaf, Tensor) and storage not in whole and _is_whole(leaf):
-            whole[storage] = name, leaf
+        if isinstance(leaf, Tensor) and storage not in owners and _fills_storage(leaf):
+            owners[storage] = name, leaf
     for storage in storages_of(root) - set(first):  # in keys, where no walk leads
         first[storage] = f"storage.{storage.key}"
     taken: set[str] = {"__metadata__"}
     named: dict[Storage, NamedStorage] = {}
     for storage, name in first.items():
-        found = whole.get(storage)
+        found = owners.get(storage)
         dtype = dtype_of(storage)
         if found is not None:
             dtype = found[1].dtype if storage.dtype is UNTYPED else dtype
@@ -75,7 +75,7 @@ def describe_tree(root: object, named: Mapping[Storage, NamedStorage], head: str
         if isinstance(leaf, Storage):
             return {"storage": named[leaf].name}
         entry = named[leaf.storage]
-        if leaf.shape == entry.shape and _is_whole(leaf) and not leaf.requires_grad:
+        if leaf.shape == entry.shape and _fills_storage(leaf) and not leaf.requires_grad:
             return entry.name
         told: dict[str, Json] = {"of": entry.name, "shape": list(leaf.shape), "stride": list(leaf.stride), "start": leaf.start}
         if leaf.storage.dtype is UNTYPED:
@@ -156,14 +156,14 @@ def _facts(named: Mapping[Storage, NamedStorage]) -> dict[str, Json]:
     return {"*": usual, **others} if usual else others
 
 
-def _is_whole(tensor: Tensor) -> bool:
+def _fills_storage(tensor: Tensor) -> bool:
     storage = tensor.storage
     return tensor.stride == contiguous_stride(tensor.shape) and not tensor.start and tensor.nbytes == storage.nbytes
 
 
 def _is_entry(key: object, tensor: Tensor, named: Mapping[Storage, NamedStorage]) -> bool:
     entry = named[tensor.storage]
-    return entry.name == key and entry.shape == tensor.shape and _is_whole(tensor) and not tensor.requires_grad
+    return entry.name == key and entry.shape == tensor.shape and _fills_storage(tensor) and not tensor.requires_grad
 
 
 def _dotted(path: Path, state_path: Path | None) -> str:

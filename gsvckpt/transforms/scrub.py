@@ -123,9 +123,9 @@ class Scrubber:
 
     @cached_property
     def _part(self) -> re.Pattern[str]:
-        whole, begin = r"(?=[\\/\s\"']|\Z)", r"(?=[-_.])"
+        to_end, begin = r"(?=[\\/\s\"']|\Z)", r"(?=[-_.])"
         return re.compile(
-            rf"(?<=[\\/])(?:{self._any}{whole}|(?!{_RUN}){self._any}{begin})"
+            rf"(?<=[\\/])(?:{self._any}{to_end}|(?!{_RUN}){self._any}{begin})"
             rf"|(?<![^\s\"'=:,(]){self._any}(?:(?=[\\/])|(?=[-_]e[0-9]+(?:_s[0-9]+(?:_l[0-9]+)?)?\.))"
         )
 

@@ -22,8 +22,8 @@ from gsvckpt.files.progress import Silent
 FLOAT = DTYPES["float32"]
 
 
-def run(source, spans, *, whole=True, jobs=2):
-    return sweep(source, spans, choose("cpu"), whole=whole, jobs=jobs, progress=Silent())
+def run(source, spans, *, entire_file=True, jobs=2):
+    return sweep(source, spans, choose("cpu"), entire_file=entire_file, jobs=jobs, progress=Silent())
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 5])
@@ -51,7 +51,7 @@ def test_any_spans_in_any_chunks(data: st.DataObject) -> None:
     chunk = module.CHUNK
     module.CHUNK = data.draw(st.integers(17, 400))  # a real one holds more than all of this
     try:
-        found = run(Bytes(raw), spans, whole=data.draw(st.booleans()))
+        found = run(Bytes(raw), spans, entire_file=data.draw(st.booleans()))
     finally:
         module.CHUNK = chunk
     for span in spans:
@@ -74,7 +74,7 @@ def test_values_are_never_cut_in_two(monkeypatch: pytest.MonkeyPatch, offset: in
 def test_without_the_whole_only_spans_are_read() -> None:
     source = Bytes(bytes(10_000_000))
     span = SweepSpan(5_000_000, 100, crc=True)
-    assert run(source, [span], whole=False).crcs[span] == crc32(bytes(100))
+    assert run(source, [span], entire_file=False).crcs[span] == crc32(bytes(100))
     assert sum(count for _, count in source.reads) == 100
 
 
@@ -103,9 +103,9 @@ def test_a_failure_ends_all_lanes(jobs: int) -> None:
         run(Failing(bytes(20_000_000)), [SweepSpan(0, 20_000_000, crc=True)], jobs=jobs)
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("entire_file", [False, True])
 @pytest.mark.parametrize("size", [1, 5, 16])
-def test_a_span_that_the_file_does_not_hold(size: int, whole: bool) -> None:
+def test_a_span_that_the_file_does_not_hold(size: int, entire_file: bool) -> None:
     """Where the last chunk would end inside a value, the next one would begin where it began, for ever."""
     with pytest.raises(DamagedError, match="the file ends at byte 100"):
-        run(Bytes(bytes(100)), [SweepSpan(96, 4 + size, crc=True)], whole=whole)
+        run(Bytes(bytes(100)), [SweepSpan(96, 4 + size, crc=True)], entire_file=entire_file)

@@ -110,7 +110,7 @@ class Migrate:
         named = (path for path in (asked.merge_lora, asked.like, asked.config) if path is not None)
         return replace(
             planned,
-            name=planned.name if planned.whole else None,  # what is not the model that was saved gets no name of upstream's
+            name=planned.name if planned.keeps_all else None,  # what is not the model that was saved gets no name of upstream's
             warnings=(*planned.warnings, *losses, *refused),
             consulted=(*named, *planned.consulted),
             complete=is_complete,
@@ -121,7 +121,7 @@ class Migrate:
 
     def details(self, examination: Examination, planned: Planned, written: Written | None) -> dict[str, object]:  # noqa: ARG002 - as Recipe has it
         """The audit stands there only where something was cast."""
-        facts: dict[str, object] = {"whole": planned.whole}
+        facts: dict[str, object] = {"whole": planned.keeps_all}
         facts["changes"] = [
             {"step": change.step, "where": change.where, "from": change.before, "to": change.after} for change in planned.plan.changes
         ]

@@ -31,7 +31,7 @@ class Planned:
     complete: bool = True
 
     @property
-    def whole(self) -> bool:
+    def keeps_all(self) -> bool:
         """Nothing of the source's model is lost. Where something is, a warning says so."""
         return not self.lost
 

@@ -60,7 +60,7 @@ def refuse_name(plan: Plan, source: str, output: str) -> None:
 def refuse_incomplete(examination: Examination, planned: Planned, destination: Destination) -> None:
     """Refuse an output that lacks tensors which GPT-SoVITS needs and the source has: S1 stops there, S2 leaves them random without a word."""
     identity = planned.identity
-    if destination.force or not planned.whole or planned.plan.root is examination.checkpoint.root:
+    if destination.force or not planned.keeps_all or planned.plan.root is examination.checkpoint.root:
         return
     if layouts.suitable(identity.kind, identity.version) == ():
         identity = examination.identity

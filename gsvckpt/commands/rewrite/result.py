@@ -18,7 +18,7 @@ class Rewritten(NamedTuple):
     output: str | None
     changed: bool
     rehearsed: bool
-    whole: bool
+    keeps_all: bool
     bytes_before: int
     bytes_after: int
     upstream_before: Detection | UpstreamError | None

@@ -188,7 +188,7 @@ class _Verifier:
     def _check(self, examination: Examination) -> None:
         checkpoint = examination.checkpoint
         if checkpoint.container.shards:
-            self._check_whole(examination)
+            self._check_shards(examination)
             return
         self.findings += [*containers.head(examination), *containers.trailing(checkpoint), *containers.byteorder(checkpoint)]
         if checkpoint.records and self.asked("container.*"):
@@ -198,11 +198,11 @@ class _Verifier:
         bombs = tensors.overclaiming(named, self.source.size)
         self.findings += tensors.bounds(bombs)
         self._check_names(examination)
-        self._read(checkpoint, {name: tensor for name, tensor in named.items() if name not in bombs}, examination, whole=not bombs)
+        self._read(checkpoint, {name: tensor for name, tensor in named.items() if name not in bombs}, examination, all_tensors=not bombs)
         self._official(examination)
         self._compare_with(examination)
 
-    def _check_whole(self, examination: Examination) -> None:
+    def _check_shards(self, examination: Examination) -> None:
         """What shows only where all shards are together."""
         self._check_names(examination)
         self._read_file(frozenset())
@@ -224,15 +224,17 @@ class _Verifier:
         self.blockers += [finding for finding in found if finding.check in UNCHECKED]
         self.findings += [finding for finding in found if finding.check not in UNCHECKED]
 
-    def _read(self, checkpoint: Checkpoint, known: Mapping[str, Tensor], examination: Examination | None = None, *, whole: bool = False) -> None:
-        """Read the bytes, for everything that needs them. `known` are the tensors to look into, `whole` says that these are all."""
+    def _read(
+        self, checkpoint: Checkpoint, known: Mapping[str, Tensor], examination: Examination | None = None, *, all_tensors: bool = False
+    ) -> None:
+        """Read the bytes, for everything that needs them. `known` are the tensors to look into, `all_tensors` says that there are no others."""
         if self.options.quick:
             return
         checksums = self.asked("record.crc")
         readable = checkpoint.container.byteorder == "little"
         numbers = examination is not None and readable and self.asked("tensor.finite", "tensor.range")
         wanted = self._wanted_digests()
-        if not whole:
+        if not all_tensors:
             wanted -= {"content"}
         if not (checksums or numbers or wanted):
             return

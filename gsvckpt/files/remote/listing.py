@@ -23,6 +23,6 @@ def list_files(folder: str, *, recursive: bool) -> list[str]:
             error.why, error.hint = error.why.replace("no such file", "no such folder"), ""
         raise
     base = path.rstrip("/") + "/"
-    whole = reveal(folder).partition("?")[0]
+    url = reveal(folder).partition("?")[0]
     inside = sorted(name.removeprefix(base) for name in found if name.startswith(base))
-    return [conceal(join(whole, name)) for name in inside if name and not name.endswith("/")]
+    return [conceal(join(url, name)) for name in inside if name and not name.endswith("/")]
