@@ -21,11 +21,10 @@ _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.default\.weight")
 
 
 class Merged(NamedTuple):
-    """The full state dict, which of its storages are products, and how many tensors came from where."""
+    """The full state dict, which of its storages are products, and how many tensors came from the base."""
 
     state: Mapping[str, Tensor]
     products: Mapping[Storage, Product]
-    from_lora: int
     from_base: int
 
 
@@ -61,7 +60,7 @@ def merge(lora: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Merged:
             state[name] = Tensor(storage, DTYPES["float32"], tensor.shape, tensor.stride)
         else:
             state[name] = others.get(name, tensor)
-    return Merged(state, products, len(others), len(base) - len(others) - len(adapters))
+    return Merged(state, products, len(base) - len(others) - len(adapters))
 
 
 def put_over(

@@ -34,7 +34,6 @@ class ResumeState(NamedTuple):
     wanted_groups: tuple[int, ...] | None
     paths: frozenset[str]
     epochs: int | None
-    has_moments: bool
 
 
 def summarise(examination: Examination) -> ResumeState:
@@ -54,7 +53,6 @@ def summarise(examination: Examination) -> ResumeState:
         wanted,
         frozenset(paths),
         epochs if type(epochs) is int else None,
-        bool(optimizer or entries.get("optimizer_states")),
     )
 
 
