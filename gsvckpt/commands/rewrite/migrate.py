@@ -146,7 +146,7 @@ class Task(NamedTuple):
     jobs: int
 
 
-class Step(NamedTuple):
+class MigrateStep(NamedTuple):
     """One step: whether it is to be taken, and how."""
 
     is_wanted: Callable[[Steps], bool]
@@ -258,16 +258,16 @@ def _cast(planned: Planned, task: Task) -> Planned:
 
 
 STEPS = (  # one row a step, in the order in which they are taken
-    Step(lambda asked: asked.salvage, _salvage),
-    Step(lambda asked: asked.completes, _like),
-    Step(lambda asked: asked.to_inference, _to_inference),
-    Step(lambda asked: asked.merge_lora is not None, _merge_lora),
-    Step(lambda asked: bool(asked.rules), _apply_rules),
-    Step(lambda asked: bool(asked.include or asked.exclude), _choose),
-    Step(lambda asked: asked.like is not None and not asked.completes, _like),
-    Step(lambda asked: asked.plain, _make_plain),
-    Step(lambda asked: asked.scrub_paths, _scrub),
-    Step(lambda asked: asked.dtype is not None, _cast),
+    MigrateStep(lambda asked: asked.salvage, _salvage),
+    MigrateStep(lambda asked: asked.completes, _like),
+    MigrateStep(lambda asked: asked.to_inference, _to_inference),
+    MigrateStep(lambda asked: asked.merge_lora is not None, _merge_lora),
+    MigrateStep(lambda asked: bool(asked.rules), _apply_rules),
+    MigrateStep(lambda asked: bool(asked.include or asked.exclude), _choose),
+    MigrateStep(lambda asked: asked.like is not None and not asked.completes, _like),
+    MigrateStep(lambda asked: asked.plain, _make_plain),
+    MigrateStep(lambda asked: asked.scrub_paths, _scrub),
+    MigrateStep(lambda asked: asked.dtype is not None, _cast),
 )
 
 
