@@ -16,7 +16,6 @@ from gsvckpt.files.streams import Buffers, Stopped, for_each, read_chunks
 from gsvckpt.model import Checkpoint, Record, Source, Tensor, contiguous_stride
 
 _PARTS = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}  # complex numbers are looked at part by part
-DIGESTS = ("xxh3_128", "content", "sha256", "md5")
 
 
 class Digest(Protocol):
@@ -45,7 +44,8 @@ def read_contents(
     jobs: int,
     progress: Progress,
 ) -> Contents:
-    """Read a checkpoint once. `device` looks at numbers, None where they are not asked for; `wanted` are digests of the file, of DIGESTS.
+    """Read a checkpoint once. `device` looks at numbers, None where they are not asked for; `wanted` are digests of the file: xxh3_128,
+    content, sha256, md5.
 
     Raises DamagedError where bytes cannot be read.
     """

@@ -22,6 +22,6 @@ list keeps what matches any of it. A cast is remembered through later renaming, 
 """
 
 from gsvckpt.transforms.rules.apply import Renaming, Rule, apply_rules
-from gsvckpt.transforms.rules.read import preset_names, read_rules
+from gsvckpt.transforms.rules.read import read_rules
 
-__all__ = ["Renaming", "Rule", "apply_rules", "preset_names", "read_rules"]
+__all__ = ["Renaming", "Rule", "apply_rules", "read_rules"]

@@ -16,11 +16,6 @@ _WITH = {"rename": "to", "cast": "dtype"}  # the second key that an action needs
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
-def preset_names() -> tuple[str, ...]:
-    """The presets, in the order of the alphabet."""
-    return tuple(_presets())
-
-
 def _presets() -> dict[str, str]:
     """The text of each preset."""
     from importlib import resources
