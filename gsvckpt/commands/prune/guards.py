@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gsvckpt.engine.folder_saves import TRAINER_STATE, read_state
@@ -106,10 +106,29 @@ def _named_beside(folder: str) -> Iterator[tuple[str, str]]:
         inner = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return
-    for path in inner:
-        best = read_state(path).get("best_model_checkpoint")
+    states = {path: state for path in inner if (state := read_state(path))}
+    for path in _newest(states):
+        best = states[path].get("best_model_checkpoint")
         if isinstance(best, str) and split(best):
             yield split(best)[-1], f"{TRAINER_STATE} of {os.path.basename(path)}"
+
+
+def _newest(states: Mapping[str, Mapping[str, object]]) -> frozenset[str]:
+    """The saves that know which was the best of all: the furthest, and the last in time, as a new run into the same folder begins at step 0 again.
+    To each of the others the best is what was so then, often itself.
+    """
+
+    def steps(path: str) -> int:
+        told = states[path].get("global_step")
+        return told if type(told) is int else -1
+
+    def seconds(path: str) -> float:
+        try:
+            return os.path.getmtime(os.path.join(path, TRAINER_STATE))
+        except OSError:  # gone meanwhile
+            return 0
+
+    return frozenset((max(states, key=steps), max(states, key=lambda path: (seconds(path), steps(path))))) if states else frozenset()
 
 
 def _pointers(paths: Iterable[str]) -> Iterator[Pointer]:
