@@ -87,10 +87,11 @@ def read_name(name: str) -> SaveName:
         stem = f"{stem[: one.begin]}#{stem[one.end :]}"
     for one in spelled:
         said.setdefault(one.what, one.value)
+    apart = (str(said.get("epoch", "")), str(said.get("step", "")), *re.findall(_METRIC, stem), *re.findall(_REPEAT, stem))
     stem = re.sub(_REPEAT, "", re.sub(_METRIC, "=#", stem))
     member = " ".join(match[0].lower() for pattern in (_MEMBERS, _RANKS) for match in re.finditer(pattern, stem, re.IGNORECASE))
     key = re.sub(r"[-_. ]*\+[-_. ]*", "+", re.sub(_MEMBERS, "+", re.sub(_RANKS, "+", stem), flags=re.IGNORECASE))
-    return SaveName(stem, key.replace("+", ""), member, said.get("epoch"), said.get("step"), f"{said.get('epoch', '')}/{said.get('step', '')}")
+    return SaveName(stem, key.replace("+", ""), member, said.get("epoch"), said.get("step"), "/".join(apart))
 
 
 def _spelled(name: str) -> list[_Spelled]:
