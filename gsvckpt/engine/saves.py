@@ -91,7 +91,7 @@ class Save:
     """One save: a file, the files of one step, an index with its shards, or a folder (`place`), of which all files go or stay.
 
     `trained` says that it holds optimizer state; `guards` are the reasons for which no policy may touch it; `saved` is the time inside it.
-    `checkpoints` are the paths of `files` that hold tensors; empty means all.
+    `checkpoints` are the files of a folder that are checkpoints by themselves.
     """
 
     group: Group
@@ -110,8 +110,8 @@ class Save:
 
     @property
     def readable(self) -> tuple[str, ...]:
-        """The files that must be sound for the save to count."""
-        return self.checkpoints or self.paths
+        """The files that are read whole before the save counts; of a folder, those of torch.distributed.checkpoint are none that anything reads."""
+        return self.checkpoints if self.place else self.paths
 
     @property
     def size(self) -> int:
