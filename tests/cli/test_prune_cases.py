@@ -392,6 +392,18 @@ def test_a_metric_with_a_slash_before_the_step(gsvckpt, tmp_path):
     assert going(gsvckpt, tmp_path, *LAST) == below(tmp_path, "step=100-train", "step=200-train")
 
 
+def test_two_saves_of_one_epoch_are_two(gsvckpt, tmp_path):
+    """Told apart by the metric in their names, or by Lightning's `-v1`."""
+    for epoch, losses in ((0, (0.9, 0.8)), (1, (0.7, 0.6))):
+        for half, loss in enumerate(losses):
+            put(tmp_path / "halves" / f"epoch={epoch}-loss={loss}.ckpt", lightning(epoch, 100 * epoch + 50 * half + 50), 2 * epoch + half)
+    for hours, name in enumerate(("epoch=0-step=10", "epoch=1-step=20", "epoch=1-step=20-v1", "epoch=1-step=20-v2")):
+        put(tmp_path / "again" / f"{name}.ckpt", lightning(int(name[6]), 10 * int(name[6]) + 10), hours)
+    cut(tmp_path / "again" / "epoch=1-step=20-v2.ckpt")
+    halves = {f"halves/epoch={epoch}-loss={loss}.ckpt" for epoch, loss in ((0, 0.9), (0, 0.8), (1, 0.7))}
+    assert going(gsvckpt, tmp_path, *LAST) == halves | {"again/epoch=0-step=10.ckpt", "again/epoch=1-step=20.ckpt"}
+
+
 def sharded(root):
     for epoch, step in ((0, 10), (1, 20), (2, 30)):
         fill(root / f"epoch={epoch}-step={step}.ckpt", {**distributed(), "meta.pt": lightning(epoch, step) | {"state_dict": {}}}, step)
