@@ -149,12 +149,14 @@ def _distributed_layouts(folder: Folder) -> Iterator[str]:
 
 
 def _usual_files(saves: Iterator[Save]) -> dict[Group, frozenset[str]]:
-    """For each run the checkpoints that more than half of its saves have."""
+    """For each run the checkpoints that half of its saves have: of two saves, each is to have what the other has, as the newest may have been being
+    written.
+    """
     found: dict[Group, list[set[str]]] = {}
     for save in saves:
         found.setdefault(save.group, []).append(set(_inner_names(save)))
     return {
-        group: frozenset(name for name, count in Counter(name for names in sets for name in names).items() if 2 * count > len(sets))
+        group: frozenset(name for name, count in Counter(name for names in sets for name in names).items() if 2 * count >= len(sets))
         for group, sets in found.items()
     }
 

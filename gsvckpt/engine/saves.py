@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -164,10 +165,10 @@ def find_saves(facts: Sequence[Facts]) -> Sorted:
         else:
             together.setdefault(_key_of(one, name), []).append(_Named(one, name, _stem_of(one, name)))
     versions = _versions(together.values())
-    letters = _letters(together.values())
+    members = _members(together.values())
     saves, damaged = [], {}
     for files in together.values():
-        save, why = _make_save(files, versions, letters)
+        save, why = _make_save(files, versions, members)
         saves.append((save, tuple(one.facts for one in files)))
         if why:
             damaged[save] = why
@@ -265,22 +266,24 @@ def _versions(saves: Collection[list[_Named]]) -> dict[str, str]:
     return {folder: next(iter(told)) for folder, told in found.items() if len(told) == 1}
 
 
-def _letters(saves: Collection[list[_Named]]) -> dict[tuple[str, str], frozenset[str]]:
-    """For names like `G_100.pth` the letters that most saves of a folder have: without them training does not go on."""
+def _members(saves: Collection[list[_Named]]) -> dict[tuple[str, str], frozenset[str]]:
+    """For each run's names the members (G and D, ranks, optimizers) without which training does not go on: those that half of its saves have. Of two
+    saves, each is to have what the other has, as the newest may have been being written.
+    """
     found: dict[tuple[str, str], list[frozenset[str]]] = {}
     for files in saves:
         first = files[0]
-        if first.name.letters:
+        if first.name.moment:
             place = (os.path.dirname(first.facts.file.path), first.name.key)
             found.setdefault(place, []).append(frozenset(one.name.member for one in files))
     wanted = {}
     for place, sets in found.items():
-        counts = {letter: sum(letter in have for have in sets) for have in sets for letter in have}
-        wanted[place] = frozenset(letter for letter, count in counts.items() if letter in ("G", "D") or 2 * count > len(sets))
+        counts = Counter(member for have in sets for member in have)
+        wanted[place] = frozenset(member for member, count in counts.items() if member in ("G", "D") or 2 * count >= len(sets))
     return wanted
 
 
-def _make_save(named: list[_Named], versions: Mapping[str, str], letters: Mapping[tuple[str, str], frozenset[str]]) -> tuple[Save, str]:
+def _make_save(named: list[_Named], versions: Mapping[str, str], members: Mapping[tuple[str, str], frozenset[str]]) -> tuple[Save, str]:
     """A save of these files, and why it does not count, if it does not."""
     named = sorted(named, key=_rank)
     first = named[0].facts
@@ -296,11 +299,11 @@ def _make_save(named: list[_Named], versions: Mapping[str, str], letters: Mappin
     version = told or versions.get(folder) or (stated[0] if stated else first.version)
     group = Group(folder, _group_name(place, kind, named[0]), kind, version, first.layout, first.identity)
     alone = all(one.facts.kind == "sovits-discriminator-training" for one in named)
-    lacking = ["G"] if alone else sorted(letters.get((folder, named[0].name.key), frozenset()) - {one.name.member for one in named})
+    lacking = ["G"] if alone else sorted(members.get((folder, named[0].name.key), frozenset()) - {one.name.member for one in named})
     why = next(
         (f"{os.path.basename(one.facts.file.path)} {one.facts.why}" if len(named) > 1 else one.facts.why for one in named if one.facts.why), ""
     )
-    why = why or (f"its {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not there" if lacking else "")
+    why = why or (f"its {' and '.join(member or 'model' for member in lacking)} {'is' if len(lacking) == 1 else 'are'} not there" if lacking else "")
     said = named[0].name
     save = Save(
         group,
