@@ -119,7 +119,7 @@ class _Deciding:
         return self.scores.watched and self.group.kind == "gpt-training"
 
     def _glob(self, save: Save) -> str:
-        return next((glob for glob in self.policy.keep for path in save.paths if matches(path, glob)), "")
+        return next((glob for glob in self.policy.keep for path in places(save) if matches(path, glob)), "")
 
     def apply(self, chosen: Sequence[Save], why: Callable[[Save], str], why_not: Callable[[Save], str]) -> None:
         """A rule that keeps `chosen`, with what it says of these and of the others."""
@@ -172,6 +172,11 @@ class _Deciding:
         if reasons:
             return Decision(save, "keep", tuple(reasons))
         return Decision(save, "remove", tuple(self.against.get(save, ())))
+
+
+def places(save: Save) -> tuple[str, ...]:
+    """The paths by which globs may mean a save: those of its files, and of the folder that it is."""
+    return (save.place, *save.paths) if save.place else save.paths
 
 
 def matches(path: str, glob: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gsvckpt.commands.prune.decisions import Decision, GroupPlan, decide, matches
+from gsvckpt.commands.prune.decisions import Decision, GroupPlan, decide, matches, places
 from gsvckpt.commands.prune.demote import Demoted, EngineFor, plan_demotion
 from gsvckpt.commands.prune.inventory import STRAYS, Inventory, LookAll, take_inventory
 from gsvckpt.commands.prune.policy import Policy, Scores
@@ -97,7 +97,7 @@ def plan_prune(paths: Sequence[str], options: PruneOptions, progress: Progress) 
 
 def unmatched(plan: PrunePlan, globs: Sequence[str]) -> tuple[str, ...]:
     """Those that mean none of the saves."""
-    paths = [path for save in plan.inventory.saves for path in save.paths]
+    paths = [path for save in plan.inventory.saves for path in places(save)]
     return tuple(glob for glob in globs if not any(matches(path, glob) for path in paths))
 
 
