@@ -190,6 +190,24 @@ def test_a_rank_that_is_missing(gsvckpt, tmp_path):
     assert going(gsvckpt, tmp_path, *LAST) == below(tmp_path, "iter_0000100")
 
 
+@pytest.mark.parametrize("steps", [(100, 200), (100, 200, 300)])
+@pytest.mark.parametrize("spelled", ["step-{}-rank{}.pt", "model-step-{}-0000{}-of-00002.bin"])
+def test_a_rank_that_is_missing_in_one_folder(gsvckpt, tmp_path, spelled, steps):
+    for step in steps:
+        for rank in (1, 2):
+            put(tmp_path / spelled.format(step, rank), {"model": model(rank), "step": step, "optimizer": adamw(model())}, step)
+    (tmp_path / spelled.format(steps[-1], 2)).unlink()
+    assert going(gsvckpt, tmp_path, *LAST) == {spelled.format(step, rank) for step in steps[:-2] for rank in (1, 2)}
+
+
+def test_an_optimizer_that_is_missing(gsvckpt, tmp_path):
+    for step in (100, 200):
+        put(tmp_path / f"model_step_{step}.pt", {"model": model(), "step": step}, step)
+        put(tmp_path / f"optimizer_step_{step}.pt", adamw(model()), step)
+    (tmp_path / "optimizer_step_200.pt").unlink()
+    assert going(gsvckpt, tmp_path, *LAST) == set()
+
+
 # --- pairs --------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +245,13 @@ def test_a_member_that_is_missing(gsvckpt, tmp_path, letter):
     so_vits(tmp_path)
     (tmp_path / f"{letter}_2400.pth").unlink()
     assert going(gsvckpt, tmp_path, *LAST) == of_steps("G D", 0, 800)
+
+
+@pytest.mark.parametrize("letter", ["G", "D", "DUR"])
+def test_of_two_saves_the_newest_lacks_a_member(gsvckpt, tmp_path, letter):
+    so_vits(tmp_path, "G D DUR", ((0, 1), (800, 20)))
+    (tmp_path / f"{letter}_800.pth").unlink()
+    assert going(gsvckpt, tmp_path, *LAST) == set()
 
 
 def test_a_generator_alone_is_a_save_where_all_are(gsvckpt, tmp_path):
@@ -342,6 +367,21 @@ def test_a_folder_that_was_being_written(gsvckpt, tmp_path, missing):
         trainer(tmp_path / "run", step, step)
     (tmp_path / "run" / "checkpoint-300" / missing).unlink()
     assert going(gsvckpt, tmp_path, *LAST) == below(tmp_path, "run/checkpoint-100")
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
+def test_of_two_folders_the_newest_was_being_written(gsvckpt, tmp_path, missing):
+    for step in (100, 200):
+        trainer(tmp_path / "run", step, step)
+    (tmp_path / "run" / "checkpoint-200" / missing).unlink()
+    assert going(gsvckpt, tmp_path, *LAST) == set()
+
+
+def test_a_folder_is_kept_by_its_name(gsvckpt, tmp_path):
+    for step in (100, 200, 300):
+        trainer(tmp_path / "run", step, step)
+    for glob in ("checkpoint-100", "run/checkpoint-1*", "checkpoint-100/*"):
+        assert going(gsvckpt, tmp_path, "--keep", glob) == below(tmp_path, "run/checkpoint-200")
 
 
 def test_a_folder_with_a_file_cut_off(gsvckpt, tmp_path):
