@@ -18,12 +18,12 @@ from .prune_trees import NOW, record, snapshot, whole
 from .samples import environment
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
-MOMENTS, ENDS = soak.count(250), soak.count(120)
+MOMENTS, ENDS, FULL = soak.count(250), soak.count(120), soak.count(200)
 
 # Forks a run for each line of its input, so that what takes long, the imports, is done once. A run is sent the signal at the n-th time that it
 # touches a file of the test, or by a timer that fires anywhere in between. Answers with [how often it touched one, its exit code, how it ended].
 PROGRAM = """
-import json, os, signal, sys
+import errno, json, os, signal, sys
 from gsvckpt.cli.app import main
 import gsvckpt.cli.prune, gsvckpt.engine.digest, gsvckpt.commands.verify.manifest, gsvckpt.devices.host, numpy, tomli_w
 gsvckpt.commands.verify.manifest._parse("", "")
@@ -34,15 +34,27 @@ def run(at, number, after, folder, argv, answer):
         nonlocal count
         if event in ("open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "os.chmod") and folder in str(arguments[0]):
             count += 1
-            if count == at:
+            if count == at and number:
                 os.kill(os.getpid(), number)
+            writes = event == "os.mkdir" or (event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if not number and count >= at > 0 and writes and not str(arguments[0]).endswith((".lock", "state.done")):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
+    pwrite, write = os.pwrite, os.write
+    def full(take):
+        def instead(fd, *more):
+            if not number and count >= at > 0 and folder in os.readlink(f"/proc/self/fd/{fd}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return take(fd, *more)
+        return instead
+    if not number and os.path.isdir("/proc/self/fd"):
+        os.pwrite, os.write = full(pwrite), full(write)
     sys.addaudithook(hook)
     if after:
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
         signal.setitimer(signal.ITIMER_REAL, after)
     code = main([*argv, "-q", "-j", "1"])
     signal.setitimer(signal.ITIMER_REAL, 0)
-    os.write(answer, json.dumps([count, code]).encode())
+    write(answer, json.dumps([count, code]).encode())
     os._exit(0)
 for line in sys.stdin:
     at, number, after, folder, argv = json.loads(line)
@@ -91,7 +103,9 @@ def tree(tmp_path):
     files |= {f"SoVITS_weights_v2/{who}_e{e}_s{e}.pth": whole("sovits", "v2", e, e) for who in ("alice", "bob") for e in range(1, 9)}
     files |= {f"GPT_weights_v2/alice-e{e}.ckpt": whole("gpt", "v2", e, e) for e in range(1, 9)}
     files |= {f"runs/model_{e}.pth": whole("training", "", e, e) for e in range(1, 13)}
-    files |= {f"runs/other/net_{e}.pt": whole("state", "", e, e) for e in range(1, 9)} | {f"runs/notes {n}.txt": b"x" * n for n in range(4)}
+    files |= {f"runs/hf/checkpoint-{e}/model.pt": whole("state", "", e, e) for e in range(1, 6)}
+    files |= {f"runs/hf/checkpoint-{e}/trainer_state.json": json.dumps({"global_step": e}).encode() for e in range(1, 6)}
+    files |= {f"runs/other/net_step_{e}.pt": whole("state", "", e, e) for e in range(1, 9)} | {f"runs/notes {n}.txt": b"x" * n for n in range(4)}
     for age, (name, data) in enumerate(files.items()):
         path = template / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +119,10 @@ def tree(tmp_path):
 def contents(folder: Path) -> dict[str, str]:
     """What files are, without the trash and without their times."""
     return {name: entry[4] for name, entry in snapshot(folder).items() if entry[0] == "file" and ".gsvckpt-trash" not in name}
+
+
+def without_manifests(found: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in found.items() if not name.endswith("gsvckpt.toml")}
 
 
 def moments(rng: random.Random, total: int, count: int):
@@ -170,6 +188,38 @@ def test_a_run_that_is_killed(run, tree, tmp_path, way):
     assert killed >= MOMENTS // 2, "most runs must really have been interrupted"
     soak.tally("prune, killed or interrupted", moments=MOMENTS, killed=killed, undone=undone)
     assert undone >= 3
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="tells which file is written by its descriptor")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disk_that_is_full_from_some_step_on(run, tree, tmp_path, way):
+    """No file is lost that the plan did not name, whatever could still be written; and with room again, the same command comes to its end."""
+    place, archive = tmp_path / "here", tmp_path / "archive"
+    words = [place, *(str(archive) if word == "ARCHIVE" else word for word in WAYS[way]), "--yes"]
+    shutil.copytree(tree, place)
+    before = snapshot(place)
+    total = run(*words)[0]
+    after = contents(place)
+    gone = {entry[4] for entry in before.values() if entry[0] == "file"} - set(after.values())
+    steps = sorted(random.Random(f"{soak.SEED} full {way}").sample(range(1, total + 1), min(total, FULL)))
+    codes: list[int | None] = []
+    for at in steps:
+        for path in (place, archive):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(tree, place)
+        codes.append(run(*words, at=at, number=0)[1])
+        there = {entry[4] for entry in snapshot(place).values() if entry[0] == "file"}
+        lost = {entry[4] for entry in before.values() if entry[0] == "file"} - there
+        assert not lost or (way == "purging" and lost <= gone), (way, at, "lost")
+        if not lost and at % 2:
+            assert run(place, "--undo")[1] in (0, 3), (way, at)
+            assert contents(place) == contents(tree), (way, at)
+        else:
+            assert run(*words)[1] in (0, 4), (way, at)
+            assert run(*words)[1] == 0, (way, at)
+            assert without_manifests(contents(place)) == without_manifests(after), (way, at)  # a full disk leaves no room to mend these
+    soak.tally("prune, on a full disk", moments=len(steps), done=codes.count(0))
+    assert set(codes) - {0}, "the disk must really have been full"
 
 
 @pytest.mark.parametrize("what", ["--undo", "--empty-trash"])

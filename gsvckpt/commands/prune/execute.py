@@ -99,6 +99,7 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progre
                 run.empty()
             except GsvError as error:
                 done.failures.append(error)
+    clear.forget_later()
     done.runs = list(runs.values())
     return done
 
@@ -111,6 +112,7 @@ class _Clearing:
         self.roots = [path for path in paths if os.path.isdir(path)]
         self.archive = Backup(orders.archive) if orders.archive is not None else None
         self.mounts = _mounts()
+        self.later: list[str] = []  # folders whose manifests wait for room
         self.known: dict[str, dict[str, SaveFile]] = {}
         for save in plan.inventory.saves:
             for file in save.files:
@@ -143,7 +145,8 @@ class _Clearing:
         """The trash's parent and the step for each manifest that names files which go: one for a folder, however many groups are in it."""
         going: dict[str, set[str]] = {}
         for group in groups:
-            going.setdefault(group.group.folder, set()).update(os.path.basename(path) for save in _doomed(group) for path in save.paths)
+            files = (path for save in _doomed(group) if not save.place for path in save.paths)
+            going.setdefault(group.group.folder, set()).update(map(os.path.basename, files))
         found = []
         for folder, names in going.items():
             path = os.path.join(folder, manifest.NAME)
@@ -230,8 +233,7 @@ class _Clearing:
         """Take the entries of files that went out of the folder's manifest, where they would count as lost."""
         original = run.original(step)
         folder = os.path.dirname(original)
-        paths = (os.path.abspath(path) for save in (*self.done.gone, *self.done.smaller) for path in save.paths)
-        gone = {os.path.basename(path) for path in paths if os.path.dirname(path) == folder}
+        gone = self.gone_from(folder)
 
         def make(path: str) -> None:
             with open(original, "rb") as file:
@@ -243,7 +245,24 @@ class _Clearing:
                 with locked(folder):
                     run.replace(step, make)
         except (GsvError, OSError) as caught:
-            self.done.failures.append(_named(caught, original))
+            if self.orders.purge and is_full(caught):
+                self.later.append(folder)
+            else:
+                self.done.failures.append(_named(caught, original))
+
+    def forget_later(self) -> None:
+        """The same without a way back, where the disk had no room for another manifest before it was purged."""
+        for folder in self.later:
+            gone = self.gone_from(folder)
+            try:
+                manifest.record(folder, [], forget=gone.__contains__)
+            except GsvError as error:
+                self.done.failures.append(error)
+
+    def gone_from(self, folder: str) -> set[str]:
+        """The names of files of a folder that went or were made smaller."""
+        paths = (os.path.abspath(path) for save in (*self.done.gone, *self.done.smaller) for path in save.paths)
+        return {os.path.basename(path) for path in paths if os.path.dirname(path) == folder}
 
 
 def _put_back(run: TrashRun, steps: Sequence[Step]) -> list[GsvError]:
