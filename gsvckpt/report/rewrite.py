@@ -41,7 +41,7 @@ def print_rewritten(results: Sequence[Rewritten], *, verbose: bool) -> None:
         lines = _lines(done.details, verbose=verbose)
         if not lines and done.output is not None and not done.changed:
             lines = ["nothing to change in what it holds"]
-        for line in lines:
+        for line in (*lines, *done.notes):
             text = Text(f"{printable(_name(done))}: {line}" if len(results) > 1 else line)
             console.print(text, soft_wrap=not console.is_terminal)
     freed = sum(done.bytes_before - done.bytes_after for done in results if done.output)

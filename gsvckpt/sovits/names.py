@@ -117,6 +117,12 @@ def folder_version(path: str) -> tuple[str, str] | None:
     return None
 
 
+def weights_folder(stage: Literal["gpt", "sovits"], version: str | None) -> str:
+    """The folder in which GPT-SoVITS lists the small weights of a version (config.py:44-75); v1's has none in its name."""
+    kind = "GPT_weights" if stage == "gpt" else "SoVITS_weights"
+    return kind if version in (None, "v1") else f"{kind}_{version}"
+
+
 def folder_rank(path: str) -> int | None:
     """The LoRA rank in a folder like `logs_s2_v3_lora_32`."""
     for part in reversed(split(path)[:-1]):

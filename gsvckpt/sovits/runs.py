@@ -136,6 +136,24 @@ def parse_run(folder: str) -> RunName | None:
     return RunName("sovits-lora" if match["rank"] else "sovits", match["version"])
 
 
+def is_emptied(folder: str) -> bool:
+    """Whether GPT-SoVITS removes all files in a folder when it saves next. It does where a GPT model is trained, as "save only latest" is on by
+    default (s1_train.py:51-61).
+    """
+    *_, above, base = ("", "", *split(os.path.abspath(folder)))
+    run = parse_run(above)
+    return base == "ckpt" and run is not None and run.stage == "gpt"
+
+
+def lasting_folder(folder: str) -> str:
+    """Where something made of a file in `folder` lasts: there, or one folder up where GPT-SoVITS empties it. Above it neither looks nor removes."""
+    for place in (folder, os.path.realpath(folder)):  # the folder may be a link, or be reached by one
+        if is_emptied(place):
+            above = os.path.normpath(os.path.join(place, os.pardir))
+            return above if above != os.curdir else ""
+    return folder
+
+
 def find_config_file(path: str) -> str | None:
     """The config.json that a SoVITS training file was trained with, as it holds none itself: beside it or in a folder above, but not above its
     experiment's, where it would be another voice's. What lies beside a URL is not looked for.

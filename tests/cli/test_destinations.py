@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
 import pytest
 import torch
+from support.voices import sovits_config
 
 from gsvckpt.sovits.names import resumes
 
@@ -290,3 +292,87 @@ def test_outputs_that_differ_only_in_what_the_system_ignores_are_one(gsvckpt, tm
     paths = [save(tmp_path / folder / name, weights({"w": (4, 4)})) for folder, name in (("a", "x.pth"), ("b", "X.pth"))]
     monkeypatch.setattr(os.path, "normcase", str.lower)
     assert_one_error(gsvckpt("convert-fp16", *paths, "-o", tmp_path / "out"), paths[1], 2)
+
+
+# --- where GPT-SoVITS trains GPT, and removes everything when it saves next ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lightning(tmp_path):
+    return save(tmp_path / "logs" / "我的声音" / "logs_s1_v2Pro" / "ckpt" / "epoch=9-step=90.ckpt", s1_training(gpt(dtype="float32")))
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["convert-fp16"], "fp16-epoch=9-step=90.ckpt"),
+        (["strip-optimizer"], "weights-epoch=9-step=90.ckpt"),
+        (["migrate", "--plain"], "migrated-epoch=9-step=90.ckpt"),
+        (["migrate", "--salvage", "--plain"], "salvaged-epoch=9-step=90.ckpt"),
+        (["migrate", "--to", "safetensors"], "epoch=9-step=90.safetensors"),
+        (["migrate", "--to", "safetensors", "--max-shard-size", "50kB"], "epoch=9-step=90.migrated"),
+        (["migrate", "--to-inference"], "我的声音-e2.ckpt"),
+    ],
+)
+def test_outputs_of_a_gpt_run_stand_above_the_folder_that_is_emptied(gsvckpt, lightning, argv, name):
+    planned = gsvckpt.json(*argv, lightning, "-n").file
+    file = gsvckpt.json(*argv, lightning).file
+    above = lightning.parents[1]
+    assert (file["output"], file["written"]) == (str(above / name), True)
+    assert planned | {"written": True} == file
+    assert (above / name).exists()
+    assert os.listdir(lightning.parent) == [lightning.name]
+    assert "one folder up" in file["notes"][0]
+    assert [note.rpartition(": -o ")[2] for note in file["notes"][1:]] == ["GPT_weights_v2Pro/ writes them there"] * ("--to-inference" in argv)
+
+
+def test_the_table_says_why_it_stands_elsewhere(gsvckpt, lightning, tmp_path):
+    assert "one folder up" in gsvckpt("strip-optimizer", lightning).out
+    run = gsvckpt("strip-optimizer", lightning)
+    assert_one_error(run, lightning.parents[1] / "weights-epoch=9-step=90.ckpt", 4)
+    assert "exists already" in run.err
+    for options in (["-o", tmp_path / "x.ckpt"], ["--in-place"]):
+        assert gsvckpt.json("strip-optimizer", lightning, *options, "-n").file["notes"] == []
+    assert "one folder up" not in gsvckpt("strip-optimizer", lightning, "--in-place").out
+
+
+def test_two_runs_files_of_one_name_stay_apart(gsvckpt, lightning):
+    other = save(lightning.parents[2] / "logs_s1_v2" / "ckpt" / lightning.name, s1_training(gpt(dtype="float32")))
+    outputs = [file["output"] for file in gsvckpt.json("strip-optimizer", lightning, other).document["files"]]
+    assert outputs == [str(path.parents[1] / f"weights-{path.name}") for path in (lightning, other)]
+    moved = save(lightning.parents[1] / lightning.name, s1_training(gpt(dtype="float32")))
+    assert_one_error(gsvckpt("convert-fp16", lightning, moved), moved, 2)
+    assert not (lightning.parents[1] / f"fp16-{lightning.name}").exists()
+
+
+def test_small_weights_of_sovits_are_told_their_folder_too(gsvckpt, tmp_path):
+    source = save(tmp_path / "logs/alice/logs_s2_v2Pro/G_16.pth", s2_training(generator("v2Pro", enc_q=True)))
+    (source.parents[1] / "config.json").write_text(json.dumps(sovits_config("alice", "v2Pro", 8)))
+    assert ["SoVITS_weights_v2Pro/" in note for note in gsvckpt.json("migrate", "--to-inference", source).file["notes"]] == [True]
+    assert gsvckpt.json("migrate", "--to-inference", source, "--to", "safetensors").file["notes"] == []  # which GPT-SoVITS does not list
+
+
+def test_no_path_in_a_file_decides_where_an_output_goes(gsvckpt, tmp_path):
+    """Lightning's own folder, and those that configs of GPT-SoVITS save in, may be another machine's, or a stranger's choice."""
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    told = {
+        "dirpath": str(trap),
+        "best_model_path": f"{trap}/best.ckpt",
+        "last_model_path": f"{trap}/last.ckpt",
+        "best_k_models": {},
+        "monitor": None,
+    }
+    tree = s1_training(gpt(dtype="float32")) | {"callbacks": {"ModelCheckpoint{'monitor': None}": told}}
+    train = {"exp_name": "../../trap/alice", "half_weights_save_dir": str(trap), "save_weight_dir": str(trap)}
+    tree["hyper_parameters"] = {"config": {"train": train, "output_dir": str(trap)}, "output_dir": str(trap)}
+    source = save(tmp_path / "run" / "ckpt" / "epoch=1-step=12.ckpt", tree)
+    sovits = save(tmp_path / "run" / "G_16.pth", s2_training(generator("v2Pro", enc_q=True)))
+    config = sovits_config("alice", "v2Pro", 8) | {"save_weight_dir": str(trap), "s2_ckpt_dir": str(trap), "name": f"{trap}/alice"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    for argv in (["convert-fp16"], ["strip-optimizer"], ["migrate", "--plain"], ["migrate", "--to-inference"], ["migrate", "--to", "safetensors"]):
+        for path in (source, sovits):
+            output = gsvckpt.json(*argv, path).file["output"]
+            assert output is None or os.path.dirname(output) == str(path.parent)  # None: it is plain already
+    assert os.listdir(trap) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "trap"]

@@ -158,7 +158,7 @@ def gpt_training(version: str) -> dict[str, object]:
 def test_a_gpt_run_gives_gpt_weights_with_the_config_it_carries(gsvckpt, folder, version):
     source = write(gpt_training(version), folder / f"logs_s1_{version}" / "ckpt" / "epoch=1-step=12.ckpt")
     _, output = extract(gsvckpt, source)
-    assert output == source.with_name("alice-e2.ckpt")
+    assert output == source.parents[1] / "alice-e2.ckpt"  # GPT-SoVITS empties `ckpt`
     root, before = load_gpt(output), torch.load(source, mmap=True, weights_only=False)
     assert type(root) is OrderedDict
     assert list(root) == ["weight", "config", "info"]

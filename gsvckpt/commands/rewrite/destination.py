@@ -14,6 +14,7 @@ from gsvckpt.files.obstacles import file_obstacle, folder_obstacle
 from gsvckpt.files.paths import folder_of, is_folder, is_url, is_writable, join, name_of
 from gsvckpt.files.temporary import sweep
 from gsvckpt.sovits.names import resumes, shorten
+from gsvckpt.sovits.runs import lasting_folder
 
 SALVAGED = "salvaged"  # the word that stays in names wherever a file may not be whole
 _TORCH = (".pth", ".ckpt", ".pt", ".bin", ".th")
@@ -42,7 +43,7 @@ class Destination:
         if self.in_place and self.output is not None:
             raise UsageError("--in-place and --output exclude each other")
         if self.output is None:
-            outputs = [source if self.in_place else name_beside(source, self.word) for source in plain]
+            outputs = [source if self.in_place else _lasting_place(source, self.word) for source in plain]
         elif len(sources) > 1 or self.output.endswith(("/", os.sep)) or is_folder(self.output):
             if not is_url(self.output) and os.path.exists(self.output) and not os.path.isdir(self.output):
                 raise UsageError(f"{self.output} is a file, where several sources need a folder", where="--output")
@@ -56,6 +57,19 @@ class Destination:
             if other != source:
                 raise UsageError(f"{other} and {source} would both be written to {output}", hint="give each its own run with -o PATH")
         return outputs
+
+    def notes(self, source: str, output: str, listed_in: str) -> tuple[str, ...]:
+        """What is to be said of where an output stands that no option placed. `listed_in`: the folder in which GPT-SoVITS would list it."""
+        if self.output is not None or self.in_place or is_url(source):
+            return ()
+        folder = folder_of(_without_slash(source))
+        lasting = lasting_folder(folder)
+        said = []
+        if folder_of(output) == lasting != folder:
+            said.append("stands one folder up, as GPT-SoVITS removes all files beside the source when it saves next (`save only latest`)")
+        if listed_in:
+            said.append(f"GPT-SoVITS looks for such weights in its {listed_in}: -o {listed_in}/ writes them there")
+        return tuple(said)
 
     def _refuse_urls(self, sources: Sequence[str]) -> None:
         """Raise UsageError for what cannot be done with URLs."""
@@ -189,6 +203,12 @@ def _without_slash(source: str) -> str:
     if is_url(source):
         return bare
     return os.path.abspath(bare) if os.path.basename(bare) in ("", ".", "..") else bare
+
+
+def _lasting_place(source: str, word: str) -> str:
+    """The output of a source, beside it or where it lasts. The path of the source decides, and nothing that is written in the file."""
+    beside = name_beside(source, word)
+    return beside if is_url(beside) else join(lasting_folder(folder_of(beside)), name_of(beside))
 
 
 def name_beside(source: str, word: str) -> str:

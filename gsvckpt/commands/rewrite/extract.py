@@ -49,9 +49,12 @@ def extract(planned: Planned, request: Request) -> Planned:
         if not isinstance(config, dict):
             raise RefusedError("holds no config (hyper_parameters/config), which small weights need", where="hyper_parameters")
         found = small_weights.extract_gpt(identity, state, config, path)
+        told = names.folder_version(absolute(path))  # the tensors do not tell what is later than v1
+        listed_in = names.weights_folder("gpt", told[0] if told is not None else found.version)
         warnings = ("its config and step are its own: --config and --step are for SoVITS",) if (request.config or request.step) is not None else ()
     elif identity.kind == "sovits-generator-training":
         found, config, where, warnings = _of_generator(plan, identity, request)
+        listed_in = names.weights_folder("sovits", found.version)
         plan = replace(plan, changes=(*plan.changes, Change("to-inference", "config", "", where)))
         consulted = (where,)
     else:
@@ -60,7 +63,7 @@ def extract(planned: Planned, request: Request) -> Planned:
         )
     weights = SmallWeights(found.tensors, config, found.info, found.rank, found.ordered, found.head)
     plan = replace(to_inference(plan, weights, len(state), clamp=request.clamp), head=found.head)
-    return _extend(planned, plan, found.name, warnings, consulted)
+    return replace(_extend(planned, plan, found.name, warnings, consulted), listed_in=listed_in)
 
 
 def merge_lora(planned: Planned, base: Examination, request: Request) -> Planned:

@@ -154,6 +154,7 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
         warnings=tuple(warnings),
         details=file_plan.recipe.details(examination, planned, written),
         overflowed=len(written.overflowed),
+        notes=destination.notes(file_plan.source, file_plan.output, planned.listed_in),
     )
 
 

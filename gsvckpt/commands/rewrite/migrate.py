@@ -113,6 +113,7 @@ class Migrate:
             name=planned.name if planned.keeps_all else None,  # what is not the model that was saved gets no name of upstream's
             warnings=(*planned.warnings, *losses, *refused),
             consulted=(*named, *planned.consulted),
+            listed_in=planned.listed_in if plan.container == "torch-zip" else "",  # it lists no other files
             complete=is_complete,
         )
 

@@ -17,8 +17,9 @@ from gsvckpt.transforms.plan import Plan
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What is to be done to one file. `identity`: what the output will be; `name`: how it is to be called, where the user did not say; `consulted`:
-    the other files that were looked into; `lost`: tensors of the model that the source has no bytes of; `kept`: tensors that were to be cast but
-    share their bytes with others; `complete`: something stands in the place of each lost tensor.
+    the other files that were looked into; `listed_in`: the folder in which GPT-SoVITS lists such weights; `lost`: tensors of the model that the
+    source has no bytes of; `kept`: tensors that were to be cast but share their bytes with others; `complete`: something stands in the place of each
+    lost tensor.
     """
 
     plan: Plan
@@ -26,6 +27,7 @@ class Planned:
     name: str | None = None
     warnings: tuple[str, ...] = ()
     consulted: tuple[str, ...] = ()
+    listed_in: str = ""
     lost: Mapping[str, Tensor] = field(default_factory=dict)
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     complete: bool = True

@@ -10,8 +10,8 @@ from gsvckpt.sovits.upstream import Detection, UpstreamError
 
 
 class Rewritten(NamedTuple):
-    """A plain value. `output` is None where nothing was to be written; `details` are the command's own keys in JSON; `overflowed` counts the storages
-    with values beyond the dtype that they were to have.
+    """A plain value. `output` is None where nothing was to be written; `notes` say why it stands where it does; `details` are the command's own keys
+    in JSON; `overflowed` counts the storages with values beyond the dtype that they were to have.
     """
 
     source: str
@@ -27,6 +27,7 @@ class Rewritten(NamedTuple):
     details: Mapping[str, object]
     overflowed: int = 0
     computed: Computed | None = None
+    notes: tuple[str, ...] = ()
 
 
 def as_json(done: Rewritten) -> dict[str, object]:
@@ -41,6 +42,7 @@ def as_json(done: Rewritten) -> dict[str, object]:
         "upstream_before": _upstream_json(done.upstream_before),
         "upstream_after": _upstream_json(done.upstream_after),
         "warnings": list(done.warnings),
+        "notes": list(done.notes),
         **done.details,
     }
 
