@@ -18,7 +18,7 @@ from gsvckpt.commands.verify.targets import Targets, absent, assess_runs, gather
 from gsvckpt.engine.open import index_of
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.formats.shards import is_index
-from gsvckpt.report.console import print_error, warn_unsafe
+from gsvckpt.report.console import print_error, print_warning, warn_unsafe
 from gsvckpt.report.json_document import begin_document, print_document
 from gsvckpt.report.output import printing, write_out
 
@@ -60,6 +60,7 @@ class VerifyRun:
         self.copied: dict[str, Copied] = {}
         self.restored: dict[str, Restored] = {}
         self.asked: list[str] = []
+        self.warnings: list[tuple[str, str]] = []  # about manifests
 
     def exit_code(self, fail_on: Severity) -> int:
         worst = max((error.exit_code for error in self.failures), default=0)
@@ -216,10 +217,11 @@ def _back_up(run: VerifyRun, targets: Targets, folder: str, settings: Settings) 
 
 
 def _record(run: VerifyRun, after: AfterVerify) -> None:
-    from gsvckpt.commands.verify.after import record_results
+    from gsvckpt.commands.verify.after import record_results, tell_passing
 
     run.recorded, failures = record_results(run.results, tensors=after.per_tensor, forget=after.forget)
     run.failures += failures
+    run.warnings += tell_passing(run.recorded.values())
     if after.forget:
         run.results = [result for result in run.results if not is_forgotten(result)]
 
@@ -253,6 +255,8 @@ def _print(run: VerifyRun, targets: Targets, options: Options, settings: Setting
             write_out(dumps(sarif(run.results, run.failures, code), indent=2) + "\n")
         else:
             _print_results(run, targets, settings, code)
+    for path, why in run.warnings:
+        print_warning(path, why)
     for result in run.results:
         warn_unsafe(result.path, result.safety)
 
@@ -264,7 +268,8 @@ def _print_results(run: VerifyRun, targets: Targets, settings: Settings, code: i
     if settings.json:
         begin_document("verify", {"folders": targets.folders, "ignored": targets.others} if targets.folders else None)
         files = (report.as_json(result, done) for result in run.results)  # made one by one: there may be many
-        print_document("verify", code, chain(files, map(failure_json, run.failures)))
+        warnings = {"warnings": [{"path": path, "why": why} for path, why in run.warnings]} if run.warnings else None
+        print_document("verify", code, chain(files, map(failure_json, run.failures)), warnings)
         return
     root = targets.folders[0] if len(targets.folders) == 1 and set(targets.roots) >= set(targets.files) else None
     if run.results:

@@ -40,6 +40,21 @@ def checks(run):
     return {file["path"].rsplit(os.sep, 1)[-1]: [f["check"] for f in file["findings"] if f["severity"] != "info"] for file in run.document["files"]}
 
 
+def test_a_manifest_that_gpt_sovits_will_remove_is_warned_of(gsvckpt, tmp_path):
+    """It removes everything in a GPT run's `ckpt` when it saves next; in other folders nothing."""
+    runs = [tmp_path / "logs" / "我的声音" / name for name in ("logs_s1_v2/ckpt", "logs_s2_v2", "ckpt")]
+    for run in runs:
+        run.mkdir(parents=True)
+        for name in ("a.ckpt", "b.ckpt"):
+            (run / name).write_bytes(torch_zip(tree(1.0)))
+    document = gsvckpt.json("verify", tmp_path, "-r", "--record").document
+    assert [warning["path"] for warning in document["warnings"]] == [str(runs[0] / "gsvckpt.toml")]
+    said = gsvckpt("verify", tmp_path, "-r", "--record").err
+    assert (said.count("warning"), "--backup" in said, str(runs[0]) in said) == (1, True, True)
+    assert "warnings" not in gsvckpt.json("verify", tmp_path, "-r", "--backup", tmp_path / "copies").document
+    assert all((run / "gsvckpt.toml").is_file() for run in runs)
+
+
 def test_record_and_compare(gsvckpt, folder):
     run = gsvckpt.json("verify", folder, "--record", "--per-tensor")
     assert all(file["recorded"] == str(folder / "gsvckpt.toml") for file in run.document["files"])

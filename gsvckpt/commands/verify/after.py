@@ -16,6 +16,7 @@ from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError, as_e
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Progress
+from gsvckpt.sovits.runs import lasting_folder
 
 if TYPE_CHECKING:
     from gsvckpt.commands.verify.backup import Copied, Restored
@@ -58,6 +59,12 @@ def record_results(results: Sequence[Verification], *, tensors: bool, forget: bo
             continue
         written |= {result.path: path for result in sound}
     return written, failures
+
+
+def tell_passing(manifests: Iterable[str]) -> list[tuple[str, str]]:
+    """The manifests that will not last where they are, and why."""
+    why = "GPT-SoVITS removes it and all files beside it when it saves next (`save only latest`); the copies of --backup DIR have manifests, too"
+    return [(path, why) for path in dict.fromkeys(manifests) if lasting_folder(folder := os.path.dirname(path)) != folder]
 
 
 def record_file(path: str | os.PathLike[str], *, tensors: bool = False) -> Verification:
