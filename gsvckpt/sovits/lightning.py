@@ -45,6 +45,14 @@ def read_callbacks(root: object) -> Iterator[Callback]:
             )
 
 
+def best_names(root: object) -> frozenset[str]:
+    """The names of the files that the callbacks in a checkpoint call their best, without folders, which may have moved."""
+    callbacks = root.get("callbacks") if isinstance(root, dict) else None
+    states = callbacks.values() if isinstance(callbacks, dict) else ()
+    told = (state.get("best_model_path") for state in states if isinstance(state, dict))
+    return frozenset(basename(path) for path in told if isinstance(path, str) and path)
+
+
 def save_folder(root: object) -> str | None:
     """The folder in which the run's ModelCheckpoint saves, as the file tells it; None where it does not. Nothing is ever written there."""
     callbacks = root.get("callbacks") if isinstance(root, dict) else None

@@ -12,7 +12,7 @@ from support.voices import sovits_config
 
 from gsvckpt.commands.prune.trash import Step, begin
 
-from .samples import adamw, generator, s2_training, save
+from .samples import adamw, generator, gpt, s1_training, s2_training, save
 from .trees import dated, gpt_sovits, s1_run, s2_run, settings, small_weights, snapshot
 
 
@@ -190,6 +190,37 @@ def test_older_ones_shrink(gsvckpt, tmp_path, to):
         assert sum(os.path.getsize(path) for path in unit["outputs"]) == unit["bytes_after"]
     gsvckpt.json("prune", tmp_path, "--undo")
     assert snapshot(tmp_path) == before
+
+
+def test_training_goes_on_from_what_shrank(gsvckpt, tmp_path):
+    """Where the saves after it are gone, or were bad, and it is the one that GPT-SoVITS takes."""
+    root = tmp_path / "logs" / "我的声音"
+    sovits, ckpt = s2_run(root / "logs_s2_v2", range(1, 5)), root / "logs_s1_v2" / "ckpt"
+    for epoch in range(1, 5):
+        tree = s1_training(gpt()) | {"epoch": epoch - 1, "global_step": 12 * epoch, "callbacks": {}}
+        tree["hyper_parameters"] = {"config": {"train": {"epochs": 20}}, "output_dir": "logs/x/logs_s1_v2"}
+        dated(save(ckpt / f"epoch={epoch - 1}-step={12 * epoch}.ckpt", tree), epoch)
+    (root / "config.json").write_text(json.dumps(sovits_config("我的声音", "v2", 20)))
+    document = gsvckpt.json("prune", root, "--demote-after", "1", "--yes").document
+    assert len(names(document["groups"], "demote")) == 9
+    for path in (sovits / "G_8.pth", sovits / "D_8.pth", ckpt / "epoch=3-step=48.ckpt"):
+        path.unlink()
+    shown = gsvckpt.json("verify", root, "--resume", "--layout", "none").document["files"]
+    told = [finding["why"] for file in shown for finding in file["findings"] if finding["check"].startswith("resume.")]
+    assert "training goes on from epoch=2-step=36.ckpt at epoch 4 of 20" in told
+    assert "training goes on from G_6.pth and D_6.pth at epoch 4 of 20" in told
+    assert sum("fresh moments" in why for why in told) == 2  # of G and D; those of GPT begin anew, too
+    assert torch.load(ckpt / "epoch=2-step=36.ckpt", weights_only=False)["optimizer_states"] == []
+
+
+@pytest.mark.parametrize("rules", [["--keep-last", "1"], ["--demote-after", "1"]], ids=str)
+def test_what_training_called_the_best_stays_as_it_is(gsvckpt, tmp_path, rules):
+    run = s1_run(tmp_path / "logs_s1_v2" / "ckpt", range(1, 5), best_model_path="/home/me/logs/a/logs_s1_v2/ckpt/epoch=1-step=24.ckpt")
+    before = snapshot(run)
+    document = gsvckpt.json("prune", tmp_path, *rules, "--yes").document
+    assert reasons(document["groups"], "keep")["epoch=1-step=24.ckpt"] == ["epoch=3-step=48.ckpt calls it the best by training accuracy"]
+    after = snapshot(run)
+    assert [name for name, data in before.items() if after.get(name) == data] == ["epoch=1-step=24.ckpt", "epoch=3-step=48.ckpt"]
 
 
 def test_what_cannot_shrink_stays(gsvckpt, tmp_path, run):

@@ -8,17 +8,26 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from gsvckpt.commands.verify.manifest import MARK
+from gsvckpt.commands.verify.manifest import NAME as MANIFEST
 from gsvckpt.engine.folder_saves import TRAINER_STATE, read_state
+from gsvckpt.engine.open import open_checkpoint
+from gsvckpt.engine.saves import Save
 from gsvckpt.errors import GsvError
 from gsvckpt.sovits import official
+from gsvckpt.sovits.lightning import best_names
 from gsvckpt.sovits.names import split
 from gsvckpt.sovits.runs import find_runs, parse_run
 
+BEST = "best_model.ckpt"  # of a bundle
 _PRETRAINED = "pretrained_models"
 # What names the weights in use, below GPT-SoVITS's own folder (inference_webui.py:57-67, TTS_infer_pack/TTS.py).
 _SETTINGS = ("weight.json", "configs/tts_infer.yaml", "GPT_SoVITS/configs/tts_infer.yaml", "tts_infer.yaml")
 # Which folder training goes on from: DeepSpeed's `latest`, Megatron's number (megatron/training/checkpointing.py).
 _LATEST = {"latest": "", "latest_checkpointed_iteration.txt": "iter_{:07d}"}
+# What names files of a voice in its own folder or the one above, as in a bundle: what users write, and the link that stands for the best one.
+_REFERENCES = ("experiment.yaml", "config.yaml", MANIFEST)
+_LIGHTNING = ("gpt-training", "training")
 _LONGEST_NAME = 4_096
 _LEVELS = 4  # logs/<exp>/logs_s1_v2/ckpt lies so far below it
 _LARGEST = 1 << 20
@@ -26,10 +35,10 @@ _NAMES_A_FILE = re.compile(r"\.(?:pth|ckpt|pt|safetensors|bin)$", re.IGNORECASE)
 
 
 class Pointer(NamedTuple):
-    """A checkpoint that a settings file names: the last parts of its path, as far as written, and the settings file."""
+    """A checkpoint that a file or a link names: the last parts of its path, as far as written, and what is to be said of it."""
 
     tail: tuple[str, ...]
-    by: str
+    why: str
 
     def means(self, parts: Sequence[str]) -> bool:
         """Whether it may mean the file at a path of these parts. Folders move, so its name and its folder's are what counts."""
@@ -46,6 +55,7 @@ class Guards:
         self._pointers = tuple(_pointers(dict.fromkeys((*paths, *map(os.path.realpath, paths)))))
         self._resumed: dict[str, frozenset[str]] = {}
         self._latest: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._beside: dict[str, tuple[Pointer, ...]] = {}
 
     def of(self, path: str, *, base: bool, known: str | None) -> tuple[str, ...]:
         """The reasons to leave a file alone. `base`: its tensors are those of a pretrained model; `known`: the official file that it is."""
@@ -74,10 +84,18 @@ class Guards:
                 reasons.append(f"the official {named}, by its {'content' if known else 'name'}")
             elif base or _PRETRAINED in parts[:-1]:
                 reasons.append("a pretrained model")
-        reasons += [f"{pointer.by} names it" for pointer in self._pointers if pointer.means(parts)]
-        if os.path.normpath(place) in self._resuming(os.path.dirname(place)):
+        folder = os.path.dirname(place)
+        pointers = (*self._pointers, *self._references(folder), *self._references(os.path.dirname(folder)))
+        reasons += [pointer.why for pointer in pointers if pointer.means(parts)]
+        if os.path.normpath(place) in self._resuming(folder):
             reasons.append("GPT-SoVITS resumes from it")
         return reasons
+
+    def _references(self, folder: str) -> tuple[Pointer, ...]:
+        """What a folder's own files name."""
+        if folder not in self._beside:
+            self._beside[folder] = tuple(_read_references(folder))
+        return self._beside[folder]
 
     def _resuming(self, folder: str) -> frozenset[str]:
         """The files that GPT-SoVITS would load in a run's folder to go on training."""
@@ -107,8 +125,8 @@ def _named_beside(folder: str) -> Iterator[tuple[str, str]]:
     except OSError:
         return
     states = {path: state for path in inner if (state := read_state(path))}
-    for path in _newest(states):
-        best = states[path].get("best_model_checkpoint")
+    for path, state in ((folder, read_state(folder)), *((path, states[path]) for path in _newest(states))):
+        best = state.get("best_model_checkpoint")
         if isinstance(best, str) and split(best):
             yield split(best)[-1], f"{TRAINER_STATE} of {os.path.basename(path)}"
 
@@ -131,6 +149,17 @@ def _newest(states: Mapping[str, Mapping[str, object]]) -> frozenset[str]:
     return frozenset((max(states, key=steps), max(states, key=lambda path: (seconds(path), steps(path))))) if states else frozenset()
 
 
+def best_names_in(save: Save) -> frozenset[str]:
+    """The names of the files that Lightning's callbacks in a save call their best; none where it is not Lightning's or cannot be read."""
+    if save.group.kind not in _LIGHTNING:
+        return frozenset()
+    try:
+        with open_checkpoint(save.readable[0]) as checkpoint:
+            return best_names(checkpoint.root)
+    except (GsvError, OSError):
+        return frozenset()
+
+
 def _pointers(paths: Iterable[str]) -> Iterator[Pointer]:
     seen: set[str] = set()
     for path in paths:
@@ -144,24 +173,38 @@ def _pointers(paths: Iterable[str]) -> Iterator[Pointer]:
             folder = os.path.dirname(folder)
 
 
+def _read_references(folder: str) -> Iterator[Pointer]:
+    best = os.path.join(folder, BEST)
+    if os.path.islink(best):
+        yield _point(os.path.realpath(best), f"{BEST} links to it")
+    for name in _REFERENCES:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            yield from _read(path, name)
+
+
+def _point(path: str, why: str) -> Pointer:
+    return Pointer(tuple(map(os.path.normcase, split(path)[-2:])), why)
+
+
 def _read(path: str, name: str) -> Iterator[Pointer]:
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:  # Windows' own editor puts a mark in front
             text = file.read(_LARGEST)
     except OSError:
         return
-    for value in _strings(text):
+    for value in _strings(text.partition(MARK)[0]):  # what a manifest lists below is all that is there
         if _NAMES_A_FILE.search(value):
-            yield Pointer(tuple(map(os.path.normcase, split(value)[-2:])), name)
+            yield _point(value, f"{name} names it")
 
 
 def _strings(text: str) -> Iterator[str]:
-    """All texts of a JSON document; of anything else, as YAML or a JSON that was cut off, what stands behind the colons of its lines."""
+    """All texts of a JSON document; of YAML, TOML or a JSON that was cut off, what stands behind the colon or equal sign of each line."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         for line in re.sub(r"\n +(?! )(?=[^:\n]+$)", " ", text, flags=re.MULTILINE).splitlines():  # PyYAML folds long texts at their blanks
-            value = line.partition(":")[2].split(" #")[0].strip().rstrip(",")
+            value = re.split("[:=]", line, maxsplit=1)[-1].split(" #")[0].strip().rstrip(",")
             if value.startswith('"'):  # PyYAML escapes what is not ASCII as JSON does
                 try:
                     value = str(json.loads(value))

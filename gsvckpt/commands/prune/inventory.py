@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 from gsvckpt.commands.prune.classify import measure
-from gsvckpt.commands.prune.guards import Guards
+from gsvckpt.commands.prune.guards import BEST, Guards, best_names_in
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.engine.discover import Features, Found, find_files
 from gsvckpt.engine.folder_saves import Folder, find_folders, read_state, sort_folders
@@ -21,7 +21,6 @@ from gsvckpt.errors import GsvError
 from gsvckpt.formats.torch_distributed import PART
 from gsvckpt.sovits.names import is_stray
 
-BEST = "best_model.ckpt"  # of a bundle
 STRAYS = "strays"
 _WORKPLACE = ("webui.py", "GPT_SoVITS", "logs", "weight.json")
 _STRAY_SECONDS = 3_600  # GPT-SoVITS saves under such a name first, and a save takes minutes at most
@@ -95,10 +94,21 @@ def _in_runs(saves: Sequence[tuple[Save, str]]) -> tuple[list[Save], dict[Save, 
             found.append(replace(save, group=newest, guards=guards))
             if why:
                 damaged[found[-1]] = why
-        found += [save for run in divided.runs for save in run]
+        found += [save for run in divided.runs for save in _guard_best(run)]
         if divided.note:
             notes[group] = divided.note
     return found, damaged, notes
+
+
+def _guard_best(run: Sequence[Save]) -> Iterator[Save]:
+    """The saves of a run, of which no policy may touch the one that the newest calls the best."""
+    newest = max(run, key=lambda save: save.age)
+    told = best_names_in(newest) if len(run) > 1 else frozenset()
+    by = " by training accuracy" if newest.group.kind == "gpt-training" else ""
+    why = f"{os.path.basename(newest.place or newest.paths[0])} calls it the best{by}"
+    for save in run:
+        is_best = any(os.path.basename(path) in told for path in (*save.paths, save.place))
+        yield replace(save, guards=(*save.guards, why)) if is_best else save
 
 
 def _guard(save: Save, facts: Sequence[Facts], guards: Guards, links: Mapping[str, Sequence[str]], shared: Mapping[str, int]) -> tuple[str, ...]:
