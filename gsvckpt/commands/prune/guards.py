@@ -151,7 +151,7 @@ def _newest(states: Mapping[str, Mapping[str, object]]) -> frozenset[str]:
 
 def best_names_in(save: Save) -> frozenset[str]:
     """The names of the files that Lightning's callbacks in a save call their best; none where it is not Lightning's or cannot be read."""
-    if save.group.kind not in _LIGHTNING:
+    if save.group.kind not in _LIGHTNING or not save.readable:  # of torch.distributed.checkpoint nothing is
         return frozenset()
     try:
         with open_checkpoint(save.readable[0]) as checkpoint:

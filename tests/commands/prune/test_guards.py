@@ -14,7 +14,7 @@ from cli.trees import dated
 from gsvckpt.commands.prune.classify import look_files
 from gsvckpt.commands.prune.guards import Guards
 from gsvckpt.commands.prune.inventory import take_inventory
-from gsvckpt.commands.verify.manifest import Entry, record
+from gsvckpt.commands.verify.manifest import ManifestEntry, record
 
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links")
 
@@ -65,7 +65,7 @@ def test_what_is_named_in_a_bundle(bundle: Path, name: str, text: str) -> None:
 
 def test_what_a_manifest_records_may_go(bundle: Path) -> None:
     """It lists all files that are there. Another bundle's words are about another file."""
-    record(str(bundle / "checkpoints"), [Entry(f"epoch_00{epoch}.ckpt", 1, 1) for epoch in (1, 2, 3)])
+    record(str(bundle / "checkpoints"), [ManifestEntry(f"epoch_00{epoch}.ckpt", 1, 1) for epoch in (1, 2, 3)])
     (bundle.parent / "bob").mkdir()
     (bundle.parent / "bob" / "experiment.yaml").write_text("best: checkpoints/epoch_002.ckpt\n")
     (bundle / "experiment.yaml").write_text("base: pretrained/other.ckpt\nlog: epoch_002.txt\n")
