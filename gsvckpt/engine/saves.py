@@ -331,8 +331,8 @@ def _group_name(path: str, kind: str, named: _Named) -> str:
     folder, name = os.path.split(path)
     if said.form == "epoch" and kind not in OTHERS and os.path.basename(folder) in _INNER:  # of a bundle, with its SoVITS files beside it
         return (split(os.path.dirname(folder)) or ("",))[-1]
-    renamed = said.form is None and _NAMED.fullmatch(name) is None  # `alice.pth` and `bob.pth` are two voices
-    if kind not in OTHERS and said.experiment and not (renamed and kind in _SMALL):
+    renamed = said.form is None and _NAMED.fullmatch(name) is None  # `alice.pth` and `bob.pth` are two voices, and `good one.ckpt` stands for itself
+    if kind not in OTHERS and said.experiment and not renamed:
         return said.experiment
     parent = (split(folder) or ("",))[-1]
     if kind in OTHERS or renamed:
