@@ -57,14 +57,15 @@ def take_inventory(paths: Sequence[str], look_all: LookAll, now: float | None = 
     whole = sort_folders(_look_into(folders, found, facts))
     kept_whole = {path for save, _ in whole.saves for path in save.paths} | {path for one in whole.left for path in facts if _is_in(path, one.path)}
     single = find_saves([one for path, one in facts.items() if path not in kept_whole])
-    links = _links(path for path in files if path in left and os.path.islink(path))
+    linked = _linked(folders)
+    links = _links([*(path for path in (*left, *found.rest) if os.path.islink(path)), *(one.path for one in linked)])
     shared = Counter(part.path for one in facts.values() for part in one.parts)
     whys = {**single.damaged, **whole.damaged}
     guarded = [(replace(save, guards=_guard(save, of, guards, links, shared)), whys.get(save, "")) for save, of in (*single.saves, *whole.saves)]
     saves, damaged, notes = _in_runs(guarded)
     died, ignored = _strays(sorted(strays), guards, time.time() if now is None else now)
     ignored = [
-        *_linked(folders),
+        *linked,
         *(Ignored(path, why) for path, why in (*left.items(), *found.skipped) if path not in kept_whole),
         *(Ignored(one.folder, f"{one.files:,} feature files, which training reads") for one in found.features),
         *(one for result in (single, whole) for one in result.left),
@@ -119,7 +120,8 @@ def _guard(save: Save, facts: Sequence[Facts], guards: Guards, links: Mapping[st
     for one in facts:
         reasons += guards.of(one.file.path, base=not is_usual_kind(facts[0].kind) and not save.place, known=one.official)
         reasons += [f"{os.path.basename(part.path)} is of another index, too" for part in one.parts if shared[part.path] > 1][:1]
-        reasons += [f"{link} links to it" for link in (links.get(os.path.realpath(one.file.path), ()) if links else ())]
+    if links:
+        reasons += [f"{link} links to it" for path in (save.place, *save.paths) if path for link in links.get(os.path.realpath(path), ())]
     return tuple(dict.fromkeys(reasons))
 
 
