@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gsvckpt.commands.verify.manifest import MARK
@@ -29,7 +29,6 @@ _LATEST = {"latest": "", "latest_checkpointed_iteration.txt": "iter_{:07d}"}
 _REFERENCES = ("experiment.yaml", "config.yaml", MANIFEST)
 _LIGHTNING = ("gpt-training", "training")
 _LONGEST_NAME = 4_096
-_LEVELS = 4  # logs/<exp>/logs_s1_v2/ckpt lies so far below it
 _LARGEST = 1 << 20
 _NAMES_A_FILE = re.compile(r"\.(?:pth|ckpt|pt|safetensors|bin)$", re.IGNORECASE)
 
@@ -52,7 +51,7 @@ class Guards:
         self._named = {os.path.abspath(path) for path in paths if os.path.isfile(path)}
         folders = dict.fromkeys(place for path in paths if os.path.isdir(path) for place in (os.path.abspath(path), os.path.realpath(path)))
         self._within = [parts for parts in map(split, folders) if _PRETRAINED in parts]
-        self._pointers = tuple(_pointers(dict.fromkeys((*paths, *map(os.path.realpath, paths)))))
+        self._pointers: dict[str, tuple[Pointer, ...]] = {}
         self._resumed: dict[str, frozenset[str]] = {}
         self._latest: dict[str, tuple[tuple[str, str], ...]] = {}
         self._beside: dict[str, tuple[Pointer, ...]] = {}
@@ -85,7 +84,7 @@ class Guards:
             elif base or _PRETRAINED in parts[:-1]:
                 reasons.append("a pretrained model")
         folder = os.path.dirname(place)
-        pointers = (*self._pointers, *self._references(folder), *self._references(os.path.dirname(folder)))
+        pointers = (*self._named_above(folder), *self._references(folder), *self._references(os.path.dirname(folder)))
         reasons += [pointer.why for pointer in pointers if pointer.means(parts)]
         if os.path.normpath(place) in self._resuming(folder):
             reasons.append("GPT-SoVITS resumes from it")
@@ -96,6 +95,13 @@ class Guards:
         if folder not in self._beside:
             self._beside[folder] = tuple(_read_references(folder))
         return self._beside[folder]
+
+    def _named_above(self, folder: str) -> tuple[Pointer, ...]:
+        """What the settings in a folder and in those above it name: GPT-SoVITS's own folder may lie above or below the one that the user named."""
+        if folder not in self._pointers:
+            above = os.path.dirname(folder)
+            self._pointers[folder] = (*_read_settings(folder), *(self._named_above(above) if above != folder else ()))
+        return self._pointers[folder]
 
     def _resuming(self, folder: str) -> frozenset[str]:
         """The files that GPT-SoVITS would load in a run's folder to go on training."""
@@ -160,17 +166,11 @@ def best_names_in(save: Save) -> frozenset[str]:
         return frozenset()
 
 
-def _pointers(paths: Iterable[str]) -> Iterator[Pointer]:
-    seen: set[str] = set()
-    for path in paths:
-        folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
-        for _ in range(_LEVELS + 1):
-            for name in _SETTINGS:
-                settings = os.path.join(folder, *name.split("/"))
-                if settings not in seen and os.path.isfile(settings):
-                    seen.add(settings)
-                    yield from _read(settings, name.rpartition("/")[2])
-            folder = os.path.dirname(folder)
+def _read_settings(folder: str) -> Iterator[Pointer]:
+    for name in _SETTINGS:
+        settings = os.path.join(folder, *name.split("/"))
+        if os.path.isfile(settings):
+            yield from _read(settings, name.rpartition("/")[2])
 
 
 def _read_references(folder: str) -> Iterator[Pointer]:
