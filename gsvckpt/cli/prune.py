@@ -5,27 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
-from gsvckpt.cli.options import Settings, make_engine, shared_options
+from gsvckpt.cli.options import Settings, shared_options
 from gsvckpt.commands.inspect.result import failure_json
-from gsvckpt.commands.prune.classify import look_files
+from gsvckpt.commands.prune.demote import Computer
 from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
-from gsvckpt.commands.prune.metrics import Wanted, find_scores, read_table
+from gsvckpt.commands.prune.metrics import read_table
 from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
-from gsvckpt.commands.prune.policy import Policy, Scores, parse_every
-from gsvckpt.commands.prune.policy_file import Applied, Policies, read_policies
+from gsvckpt.commands.prune.policy import Policy, parse_every
+from gsvckpt.commands.prune.policy_file import rules_for
 from gsvckpt.commands.prune.trash import TrashRun, alone, find_last, find_runs, has_trash, require_trash, settle_interrupted, undo_last
-from gsvckpt.commands.verify.manifest import NAME
-from gsvckpt.engine.saves import Group, Save
 from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
-from gsvckpt.files.progress import Silent
 from gsvckpt.files.publish import disk_space
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_error, print_line, print_warning
@@ -136,20 +132,16 @@ def prune(
         raise UsageError("goes with --empty-trash", where="--older-than")
     check_archive(archive, folders)
     _require_quoted(folders, rules)
-    policy_of, applied = _policies(folders, rules, policy)
+    rule_set = rules_for(folders, rules, policy)
+    applied = rule_set.applied(folders)
     table = read_table(metrics, metric) if metrics is not None else None
-
-    def scores_of(saves: Sequence[Save], chosen: Policy) -> Scores:
-        return find_scores(saves, Wanted(chosen.metric, chosen.mode, table)) if chosen.best is not None else Scores()
-
     for place in places if not dry_run else ():
         require_trash(place)
-    engine_for = partial(make_engine, settings, Silent())
     if not dry_run and (yes or _can_ask()) and has_trash(places):
         _settle(places)
     elif any(run.state == "begun" for place in places for run in find_runs(place)):
         print_warning(places[0], "an earlier prune is at work or was interrupted; a real run takes back first what that one moved")
-    options = PruneOptions(policy_of, scores_of, engine_for, partial(look_files, jobs=settings.workers), settings.workers)
+    options = PruneOptions(rule_set, table, Computer(settings.device, settings.workers, fixed=settings.jobs is not None))
     with settings.watch("reading what stays") as bar:
         plan = plan_prune(folders, options, bar)
     for failure in plan.inventory.failures:
@@ -158,7 +150,7 @@ def prune(
         print_warning("--keep", f"{glob} matches no save")
     for glob in (glob for one in applied for glob in one.policies.unmatched([group.group for group in plan.groups])):
         print_warning("prune.groups", f"{glob} matches no group")
-    beyond = excess(plan, policy_of)
+    beyond = excess(plan, rule_set)
     if beyond is not None:
         print_warning("max-size", f"what has to stay takes {size(beyond[0])}, more than {size(beyond[1])}; the plan says why each file stays")
     worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
@@ -170,7 +162,7 @@ def prune(
     cleared: Cleared | None = None
     if not dry_run and not plan.empty:
         _confirm(report.question(plan, purge=purge), yes=yes)
-        orders = PruneOrders(archive, purge, lambda group: policy_of(group).demote_to or "stripped", engine_for, settings.workers)
+        orders = PruneOrders(archive, purge, options.computer)
         cleared = _carry_out(plan, folders, places, orders, settings)
         worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
     with printing(worst):
@@ -215,33 +207,6 @@ def _places(paths: Sequence[str]) -> list[str]:
         folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
         found.setdefault(os.path.realpath(folder), folder)
     return [folder for real, folder in found.items() if not any(real.startswith(other.rstrip(os.sep) + os.sep) for other in found)]
-
-
-def _policies(folders: Sequence[str], rules: Policy, path: str | None) -> tuple[Callable[[Group], Policy], tuple[Applied, ...]]:
-    """The policy of each group: the command line's, over those of the file that was named, or of the gsvckpt.toml in the folder; and where each comes
-    from. Raises UsageError where nothing says what is to stay.
-    """
-    named = read_policies(path) if path is not None else None
-    found = {os.path.abspath(folder): named if named is not None else _own_policies(folder) for folder in folders}
-    if rules.empty and all(policies.general.empty and not policies.groups for policies in found.values()):
-        raise UsageError("no rule says what is to stay", where="prune", hint="--keep-last 2 keeps the newest two; --dry-run only shows what would go")
-    places = sorted(found, key=len, reverse=True)
-    known: dict[Group, Policy] = {}
-
-    def policy_of(group: Group) -> Policy:
-        if group not in known:
-            place = os.path.abspath(group.folder)
-            root = next((root for root in places if place == root or place.startswith(root.rstrip(os.sep) + os.sep)), places[0])
-            known[group] = found[root].of(group, rules)
-        return known[group]
-
-    sharing = {policies: tuple(folder for folder in folders if found[os.path.abspath(folder)] == policies) for policies in found.values()}
-    return policy_of, tuple(Applied(shared, policies, rules) for policies, shared in sharing.items())
-
-
-def _own_policies(folder: str) -> Policies:
-    path = os.path.join(folder, NAME)
-    return read_policies(path) if os.path.isfile(path) else Policies()
 
 
 def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], orders: PruneOrders, settings: Settings) -> Cleared:

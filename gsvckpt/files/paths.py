@@ -76,3 +76,9 @@ def source_words(path: str) -> str:
 def names_local(url: str) -> bool:
     """Whether a URL only spells a path of this machine."""
     return url.lower().startswith(_LOCAL)
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path of this machine is a folder, or lies in it; links are not followed."""
+    place, top = os.path.abspath(path), os.path.abspath(folder)
+    return place == top or place.startswith(os.path.join(top, ""))

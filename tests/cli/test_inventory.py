@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from support.builders import tensor
 
-from gsvckpt.commands.prune.classify import BeginningCache, look, look_files, look_through
+from gsvckpt.commands.prune.classify import BeginningCache, look, look_through
 from gsvckpt.commands.prune.inventory import STRAYS, take_inventory
 from gsvckpt.commands.prune.known_beginning import read_beginning, read_scalars, split_beginning
 from gsvckpt.engine.discover import find_files
@@ -17,7 +17,7 @@ from gsvckpt.files.temporary import temp_name
 from .samples import discriminator, evil, generator, gpt, lora, s1_training, s2_training, save, small, weights
 from .trees import NOW, dated, gpt_sovits, s1_run, s2_run, settings
 
-take = partial(take_inventory, look_all=partial(look_files, jobs=1))
+take = partial(take_inventory, jobs=1)
 
 
 def saves(found):

@@ -223,6 +223,21 @@ def test_what_training_called_the_best_stays_as_it_is(gsvckpt, tmp_path, rules):
     assert [name for name, data in before.items() if after.get(name) == data] == ["epoch=1-step=24.ckpt", "epoch=3-step=48.ckpt"]
 
 
+def test_small_weights_of_gpt_stand_above_the_folder_that_is_emptied(gsvckpt, tmp_path):
+    ckpt = s1_run(tmp_path / "logs" / "我的声音" / "logs_s1_v2" / "ckpt", range(1, 4))
+    before = snapshot(tmp_path)
+    words = ["--demote-after", "1", "--demote-to", "inference"]
+    alone = gsvckpt.json("prune", ckpt, *words, "-n").document["groups"]  # the trash of the folder does not reach above it
+    assert names(alone, "demote") == []
+    assert "one folder up" in reasons(alone, "keep")["epoch=1-step=24.ckpt"][0]
+    planned = gsvckpt.json("prune", tmp_path, *words, "-n").document["groups"]
+    assert gsvckpt.json("prune", tmp_path, *words, "--yes").document["groups"] == planned
+    assert [path for unit in planned[0]["demote"] for path in unit["outputs"]] == [str(ckpt.parent / f"我的声音-e{epoch}.ckpt") for epoch in (2, 1)]
+    assert (files(ckpt), files(ckpt.parent)) == (["epoch=2-step=36.ckpt"], ["我的声音-e1.ckpt", "我的声音-e2.ckpt"])
+    gsvckpt.json("prune", tmp_path, "--undo")
+    assert snapshot(tmp_path) == before
+
+
 def test_what_cannot_shrink_stays(gsvckpt, tmp_path, run):
     """Small weights need a config, and there is none."""
     document = gsvckpt.json("prune", tmp_path, "--demote-after", "2", "--demote-to", "inference", "--yes").document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gsvckpt.commands.prune.policy import DemoteTo
@@ -15,10 +15,30 @@ from gsvckpt.commands.rewrite.strip_optimizer import StripOptimizer
 from gsvckpt.engine.saves import Save
 from gsvckpt.engine.write import Engine
 from gsvckpt.errors import RefusedError
+from gsvckpt.files.paths import is_inside
+from gsvckpt.files.progress import Silent
+from gsvckpt.sovits.runs import lasting_folder
 from gsvckpt.transforms.plan import Plan
 
-EngineFor = Callable[[Plan], Engine]
 _SMALL = ("sovits-training", "sovits-lora-training", "gpt-training")  # kinds of which GPT-SoVITS saves small weights
+
+
+class Computer(NamedTuple):
+    """What makes files smaller: a device by its name, and how many threads; `fixed` where the user said how many."""
+
+    device: str = "cpu"
+    jobs: int = 1
+    fixed: bool = False
+
+    def engine(self, plan: Plan) -> Engine:
+        """What carries out a plan."""
+        from gsvckpt.engine.placement import Threads, engine_for  # few plans shrink anything
+
+        return engine_for(plan, self.device, Threads(self.jobs, self.fixed), Silent(), warn=_say_nothing)[0]
+
+
+def _say_nothing(_: str) -> None:
+    """Of `auto` that means the host: that has been told, or does not matter for a few files."""
 
 
 class Demoted(NamedTuple):
@@ -27,10 +47,12 @@ class Demoted(NamedTuple):
     path: str
     place: str
     size: int
+    to: DemoteTo = "stripped"
 
 
-def plan_demotion(save: Save, to: DemoteTo, engine_for: EngineFor, jobs: int) -> tuple[Demoted, ...]:
-    """What becomes of the save's files; those that are not in the result have no place in small weights, and go. Raises GsvError where it cannot be.
+def plan_demotion(save: Save, to: DemoteTo, folders: Sequence[str], computer: Computer) -> tuple[Demoted, ...]:
+    """What becomes of the save's files; those that are not in the result have no place in small weights, and go. Raises GsvError where it cannot be,
+    as small weights take no place outside the `folders` that are pruned.
 
     Sizes are exact: they are laid out as they will be written.
     """
@@ -40,23 +62,36 @@ def plan_demotion(save: Save, to: DemoteTo, engine_for: EngineFor, jobs: int) ->
     found = []
     for path in files:
         rehearsal = Destination("weights", path if _strips(save, to) else None, dry_run=True)  # refuses what the real run would
-        with plan_file(path, path, rehearsal, _recipe(to), jobs=jobs) as file_plan:
-            done = rehearse(file_plan, engine_for(file_plan.plan))
-        place = path if _strips(save, to) else os.path.join(os.path.dirname(path), os.path.basename(done.output or path))
+        with plan_file(path, path, rehearsal, _recipe(to), jobs=computer.jobs) as file_plan:
+            done = rehearse(file_plan, computer.engine(file_plan.plan))
+        place = path if _strips(save, to) else _lasting_place(path, os.path.basename(done.output or path), folders)
         if place != path and os.path.lexists(place):
             raise RefusedError(f"{os.path.basename(place)} is there already")
         if done.bytes_after >= os.path.getsize(path):
             raise RefusedError("holds nothing that could go")
-        found.append(Demoted(path, place, done.bytes_after))
+        found.append(Demoted(path, place, done.bytes_after, to))
     return tuple(found)
 
 
-def write_demotion(save: Save, demoted: Demoted, output: str, to: DemoteTo, engine_for: EngineFor, jobs: int) -> None:
+def _lasting_place(path: str, name: str, folders: Sequence[str]) -> str:
+    """Where small weights go: beside the file, or one folder up where GPT-SoVITS removes what is beside it. Raises RefusedError where the trash would
+    not reach there, as it is in what is pruned and in the same file system.
+    """
+    folder = os.path.dirname(path)
+    lasting = lasting_folder(folder)
+    if lasting != folder:
+        root = next((root for root in folders if is_inside(folder, root)), folder)
+        if not is_inside(lasting, root) or os.stat(lasting or os.curdir).st_dev != os.stat(folder or os.curdir).st_dev:
+            raise RefusedError("GPT-SoVITS removes what is beside it, and one folder up is not what is pruned; name the experiment's folder")
+    return os.path.join(lasting, name)
+
+
+def write_demotion(save: Save, demoted: Demoted, output: str, computer: Computer) -> None:
     """Write the smaller file to `output`, as old as the other. Raises GsvError or OSError; then nothing is there."""
     facts = os.stat(demoted.path)
-    recipe = _recipe("stripped" if _strips(save, to) else to)
-    with plan_file(demoted.path, output, Destination("weights", output), recipe, jobs=jobs) as file_plan:
-        write(file_plan, engine_for(file_plan.plan))
+    recipe = _recipe("stripped" if _strips(save, demoted.to) else demoted.to)
+    with plan_file(demoted.path, output, Destination("weights", output), recipe, jobs=computer.jobs) as file_plan:
+        write(file_plan, computer.engine(file_plan.plan))
     os.utime(output, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 from gsvckpt.commands.prune.classify import measure
 from gsvckpt.commands.prune.decisions import GroupPlan
-from gsvckpt.commands.prune.demote import Demoted, EngineFor, write_demotion
+from gsvckpt.commands.prune.demote import Computer, write_demotion
 from gsvckpt.commands.prune.plan import PrunePlan
-from gsvckpt.commands.prune.policy import DemoteTo
+from gsvckpt.commands.prune.steps import ManifestStep, Work, doomed, plan_manifests, plan_work
 from gsvckpt.commands.prune.trash import Step, TrashRun, begin, find_runs, new_stamp
 from gsvckpt.commands.verify import manifest
 from gsvckpt.commands.verify.backup import Backup, place_for
 from gsvckpt.commands.verify.manifest import ManifestEntry
 from gsvckpt.engine.digest import digest_file
 from gsvckpt.engine.discover import find_files
-from gsvckpt.engine.saves import Group, Save, SaveFile, freed_by
+from gsvckpt.engine.saves import Save, SaveFile, freed_by
 from gsvckpt.errors import ChangedError, GsvError, OutputError, UsageError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.lock import locked
 from gsvckpt.files.obstacles import file_obstacle
+from gsvckpt.files.paths import is_inside
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.publish import is_full, publish_bytes
 from gsvckpt.files.temporary import remove_file
@@ -37,232 +37,235 @@ _TRAINING = "training goes on there, or something else writes: run it again late
 class PruneOrders(NamedTuple):
     """How a plan is carried out: where files are copied first, whether they are gone at once, and what makes files smaller."""
 
-    archive: str | None
-    purge: bool
-    demote_to: Callable[[Group], DemoteTo]
-    engine_for: EngineFor
-    jobs: int = 1
+    archive: str | None = None
+    purge: bool = False
+    computer: Computer = Computer()
 
 
-@dataclass(slots=True)
-class Cleared:
+class Done(NamedTuple):
+    """What became of some saves: those that went, those that are smaller now, and what failed."""
+
+    gone: tuple[Save, ...] = ()
+    smaller: tuple[Save, ...] = ()
+    failures: tuple[GsvError, ...] = ()
+
+    def and_then(self, more: Done) -> Done:
+        return Done(self.gone + more.gone, self.smaller + more.smaller, self.failures + more.failures)
+
+
+class Cleared(NamedTuple):
     """What became of a plan: bytes freed (or that emptying the trash frees), saves that went or shrank, the trash's runs, and what failed."""
 
-    freed: int = 0
-    gone: list[Save] = field(default_factory=list)
-    smaller: list[Save] = field(default_factory=list)
-    runs: list[TrashRun] = field(default_factory=list)
-    failures: list[GsvError] = field(default_factory=list)
+    freed: int
+    gone: tuple[Save, ...]
+    smaller: tuple[Save, ...]
+    runs: tuple[TrashRun, ...]
+    failures: tuple[GsvError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A plan that is carried out, in the folders that the user named. `known` are the files that the inventory saw, by folder."""
+
+    plan: PrunePlan
+    roots: tuple[str, ...]
+    orders: PruneOrders
+    progress: Progress
+    archive: Backup | None
+    known: Mapping[str, Mapping[str, SaveFile]]
 
 
 def carry_out(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progress: Progress) -> Cleared:
-    """Do what the plan says; who calls holds the trash (see `trash.alone`). A group in which something changed meanwhile is left alone, and a file
+    """Do what the plan says; who calls holds the trash (see `trash.alone`). A run in which something changed meanwhile is left alone, and a file
     that fails stays, with all files of its save.
 
     Never raises for a file; what failed is in the result. Raises OutputError where the journal cannot be written: then nothing has changed.
     """
-    done = Cleared()
-    clear = _Clearing(plan, paths, orders, progress, done)
-    work = [group for group in plan.groups if group.of("remove") or group.of("demote")]
-    with_steps = [(group, root, steps) for group in work for root, steps in [clear.steps(group)]]
-    manifests = clear.manifest_steps(work)
-    steps_below: dict[str, list[Step]] = {}
-    for root, steps in [*((root, steps) for _, root, steps in with_steps), *((root, [step]) for root, step in manifests)]:
-        steps_below.setdefault(root, []).extend(steps)
-    stamp = new_stamp(max((run.stamp for folder in {*clear.roots, *steps_below} for run in find_runs(folder)), default=""))
+    task = _make_task(plan, paths, orders, progress)
+    work = plan_work(plan, task.roots)
+    manifests = plan_manifests(work, task.roots)
     runs: dict[str, TrashRun] = {}
+    done, later = Done(), list[str]()
     try:
-        for root, steps in steps_below.items():
-            try:
-                runs[root] = begin(root, steps, stamp)
-            except OutputError as error:  # noqa: PERF203 - there are few roots
-                if not orders.purge or not is_full(error) or orders.archive is not None:
-                    raise
-                clear.make_room(next(group for group, place, _ in with_steps if place == root))
-                runs[root] = begin(root, steps, stamp)
-        for group, root, steps in with_steps:
-            clear.clear(group, runs[root], steps)
-        for root, step in manifests:
-            clear.forget(runs[root], step)
+        done = _begin_runs(task, work, manifests, runs)
+        for one in work:
+            done = done.and_then(_clear(task, one, runs[one.root], done))
+        for one_manifest in manifests:
+            failures, folder = _forget(task, runs[one_manifest.root], one_manifest.step, done)
+            done = done.and_then(Done(failures=failures))
+            later += [folder] if folder else []
     except BaseException:  # Ctrl-C, or a journal that cannot be written: all is taken back
         for run in runs.values():
             run.restore()
         raise
     went = [file for save in (*done.gone, *done.smaller) for file in save.files]
-    done.freed = freed_by(went) - sum(one.size for save in done.smaller for one in plan.demoted[save])
-    for run in runs.values():
-        run.finish()
-        if not run.holds_files:
-            run.remove()
-        elif orders.purge:
-            try:
-                run.empty()
-            except GsvError as error:
-                done.failures.append(error)
-    clear.forget_later()
-    done.runs = list(runs.values())
+    freed = freed_by(went) - sum(one.size for save in done.smaller for one in plan.demoted[save])
+    failures = (*done.failures, *_end_runs(runs.values(), purge=orders.purge), *_forget_later(later, done))
+    return Cleared(freed, done.gone, done.smaller, tuple(runs.values()), failures)
+
+
+def _make_task(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progress: Progress) -> _Task:
+    known: dict[str, dict[str, SaveFile]] = {}
+    for save in plan.inventory.saves:
+        for file in save.files:
+            known.setdefault(os.path.dirname(file.path), {})[file.path] = file
+    archive = Backup(orders.archive) if orders.archive is not None else None
+    return _Task(plan, tuple(path for path in paths if os.path.isdir(path)), orders, progress, archive, known)
+
+
+def _begin_runs(task: _Task, work: Sequence[Work], manifests: Sequence[ManifestStep], runs: dict[str, TrashRun]) -> Done:
+    """Begin a run in each trash, and put it into `runs`, so that whatever stops this can take back what has begun. Returns what was deleted to make
+    room for the first.
+    """
+    steps: dict[str, list[Step]] = {}
+    for root, own in [*((one.root, one.steps) for one in work), *((one.root, (one.step,)) for one in manifests)]:
+        steps.setdefault(root, []).extend(own)
+    stamp = new_stamp(max((run.stamp for folder in {*task.roots, *steps} for run in find_runs(folder)), default=""))
+    done = Done()
+    for root, own_steps in steps.items():
+        try:
+            runs[root] = begin(root, own_steps, stamp)
+        except OutputError as error:  # noqa: PERF203 - there are few roots
+            if not task.orders.purge or not is_full(error) or task.archive is not None:
+                raise
+            done = done.and_then(_make_room(task, next(one.group for one in work if one.root == root), done))
+            runs[root] = begin(root, own_steps, stamp)
     return done
 
 
-class _Clearing:
-    """The state of one run."""
-
-    def __init__(self, plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progress: Progress, done: Cleared) -> None:
-        self.plan, self.orders, self.progress, self.done = plan, orders, progress, done
-        self.roots = [path for path in paths if os.path.isdir(path)]
-        self.archive = Backup(orders.archive) if orders.archive is not None else None
-        self.mounts = _mounts()
-        self.later: list[str] = []  # folders whose manifests wait for room
-        self.known: dict[str, dict[str, SaveFile]] = {}
-        for save in plan.inventory.saves:
-            for file in save.files:
-                self.known.setdefault(os.path.dirname(file.path), {})[file.path] = file
-        self.expected = {os.path.normpath(left.path) for left in plan.inventory.ignored}
-
-    def root_of(self, folder: str) -> str:
-        """The folder whose trash is in the same file system: as far up as what was named, else as that reaches."""
-        top = next((root for root in self.roots if _is_below(folder, root)), folder)
-        place = os.path.abspath(folder)
-        device = os.stat(place).st_dev
-        while place != os.path.abspath(top) and os.stat(os.path.dirname(place)).st_dev == device and place not in self.mounts:
-            place = os.path.dirname(place)
-        return place
-
-    def steps(self, group: GroupPlan) -> tuple[str, list[Step]]:
-        """The trash's parent for a group, and all steps in it."""
-        root = self.root_of(group.group.folder)
-
-        def below(path: str) -> str:
-            return os.path.relpath(os.path.abspath(path), root)
-
-        found = []
-        for save in _doomed(group):
-            places = {one.path: below(one.place) for one in self.plan.demoted.get(save, ())}
-            found += [Step(below(file.path), file.size, file.mtime_ns, places.get(file.path, "")) for file in save.files]
-        return root, found
-
-    def manifest_steps(self, groups: Sequence[GroupPlan]) -> list[tuple[str, Step]]:
-        """The trash's parent and the step for each manifest that names files which go: one for a folder, however many groups are in it."""
-        going: dict[str, set[str]] = {}
-        for group in groups:
-            files = (path for save in _doomed(group) if not save.place for path in save.paths)
-            going.setdefault(group.group.folder, set()).update(map(os.path.basename, files))
-        found = []
-        for folder, names in going.items():
-            path = os.path.join(folder, manifest.NAME)
-            if os.path.isfile(path) and _recorded(path) & names:
-                root, facts = self.root_of(folder), os.stat(path)
-                place = os.path.relpath(os.path.abspath(path), root)
-                found.append((root, Step(place, facts.st_size, facts.st_mtime_ns, place)))
-        return found
-
-    def clear(self, group: GroupPlan, run: TrashRun, steps: Sequence[Step]) -> None:
-        """Carry out one group, oldest saves first."""
-        by_path = {run.original(step): step for step in steps}
-        try:
-            self._require_same(group)
-        except GsvError as error:
-            self.done.failures.append(error)
-            return
-        for save in reversed([save for save in _doomed(group) if save not in self.done.gone]):
+def _end_runs(runs: Iterable[TrashRun], *, purge: bool) -> list[GsvError]:
+    """Say that each run is done, and empty it for good where that was asked for. Returns what failed."""
+    failures = []
+    for run in runs:
+        run.finish()
+        if not run.holds_files:
+            run.remove()
+        elif purge:
             try:
-                self._clear_save(save, run, by_path)
-            except (GsvError, OSError) as caught:  # noqa: PERF203 - one save that fails must not stop the others
-                self.done.failures.append(_named(caught, save.paths[0]))
+                run.empty()
+            except GsvError as error:
+                failures.append(error)
+    return failures
 
-    def make_room(self, group: GroupPlan) -> None:
-        """Delete the oldest save that is to go at once, on a disk that has no room for a folder. Raises GsvError; then it may be gone in part."""
-        self._require_same(group)
-        oldest = [decision.save for decision in group.of("remove")][-1:]
-        for file in (file for save in oldest for file in save.files):
-            _require_unchanged(file.path, file)
-            remove_file(file.path)
-        for save in oldest:
-            remove_empty(save.place or os.devnull)
-            self.expected |= set(save.paths)
-            self.done.gone.append(save)
 
-    def _require_same(self, group: GroupPlan) -> None:
-        """Raise ChangedError where the folder is not what the plan was made for."""
-        folder = group.group.folder
-        now = {os.path.normpath(path) for path in find_files([folder or "."], recursive=False).checkpoints} - self.expected
-        then = self.known.get(folder, {})
-        come = sorted(now - set(then))
-        if come and any(_is_below(folder, root) for root in self.roots):  # of files that were named, others are nobody's concern
-            raise ChangedError("came while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
-        for path, file in then.items():
-            if path not in self.expected:
-                _require_unchanged(path, file)
+def _clear(task: _Task, work: Work, run: TrashRun, before: Done) -> Done:
+    """Carry out one run, oldest saves first. `before` is what was done already."""
+    steps = {run.original(step): step for step in work.steps}
+    try:
+        _require_same(task, work.group, before)
+    except GsvError as error:
+        return Done(failures=(error,))
+    done = Done()
+    for save in reversed(doomed(work.group)):
+        if save not in before.gone:
+            try:
+                done = done.and_then(_clear_save(task, save, run, steps))
+            except (GsvError, OSError) as caught:  # one save that fails must not stop the others
+                done = done.and_then(Done(failures=(_named(caught, save.paths[0]),)))
+    return done
 
-    def _clear_save(self, save: Save, run: TrashRun, steps: Mapping[str, Step]) -> None:
-        if save.place:
-            _require_same_folder(save)
+
+def _clear_save(task: _Task, save: Save, run: TrashRun, steps: Mapping[str, Step]) -> Done:
+    """Move the files of a save. Raises GsvError or OSError where it was not begun; what fails behind that is in the result."""
+    if save.place:
+        _require_same_folder(save)
+    for file in save.files:
+        _require_unchanged(file.path, file)
+        if task.archive is not None:
+            _store(task, task.archive, file)
+    demoted = {one.path: one for one in task.plan.demoted.get(save, ())}
+    taken: list[Step] = []
+    try:
+        for file in save.files:
+            taken.append(steps[os.path.abspath(file.path)])
+            if file.path in demoted:
+                run.replace(taken[-1], partial(write_demotion, save, demoted[file.path], computer=task.orders.computer))
+            else:
+                run.take(taken[-1])
+    except (GsvError, OSError) as caught:  # half a save is of no use to anybody
+        return Done(failures=(*_put_back(run, taken), _named(caught, save.paths[0])))
+    if save.place:
+        remove_empty(save.place)
+    task.progress.advance(save.size)
+    return Done(smaller=(save,)) if demoted else Done(gone=(save,))
+
+
+def _make_room(task: _Task, group: GroupPlan, before: Done) -> Done:
+    """Delete the oldest save that is to go at once, on a disk that has no room for a folder. Raises GsvError; then it may be gone in part."""
+    _require_same(task, group, before)
+    oldest = [decision.save for decision in group.of("remove")][-1:]
+    for save in oldest:
         for file in save.files:
             _require_unchanged(file.path, file)
-            if self.archive is not None:
-                self._store(self.archive, file)
-        demoted = {one.path: one for one in self.plan.demoted.get(save, ())}
-        taken: list[Step] = []
+            remove_file(file.path)
+        remove_empty(save.place or os.devnull)
+    return Done(gone=tuple(oldest))
+
+
+def _require_same(task: _Task, group: GroupPlan, before: Done) -> None:
+    """Raise ChangedError where the folder is not what the plan was made for."""
+    folder = group.group.folder
+    moved = {path for save in (*before.gone, *before.smaller) for path in save.paths}
+    places = {os.path.normpath(one.place) for save in before.smaller for one in task.plan.demoted[save]}
+    expected = moved | places | {os.path.normpath(left.path) for left in task.plan.inventory.ignored}
+    now = {os.path.normpath(path) for path in find_files([folder or "."], recursive=False).checkpoints} - expected
+    then = task.known.get(folder, {})
+    come = sorted(now - set(then))
+    if come and any(is_inside(folder, root) for root in task.roots):  # of files that were named, others are nobody's concern
+        raise ChangedError("came while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
+    for path, file in then.items():
+        if path not in expected:
+            _require_unchanged(path, file)
+
+
+def _store(task: _Task, archive: Backup, file: SaveFile) -> None:
+    """Copy a file to the archive, and read the copy back."""
+    with open_source(file.path) as source:
+        digests = digest_file(source, frozenset({_DIGEST}), task.orders.computer.jobs, task.progress)
+    entry = ManifestEntry(os.path.basename(file.path), file.size, file.mtime_ns, digests=digests)
+    root = next((root for root in task.roots if is_inside(file.path, root)), None)
+    archive.store(file.path, place_for(file.path, root), entry, None, task.progress, reread=True)
+
+
+def _forget(task: _Task, run: TrashRun, step: Step, done: Done) -> tuple[tuple[GsvError, ...], str]:
+    """Take the entries of files that went out of the folder's manifest, where they would count as lost. Returns what failed, and the folder if there
+    will be room for another manifest once the trash is purged.
+    """
+    original = run.original(step)
+    folder = os.path.dirname(original)
+    gone = _gone_from(folder, done)
+
+    def make(path: str) -> None:
+        with open(original, "rb") as file:
+            publish_bytes(path, file.read(), overwrite=False)
+        manifest.record(os.path.dirname(path), [], forget=gone.__contains__)
+
+    try:
+        if gone:
+            with locked(folder):
+                run.replace(step, make)
+    except (GsvError, OSError) as caught:
+        if task.orders.purge and is_full(caught):
+            return (), folder
+        return (_named(caught, original),), ""
+    return (), ""
+
+
+def _forget_later(folders: Sequence[str], done: Done) -> list[GsvError]:
+    """The same without a way back, where the disk had no room before it was purged."""
+    failures = []
+    for folder in folders:
         try:
-            for file in save.files:
-                taken.append(steps[os.path.abspath(file.path)])
-                if file.path in demoted:
-                    run.replace(taken[-1], partial(self._shrink, save, demoted[file.path]))
-                else:
-                    run.take(taken[-1])
-        except BaseException:  # half a save is of no use to anybody
-            self.done.failures += _put_back(run, taken)
-            raise
-        if save.place:
-            remove_empty(save.place)
-        self.expected |= {*save.paths, *(os.path.normpath(one.place) for one in demoted.values())}
-        (self.done.smaller if demoted else self.done.gone).append(save)
-        self.progress.advance(save.size)
+            manifest.record(folder, [], forget=_gone_from(folder, done).__contains__)
+        except GsvError as error:  # noqa: PERF203 - there are few folders
+            failures.append(error)
+    return failures
 
-    def _shrink(self, save: Save, demoted: Demoted, output: str) -> None:
-        write_demotion(save, demoted, output, self.orders.demote_to(save.group), self.orders.engine_for, self.orders.jobs)
 
-    def _store(self, archive: Backup, file: SaveFile) -> None:
-        with open_source(file.path) as source:
-            digests = digest_file(source, frozenset({_DIGEST}), self.orders.jobs, self.progress)
-        entry = ManifestEntry(os.path.basename(file.path), file.size, file.mtime_ns, digests=digests)
-        root = next((root for root in self.roots if _is_below(file.path, root)), None)
-        archive.store(file.path, place_for(file.path, root), entry, None, self.progress, reread=True)
-
-    def forget(self, run: TrashRun, step: Step) -> None:
-        """Take the entries of files that went out of the folder's manifest, where they would count as lost."""
-        original = run.original(step)
-        folder = os.path.dirname(original)
-        gone = self.gone_from(folder)
-
-        def make(path: str) -> None:
-            with open(original, "rb") as file:
-                publish_bytes(path, file.read(), overwrite=False)
-            manifest.record(os.path.dirname(path), [], forget=lambda name: name in gone)
-
-        try:
-            if gone:
-                with locked(folder):
-                    run.replace(step, make)
-        except (GsvError, OSError) as caught:
-            if self.orders.purge and is_full(caught):
-                self.later.append(folder)
-            else:
-                self.done.failures.append(_named(caught, original))
-
-    def forget_later(self) -> None:
-        """The same without a way back, where the disk had no room for another manifest before it was purged."""
-        for folder in self.later:
-            gone = self.gone_from(folder)
-            try:
-                manifest.record(folder, [], forget=gone.__contains__)
-            except GsvError as error:
-                self.done.failures.append(error)
-
-    def gone_from(self, folder: str) -> set[str]:
-        """The names of files of a folder that went or were made smaller."""
-        paths = (os.path.abspath(path) for save in (*self.done.gone, *self.done.smaller) for path in save.paths)
-        return {os.path.basename(path) for path in paths if os.path.dirname(path) == folder}
+def _gone_from(folder: str, done: Done) -> frozenset[str]:
+    """The names of files of a folder that went or were made smaller."""
+    paths = (os.path.abspath(path) for save in (*done.gone, *done.smaller) for path in save.paths)
+    return frozenset(os.path.basename(path) for path in paths if os.path.dirname(path) == folder)
 
 
 def _put_back(run: TrashRun, steps: Sequence[Step]) -> list[GsvError]:
@@ -291,31 +294,6 @@ def remove_empty(folder: str) -> None:
             os.rmdir(place)
 
 
-def _mounts() -> frozenset[str]:
-    """Where file systems are mounted, as far as the system tells. A folder that is mounted at a second place, as Docker does, keeps its device there,
-    but nothing can be moved out of it.
-    """
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            places = [line.split(" ")[4] for line in file]
-    except (OSError, IndexError):  # no Linux
-        return frozenset()
-    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place) for place in places)
-
-
-def _recorded(path: str) -> frozenset[str]:
-    """The names of files in a manifest."""
-    try:
-        found = manifest.read_manifest(path)
-    except GsvError:  # it is not ours to judge here; verify tells of it
-        return frozenset()
-    return frozenset(found.entries) if found is not None else frozenset()
-
-
-def _doomed(group: GroupPlan) -> list[Save]:
-    return [decision.save for decision in group.decisions if decision.fate != "keep"]
-
-
 def _require_unchanged(path: str, file: SaveFile) -> None:
     """Raise ChangedError unless a file is what it was when it was looked at."""
     try:
@@ -324,11 +302,6 @@ def _require_unchanged(path: str, file: SaveFile) -> None:
         raise ChangedError("went away while the plan was made", path=path, hint=_TRAINING) from None
     if (now.size, now.mtime_ns, now.inode) != (file.size, file.mtime_ns, file.inode):
         raise ChangedError("changed while the plan was made", path=path, hint=_TRAINING)
-
-
-def _is_below(path: str, root: str) -> bool:
-    place, top = os.path.abspath(path), os.path.abspath(root)
-    return place == top or place.startswith(top.rstrip(os.sep) + os.sep)
 
 
 def _named(caught: GsvError | OSError, path: str) -> GsvError:
@@ -341,5 +314,5 @@ def check_archive(archive: str | None, roots: Sequence[str]) -> None:
     """Raise UsageError for an archive that is no folder, or inside what is pruned; RefusedError for a device or a pipe."""
     if archive is not None and os.path.exists(archive) and not os.path.isdir(archive):
         raise file_obstacle(archive) or UsageError("is no folder", where="--archive", path=archive)
-    if archive is not None and any(_is_below(os.path.realpath(archive), os.path.realpath(root)) for root in roots):
+    if archive is not None and any(is_inside(os.path.realpath(archive), os.path.realpath(root)) for root in roots):
         raise UsageError("lies inside what is pruned", where="--archive", path=archive, hint="name a folder elsewhere")

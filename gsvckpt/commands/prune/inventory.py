@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from gsvckpt.commands.prune.classify import measure
+from gsvckpt.commands.prune.classify import look_files, measure
 from gsvckpt.commands.prune.guards import BEST, Guards, best_names_in
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.engine.discover import Features, Found, find_files
@@ -41,18 +41,15 @@ class Inventory(NamedTuple):
     features: tuple[Features, ...] = ()
 
 
-LookAll = Callable[[Sequence[str]], Sequence[Facts | None]]
-
-
-def take_inventory(paths: Sequence[str], look_all: LookAll, now: float | None = None) -> Inventory:
-    """Look through folders, and at single files, and sort what is there. `look_all` runs `look` on many paths, in processes perhaps."""
+def take_inventory(paths: Sequence[str], jobs: int, now: float | None = None) -> Inventory:
+    """Look through folders, and at single files, and sort what is there; at many in `jobs` processes."""
     folders = [path for path in paths if os.path.isdir(path)]
     found = find_files(folders, recursive=True, wanted="saves")
     files = _once([*(path for path in paths if path not in folders), *found.checkpoints])
     guards = Guards(paths)
     left = {path: why for path in files if (why := _why_left(path, folders))}
     strays = [path for path in files if path not in left and is_stray(path) and _is_workplace(os.path.dirname(path))]
-    looked = look_all([path for path in files if path not in left and path not in strays])
+    looked = look_files([path for path in files if path not in left and path not in strays], jobs)
     facts = {one.file.path: one for one in looked if one is not None}
     whole = sort_folders(_look_into(folders, found, facts))
     kept_whole = {path for save, _ in whole.saves for path in save.paths} | {path for one in whole.left for path in facts if _is_in(path, one.path)}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gsvckpt.commands.prune.decisions import Decision, GroupPlan, decide, matches, places
-from gsvckpt.commands.prune.demote import Demoted, EngineFor, plan_demotion
-from gsvckpt.commands.prune.inventory import STRAYS, Inventory, LookAll, take_inventory
-from gsvckpt.commands.prune.policy import Policy, Scores
+from gsvckpt.commands.prune.decisions import Decision, GroupPlan, RunRules, decide, group_saves, matches, places
+from gsvckpt.commands.prune.demote import Computer, Demoted, plan_demotion
+from gsvckpt.commands.prune.inventory import STRAYS, Inventory, take_inventory
+from gsvckpt.commands.prune.metric_files import Table
+from gsvckpt.commands.prune.metrics import Wanted, find_scores
+from gsvckpt.commands.prune.policy import Scores
+from gsvckpt.commands.prune.policy_file import RuleSet
 from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.findings import select_checks
 from gsvckpt.commands.verify.result import Expected, Options
@@ -26,13 +29,11 @@ _STRAY = "an interrupted save left it, and nothing reads it"
 
 
 class PruneOptions(NamedTuple):
-    """What a prune is to go by. `policy_of` and `scores_of` are asked for each group, `engine_for` for each file that is to shrink."""
+    """What a prune is to go by: the rules, a table with a metric, and the device and threads for what is to shrink."""
 
-    policy_of: Callable[[Group], Policy]
-    scores_of: Callable[[Sequence[Save], Policy], Scores]
-    engine_for: EngineFor
-    look_all: LookAll
-    jobs: int = 1
+    rules: RuleSet
+    table: Table | None = None
+    computer: Computer = Computer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,34 +66,31 @@ def plan_prune(paths: Sequence[str], options: PruneOptions, progress: Progress) 
         above, _, inside = os.path.abspath(path).partition(f"{os.sep}{TRASH}")
         if inside[:1] in ("", os.sep) and above != os.path.abspath(path):
             raise RefusedError("lies in the trash of gsvckpt", path=path, hint=f"gsvckpt prune {shlex.quote(above)} --undo, or --empty-trash")
-    inventory = take_inventory(paths, options.look_all)
+    inventory = take_inventory(paths, options.computer.jobs)
     if not inventory.saves and not inventory.ignored:
         raise _nothing(paths, inventory)
     saves = [save for save in inventory.saves if save.group.kind != STRAYS]
     strays = [save for save in inventory.saves if save.group.kind == STRAYS]
     damaged = dict(inventory.damaged)
     known: set[Save] = set()
-    scores: dict[Group, Scores] = {}
-    saves_of: dict[Group, list[Save]] = {}
-    for save in saves:
-        saves_of.setdefault(save.group, []).append(save)
-
-    def scores_of(group: Group) -> Scores:
-        if group not in scores:
-            scores[group] = options.scores_of(saves_of[group], options.policy_of(group))
-        return scores[group]
-
+    runs = [_with_rules(group, of, options) for group, of in group_saves(saves).items()]
     while True:
-        groups = decide(saves, options.policy_of, scores_of, damaged)
+        groups = decide(runs, damaged)
         doubtful = [save for save in _needed(groups) if save not in known]
         if not doubtful:
             break
         known.update(doubtful)
-        damaged |= _find_damaged(doubtful, options.jobs, progress)
-    groups, demoted = _with_demotions(groups, options)
+        damaged |= _find_damaged(doubtful, options.computer.jobs, progress)
+    groups, demoted = _with_demotions(groups, inventory.folders, options)
     groups += _stray_plans(strays)
     ignored = (*inventory.ignored, *(Ignored(save.paths[0], why) for save, why in damaged.items()))
     return PrunePlan(inventory, groups, demoted, ignored, _freed(groups, demoted))
+
+
+def _with_rules(group: Group, saves: tuple[Save, ...], options: PruneOptions) -> RunRules:
+    policy = options.rules.of(group)
+    scores = find_scores(saves, Wanted(policy.metric, policy.mode, options.table)) if policy.best is not None else Scores()
+    return RunRules(group, saves, policy, scores)
 
 
 def unmatched(plan: PrunePlan, globs: Sequence[str]) -> tuple[str, ...]:
@@ -101,9 +99,9 @@ def unmatched(plan: PrunePlan, globs: Sequence[str]) -> tuple[str, ...]:
     return tuple(glob for glob in globs if not any(matches(path, glob) for path in paths))
 
 
-def excess(plan: PrunePlan, policy_of: Callable[[Group], Policy]) -> tuple[int, int] | None:
+def excess(plan: PrunePlan, rules: RuleSet) -> tuple[int, int] | None:
     """What is left and the `max_size` that it is more than, in bytes; None where it fits or nothing says how much may stay."""
-    limits = [limit for group in plan.groups if (limit := policy_of(group.group).max_size) is not None]
+    limits = [limit for group in plan.groups if (limit := rules.of(group.group).max_size) is not None]
     left = sum(decision.save.size for group in plan.groups for decision in (*group.of("keep"), *group.of("demote")))
     left -= sum(save.size for save in plan.demoted) - sum(part.size for parts in plan.demoted.values() for part in parts)
     return (left, min(limits)) if limits and left > min(limits) else None
@@ -143,18 +141,20 @@ def _find_damaged(saves: Sequence[Save], jobs: int, progress: Progress) -> dict[
     return found
 
 
-def _with_demotions(groups: Sequence[GroupPlan], options: PruneOptions) -> tuple[tuple[GroupPlan, ...], dict[Save, tuple[Demoted, ...]]]:
+def _with_demotions(
+    groups: Sequence[GroupPlan], folders: Sequence[str], options: PruneOptions
+) -> tuple[tuple[GroupPlan, ...], dict[Save, tuple[Demoted, ...]]]:
     """Work out what demoted saves become; one that cannot be made smaller stays as it is."""
     demoted: dict[Save, tuple[Demoted, ...]] = {}
     done = []
     for group in groups:
-        to = options.policy_of(group.group).demote_to or "stripped"
+        to = options.rules.of(group.group).demote_to or "stripped"
         decisions = []
         note = group.note
         for decision in group.decisions:
             if decision.fate == "demote":
                 try:
-                    demoted[decision.save] = plan_demotion(decision.save, to, options.engine_for, options.jobs)
+                    demoted[decision.save] = plan_demotion(decision.save, to, folders, options.computer)
                 except GsvError as error:
                     note = f"cannot be made smaller: {error.why}"
                     decisions.append(Decision(decision.save, "keep", (note,)))

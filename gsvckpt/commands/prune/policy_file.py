@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, get_args
@@ -69,6 +69,45 @@ class Applied(NamedTuple):
         groups = {glob: spell_rules(self.options.over(policy)) for glob, policy in self.policies.groups}
         facts = {"file": self.policies.path, "rules": {**rules, **({"groups": groups} if groups else {})}, "options": spell_rules(self.options)}
         return {**facts, "folders": list(self.folders)}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The rules for each group: those of the command line, over those of a file. `folders` are the absolute paths of the folders that were named,
+    the longest first, each with what a file says of it.
+    """
+
+    folders: tuple[tuple[str, Policies], ...]
+    options: Policy
+
+    def of(self, group: Group) -> Policy:
+        """What counts for a group."""
+        place = os.path.abspath(group.folder)
+        own = (policies for folder, policies in self.folders if place == folder or place.startswith(folder.rstrip(os.sep) + os.sep))
+        return next(own, self.folders[0][1]).of(group, self.options)
+
+    def applied(self, folders: Sequence[str]) -> tuple[Applied, ...]:
+        """Where the rules come from, for the folders as they were named."""
+        told = dict(self.folders)
+        shared = {policies: tuple(folder for folder in folders if told[os.path.abspath(folder)] == policies) for policies in told.values()}
+        return tuple(Applied(named, policies, self.options) for policies, named in shared.items())
+
+
+def rules_for(folders: Sequence[str], options: Policy, path: str | None) -> RuleSet:
+    """The rules for folders: the options, over those of the file at `path`, or else of the gsvckpt.toml in each folder.
+
+    Raises UsageError where nothing says what is to stay.
+    """
+    named = read_policies(path) if path is not None else None
+    found = {os.path.abspath(folder): named if named is not None else _own_policies(folder) for folder in folders}
+    if options.empty and all(policies.general.empty and not policies.groups for policies in found.values()):
+        raise UsageError("no rule says what is to stay", where="prune", hint="--keep-last 2 keeps the newest two; --dry-run only shows what would go")
+    return RuleSet(tuple((folder, found[folder]) for folder in sorted(found, key=len, reverse=True)), options)
+
+
+def _own_policies(folder: str) -> Policies:
+    path = os.path.join(folder, NAME)
+    return read_policies(path) if os.path.isfile(path) else Policies()
 
 
 def spell_rules(policy: Policy) -> dict[str, object]:

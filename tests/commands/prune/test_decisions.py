@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsvckpt.commands.prune.decisions import decide, span
+from gsvckpt.commands.prune.decisions import RunRules, decide, group_saves, span
 from gsvckpt.commands.prune.policy import Every, Policy, Scores
 from gsvckpt.engine.saves import Group, Save, SaveFile, freed_by
 from gsvckpt.errors import RefusedError
@@ -23,10 +23,14 @@ def save(epoch, *, group=GROUP, size=100, days=0.0, trained=False, guards=(), st
     return Save(group, (SaveFile(path, size, int(days * DAY * 1e9), (1, hash(path))),), epoch, step, trained, guards)
 
 
+def planned(saves, policy, *, scores=None, damaged=None):
+    known = Scores(*scores) if scores is not None else Scores()
+    return decide([RunRules(group, of, policy, known) for group, of in group_saves(saves).items()], damaged or {})
+
+
 def run(saves, policy, *, scores=None, damaged=None):
     """Fate of each epoch, and reasons of each."""
-    known = Scores(*scores) if scores is not None else Scores()
-    plans = decide(saves, lambda _: policy, lambda _: known, damaged or {})
+    plans = planned(saves, policy, scores=scores, damaged=damaged)
     decisions = [decision for plan in plans for decision in plan.decisions]
     return {d.save.epoch: d.fate for d in decisions}, {d.save.epoch: d.reasons for d in decisions}
 
@@ -42,7 +46,7 @@ def test_the_last_are_the_newest_by_content_not_by_time():
 
 def test_steps_tell_apart_what_epochs_do_not():
     saves = [save(3, step=step, name=f"{step}.pth") for step in (100, 300, 200)]
-    (plan,) = decide(saves, lambda _: Policy(last=1), lambda _: Scores(), {})
+    (plan,) = planned(saves, Policy(last=1))
     assert [d.save.step for d in plan.of("keep")] == [300]
 
 
@@ -56,7 +60,7 @@ def test_rules_are_united_and_every_reason_is_told():
 
 def test_of_several_saves_of_an_epoch_the_last_is_the_epochs():
     saves = [save(4, step=step, name=f"{step}.pth") for step in (1, 2)] + [save(5)]
-    (plan,) = decide(saves, lambda _: Policy(every=Every(4)), lambda _: Scores(), {})
+    (plan,) = planned(saves, Policy(every=Every(4)))
     assert [(d.save.epoch, d.save.step) for d in plan.of("keep")] == [(5, None), (4, 2)]
     assert plan.of("remove")[0].reasons == ("not the last save of epoch 4",)
 
@@ -89,7 +93,7 @@ def test_of_equals_the_newer_is_the_better():
 
 def test_without_any_metric_nothing_goes():
     saves = [save(epoch) for epoch in range(1, 4)]
-    (plan,) = decide(saves, lambda _: Policy(best=1), lambda _: Scores(), {})
+    (plan,) = planned(saves, Policy(best=1))
     assert not plan.of("remove")
     assert plan.note == "no metric is known of it"
 
@@ -112,7 +116,7 @@ def test_guarded_ones_stay_and_the_newest_too():
 def test_a_group_of_which_the_rules_keep_nothing_is_left_alone():
     saves = [save(epoch) for epoch in (1, 2, 3)]
     for policy in (Policy(keep=("nothing",)), Policy(every=Every(10)), Policy(max_size=50)):
-        (plan,) = decide(saves, lambda _, policy=policy: policy, lambda _: Scores(), {})
+        (plan,) = planned(saves, policy)
         assert {decision.fate for decision in plan.decisions} == {"keep"}
         assert "left alone" in plan.note
 
@@ -120,7 +124,7 @@ def test_a_group_of_which_the_rules_keep_nothing_is_left_alone():
 @pytest.mark.parametrize("every", [Every(200), Every(200, steps=True)])
 def test_without_epochs_every_counts_steps(every):
     saves = [replace(save(None), step=step, files=(SaveFile(f"step-{step}.pt", 1, step),)) for step in (100, 200, 300, 400)]
-    (plan,) = decide(saves, lambda _: Policy(every=every), lambda _: Scores(), {})
+    (plan,) = planned(saves, Policy(every=every))
     assert [decision.save.step for decision in plan.of("keep")] == [400, 200]
     assert ("as these tell no epochs" in plan.of("remove")[0].reasons[0]) is not every.steps
 
@@ -128,7 +132,7 @@ def test_without_epochs_every_counts_steps(every):
 def test_max_size_takes_the_newest_of_each_group_in_turns():
     other = GROUP._replace(name="b")
     saves = [save(epoch) for epoch in range(1, 6)] + [save(epoch, group=other) for epoch in range(1, 6)]
-    plans = decide(saves, lambda _: Policy(max_size=500), lambda _: Scores(), {})
+    plans = planned(saves, Policy(max_size=500))
     assert [[d.save.epoch for d in plan.of("keep")] for plan in plans] == [[5, 4, 3], [5, 4]]
 
 
@@ -154,7 +158,7 @@ def test_demotion_takes_the_place_of_removal():
 @pytest.mark.parametrize("last", [None, 1])
 def test_where_things_shrink_nothing_is_removed(last):
     """Also what shrank already, and what never held optimizer state."""
-    (plan,) = decide([save(1), save(2)], lambda _: Policy(last=last, demote_after=1), lambda _: Scores(), {})
+    (plan,) = planned([save(1), save(2)], Policy(last=last, demote_after=1))
     assert not plan.of("remove")
     assert not plan.of("demote")
 

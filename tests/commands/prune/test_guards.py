@@ -11,7 +11,6 @@ import pytest
 from cli.samples import adamw, generator, gpt, s1_training, save
 from cli.trees import dated
 
-from gsvckpt.commands.prune.classify import look_files
 from gsvckpt.commands.prune.guards import Guards
 from gsvckpt.commands.prune.inventory import take_inventory
 from gsvckpt.commands.verify.manifest import ManifestEntry, record
@@ -21,7 +20,7 @@ needs_links = pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic
 
 def guards_of(folder: Path) -> dict[str, tuple[str, ...]]:
     """The guards of each save below a folder, by the name of its first file, or of the folder that it is."""
-    inventory = take_inventory([str(folder)], lambda paths: look_files(paths, 1))
+    inventory = take_inventory([str(folder)], 1)
     return {os.path.basename(save.place or save.paths[0]): save.guards for save in inventory.saves}
 
 
