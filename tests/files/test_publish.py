@@ -238,7 +238,7 @@ def test_alive() -> None:
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool) -> None:
     if windows:
         monkeypatch.delattr(os, "statvfs", raising=False)
-        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5})())
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5, "total": 9})())
     with pytest.raises(OutputError, match=r"no space left: .* bytes are needed") as caught:
         publish(str(tmp_path / "x"), 1 << 60, lambda _: pytest.fail("wrote"), lambda _: None, overwrite=False)
     assert "free some space" in caught.value.hint
