@@ -11,7 +11,7 @@ from support.builders import hparams, tensor, torch_zip
 
 from .foreign import below, cut, deepspeed, distributed, fill, flat, going, left, lightning, model, notes, put, trainer, vits
 from .samples import adamw, discriminator, generator, gpt, numbers, s1_training, s2_training, weights
-from .trees import NOW, dated, s2_run
+from .trees import NOW, dated, s2_run, settings
 
 LAST = ("--keep-last", "1")
 CLIPS = [f"alice_interview.wav_{number * 160000:010}_{(number + 1) * 160000:010}.wav.pt" for number in range(1, 6)]
@@ -288,6 +288,69 @@ def test_letters_without_training_are_models(gsvckpt, tmp_path):
     assert going(gsvckpt, tmp_path, *LAST) == set()
 
 
+@pytest.mark.parametrize("kind", ["gpt", "lora"])
+def test_a_save_that_somebody_renamed_stands_for_itself(gsvckpt, tmp_path, kind):
+    """The renamed one is the newest or the oldest: the others go by the rules as if it were not there."""
+    place = "cfm.base_model.model.estimator.transformer_blocks.0.attn.to_q"
+    shapes = {f"{place}.base_layer.weight": (8, 8), f"{place}.lora_A.default.weight": (4, 8), f"{place}.lora_B.default.weight": (8, 4)}
+
+    def write(epoch, name):
+        if kind == "gpt":
+            tree = s1_training(gpt()) | {"epoch": epoch - 1, "global_step": epoch, "callbacks": {}}
+            return put(tmp_path / "logs" / "alice" / "logs_s1_v2" / "ckpt" / f"{name or f'epoch={epoch - 1}-step={epoch}'}.ckpt", tree, epoch)
+        state = weights(shapes | {"bridge.0.weight": (4, 4), "enc_p.ssl_proj.weight": (8, 4)})
+        return put(tmp_path / "logs" / "alice" / "logs_s2_v3_lora_4" / f"{name or f'G_{epoch}'}.pth", s2_training(state, epoch), epoch)
+
+    old, middle, _ = (write(epoch, "") for epoch in (2, 3, 4))
+    write(1, "good one")
+    write(5, "最好的")
+    assert going(gsvckpt, tmp_path, *LAST) == {path.relative_to(tmp_path).as_posix() for path in (old, middle)}
+
+
+# --- what is in use -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [".", "GPT-SoVITS", "GPT-SoVITS/GPT_weights_v2"])
+def test_a_voice_in_use_stays_whatever_folder_is_named(gsvckpt, tmp_path, named):
+    root = tmp_path / "GPT-SoVITS"
+    weights_of_alice(root / "GPT_weights_v2")
+    settings(root, GPT="GPT_weights_v2/alice-e5.ckpt")
+    assert going(gsvckpt, tmp_path / named, *LAST) == {f"{'GPT-SoVITS/GPT_weights_v2/alice-e10.ckpt'.removeprefix(named).removeprefix('/')}"}
+
+
+def test_settings_of_one_installation_say_nothing_of_another(gsvckpt, tmp_path):
+    for name in ("old", "new"):
+        weights_of_alice(tmp_path / name / "GPT_weights_v2")
+    settings(tmp_path / "new", GPT="GPT_weights_v2/alice-e5.ckpt")
+    assert going(gsvckpt, tmp_path, *LAST) == {
+        "old/GPT_weights_v2/alice-e5.ckpt",
+        "old/GPT_weights_v2/alice-e10.ckpt",
+        "new/GPT_weights_v2/alice-e10.ckpt",
+    }
+
+
+@pytest.mark.parametrize("of", ["folder", "file in it", "shard", "file"])
+def test_what_a_link_leads_to_stays(gsvckpt, tmp_path, of):
+    for step in (100, 200, 300):
+        trainer(tmp_path / "run", step, step)
+        names = [f"net-step-{step}-0000{part}-of-00002.safetensors" for part in (1, 2)]
+        for name, part in zip(names, "ab", strict=True):
+            put(tmp_path / name, model(1, part), step)
+        index = {"metadata": {}, "weight_map": {f"net.{part}.weight": name for name, part in zip(names, "ab", strict=True)}}
+        put(tmp_path / f"net-step-{step}.safetensors.index.json", index, step)
+    target = {
+        "folder": "run/checkpoint-100",
+        "file in it": "run/checkpoint-100/model.safetensors",
+        "shard": "net-step-100-00002-of-00002.safetensors",
+        "file": "net-step-100.safetensors.index.json",
+    }[of]
+    (tmp_path / f"best{os.path.splitext(target)[1]}").symlink_to(target)
+    old = [below(tmp_path, f"run/checkpoint-{step}") for step in (100, 200)]
+    old += [{path.name for path in tmp_path.glob(f"net-step-{step}*")} for step in (100, 200)]
+    old.pop(0 if of in ("folder", "file in it") else 2)
+    assert going(gsvckpt, tmp_path, *LAST) == set().union(*old)
+
+
 # --- trained again ------------------------------------------------------------------------------------------------------------------------------
 
 DAYS = 24
@@ -468,9 +531,10 @@ def test_a_distributed_checkpoint_that_is_not_whole(gsvckpt, tmp_path, harm):
 
 
 def test_distributed_checkpoints_of_bare_names(gsvckpt, tmp_path):
-    for name in ("model1", "model2"):
-        fill(tmp_path / name, distributed())
-    assert going(gsvckpt, tmp_path, *LAST) == set()
+    for number in (1, 2):
+        fill(tmp_path / f"model{number}", distributed())
+        fill(tmp_path / f"step-{number}", distributed(), number)
+    assert going(gsvckpt, tmp_path, *LAST) == below(tmp_path, "step-1")
 
 
 def test_a_save_of_fewer_ranks_does_not_count(gsvckpt, tmp_path):
