@@ -68,7 +68,9 @@ def take_inventory(paths: Sequence[str], jobs: int, now: float | None = None) ->
         *(one for result in (single, whole) for one in result.left),
         *ignored,
     ]
-    return Inventory((*saves, *died), damaged, tuple(ignored), found.failures, tuple(folders), notes, found.features)
+    held = {os.path.abspath(path) for save in saves if found.failures for path in save.paths}  # a folder of torch.distributed.checkpoint has no other
+    failures = tuple(one for one in found.failures if not any(_is_in(path, os.path.abspath(one.path or "")) for path in held))
+    return Inventory((*saves, *died), damaged, tuple(ignored), failures, tuple(folders), notes, found.features)
 
 
 def _in_runs(saves: Sequence[tuple[Save, str]]) -> tuple[list[Save], dict[Save, str], dict[Group, str]]:
@@ -124,7 +126,7 @@ def _guard(save: Save, facts: Sequence[Facts], guards: Guards, links: Mapping[st
 
 def _look_into(roots: Sequence[str], found: Found, facts: Mapping[str, Facts]) -> list[Folder]:
     """The folders whose names say progress, with all files in them."""
-    folders = find_folders(roots, [*facts, *found.rest, *found.parts, *(path for path in found.checkpoints if path.endswith(PART))])
+    folders = find_folders(roots, _once([*facts, *found.rest, *found.parts, *(path for path in found.checkpoints if path.endswith(PART))]))
     made = []
     for folder, paths in folders.items():
         files: list[SaveFile] = []
