@@ -440,6 +440,18 @@ def test_of_two_folders_the_newest_was_being_written(gsvckpt, tmp_path, missing)
     assert going(gsvckpt, tmp_path, *LAST) == set()
 
 
+@pytest.mark.parametrize("spelled", [(".",), ("./run",), ("run/",), ("run//",), ("run", "./run"), ("run", "link"), ("../here/run",), ("run/../run",)])
+def test_a_folder_is_one_save_however_it_is_spelled(gsvckpt, tmp_path, monkeypatch, spelled):
+    here = tmp_path / "here"
+    for step in (100, 200):
+        trainer(here / "run", step, step, ranks=2)
+    (here / "link").symlink_to("run")
+    monkeypatch.chdir(here)
+    (group,) = gsvckpt.json("prune", *spelled, *LAST, "--dry-run").document["groups"]
+    (gone,) = group["remove"]
+    assert {os.path.realpath(path) for path in gone["paths"]} == {str(path) for path in (here / "run" / "checkpoint-100").iterdir()}
+
+
 def test_a_folder_is_kept_by_its_name(gsvckpt, tmp_path):
     for step in (100, 200, 300):
         trainer(tmp_path / "run", step, step)
