@@ -25,6 +25,7 @@ LONG = [
     "tests/differential",
     "tests/hostile/test_fuzz.py",
     "tests/cli/test_prune_random.py",
+    "tests/cli/test_prune_evidence.py",
     "tests/cli/test_verify_kills.py",
     "tests/cli/test_prune_kills.py",
 ]
