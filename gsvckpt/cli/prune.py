@@ -19,7 +19,8 @@ from gsvckpt.commands.prune.metrics import read_table
 from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
 from gsvckpt.commands.prune.policy import Policy, parse_every
 from gsvckpt.commands.prune.policy_file import rules_for
-from gsvckpt.commands.prune.trash import TrashRun, alone, find_last, find_runs, has_trash, require_trash, settle_interrupted, undo_last
+from gsvckpt.commands.prune.trash import alone, find_last, find_runs, has_trash, require_trash, settle_interrupted, undo_last
+from gsvckpt.commands.prune.trash_run import TrashRun
 from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.publish import disk_space

@@ -18,7 +18,7 @@ from gsvckpt.commands.prune.inventory import STRAYS
 from gsvckpt.commands.prune.plan import PrunePlan
 from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
-from gsvckpt.commands.prune.trash import TrashRun
+from gsvckpt.commands.prune.trash_run import TrashRun
 from gsvckpt.engine.discover import Features
 from gsvckpt.engine.saves import Ignored, Save
 from gsvckpt.report.console import print_lines

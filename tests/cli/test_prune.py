@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.voices import sovits_config
 
-from gsvckpt.commands.prune.trash import Step, begin
+from gsvckpt.commands.prune.trash_run import Step, begin
 
 from .samples import adamw, generator, gpt, s1_training, s2_training, save
 from .trees import dated, gpt_sovits, s1_run, s2_run, settings, small_weights, snapshot

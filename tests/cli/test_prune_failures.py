@@ -19,7 +19,7 @@ from support.builders import safetensors
 from support.voices import sovits_config
 
 from gsvckpt.cli import prune as command
-from gsvckpt.commands.prune import trash
+from gsvckpt.commands.prune import trash, trash_run
 from gsvckpt.commands.verify.manifest import NAME
 
 from .prune_trees import NOW, damaged, disk_use, record, snapshot, whole
@@ -83,14 +83,14 @@ def test_a_damaged_lora_is_of_the_group_of_its_run(gsvckpt, tmp_path):
 
 def test_an_interruption_takes_all_back(gsvckpt, tmp_path, monkeypatch):
     folder = voices(tmp_path / "voices")
-    before, real = snapshot(tmp_path), trash.TrashRun.take
+    before, real = snapshot(tmp_path), trash_run.TrashRun.take
 
     def interrupt(run, step):
         if step.path.endswith("e2_s32.pth"):
             signal.raise_signal(signal.SIGINT)
         real(run, step)
 
-    monkeypatch.setattr(trash.TrashRun, "take", interrupt)
+    monkeypatch.setattr(trash_run.TrashRun, "take", interrupt)
     assert gsvckpt("prune", folder, "--keep-last", "1", "--yes").code == 130
     assert snapshot(tmp_path) == before
 
@@ -99,7 +99,7 @@ def test_what_an_interrupted_run_took_is_not_deleted_with_the_trash(gsvckpt, tmp
     folder = voices(tmp_path / "voices")
     before = snapshot(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(trash.TrashRun, "finish", lambda run: None)  # killed when all was moved, but for saying so
+        patch.setattr(trash_run.TrashRun, "finish", lambda run: None)  # killed when all was moved, but for saying so
         gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
     gsvckpt.json("prune", folder, "--empty-trash", "--yes")
     assert snapshot(tmp_path) == before
@@ -108,7 +108,7 @@ def test_what_an_interrupted_run_took_is_not_deleted_with_the_trash(gsvckpt, tmp
 def test_the_next_run_begins_with_what_an_interrupted_one_took(gsvckpt, tmp_path, monkeypatch):
     folder = voices(tmp_path / "voices")
     with monkeypatch.context() as patch:
-        patch.setattr(trash.TrashRun, "finish", lambda run: None)
+        patch.setattr(trash_run.TrashRun, "finish", lambda run: None)
         gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
     gsvckpt.json("prune", folder, "--keep-last", "2", "--yes")
     assert names(folder) == [TRASH, "alice_e2_s32.pth", "alice_e3_s48.pth"]

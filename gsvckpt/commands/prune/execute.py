@@ -14,7 +14,8 @@ from gsvckpt.commands.prune.decisions import GroupPlan
 from gsvckpt.commands.prune.demote import Computer, write_demotion
 from gsvckpt.commands.prune.plan import PrunePlan
 from gsvckpt.commands.prune.steps import ManifestStep, Work, doomed, plan_manifests, plan_work
-from gsvckpt.commands.prune.trash import Step, TrashRun, begin, find_runs, new_stamp
+from gsvckpt.commands.prune.trash import find_runs
+from gsvckpt.commands.prune.trash_run import Step, TrashRun, begin, new_stamp
 from gsvckpt.commands.verify import manifest
 from gsvckpt.commands.verify.backup import Backup, place_for
 from gsvckpt.commands.verify.manifest import ManifestEntry

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gsvckpt.commands.prune.decisions import GroupPlan
 from gsvckpt.commands.prune.plan import PrunePlan
-from gsvckpt.commands.prune.trash import Step
+from gsvckpt.commands.prune.trash_run import Step
 from gsvckpt.commands.verify import manifest
 from gsvckpt.engine.saves import Save
 from gsvckpt.errors import GsvError

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gsvckpt.commands.prune import trash
-from gsvckpt.commands.prune.trash import Step, alone, begin, find_runs, new_stamp, settle_interrupted, undo_last
+from gsvckpt.commands.prune import trash_run
+from gsvckpt.commands.prune.trash import alone, find_runs, settle_interrupted, undo_last
+from gsvckpt.commands.prune.trash_run import Step, begin, new_stamp
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.files.publish import TRASH
 
@@ -69,7 +70,7 @@ def test_the_last_run_is_undone_first(tmp_path):
 
 def test_a_run_sorts_behind_those_before_it_though_the_clock_was_put_back(monkeypatch):
     before = new_stamp()
-    monkeypatch.setattr(trash.time, "time_ns", lambda: 0)
+    monkeypatch.setattr(trash_run.time, "time_ns", lambda: 0)
     after = new_stamp(before)
     assert after > before
     assert new_stamp(after) > after
@@ -175,7 +176,7 @@ def test_a_full_disk_moves_nothing(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OutputError("no space left")
 
-    monkeypatch.setattr(trash, "publish_bytes", fail)
+    monkeypatch.setattr(trash_run, "publish_bytes", fail)
     with pytest.raises(OutputError):
         started(tmp_path, step("a.pth"))
     assert tree(tmp_path) == {"a.pth": b"a.pth!"}
