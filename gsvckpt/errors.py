@@ -31,6 +31,10 @@ class GsvError(Exception):
         self.path = path
         self.known: object = None  # a Checkpoint with an empty root: what could be learnt all the same
 
+    def __str__(self) -> str:
+        """`PATH: where: why`, as far as they are known."""
+        return ": ".join(part for part in (self.path, self.where, self.why) if part)
+
     def as_json(self) -> dict[str, str]:
         """The `error` object of the JSON documents."""
         return {"kind": self.kind, "where": self.where, "why": self.why, "hint": self.hint}

@@ -52,7 +52,7 @@ def test_no_cuda_at_all(monkeypatch):
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(UsageError, match=r"^there is no cuda device here; devices: cpu$"):
+    with pytest.raises(UsageError, match=r"^device: there is no cuda device here; devices: cpu$"):
         choose("cuda")
 
 

@@ -178,6 +178,7 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(MissingError) as caught:
         gsvckpt.load_state_dict(tmp_path / "none.pth")
     assert caught.value.path == str(tmp_path / "none.pth")
+    assert str(caught.value) == f"{tmp_path / 'none.pth'}: {caught.value.why}"
     (tmp_path / "x.pth").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DamagedError):
         gsvckpt.open(tmp_path / "x.pth")
@@ -342,7 +343,7 @@ def test_a_device_without_room_is_an_error_that_says_how_much_is_needed(tmp_path
         return found
 
     monkeypatch.setattr(transfer.torch, "empty", empty)
-    with pytest.raises(UsageError, match=r"^the tensors need 0\.02 GB$") as caught:
+    with pytest.raises(UsageError, match=r"x\.pth: device: the tensors need 0\.02 GB$") as caught:
         gsvckpt.load_state_dict(path)
     assert "include" in caught.value.hint
     assert caught.value.path == str(path)

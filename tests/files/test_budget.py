@@ -56,7 +56,7 @@ def test_json_is_refused_before_it_is_parsed(text, unread, monkeypatch, tmp_path
         lambda: read(safetensors_raw(text.encode())),
         lambda: shards.members(str(index)),
     ):
-        with pytest.raises(UnsupportedError, match=r"^too much for a checkpoint: more than 100,000 bytes of memory for the values"):
+        with pytest.raises(UnsupportedError, match=r"too much for a checkpoint: more than 100,000 bytes of memory for the values"):
             parse()
 
 
