@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gsvckpt.cli.options import Settings, open_device, shared_options, tell_device, try_each
-from gsvckpt.commands.inspect.result import InventoryRow, View, diff_json, document, failure_json
+from gsvckpt.commands.inspect.result import InventoryRow, View, diff_json, document
 from gsvckpt.engine.examine import Examination, examine, known_of
+from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.files.paths import is_folder, name_of

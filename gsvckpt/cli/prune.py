@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import typer
 
 from gsvckpt.cli.options import Settings, shared_options
-from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.prune.demote import Computer
 from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
 from gsvckpt.commands.prune.metrics import read_table
@@ -21,6 +20,7 @@ from gsvckpt.commands.prune.policy import Policy, parse_every
 from gsvckpt.commands.prune.policy_file import rules_for
 from gsvckpt.commands.prune.trash import alone, find_last, find_runs, has_trash, require_trash, settle_interrupted, undo_last
 from gsvckpt.commands.prune.trash_run import TrashRun
+from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.publish import disk_space

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gsvckpt.cli.options import Settings, shared_options, tell_device
-from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.verify.after import AfterVerify
 from gsvckpt.commands.verify.batch import verify_files
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.commands.verify.result import Expected, Options, Verification
 from gsvckpt.commands.verify.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
+from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.open import index_of
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.formats.shards import is_index

@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import partial
 
 from gsvckpt.cli.options import Settings, make_engine, tell_device, try_each
-from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.rewrite.batch import Rewrite, rewrite_files
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.commands.rewrite.result import Rewritten, as_json
+from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.files.paths import name_of
 from gsvckpt.report.console import print_error, print_warning

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from math import isfinite
 
+from gsvckpt.engine.document import finite, head
 from gsvckpt.report.output import LostOutput, printing
-from gsvckpt.version import __version__
 
 
 class _Document:
@@ -36,9 +35,8 @@ def forget_document() -> None:
 
 def begin_document(command: str, extra: Mapping[str, object] | None = None) -> None:
     """Begin the one JSON document of a run, on stdout; `print_document` ends it. `command` is empty where none was recognised."""
-    facts = {"schema": f"gsvckpt.{command}/1" if command else "gsvckpt/1", "gsvckpt": __version__, **(extra or {})}
     _begun.append(_Document())
-    _begun[0].write(f'{{{_members(facts)},\n  "files": [')
+    _begun[0].write(f'{{{_members({**head(command), **(extra or {})})},\n  "files": [')
 
 
 def add_file(file: Mapping[str, object]) -> None:
@@ -73,12 +71,3 @@ def _dump(value: object, indent: int) -> str:
     import json
 
     return json.dumps(finite(value), indent=2, allow_nan=False).replace("\n", "\n" + " " * indent)  # within texts, line ends are escaped
-
-
-def finite(value: object) -> object:
-    """JSON has no NaN and no infinity: they become the texts "nan", "inf" and "-inf"."""
-    if isinstance(value, float) and not isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from gsvckpt.characters import escape_toml
 from gsvckpt.commands.inspect.breakdown import Memory
+from gsvckpt.engine.document import finite
 from gsvckpt.engine.examine import Examination
 from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.model import Tensor
 from gsvckpt.report.console import VERDICTS
-from gsvckpt.report.json_document import finite
 from gsvckpt.report.output import write_out
 from gsvckpt.report.terminal import make_console
 from gsvckpt.units import printable, shape, size

@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import chain, groupby
 from typing import Literal
 
-from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.prune.decisions import Decision, Fate, GroupPlan
 from gsvckpt.commands.prune.demote import Demoted
 from gsvckpt.commands.prune.execute import Cleared
@@ -20,6 +19,7 @@ from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
 from gsvckpt.commands.prune.trash_run import TrashRun
 from gsvckpt.engine.discover import Features
+from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.saves import Ignored, Save
 from gsvckpt.report.console import print_lines
 from gsvckpt.report.output import Line, line

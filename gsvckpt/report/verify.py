@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gsvckpt.commands.inspect.result import safety_json
 from gsvckpt.commands.verify.findings import SEVERITIES, Finding, family
 from gsvckpt.commands.verify.result import Verification
+from gsvckpt.engine.json_objects import safety_json
 from gsvckpt.files.paths import below
 from gsvckpt.report.console import print_lines
 from gsvckpt.report.output import Line, line

@@ -176,7 +176,7 @@ def test_an_include_that_matches_nothing_is_a_mistake(gsvckpt, tmp_path):
 
 
 def test_a_failure_says_what_the_file_is_where_that_is_known():
-    from gsvckpt.commands.inspect.result import failure_json
+    from gsvckpt.engine.json_objects import failure_json
     from gsvckpt.errors import NotCheckpointError
 
     assert failure_json(NotCheckpointError("this is a TorchScript program", subject="torchscript"))["kind"] == "torchscript"

@@ -15,6 +15,8 @@ from cli.samples import environment, generator, s2_training, save
 
 from gsvckpt.cli.app import main
 from gsvckpt.commands.inspect import batch
+from gsvckpt.engine.document import document as document_of
+from gsvckpt.engine.document import finite
 from gsvckpt.errors import OutputError
 from gsvckpt.report import json_document
 
@@ -35,8 +37,9 @@ def test_a_document_in_pieces_is_the_document(files: list[dict[str, object]], ca
     whole = capsys.readouterr().out
     document = json.loads(whole)
     assert list(document) == ["schema", "gsvckpt", "files", "extra", "exit_code"]
-    assert document["files"] == json.loads(json.dumps(json_document.finite(files)))
+    assert document["files"] == json.loads(json.dumps(finite(files)))
     assert document["extra"]["number"] == "inf"
+    assert document == json.loads(json.dumps(document_of("inspect", files, 3, after={"extra": HARD})))
     assert whole == json.dumps(document, indent=2) + "\n"  # the very text that one call would have printed
     json_document.begin_document("inspect")
     for file in files:

@@ -13,9 +13,10 @@ import pytest
 from gsvckpt.commands.inspect import batch
 from gsvckpt.commands.inspect.batch import Inspect, Sought
 from gsvckpt.commands.inspect.breakdown import account
-from gsvckpt.commands.inspect.result import View, failure_json
+from gsvckpt.commands.inspect.result import View
 from gsvckpt.commands.inspect.structure_cache import StructureCache
 from gsvckpt.engine.examine import examine
+from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError
 from gsvckpt.files.local import open_source

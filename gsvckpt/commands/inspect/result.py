@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory
-from gsvckpt.engine.examine import Examination, known_of
-from gsvckpt.errors import GsvError, NotCheckpointError, UsageError, similar_names
+from gsvckpt.engine.examine import Examination
+from gsvckpt.engine.json_objects import container_json, safety_json
+from gsvckpt.errors import UsageError, similar_names
 from gsvckpt.files.paths import absolute, is_url
-from gsvckpt.formats.pickle.safety import Judged, Safety, judge_all
-from gsvckpt.model import Container, Tensor
+from gsvckpt.model import Tensor
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import KINDS
 from gsvckpt.sovits.names import experiment
@@ -29,49 +27,6 @@ if TYPE_CHECKING:  # few runs measure or compare values, and start faster withou
 def upstream_json(detected: Detection | UpstreamError | None) -> dict[str, object] | None:
     """What GPT-SoVITS detects; null where its detection does not apply."""
     return None if detected is None else detected._asdict()
-
-
-def container_json(container: Container) -> dict[str, object]:
-    """Facts of the outer file."""
-    return {
-        "format": container.format,
-        "head": container.head,
-        "prefix": container.prefix,
-        "byteorder": container.byteorder,
-        "records": container.records,
-        **({"metadata": metadata} if (metadata := {k: v for k, v in container.metadata.items() if not k.startswith("gsvckpt.")}) else {}),
-    }
-
-
-def safety_json(safety: Safety) -> dict[str, object]:
-    """The verdict, each name behind it, and where readers may part, if they do."""
-    doubts = {"doubts": [{"where": doubt.where, "why": doubt.why} for doubt in safety.doubts]} if safety.doubts else {}
-    return {"verdict": safety.verdict, "globals": [_judged_json(judged) for judged in safety.globals], **doubts}
-
-
-def _judged_json(judged: Judged) -> dict[str, object]:
-    told = {"arguments": judged.arguments} if judged.called and judged.arguments else {}
-    odd = {"why": judged.oddity} if judged.oddity else {}
-    return {"name": judged.name, "verdict": judged.verdict, "called": judged.called, **told, **odd}
-
-
-def failure_json(error: GsvError) -> dict[str, object]:
-    """A file that failed: the error, the path at fault (which may be an output), and what is known all the same."""
-    facts: dict[str, object] = {"path": error.path, "error": error.as_json()}
-    if isinstance(error, NotCheckpointError) and error.subject:
-        facts["kind"] = error.subject
-    known = known_of(error)
-    if known is not None:
-        facts["size"] = known.source.size
-        facts["container"] = container_json(known.container)
-        found = safety_json(judge_all(known.globals, known.calls))  # of the names that could be read; there may be others, so never safe
-        facts["safety"] = found if found["verdict"] == "unsafe" else {**found, "verdict": "unknown"}
-    else:
-        with suppress(OSError):
-            status = os.stat(error.path)
-            if stat.S_ISREG(status.st_mode):
-                facts["size"] = status.st_size
-    return facts
 
 
 def examination_json(examination: Examination, counted: Account) -> dict[str, object]:

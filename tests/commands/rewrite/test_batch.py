@@ -16,7 +16,6 @@ import pytest
 from cli.samples import environment, evil, generator, leftovers, lora, s2_training, save, small
 from support.builders import tensor, torch_zip
 
-from gsvckpt.commands.inspect.result import failure_json
 from gsvckpt.commands.rewrite import batch
 from gsvckpt.commands.rewrite.batch import Rewrite, rewrite_files
 from gsvckpt.commands.rewrite.convert_fp16 import ConvertFp16
@@ -26,6 +25,7 @@ from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.commands.rewrite.result import Rewritten, as_json
 from gsvckpt.commands.rewrite.strip_optimizer import StripOptimizer
 from gsvckpt.engine.examine import without_source
+from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool import run as dispatch
 from gsvckpt.errors import DamagedError, GsvError, MissingError, NotCheckpointError, RefusedError, UsageError
