@@ -18,6 +18,7 @@ from gsvckpt.commands.prune.metrics import read_table
 from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
 from gsvckpt.commands.prune.policy import Policy, parse_every
 from gsvckpt.commands.prune.policy_file import rules_for
+from gsvckpt.commands.prune.result import as_json, failures_json, run_json
 from gsvckpt.commands.prune.trash import alone, find_last, find_runs, has_trash, require_trash, settle_interrupted, undo_last
 from gsvckpt.commands.prune.trash_run import TrashRun
 from gsvckpt.engine.json_objects import failure_json
@@ -168,7 +169,7 @@ def prune(
         worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
     with printing(worst):
         if settings.json:
-            print_document("prune", worst, report.failures_json(plan, cleared), report.as_json(plan, applied, cleared))
+            print_document("prune", worst, failures_json(plan, cleared), as_json(plan, applied, cleared))
         elif cleared is not None and not settings.quiet:
             report.print_cleared(cleared, places, purged=purge)
     return worst
@@ -291,7 +292,7 @@ def _tell_trash(runs: Sequence[TrashRun], failures: Sequence[GsvError], settings
     files = sum(len(run.steps) for run in runs) - len(failures)
     with printing(worst):
         if settings.json:
-            extra = {"runs": [report.run_json(run) for run in runs], "freed_bytes": freed, "groups": [], "ignored": []}
+            extra = {"runs": [run_json(run) for run in runs], "freed_bytes": freed, "groups": [], "ignored": []}
             print_document("prune", worst, [failure_json(failure) for failure in failures], extra)
         elif not settings.quiet:
             print_line(f"{plural(files, 'file')} {word}" + (f", {size(freed)}" if freed else ""))

@@ -11,6 +11,7 @@ import typer
 from gsvckpt.cli.options import Settings, shared_options, tell_device
 from gsvckpt.commands.verify.after import AfterVerify
 from gsvckpt.commands.verify.batch import verify_files
+from gsvckpt.commands.verify.document import DoneAfterVerify, as_json
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Severity, name_copies, select_checks
 from gsvckpt.commands.verify.result import Expected, Options, Verification
 from gsvckpt.commands.verify.targets import Targets, absent, assess_runs, gather, is_forgotten, with_verdicts
@@ -264,10 +265,10 @@ def _print(run: VerifyRun, targets: Targets, options: Options, settings: Setting
 def _print_results(run: VerifyRun, targets: Targets, settings: Settings, code: int) -> None:
     from gsvckpt.report import verify as report
 
-    done = report.DoneAfterVerify(run.recorded, run.copied, run.restored, run.asked)
+    done = DoneAfterVerify(run.recorded, run.copied, run.restored, run.asked)
     if settings.json:
         begin_document("verify", {"folders": targets.folders, "ignored": targets.others} if targets.folders else None)
-        files = (report.as_json(result, done) for result in run.results)  # made one by one: there may be many
+        files = (as_json(result, done) for result in run.results)  # made one by one: there may be many
         warnings = {"warnings": [{"path": path, "why": why} for path, why in run.warnings]} if run.warnings else None
         print_document("verify", code, chain(files, map(failure_json, run.failures)), warnings)
         return

@@ -84,7 +84,7 @@ def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: in
     """Bundle one experiment and show what the bundle holds. Returns the exit code."""
     from gsvckpt.commands.bundle.bundle import bundle
     from gsvckpt.commands.bundle.contents import Bundle, BundleOptions
-    from gsvckpt.report.bundle import as_json as bundle_json
+    from gsvckpt.commands.bundle.result import as_json as bundle_json
     from gsvckpt.report.bundle import print_bundle
 
     if len(sources) != 1:

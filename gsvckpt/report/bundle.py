@@ -1,4 +1,4 @@
-"""What a bundle holds: a table with one line a file, and JSON."""
+"""What a bundle holds: a table with one line a file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from gsvckpt.report.terminal import Folded, make_console, print_table
 from gsvckpt.units import plural, printable, size
 
 _WIDEST = 36  # columns that names in the bundle may take before they are folded
-
-
-def as_json(bundle: Bundle) -> dict[str, object]:
-    """The one file of the JSON document."""
-    return {
-        "source": bundle.source,
-        "output": bundle.output,
-        "bundle": [{"path": item.path, "from": item.origin, "bytes": item.size, "how": item.how} for item in bundle.items],
-        "bytes_after": bundle.size,
-        "written": not bundle.rehearsed,
-        "warnings": list(bundle.warnings),
-        "left_out": [{"path": left.path, "why": left.why} for left in bundle.left_out],
-    }
 
 
 def print_bundle(bundle: Bundle) -> None:

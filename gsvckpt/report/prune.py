@@ -17,9 +17,7 @@ from gsvckpt.commands.prune.inventory import STRAYS
 from gsvckpt.commands.prune.plan import PrunePlan
 from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
-from gsvckpt.commands.prune.trash_run import TrashRun
-from gsvckpt.engine.discover import Features
-from gsvckpt.engine.json_objects import failure_json
+from gsvckpt.commands.prune.result import left_by_reason
 from gsvckpt.engine.saves import Ignored, Save
 from gsvckpt.report.console import print_lines
 from gsvckpt.report.output import Line, line
@@ -46,51 +44,6 @@ _MANY = 40  # saves in a plan that is told by run, not save by save
 _PICTURED = 20  # runs, each with a picture of its saves
 _LARGEST = 3  # saves that are named before the user confirms
 _SIZE_WIDTH = 9
-
-
-def as_json(plan: PrunePlan, applied: Sequence[Applied], cleared: Cleared | None) -> dict[str, object]:
-    """The keys of the document besides those that all have. Freed bytes are the plan's, after a run those that really went. `policy` is where the
-    rules come from; where folders have files of their own, the first of them, and `policies` has all.
-    """
-    told = sorted((one.as_json() for one in applied), key=lambda facts: facts["file"] is None)
-    return {
-        "policy": told[0],
-        **({"policies": told} if len(told) > 1 else {}),
-        "groups": [_group_json(group, plan.demoted) for group in plan.groups],
-        "ignored": [left._asdict() for left in plan.ignored],
-        "left": [{"paths": paths, "why": why} for why, paths in _left_by_reason(plan.ignored).items()],
-        **({"features": _features_json(plan.inventory.features)} if plan.inventory.features else {}),
-        "freed_bytes": plan.freed if cleared is None else cleared.freed,
-        "done": cleared is not None,
-        "trash": [run.folder for run in cleared.runs if os.path.isdir(run.folder)] if cleared is not None else [],
-    }
-
-
-def failures_json(plan: PrunePlan, cleared: Cleared | None) -> list[dict[str, object]]:
-    """Folders that could not be looked through and files that could not be moved."""
-    return [failure_json(error) for error in (*plan.inventory.failures, *(cleared.failures if cleared is not None else ()))]
-
-
-def _group_json(group: GroupPlan, demoted: Mapping[Save, tuple[Demoted, ...]]) -> dict[str, object]:
-    facts: dict[str, object] = {"group": group.group.label, "folder": group.group.folder or "."}
-    facts |= {"dates": group.group.dates} if group.group.dates else {}
-    for fate in _FATES:
-        facts[fate] = [_decision_json(decision, demoted.get(decision.save, ())) for decision in group.of(fate)]
-    return {**facts, "note": group.note}
-
-
-def _decision_json(decision: Decision, demoted: Sequence[Demoted]) -> dict[str, object]:
-    save = decision.save
-    facts: dict[str, object] = {
-        "paths": list(save.paths),
-        "reasons": list(decision.reasons),
-        "bytes": save.size,
-        "epoch": save.epoch,
-        "step": save.step,
-    }
-    if decision.fate == "demote":
-        facts |= {"bytes_after": sum(one.size for one in demoted), "outputs": [one.place for one in demoted]}
-    return facts
 
 
 def print_plan(plan: PrunePlan, applied: Sequence[Applied], *, verbose: bool, sort: Sort | None = None) -> None:
@@ -275,17 +228,6 @@ def _short(save: Save) -> str:
     return printable(os.path.basename(save.place or save.paths[0]) + ("/" if save.place else ""))
 
 
-def _left_by_reason(ignored: Sequence[Ignored]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for left in ignored:
-        found.setdefault(left.why, []).append(left.path)
-    return found
-
-
-def _features_json(features: Sequence[Features]) -> dict[str, object]:
-    return {"files": sum(one.files for one in features), "bytes": sum(one.size for one in features), "folders": [one.folder for one in features]}
-
-
 def _left_lines(ignored: Sequence[Ignored], *, verbose: bool) -> Iterator[Line]:
     """What is left alone: counted by reason, or each with its reason."""
     if not ignored:
@@ -295,7 +237,7 @@ def _left_lines(ignored: Sequence[Ignored], *, verbose: bool) -> Iterator[Line]:
         for left in ignored:
             yield line(f"{printable(left.path)}: {printable(left.why)}", "dim", 2)
         return
-    reasons = sorted(_left_by_reason(ignored).items(), key=lambda item: -len(item[1]))
+    reasons = sorted(left_by_reason(ignored).items(), key=lambda item: -len(item[1]))
     for why, paths in reasons[:_LISTED]:
         which = printable(os.path.basename(paths[0])) if len(paths) == 1 else f"{len(paths):,}"
         yield line(f"{which}: {printable(why)}", "dim", 2)
@@ -322,8 +264,3 @@ def _quoted(path: str) -> str:
     import shlex
 
     return shlex.quote(path)
-
-
-def run_json(run: TrashRun) -> dict[str, object]:
-    """A run of the trash that was undone or emptied."""
-    return {"run": run.stamp, "root": run.root, "paths": [run.original(step) for step in run.steps]}

@@ -1,23 +1,19 @@
-"""What verify found, for people: one line a file, its findings under it, a summary. And as JSON."""
+"""What verify found, for people: one line a file, its findings under it, a summary."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
+from gsvckpt.commands.verify.document import DoneAfterVerify
 from gsvckpt.commands.verify.findings import SEVERITIES, Finding, family
 from gsvckpt.commands.verify.result import Verification
-from gsvckpt.engine.json_objects import safety_json
 from gsvckpt.files.paths import below
 from gsvckpt.report.console import print_lines
 from gsvckpt.report.output import Line, line
 from gsvckpt.sovits.kinds import KINDS
 from gsvckpt.units import plural, printable, size
-
-if TYPE_CHECKING:
-    from gsvckpt.commands.verify.backup import Copied, Restored
 
 STYLES: Mapping[str, str] = {"sound": "green", "damaged": "bold red", "unsafe": "bold red", "suspect": "yellow", "unchecked": "magenta"}
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -25,43 +21,6 @@ _ASKED = frozenset({"resume", "against"})  # families that answer a question: wh
 _ROWS = 200  # sound files named one by one without --verbose
 _SHORT = 120  # characters of two values that stand beside each other
 _STATUS_WIDTH, _SIZE_WIDTH, _WHAT_WIDTH, _DIGEST_WIDTH = 9, 9, 30, 8
-
-
-class DoneAfterVerify(NamedTuple):
-    """What was done with the results: by path, what was recorded where, copied and brought back; and the options that asked for it."""
-
-    recorded: Mapping[str, str] = {}
-    copied: Mapping[str, Copied] = {}
-    restored: Mapping[str, Restored] = {}
-    asked: Sequence[str] = ()
-
-
-def as_json(result: Verification, after: DoneAfterVerify) -> dict[str, object]:
-    """One file of the JSON document."""
-    document: dict[str, object] = {
-        "path": result.path,
-        "size": result.size,
-        "kind": result.kind,
-        "version": result.version,
-        "progress": {"epoch": result.epoch, "step": result.step},
-        "official": result.official,
-        "status": result.status,
-        "findings": [finding._asdict() for finding in result.findings],
-        "digests": {name: result.digests.get(name) for name in ("md5", "sha256", "xxh3_128", "content")}
-        | {name: digest for name, digest in result.digests.items() if name not in ("md5", "sha256", "xxh3_128", "content")},
-        "safety": safety_json(result.safety),
-    }
-    if result.tensors:
-        document["tensors"] = dict(result.tensors)
-    if result.error is not None:
-        document["error"] = dict(result.error)
-    if result.path in after.recorded:
-        document["recorded"] = after.recorded[result.path]
-    if result.path in after.copied:
-        document["backup"] = after.copied[result.path]._asdict()
-    if result.path in after.restored:
-        document["restored"] = after.restored[result.path]._asdict()
-    return document
 
 
 def print_results(results: Sequence[Verification], after: DoneAfterVerify, others: int, *, root: str | None, verbose: bool, quiet: bool) -> None:
