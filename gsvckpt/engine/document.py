@@ -25,7 +25,7 @@ def document(
 
 def head(command: str) -> dict[str, object]:
     """The first keys of every document. `command` is empty where none was recognised."""
-    return {"schema": f"gsvckpt.{command}/1" if command else "gsvckpt/1", "gsvckpt": __version__}
+    return {"schema": f"gsvckpt.{command}/2" if command else "gsvckpt/2", "gsvckpt": __version__}
 
 
 def finite(value: object) -> object:

@@ -58,7 +58,7 @@ class Program:
         assert run.code == exit_code, run.err
         document = json.loads(run.out)
         assert document.keys() >= KEYS
-        assert document["schema"] == f"gsvckpt.{argv[0]}/1"
+        assert document["schema"] == f"gsvckpt.{argv[0]}/2"
         assert document["exit_code"] == run.code
         for file in document["files"]:
             assert ("error" in file) is False or file["error"].keys() == ERROR_KEYS

@@ -159,11 +159,11 @@ def test_a_closed_stream_is_no_error(voice, closed, argv, code):
 @pytest.mark.parametrize(
     ("argv", "schema"),
     [
-        (("inspect", "--json"), "gsvckpt.inspect/1"),
-        (("inspect", "x.pth", "--json", "--nonsense"), "gsvckpt.inspect/1"),
-        (("convert-fp16", "x.pth", "--json", "--in-place", "-o", "y.pth"), "gsvckpt.convert-fp16/1"),
-        (("inspect", "x.pth", "y.pth", "--diff", "z.pth", "--json"), "gsvckpt.inspect/1"),
-        (("insepct", "x.pth", "--json"), "gsvckpt/1"),
+        (("inspect", "--json"), "gsvckpt.inspect/2"),
+        (("inspect", "x.pth", "--json", "--nonsense"), "gsvckpt.inspect/2"),
+        (("convert-fp16", "x.pth", "--json", "--in-place", "-o", "y.pth"), "gsvckpt.convert-fp16/2"),
+        (("inspect", "x.pth", "y.pth", "--diff", "z.pth", "--json"), "gsvckpt.inspect/2"),
+        (("insepct", "x.pth", "--json"), "gsvckpt/2"),
     ],
     ids=str,
 )

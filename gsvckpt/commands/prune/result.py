@@ -26,6 +26,7 @@ def as_json(plan: PrunePlan, applied: Sequence[Applied], cleared: Cleared | None
         "policy": told[0],
         **({"policies": told} if len(told) > 1 else {}),
         "groups": [_group_json(group, plan.demoted) for group in plan.groups],
+        **_runs_json(plan),
         "ignored": [left._asdict() for left in plan.ignored],
         "left": [{"paths": paths, "why": why} for why, paths in left_by_reason(plan.ignored).items()],
         **({"features": _features_json(plan.inventory.features)} if plan.inventory.features else {}),
@@ -33,6 +34,13 @@ def as_json(plan: PrunePlan, applied: Sequence[Applied], cleared: Cleared | None
         "done": cleared is not None,
         "trash": [run.folder for run in cleared.runs if os.path.isdir(run.folder)] if cleared is not None else [],
     }
+
+
+def _runs_json(plan: PrunePlan) -> dict[str, object]:
+    """`runs`, with their dates, where one name holds several."""
+    dated = [group.group for group in plan.groups if group.group.dates]
+    found = [{"group": group.label, "folder": group.folder or ".", "dates": group.dates} for group in dated]
+    return {"runs": found} if found else {}
 
 
 def failures_json(plan: PrunePlan, cleared: Cleared | None) -> list[dict[str, object]]:
