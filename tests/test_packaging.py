@@ -59,6 +59,7 @@ def test_the_source_archive_can_be_built_and_tested(tmp_path):
         "CONTRIBUTING.md",
         "SECURITY.md",
         "docs/design.md",
+        "docs/glossary.md",
         "gsvckpt/py.typed",
         "tests/test_packaging.py",
         "completions/_gsvckpt",
