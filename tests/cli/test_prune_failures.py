@@ -123,7 +123,7 @@ def pruned(gsvckpt, tmp_path):
 
 
 STEP = {"path": "x.pth", "size": 1, "mtime_ns": 1, "place": ""}
-HEAD = {"schema": "gsvckpt.commands.prune.trash/1", "steps": 1}
+HEAD = {"schema": "gsvckpt.trash/1", "steps": 1}
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def begin(root: str, steps: Sequence[Step], stamp: str) -> TrashRun:
         hint = "--purge deletes at once, and needs no room" if is_full(error) else ""
         raise OutputError(f"cannot be made: {error.strerror}", path=folder, hint=hint) from error
     run = TrashRun(folder, tuple(steps), {})
-    lines = [json.dumps({"schema": "gsvckpt.commands.prune.trash/1", "steps": len(steps)}), *(json.dumps(step._asdict()) for step in steps)]
+    lines = [json.dumps({"schema": "gsvckpt.trash/1", "steps": len(steps)}), *(json.dumps(step._asdict()) for step in steps)]
     try:
         publish_bytes(os.path.join(folder, JOURNAL), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"), overwrite=False)
     except BaseException as error:
