@@ -442,6 +442,11 @@ def _voices(tree: Tree, _: str) -> None:
         content = OrderedDict(weight=_state("voice v2")[0], config=config, info=f"{tree.rng.choice((8, number))}epoch_16iteration")
         tree.write(f"GPT-SoVITS/SoVITS_weights_v2/{spelled.format(number)}.pth", content, NOW + number * DAY)
         tree.write(f"GPT-SoVITS/logs/embeddings/{spelled.format(number)}.pt", {"spk_emb": numbers((1, 4), seed=number)})
+    config = hparams(
+        {"model": hparams({"version": "v2"}), "name": "somebody else", "version": "v2"}
+    )  # whose voice a friend sent, under a name in use
+    content = OrderedDict(weight=_state("voice v2")[0], config=config, info="1epoch_5iteration")
+    tree.write(f"GPT-SoVITS/SoVITS_weights_v2/{tree.rng.choice(NAMES)}_e1_s5.pth", content, NOW - 80 * DAY)
 
 
 def _models(tree: Tree, _: str) -> None:
@@ -495,7 +500,9 @@ def _links(tree: Tree, _: str) -> None:
     elsewhere = tree.root.parent / "elsewhere" / "logs_s2_v2"
     for step in (1, 2):
         tree.write(os.path.relpath(elsewhere / f"G_{step}.pth", tree.root), _vits("v2", step, "archive"))
-    (tree.root / "GPT-SoVITS" / "logs" / "moved to another disk").symlink_to(elsewhere, target_is_directory=True)
+    logs = tree.root / "GPT-SoVITS" / "logs"
+    logs.mkdir(exist_ok=True)
+    (logs / "moved to another disk").symlink_to(elsewhere, target_is_directory=True)
 
 
 def _strays(tree: Tree, _: str) -> None:
