@@ -23,7 +23,7 @@ def parse_size(text: str, where: str) -> int:
     except (ValueError, KeyError, OverflowError):
         count = 0
     if count <= 0:
-        raise UsageError(f"{text[:20]!r} is no size", where=where, hint="500MB, 4GiB or a number of bytes")
+        raise UsageError(f"{text[:20]!r} must be a size such as 20GB", where=where, hint="500MB, 4GiB or a number of bytes")
     return count
 
 
@@ -40,7 +40,7 @@ def parse_duration(text: str, where: str) -> int:
     known = all(unit in _SECONDS for _, unit in parts)
     seconds = int(sum(float(number) * _SECONDS[unit] for number, unit in parts)) if known else 0
     if seconds <= 0:
-        raise UsageError(f"{text[:20]!r} is no duration", where=where, hint="7d, 36h, 2w or 90min")
+        raise UsageError(f"{text[:20]!r} must be a duration such as 7d", where=where, hint="7d, 36h, 2w or 90min")
     return seconds
 
 

@@ -45,7 +45,7 @@ def as_array(raw: memoryview, dtype: DType) -> NDArray[np.generic]:
         return pairs
     if dtype.name.startswith("float8"):
         return _float8_values(dtype.name)[np.frombuffer(raw, np.uint8)]
-    raise UnsupportedError(f"{dtype.name} values are no plain numbers")
+    raise UnsupportedError(f"{dtype.name} values are not plain numbers")
 
 
 def rounded(raw: memoryview, dtype: DType, to: DType) -> NDArray[np.generic]:

@@ -86,7 +86,7 @@ def torch_device(name: str) -> torch.device:
     """The torch device of that name, found to work. Imports torch. Raises UsageError as `choose` does, and torch's own error where it is full."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UsageError(f"{name[:40]!r} is no device", where="device", hint=_HINT)
+        raise UsageError(f"{name[:40]!r} is not a device", where="device", hint=_HINT)
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a library of its own that is broken or missing
@@ -96,7 +96,7 @@ def torch_device(name: str) -> torch.device:
     try:
         torch.device(match[1])
     except RuntimeError as error:
-        raise UsageError(f"{name[:40]!r} is no device", where="device", hint=_HINT) from error
+        raise UsageError(f"{name[:40]!r} is not a device", where="device", hint=_HINT) from error
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()  # every backend has its own way to say whether it is there; work is the one common way

@@ -99,7 +99,7 @@ class Closed(NamedTuple):
     size: int
 
     def read_into(self, offset: int, _: memoryview) -> None:
-        raise DamagedError(f"is closed, and byte {offset:,} cannot be read any more", path=self.path)
+        raise DamagedError(f"is closed, so byte {offset:,} can no longer be read", path=self.path)
 
 
 def _all_weights(root: object, sections: Sections) -> dict[str, Tensor]:

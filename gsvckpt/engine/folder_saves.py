@@ -174,7 +174,7 @@ def _why_damaged(save: Save, facts: Sequence[Facts], usual: frozenset[str]) -> s
             return f"{os.path.relpath(one.file.path, save.place)} {one.why}"
     lacking = sorted(usual - set(_inner_names(save))) or _missing_parts(save)
     if lacking:
-        return f"its {lacking[0]} is not there"
+        return f"its {lacking[0]} is missing"
     distributed = [os.path.dirname(path) for path in save.paths if os.path.basename(path) == torch_distributed.METADATA]
     return next((why for folder in distributed if (why := torch_distributed.find_damage(folder))), "")
 

@@ -153,7 +153,7 @@ def select(tensors: Mapping[str, Tensor], include: Include | None) -> dict[str, 
         if not chosen and tensors and globs:
             _known(globs[0], tensors)
     if not chosen:
-        raise MissingError(f"none of its {len(tensors):,} model tensors is chosen" if tensors else "it holds no model tensors", where="include")
+        raise MissingError(f"none of its {len(tensors):,} model tensors matches" if tensors else "it holds no model tensors", where="include")
     return chosen
 
 

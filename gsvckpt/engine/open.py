@@ -44,7 +44,7 @@ def refuse_ambiguous(checkpoint: Checkpoint) -> None:
     """Raise DamagedError where readers may get other values than those that were read. What they may find besides is a matter of safety alone."""
     for doubt in checkpoint.doubts:
         if doubt.check == "pickle.encoding" and not doubt.agreed:
-            raise DamagedError(f"{doubt.why}, so what it says is not certain", where=doubt.where, hint="get the file again", check=doubt.check)
+            raise DamagedError(f"{doubt.why}, so its content is ambiguous", where=doubt.where, hint="get the file again", check=doubt.check)
 
 
 _OWN = re.compile(r"(gsvckpt migrate|\.truncate\(\d+\)\") FILE")  # in hints of readers, the file itself

@@ -208,11 +208,11 @@ def not_looked_at(path: str) -> str:
     if original is not None:
         return f"a copy of {original}, by its name"
     if name.endswith(".distcp"):
-        return "a part of what torch.distributed.checkpoint wrote"
+        return "part of what torch.distributed.checkpoint wrote"
     above = os.path.basename(folder)
     if above == ".ipynb_checkpoints":
         return "a copy that Jupyter keeps"
-    return "what macOS keeps beside files in zips, no checkpoint" if above == "__MACOSX" or "/__MACOSX/" in path.replace("\\", "/") else ""
+    return "a macOS metadata file, not a checkpoint" if above == "__MACOSX" or "/__MACOSX/" in path.replace("\\", "/") else ""
 
 
 def _folders_trained(facts: Iterable[Facts]) -> frozenset[str]:
@@ -228,15 +228,17 @@ def _folders_trained(facts: Iterable[Facts]) -> frozenset[str]:
 def _why_not(one: Facts, name: SaveName, trained: frozenset[str]) -> str:
     """Why a file is no save; empty for one that is. Kinds that are never trained on by name or content are left to the guards, which name them."""
     if one.bare:
-        return "is one bare tensor, as features are"
+        return "is a single tensor, like a feature file"
     if one.kind == "torchscript" or (one.kind == "unknown" and not one.damaged):
-        return "is no checkpoint that training wrote"
+        return "is not a checkpoint that training wrote"
     says = bool(name.moment) and (not name.letters or os.path.dirname(one.file.path) in trained)
     if one.kind == "unknown":
         return "" if says and name.letters else one.why
     if one.kind not in _KINDS or one.damaged or one.trained or one.told != (None, None) or says:
         return ""
-    return "tells no training progress" + (", of which a bare number is no evidence" if re.search("[0-9]", os.path.basename(one.file.path)) else "")
+    return "does not state how far training had come" + (
+        "; a bare number in the name is not enough" if re.search("[0-9]", os.path.basename(one.file.path)) else ""
+    )
 
 
 def _key_of(one: Facts, name: SaveName) -> object:
@@ -303,7 +305,7 @@ def _make_save(named: list[_Named], versions: Mapping[str, str], members: Mappin
     why = next(
         (f"{os.path.basename(one.facts.file.path)} {one.facts.why}" if len(named) > 1 else one.facts.why for one in named if one.facts.why), ""
     )
-    why = why or (f"its {' and '.join(member or 'model' for member in lacking)} {'is' if len(lacking) == 1 else 'are'} not there" if lacking else "")
+    why = why or (f"its {' and '.join(member or 'model' for member in lacking)} {'is' if len(lacking) == 1 else 'are'} missing" if lacking else "")
     said = named[0].name
     save = Save(
         group,

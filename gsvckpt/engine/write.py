@@ -155,7 +155,7 @@ class Engine:
         found = for_each(twins.values(), _checksum, jobs=self.jobs, progress=self.progress)
         wrong = next((one for one, two in twins.items() if found[two] != checksums[one]), None)
         if wrong is not None:
-            raise DamagedError("has other bytes than were written", where=f"storage {wrong.key}")
+            raise DamagedError("reads back differently from what was written", where=f"storage {wrong.key}")
 
     def _carry_out(
         self, plan: Plan, layout: Layout, target: Target | None, approve: Approve, *, all_checksums: bool = False
@@ -256,7 +256,9 @@ class Engine:
                     raise DamagedError("differs from the plan", where=place or "size")
                 self._compare_bytes(twins, checksums)
             except GsvError as error:
-                raise OutputError(f"what was written does not read back: {error.where}: {error.why}", hint="the disk may be failing") from error
+                raise OutputError(
+                    f"the output does not read back as it was written: {error.where}: {error.why}", hint="the disk may be failing"
+                ) from error
 
 
 def _matrix(tensor: Tensor, buffers: Buffers, start: int, count: int) -> Matrix:
@@ -330,5 +332,5 @@ def write_in_order(
     checksums = {piece: crc for piece, crc in written.items() if isinstance(piece, Storage) and crc is not None}
     changed = next((storage for storage, crc in checksums.items() if known.get(storage, crc) != crc), None)
     if changed is not None:
-        raise ChangedError("gave other bytes the second time", where=f"storage {changed.key}", path=changed.source.path)
+        raise ChangedError("was different when it was read a second time", where=f"storage {changed.key}", path=changed.source.path)
     return checksums

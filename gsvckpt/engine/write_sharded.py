@@ -46,7 +46,7 @@ def write(engine: Engine, plan: Plan, folder: str, limit: int, *, approve: Appro
             written = read_shards(os.path.join(temp, INDEX), _read_closing, stack)
             place = difference(plan, written.root, {})
             if place is not None:
-                raise OutputError(f"what was written does not read back: {place}", path=folder, hint="the disk may be failing")
+                raise OutputError(f"the output does not read back as it was written: {place}", path=folder, hint="the disk may be failing")
 
     publish_folder(folder, rehearsed.layout.size, fill, settle=lambda: check_unchanged(plan.sources))
     return rehearsed

@@ -32,7 +32,7 @@ class LocalSource:
         facts = os.fstat(self._fd)
         if not stat.S_ISREG(facts.st_mode):
             os.close(self._fd)
-            raise MissingError("is a folder" if stat.S_ISDIR(facts.st_mode) else "is no regular file", path=self.path)
+            raise MissingError("is a folder" if stat.S_ISDIR(facts.st_mode) else "is not a regular file", path=self.path)
         self.size = facts.st_size
         self.mtime_ns = facts.st_mtime_ns
         self._identity = (facts.st_dev, facts.st_ino)
@@ -77,7 +77,7 @@ class LocalSource:
         try:
             open_file, named = os.fstat(self._fd), os.stat(self.path)
         except OSError as error:
-            raise ChangedError(f"went away while it was read: {reason(error)}", path=self.path) from error
+            raise ChangedError(f"disappeared while it was being read: {reason(error)}", path=self.path) from error
         for facts in (open_file, named):
             if (facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino)) != self.facts:
                 raise ChangedError("changed while it was read", path=self.path, hint="wait until training has finished saving, then try again")
@@ -124,7 +124,7 @@ class RestingSource(LocalSource):
         try:
             source = LocalSource(self.path)
         except MissingError as error:
-            raise ChangedError(f"went away while it was read: {error.why}", path=self.path) from error
+            raise ChangedError(f"disappeared while it was being read: {error.why}", path=self.path) from error
         try:
             if source.facts != self.facts:
                 raise ChangedError("changed while it was read", path=self.path, hint="wait until training has finished saving, then try again")
@@ -139,7 +139,7 @@ def _missing(path: str, error: Exception) -> MissingError:
     if isinstance(error, PermissionError):
         if os.path.isdir(path):  # Windows says so when a folder is opened
             return MissingError("is a folder", path=path)
-        return MissingError("may not be read (permission denied)", path=path)
+        return MissingError("cannot be read (permission denied)", path=path)
     return MissingError(f"cannot be opened: {reason(error)}", path=path)
 
 

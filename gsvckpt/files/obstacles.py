@@ -22,7 +22,7 @@ _DEVICES = re.compile(r"[\\/]{2}\.[\\/]")  # `\\.\PhysicalDrive0`
 
 
 def file_obstacle(path: str, *, windows: bool = os.name == "nt") -> RefusedError | None:
-    """Why no file may take this name, with or without --force: something is there that is no regular file, also behind a link. None where nothing
+    """Why no file may take this name, with or without --force: something is there that is not a regular file, also behind a link. None where nothing
     is, or a regular file.
     """
     if windows and names_device(path):
@@ -62,9 +62,9 @@ def names_device(path: str) -> bool:
 
 
 def _irregular(path: str, mode: int) -> RefusedError:
-    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
     hint = "name a file in it" if stat.S_ISDIR(mode) else "name a regular file, or one that is not there yet"
-    return RefusedError(f"is {kind}, and only a regular file is ever replaced", path=path, hint=hint)
+    return RefusedError(f"is {kind}; only a regular file can be replaced", path=path, hint=hint)
 
 
 def _device(path: str) -> RefusedError:

@@ -58,7 +58,7 @@ def require_local(paths: Iterable[str], where: str) -> None:
     """Raise UsageError for URLs where only files of this machine will do."""
     url = next((path for path in paths if is_url(path)), None)
     if url is not None:
-        raise UsageError(f"works on files of this machine, and {url} is none", where=where)
+        raise UsageError(f"works only on files of this machine, and {url} is a URL", where=where)
 
 
 def is_writable(url: str) -> bool:

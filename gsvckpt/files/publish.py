@@ -87,7 +87,7 @@ def publish(
 
     A kill at any moment leaves what was at `path` before, or the whole new file. A symbolic link at `path` is followed, an existing file's mode is
     kept. Where `fill` drops its target, nothing is published. `settle` runs last, just before the name changes hands. `size` is what will be needed,
-    in bytes. Raises RefusedError when `path` exists and `overwrite` is false, or is no regular file, also when it becomes so meanwhile, and
+    in bytes. Raises RefusedError when `path` exists and `overwrite` is false, or is not a regular file, also when it becomes so meanwhile, and
     OutputError when the disk is full, the folder not writable or the path no path at all; after any error no temporary file is left. A URL is
     published as `uploading.upload` tells, through an ordered target.
     """
@@ -125,7 +125,7 @@ def publish_bytes(path: str, data: bytes, *, overwrite: bool) -> None:
 
     def check(target: Target) -> None:
         if target.path.read_bytes() != data:
-            raise OSError(errno.EIO, "what was written does not read back")
+            raise OSError(errno.EIO, "the output does not read back as it was written")
 
     publish(path, len(data), lambda target: target.write_at(0, data), check, overwrite=overwrite)
 
@@ -170,7 +170,7 @@ def append_line(path: str, line: str) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY | LINKLESS)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, "is no regular file")
+                raise OSError(errno.EINVAL, "is not a regular file")
             os.write(fd, line.encode() + b"\n")
             os.fsync(fd)
         finally:

@@ -50,7 +50,7 @@ def parse(path: str, text: str) -> dict[str, object]:
     except ValueError as error:  # TOMLDecodeError is one
         found = re.search(r"\(at (?:line (\d+), column \d+|end of document)\)\Z", str(error))
         last = text.count("\n", 0, -1) + 1
-        raise UsageError(f"is no valid TOML: {error}", where=f"{path}:{found[1] or last}" if found else path) from error
+        raise UsageError(f"is not valid TOML: {error}", where=f"{path}:{found[1] or last}" if found else path) from error
 
 
 # In valid TOML these are all that matter for telling where statements begin: strings (up to two quotes more belong to one in three),
@@ -147,4 +147,4 @@ def read_text(path: str, *, hint: str = "", largest: int = _LARGEST) -> str:
         return data.decode("utf-8-sig").replace("\r\n", "\n")  # Windows' own editor puts a mark in front
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError("is no text in UTF-8", where=f"{path}:{line}", hint="save it as UTF-8") from error
+        raise UsageError("is not UTF-8 text", where=f"{path}:{line}", hint="save it as UTF-8") from error

@@ -135,7 +135,7 @@ def _opened(url: str) -> tuple[Any, str]:
     except MissingError as error:
         raise OutputError(error.why.replace("cannot be read", "cannot be written"), path=error.path, hint=error.hint) from error
     if not can_copy(filesystem):
-        why = "its server cannot copy, so nothing can be published there in one step"
+        why = "its server cannot copy files, so an output cannot be put in place there in one step"
         raise OutputError(why, path=url, hint="write to a file of this machine, and copy that")
     return filesystem, path
 
@@ -166,7 +166,7 @@ def _require_free(filesystem: Any, path: str, url: str, *, overwrite: bool) -> N
     except FileNotFoundError:
         return
     if facts.get("type") == "directory":
-        raise RefusedError("is a folder, and only a file is ever replaced", path=url, hint="name a file in it")
+        raise RefusedError("is a folder; only a file can be replaced", path=url, hint="name a file in it")
     if not overwrite:
         raise RefusedError("exists already", path=url, hint="--force overwrites it; -o PATH writes elsewhere")
 
@@ -175,7 +175,7 @@ def _require_same(filesystem: Any, temp_path: str, path: str) -> None:
     """The server made the copy itself; that it is whole shows by its size."""
     filesystem.invalidate_cache(path)
     if filesystem.info(path)["size"] != filesystem.info(temp_path)["size"]:
-        raise OSError("the server's copy is not whole")
+        raise OSError("the server's copy is incomplete")
 
 
 def _clean_up(filesystem: Any, temp_path: str, stream: Any) -> None:

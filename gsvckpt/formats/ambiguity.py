@@ -23,7 +23,7 @@ from gsvckpt.formats.zip.directory import LOCAL, Tail, is_storage
 from gsvckpt.model import Checkpoint, Container, Doubt, Global, Record, Source
 
 _LEAST = LOCAL.size  # bytes that a record takes at least: in fewer, none can hide
-_UNSEEN = Doubt("records", "has records that cannot be looked into", "pickle.safety")
+_UNSEEN = Doubt("records", "has records that cannot be examined", "pickle.safety")
 
 
 def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
@@ -39,7 +39,7 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
         places += _records(checkpoint)
         spans += gaps(source, checkpoint.records, tail)
         if container.trailing:
-            why = f"{container.trailing:,} bytes stand behind the pickle, in its record; no pickler leaves any there"
+            why = f"{container.trailing:,} bytes follow the pickle in its record, where no pickler leaves any"
             doubts.append(Doubt("data.pkl", why, agreed=True))
         tar = container.head != "PK" and _also_tar(source)
         if tar:
@@ -52,7 +52,7 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
         spans.append((begin, source.size))
     elif container.format == "safetensors" and directory.has_tail(source):
         places += pickle_search.entries(source)
-        doubts.append(Doubt("end of file", "ends as a zip does, which some readers take it for", "container.trailing"))
+        doubts.append(Doubt("end of file", "ends like a zip, so some readers take it for one", "container.trailing"))
     if not places and not spans:
         return replace(checkpoint, doubts=tuple(doubts)) if doubts else checkpoint
     found = pickle_search.search_places(source, places, spans)

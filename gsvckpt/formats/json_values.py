@@ -56,7 +56,7 @@ def read_json(text: str) -> Json:
     except RecursionError as error:
         raise damaged("is nested too deeply") from error
     except ValueError as error:
-        raise damaged(f"is no valid JSON ({str(error)[:80]})") from error
+        raise damaged(f"is not valid JSON ({str(error)[:80]})") from error
     return tree
 
 
@@ -94,9 +94,9 @@ def from_json(json: Json) -> object:
         made = _make(json) if isinstance(json, dict) else json
         sound = to_json(made) == json
     except (ValueError, TypeError, KeyError, struct.error, UnsupportedError) as error:
-        raise damaged(f"has a value of no known form ({str(error)[:80]})") from error
+        raise damaged(f"has a value of an unknown form ({str(error)[:80]})") from error
     if not sound:
-        raise damaged("has a value of no known form")
+        raise damaged("has a value of an unknown form")
     return made
 
 
@@ -113,14 +113,14 @@ def is_sound(text: str) -> bool:
 
 def array_of(json: Json) -> list[Json]:
     if not isinstance(json, list):
-        raise damaged("has something else where an array belongs")
+        raise damaged("has something else where an array is expected")
     return json
 
 
 def pairs_of(json: Json) -> list[list[Json]]:
     pairs = [array_of(pair) for pair in array_of(json)]
     if any(len(pair) != 2 for pair in pairs):
-        raise damaged("has something else where a pair belongs")
+        raise damaged("has something else where a pair is expected")
     return pairs
 
 
@@ -140,7 +140,7 @@ def _make(fields: dict[str, Json]) -> object:
         if isinstance(module, str) and isinstance(name, str):
             return Global(module, name)
     if not isinstance(content, str):
-        raise TypeError(f"{tag} of something else than text")
+        raise TypeError(f"{tag} of something other than text")
     if tag == "int" and len(content) <= _MAX_DIGITS:
         return int(content)
     if tag == "float":
@@ -161,7 +161,7 @@ def _escape(text: str) -> str:
 def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name appears twice")
     if not is_sound("".join(entries)):
         raise ValueError("half a surrogate pair in a name")
     return entries

@@ -58,12 +58,12 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
         budget.require_small(text, "header")
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"is no valid JSON ({str(error)[:80]})", where="header", check="container.header") from error
+        raise DamagedError(f"is not valid JSON ({str(error)[:80]})", where="header", check="container.header") from error
     if not isinstance(header, dict):
-        raise DamagedError("is no JSON object", where="header", check="container.header")
+        raise DamagedError("is not a JSON object", where="header", check="container.header")
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise DamagedError("its metadata are not all text", where="header", check="container.header")
+        raise DamagedError("its metadata must be text", where="header", check="container.header")
     base = 8 + length
     if len(header) > budget.MOST_TENSORS:
         raise budget.too_much("tensors", budget.MOST_TENSORS, where="header")
@@ -78,7 +78,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
         tensors[name] = Tensor(storage, dtype, shape, contiguous_stride(shape))
     if base + end != source.size and not partial:
         complete = sum(base + stop <= source.size for *_, stop in entries)
-        word = f"ends early, {complete:,} of {len(entries):,} tensors are whole" if base + end > source.size else "has bytes behind the last tensor"
+        word = f"ends early, {complete:,} of {len(entries):,} tensors are complete" if base + end > source.size else "has bytes after the last tensor"
         check = "container.truncated" if base + end > source.size else "container.trailing"
         raise DamagedError(f"the file {word}: {source.size:,} bytes, {base + end:,} announced", where="data", hint=TRY_SALVAGE, check=check)
     if metadata.get(HEAD, PLAIN) not in HEADS:
@@ -104,7 +104,7 @@ def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
         raise UnsupportedError(f"has the unknown dtype {str(entry['dtype'])[:40]!r}", where=name)
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMS:
-        raise DamagedError("its shape or offsets are no sizes", where=name, check="tensor.bounds")
+        raise DamagedError("its shape or offsets are not valid sizes", where=name, check="tensor.bounds")
     count = 1
     for n in shape:
         count *= n
@@ -123,13 +123,13 @@ def _sizes(values: object) -> bool:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name appears twice")
     "".join(entries).encode()  # half a surrogate pair (JSON \\ud800) is no text; the error is a ValueError
     return entries
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def lay_out(

@@ -116,13 +116,13 @@ def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple
 def _restore_storages(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Storage]:
     facts = read_json(metadata[STORAGES]) if STORAGES in metadata else {}
     if not isinstance(facts, dict) or not all(isinstance(told, dict) for told in facts.values()) or not set(facts) <= {*tensors, "*"}:
-        raise _damaged("its facts of storages do not fit the tensors")
+        raise _damaged("its description of the storages does not match the tensors")
     storages: dict[str, Storage] = {}
     for name, tensor in tensors.items():
         told = facts.get(name, facts.get("*", {}))
         location, untyped = (told.get("location", _HOST), told.get("untyped", False)) if isinstance(told, dict) else (_HOST, False)
         if not isinstance(location, str) or not isinstance(untyped, bool):
-            raise _damaged("its facts of storages are of the wrong types")
+            raise _damaged("its description of the storages has wrong types")
         own = tensor.storage
         dtype, numel = (UNTYPED, own.nbytes) if untyped else (own.dtype, own.numel)
         storages[name] = Storage(own.key, dtype, numel, location, own.source, own.offset)
@@ -140,7 +140,7 @@ def _view(json: Mapping[str, Json], storage: Storage, entry: Tensor) -> Tensor:
     else:
         made = rebuild(REBUILD_V2, args)
     if made is None:
-        raise _damaged("has a tensor of no known form")
+        raise _damaged("has a tensor of an unknown form")
     return made
 
 

@@ -92,12 +92,12 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     for name, shard in weight_map.items():
         tensor = tensor_of(shards[shard].root.get(name)) if isinstance(shards[shard].root, dict) else None  # type: ignore[attr-defined]
         if tensor is None:
-            raise DamagedError(f"is to be in {shard}, but is not there", where=name, path=index)
+            raise DamagedError(f"should be in {shard}, but is not", where=name, path=index)
         tensors[name] = tensor
     for shard, opened in shards.items():
         unknown = next((key for key in opened.root if weight_map.get(str(key)) != shard), None) if isinstance(opened.root, dict) else None
         if unknown is not None:
-            raise DamagedError(f"stands in {shard}, but the index does not say so", where=str(unknown), path=index)
+            raise DamagedError(f"is in {shard}, but the index does not say so", where=str(unknown), path=index)
     source = ShardedSource(index, sources)
     first = next(iter(shards.values())).container
     counted = sum(opened.container.records for opened in shards.values())
@@ -116,7 +116,7 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
 
 def _open(path: str, stack: ExitStack, *, structure_only: bool, rest: bool) -> OpenSource:
     if not is_url(path) and not os.path.lexists(path):
-        why = "there is no such file, though the index names it: the checkpoint is not whole"
+        why = "there is no such file, though the index names it: the checkpoint is incomplete"
         raise MissingError(why, path=path, hint="get it again, into the same folder", check="container.truncated")
     source = RestingSource(path) if rest and not is_url(path) else make_source(path, structure_only=structure_only)
     stack.callback(source.close)
@@ -125,7 +125,7 @@ def _open(path: str, stack: ExitStack, *, structure_only: bool, rest: bool) -> O
 
 def _read_file(path: str) -> bytes:
     if os.path.exists(path) and not os.path.isfile(path):
-        raise MissingError("is no regular file", path=path)
+        raise MissingError("is not a regular file", path=path)
     try:
         with open(path, "rb") as file:
             return file.read(_LARGEST_INDEX + 1)
@@ -145,14 +145,14 @@ def _read_index(path: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
     try:
         found = read_json(text.decode("utf-8"))
     except (UnicodeDecodeError, DamagedError) as error:
-        raise DamagedError("is no valid JSON", where="index", path=path) from error
+        raise DamagedError("is not valid JSON", where="index", path=path) from error
     weight_map = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise DamagedError("has no weight_map", where="index", path=path)
     names: dict[str, str] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or os.path.basename(shard) != shard or shard in {"", ".", ".."} or "\\" in shard:
-            raise DamagedError("is to be in a file outside the folder", where=name[:80], path=path)
+            raise DamagedError("is listed in a file outside the folder", where=name[:80], path=path)
         names[name] = shard
     if len(set(names.values())) > MOST_SHARDS:
         raise too_much("shards", MOST_SHARDS, where="index")

@@ -103,7 +103,7 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
 def _two_at_once(source: Source, machine: Machine | None = None) -> DamagedError:
     """Damage, as a flipped bit in the first two bytes makes such a file, too."""
     error = DamagedError(
-        f"begins with the bytes {read_head(source)[:4].hex(' ')}, which some readers take for something else than others do",
+        f"begins with the bytes {read_head(source)[:4].hex(' ')}, which readers interpret differently",
         where="first bytes",
         hint="get the file again from where it came; do not load it",
         check="container.head",
@@ -141,7 +141,7 @@ def _overlong_zip(source: Source) -> DamagedError | None:
         if 0 <= at <= len(buffer) - 22:
             end = max(begin, 0) + at + 22 + int.from_bytes(buffer[at + 20 : at + 22], "little")
             return DamagedError(
-                f"{source.size - end:,} bytes stand behind the end of the zip, too many for any reader to find it",
+                f"{source.size - end:,} bytes follow the end of the zip, too many for any reader to find it",
                 where="end of file",
                 hint=f"python -c \"import sys; open(sys.argv[1], 'r+b').truncate({end})\" FILE cuts them off; keep a copy",
                 check="container.trailing",

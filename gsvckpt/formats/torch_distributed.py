@@ -38,7 +38,7 @@ def read_metadata(folder: str) -> Distributed:
     facts = _state(root)
     tensors, places = facts.get("state_dict_metadata"), facts.get("storage_data")
     if not isinstance(tensors, dict) or not isinstance(places, dict):
-        raise DamagedError("is no metadata of torch.distributed.checkpoint", path=path)
+        raise DamagedError("is not metadata of torch.distributed.checkpoint", path=path)
     shapes = {name: _state(value).get("size", ()) for name, value in tensors.items() if isinstance(name, str)}
     ends: dict[str, int] = {}
     for value in places.values():

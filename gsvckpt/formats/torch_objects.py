@@ -60,7 +60,7 @@ def _is_size(n: object) -> bool:
 def storage_of(pid: object) -> tuple[str, DType, str, int, object]:
     """Take a persistent id apart into (key, dtype, location, numel, view). Raises DamagedError for anything else than a known storage."""
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-        raise DamagedError("refers to something that is no storage")
+        raise DamagedError("refers to something that is not a storage")
     _, kind, key, location, numel = pid[:5]
     view = pid[5] if len(pid) == 6 else None
     dtype = STORAGE_DTYPES.get(kind.name) if isinstance(kind, Global) and kind.module in _MODULES else None

@@ -32,7 +32,7 @@ def lay_out(base: Checkpoint, contents: Mapping[str, Storage], dtype_of: Callabl
         record = records[key]
         if record.size != storage.numel * dtype_of(storage).itemsize:
             raise UnsupportedError(
-                f"would take {storage.numel * dtype_of(storage).itemsize:,} bytes where the base has {record.size:,}", where=record.name
+                f"would need {storage.numel * dtype_of(storage).itemsize:,} bytes where the base has {record.size:,}", where=record.name
             )
         placed.append((storage, record))
     data = sorted((record.offset, record.offset + record.size) for _, record in placed)
@@ -52,7 +52,7 @@ def _frame(base: Checkpoint, data: list[tuple[int, int]]) -> list[Piece]:
         if begin > position:
             total += begin - position
             if total > _LARGEST_FRAME:
-                raise UnsupportedError("has too much besides its tensors to be written over", path=base.source.path)
+                raise UnsupportedError("holds too much besides its tensors to be written over", path=base.source.path)
             piece = read_bytes(base.source, position, begin - position)
             pieces.append((position, bytes(piece)))
         position = max(position, end)

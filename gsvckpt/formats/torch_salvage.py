@@ -92,7 +92,7 @@ def _front_pickle(source: Source) -> Claim:
     _, _, end, *_ = _load(source, begin, {})
     fits, crc = read_checksum(source, 0, end)
     if not fits or crc not in (None, crc32(read_bytes(source, begin, end - begin))):
-        why = "its pickle was altered, so neither names nor shapes nor the config can be believed"
+        why = "its pickle was altered, so its names, shapes and config cannot be trusted"
         raise DamagedError(why, where=_PICKLE, check="record.crc")
     return Claim(name, begin, end - begin, crc)
 

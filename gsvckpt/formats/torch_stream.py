@@ -60,7 +60,7 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         magic, position = _load(data, 0, found, StorageTable(announce))
         protocol, position = _load(data, position, found, StorageTable(announce))
         if magic != MAGIC or protocol != 1001:
-            raise DamagedError("begins with other numbers than torch's magic number and protocol 1001")
+            raise DamagedError("does not begin with torch's magic number and protocol 1001")
         system, start = _load(data, position, found, StorageTable(announce))
         _, position = _load(data, start, found, StorageTable(announce))
         if found.modules:
@@ -111,7 +111,7 @@ def _load(data: bytes, position: int, found: _PicklesRead, table: StorageTable) 
 def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], position: int, *, partial: bool) -> dict[str, int]:
     """Where each storage's data begin. Raises DamagedError where the announced counts contradict the pickle or the file ends early."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(sizes) or len(keys) != len(sizes):
-        raise DamagedError("the list of storages does not fit the tensors", check="tensor.bounds")
+        raise DamagedError("the list of storages does not match the tensors", check="tensor.bounds")
     places: dict[str, int] = {}
     for index, key in enumerate(keys):
         dtype, numel = sizes[key]
@@ -119,7 +119,7 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
             if partial:
                 return places | dict.fromkeys(keys[index:], MISSING)
             raise DamagedError(
-                f"the file ends early: {index:,} of {len(keys):,} storages are whole",
+                f"the file ends early: {index:,} of {len(keys):,} storages are complete",
                 where=f"storage {key}",
                 hint=TRY_SALVAGE,
                 check="container.truncated",

@@ -184,16 +184,16 @@ class _Decoder:
             return from_json(fields)
         tag = next(iter(fields), "")
         if tag not in _FIELDS or not fields.keys() <= {tag} | _FIELDS[tag]:
-            raise damaged(f"has an object of no known form that begins with {tag[:40]!r}")
+            raise damaged(f"has an object of an unknown form that begins with {tag[:40]!r}")
         content = fields[tag]
         if tag == "same":
             if type(content) is not int or content not in self._made:
-                raise damaged("refers to something that is not made yet")
+                raise damaged("refers to something that is not defined yet")
             return self._made[content]
         if tag in {"tensor", "storage"}:
             found = self._resolve(content)
             if not isinstance(found, Tensor if tag == "tensor" else Storage):
-                raise damaged(f"calls something else a {tag}")
+                raise damaged(f"describes something else as a {tag}")
             return self._keep(fields, found)
         self._containers += 1
         if self._containers > budget.MOST_CONTAINERS:
@@ -237,7 +237,7 @@ class _Decoder:
         name, how, given = from_json({"name": fields["object"]}), fields.get("how"), fields.get("args")
         args = tuple(self._each(given, depth + 2)) if isinstance(given, list) else self._make(given, depth + 1)
         if not isinstance(name, Global) or not isinstance(how, str) or how not in _HOWS or not _is_call(args, how):
-            raise damaged("has an object that is made in no known way")
+            raise damaged("has an object that is made in an unknown way")
         made = Opaque(name, _HOWS[how], args)
         self._keep(fields, made)
         for step, payload in pairs_of(fields.get("steps")):
@@ -248,12 +248,12 @@ class _Decoder:
             elif step == "setitem":
                 made.steps.append(("setitem", [(self._make(key, depth + 3), self._make(value, depth + 3)) for key, value in pairs_of(payload)]))
             else:
-                raise damaged("has an object with a step of no known kind")
+                raise damaged("has an object with a step of an unknown kind")
         return made
 
     def _keep(self, fields: dict[str, Json], made: Any) -> Any:
         if "id" in fields and not (type(number := fields["id"]) is int and self._made.setdefault(number, made) is made):
-            raise damaged("has an id that is no number or stands twice")
+            raise damaged("has an id that is not a number or is used twice")
         return made
 
 

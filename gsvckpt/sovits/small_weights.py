@@ -36,7 +36,7 @@ def extract_gpt(identity: Identity, state: Mapping[str, Tensor], config: object,
     """What `my_model_ckpt` saves beside a training file. Raises RefusedError where the file does not tell its epoch."""
     epoch = identity.progress.epoch
     if epoch is None:
-        raise RefusedError("does not tell its epoch, which small weights state", where="epoch")
+        raise RefusedError("does not state its epoch, which small weights need", where="epoch")
     experiment = _experiment(lookup(config, "train", "exp_name"), path)
     return SmallFile(state, f"GPT-e{epoch}", f"{experiment}-e{epoch}.ckpt", identity.version, ordered=True)
 
@@ -48,10 +48,10 @@ def extract_sovits(identity: Identity, state: Mapping[str, Tensor], config: Mapp
     """
     epoch, rank = identity.progress.epoch, identity.lora_rank
     if epoch is None:
-        raise RefusedError("does not tell its epoch, which small weights state", where="iteration")
+        raise RefusedError("does not state its epoch, which small weights need", where="iteration")
     version = identity.version or version_of(config)
     if version is None:
-        raise RefusedError("neither the file nor its config tells v3 from v4", where="config", hint="--config FILE, with a version in it")
+        raise RefusedError("neither the file nor its config says whether it is v3 or v4", where="config", hint="--config FILE, with a version in it")
     experiment = _experiment(config.get("name"), path)
     base = f"{experiment}_e{epoch}_s{step}"
     info = f"{epoch}epoch_{step}iteration"
@@ -89,7 +89,7 @@ def check_config(config: Mapping[str, object], identity: Identity, state: Mappin
             raise RefusedError(f"{key} is {said}, but the tensors have {found}", where=where, hint="--config FILE names the right one")
     for section in ("train", "data", "model"):
         if not fields(config.get(section)):
-            raise UsageError(f"has no section {section!r}, so it is no config of a SoVITS run", where=where)
+            raise UsageError(f"has no section {section!r}, so it is not the config of a SoVITS run", where=where)
     missing = missing_fields("sovits-weights", config)
     if missing:
         raise RefusedError(

@@ -42,9 +42,9 @@ def merge(lora: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Merged:
         if match is not None:
             adapters.setdefault(base_name(match["layer"]) + ".weight", {})[match["side"]] = tensor
         elif ".base_layer." not in name:
-            twice += [(name, f"has the place of another in the base, {base_name(name)}")] if base_name(name) in others else []
+            twice += [(name, f"takes the place of another in the base, {base_name(name)}")] if base_name(name) in others else []
             others[base_name(name)] = tensor
-    twice += [(name, "is adapted, and replaced as well") for name in adapters if name in others]
+    twice += [(name, "is both adapted and replaced") for name in adapters if name in others]
     conflicts = [*twice, *_odd_adapters(adapters, base), *_odd_others(others, base)]
     if conflicts:
         where, why = conflicts[0]
@@ -110,7 +110,7 @@ def _odd_adapters(adapters: Mapping[str, Mapping[str, Tensor]], base: Mapping[st
         elif (
             not target.numel or not up.numel or not all(t.dtype.floating and t.contiguous and t.dtype is t.storage.dtype for t in (target, up, down))
         ):
-            found.append((name, "is no plain matrix of floating numbers"))
+            found.append((name, "is not a plain matrix of floating-point numbers"))
     return found
 
 

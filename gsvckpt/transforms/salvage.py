@@ -19,7 +19,7 @@ def leave_out(plan: Plan, path: Path, tensors: Mapping[str, Tensor], lost: Colle
     """
     names = dict.fromkeys(name for name, tensor in tensors.items() if tensor.storage in lost)  # in the order of the file
     if names and len(names) == len(tensors):
-        raise RefusedError(f"not one of the model's {len(tensors):,} tensors is whole", where="--salvage", hint="get the file again")
+        raise RefusedError(f"not one of the model's {len(tensors):,} tensors is complete", where="--salvage", hint="get the file again")
     before = plan.changes
     plan = keep_tensors(plan, path, lambda name: name not in names, "salvage")
     plan = replace(plan, changes=(*before, *(Change("salvage", name, "damaged", "lost") for name in names)))
@@ -32,6 +32,6 @@ def leave_out(plan: Plan, path: Path, tensors: Mapping[str, Tensor], lost: Colle
     plan = replace(stripped, changes=(*plan.changes, *told))
     if not storages_of(plan.root).isdisjoint(lost):
         raise RefusedError(
-            "something is lost beside the model's tensors that cannot be left out alone", where="/".join(map(format_key, path)) or "root"
+            "something other than the model's tensors is lost, and it cannot be left out alone", where="/".join(map(format_key, path)) or "root"
         )
     return plan

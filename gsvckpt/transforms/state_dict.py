@@ -23,7 +23,7 @@ def keep_tensors(plan: Plan, path: Path, wanted: Callable[[str], bool], step: st
     for place, leaf in walk(state):
         name = ".".join(map(format_key, place))
         if isinstance(leaf, Tensor) and not wanted(name):
-            raise UnsupportedError("stands in a list or an object, from which single tensors cannot be left out", where=name)
+            raise UnsupportedError("is in a list or an object, from which single tensors cannot be removed", where=name)
     return plan.with_root(root, *(Change(step, name, "present", "removed", size) for name, size in gone.items())) if gone else plan
 
 
@@ -53,7 +53,7 @@ def put_tensors(plan: Plan, path: Path, entries: Mapping[str, object], *changes:
     """Plan to put tensors into the state dict at `path`: in the place of those of the same name, new ones behind them."""
     state = at(plan.root, path)
     if not isinstance(state, dict):
-        raise UnsupportedError("is no state dict", where=".".join(map(format_key, path)))
+        raise UnsupportedError("is not a state dict", where=".".join(map(format_key, path)))
     if entries and any(isinstance(value, dict) for value in state.values()):
         raise UnsupportedError("tensors cannot be put into nested state dicts", where=next(iter(entries)))
     return plan.with_root(put(plan.root, path, edited(state, state | dict[object, object](entries))), *changes)

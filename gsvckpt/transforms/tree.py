@@ -61,7 +61,7 @@ class _Rebuilder:
                 try:
                     made[made_key] = made_part
                 except TypeError as error:
-                    raise UnsupportedError(f"the key {format_path((key,))} would become something that no key can be", where="a dict") from error
+                    raise UnsupportedError(f"the key {format_path((key,))} would become something that cannot be a key", where="a dict") from error
             if len(made) != len(new):
                 raise UnsupportedError(f"two of its {len(new):,} keys would become one", where="a dict")
             metadata = state_dict_metadata(new)

@@ -57,7 +57,7 @@ def test_what_tells_no_progress_is_no_save(tmp_path):
     found = take([str(tmp_path)])
     assert not found.saves
     assert len(ignored(found)) == 7
-    assert all("no training progress" in why for why in ignored(found).values())
+    assert all("does not state how far training had come" in why for why in ignored(found).values())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_damaged_g_is_still_half_of_its_pair(tmp_path):
 def test_a_d_alone_counts_for_nothing(tmp_path):
     s2_run(tmp_path / "logs_s2_v2", range(1, 2))
     (tmp_path / "logs_s2_v2" / "G_2.pth").unlink()
-    assert list(take([str(tmp_path)]).damaged.values()) == ["its G is not there"]
+    assert list(take([str(tmp_path)]).damaged.values()) == ["its G is missing"]
 
 
 def test_a_lora_run_has_no_d(tmp_path):

@@ -1,4 +1,4 @@
-"""What is no regular file is never replaced by an output, whatever command writes it, with --force or not: devices, pipes, sockets, folders."""
+"""What is not a regular file is never replaced by an output, whatever command writes it, with --force or not: devices, pipes, sockets, folders."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_dry_run_tells_of_it(gsvckpt, tmp_path):
     place(tmp_path / "out.pth", "pipe")
     run = gsvckpt("convert-fp16", source, "-o", tmp_path / "out.pth", "--force", "-n")
     assert run.code == 0
-    assert "is a named pipe, and only a regular file is ever replaced, so a real run would stop here" in run.err
+    assert "is a named pipe; only a regular file can be replaced, so a real run would stop here" in run.err
 
 
 @pytest.mark.parametrize("link", [False, True], ids=["itself", "link"])
@@ -147,7 +147,7 @@ def test_a_manifest_that_is_a_pipe_stops_no_verification(gsvckpt, tmp_path):
     save(tmp_path / "x.pth", weights(TREE))
     os.mkfifo(tmp_path / "gsvckpt.toml")
     run = gsvckpt("verify", tmp_path)
-    assert (run.code, "gsvckpt.toml: is no regular file" in run.err) == (3, True)
+    assert (run.code, "gsvckpt.toml: is not a regular file" in run.err) == (3, True)
 
 
 def test_python_records_into_no_pipe(tmp_path):

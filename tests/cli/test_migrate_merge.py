@@ -329,8 +329,8 @@ CONFLICTS = {
     "narrow": (lambda lora: {**lora, adapter(Q, "A"): torch.zeros(2, 512)}, f"{Q}.weight", "[1024, 2] and [2, 512]", 1),
     "ranks": (lambda lora: {**lora, adapter(Q, "B"): torch.zeros(1024, 3)}, f"{Q}.weight", "[1024, 3] and [2, 1024]", 1),
     "convolutions": (lambda lora: {**lora, adapter(Q, "A"): torch.zeros(2, 1024, 1)}, f"{Q}.weight", "[2, 1024, 1]", 1),
-    "integers": (lambda lora: {**lora, adapter(Q, "A"): torch.zeros(2, 1024, dtype=torch.int64)}, f"{Q}.weight", "no plain matrix", 1),
-    "transposed": (lambda lora: {**lora, adapter(Q, "A"): torch.zeros(1024, 2).t()}, f"{Q}.weight", "no plain matrix", 1),
+    "integers": (lambda lora: {**lora, adapter(Q, "A"): torch.zeros(2, 1024, dtype=torch.int64)}, f"{Q}.weight", "not a plain matrix", 1),
+    "transposed": (lambda lora: {**lora, adapter(Q, "A"): torch.zeros(1024, 2).t()}, f"{Q}.weight", "not a plain matrix", 1),
     "extra": (lambda lora: {**lora, "odd.weight": torch.zeros(3)}, "odd.weight", "the base has no such tensor", 1),
     "of another": (lambda lora: {**lora, "enc_q.pre.weight": torch.zeros(3), "dec.x": torch.zeros(1)}, "enc_q.pre.weight", "no such tensor", 2),
     "nowhere": (
@@ -340,11 +340,11 @@ CONFLICTS = {
         1,
     ),
     "shapes": (lambda lora: {**lora, "linear_mel.bias": torch.zeros(4)}, "linear_mel.bias", "[4]", 1),
-    "replaced": (lambda lora: {**lora, f"{Q}.weight": torch.zeros(1024, 1024)}, f"{Q}.weight", "replaced as well", 1),
+    "replaced": (lambda lora: {**lora, f"{Q}.weight": torch.zeros(1024, 1024)}, f"{Q}.weight", "both adapted and replaced", 1),
     "twice": (
         lambda lora: {**lora, "cfm.base_model.model.estimator.proj_out.bias": torch.zeros(100), "cfm.estimator.proj_out.bias": torch.zeros(100)},
         "cfm.estimator.proj_out.bias",
-        "has the place of another",
+        "takes the place of another",
         1,
     ),
 }

@@ -530,7 +530,7 @@ def test_folders_of_distributed_checkpoints(gsvckpt, tmp_path):
     assert going(gsvckpt, tmp_path, *LAST) == below(tmp_path, "checkpoints/epoch=0-step=10.ckpt", "checkpoints/epoch=1-step=20.ckpt")
 
 
-@pytest.mark.parametrize("harm", ["missing", "short", "no metadata", "broken metadata", "no meta.pt"])
+@pytest.mark.parametrize("harm", ["missing", "short", "not metadata", "broken metadata", "no meta.pt"])
 def test_a_distributed_checkpoint_that_is_not_whole(gsvckpt, tmp_path, harm):
     newest = sharded(tmp_path) / "epoch=2-step=30.ckpt"
     if harm == "short":
@@ -538,7 +538,7 @@ def test_a_distributed_checkpoint_that_is_not_whole(gsvckpt, tmp_path, harm):
     elif harm == "broken metadata":
         cut(newest / ".metadata")
     else:
-        (newest / {"missing": "__1_0.distcp", "no metadata": ".metadata", "no meta.pt": "meta.pt"}[harm]).unlink()
+        (newest / {"missing": "__1_0.distcp", "not metadata": ".metadata", "no meta.pt": "meta.pt"}[harm]).unlink()
     assert going(gsvckpt, tmp_path, *LAST) == below(tmp_path, "epoch=0-step=10.ckpt")
 
 

@@ -81,7 +81,7 @@ def test_a_folder_that_may_not_be_read_tells_where_credentials_come_from(gsvckpt
     cloud.refuse = lambda _request: True
     run = gsvckpt("inspect", LOGS)
     lines = run.err.splitlines()
-    assert (run.code, lines[0]) == (3, f"gsvckpt: {LOGS}: may not be read (permission denied)")
+    assert (run.code, lines[0]) == (3, f"gsvckpt: {LOGS}: cannot be read (permission denied)")
     assert lines[1].startswith("hint: credentials come from the environment: AWS_ACCESS_KEY_ID")
 
 

@@ -222,7 +222,7 @@ def test_credentials_of_the_environment_are_never_shown(gsvckpt, cloud):
     for command in (("inspect",), ("verify",), ("verify", "--json")):
         run = gsvckpt(*command, url, "-v")
         assert run.code == 3
-        assert "may not be read" in run.err
+        assert "cannot be read" in run.err
         assert "AWS_ACCESS_KEY_ID" in run.out + run.err  # where they come from is said
         assert clouds.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in run.out + run.err
 
@@ -331,5 +331,5 @@ def test_a_network_that_breaks_loses_no_tensors_of_what_is_salvaged(gsvckpt, tmp
 def test_a_secret_is_handed_to_no_cluster(gsvckpt):
     run = gsvckpt("verify", "https://me:pa55word@127.0.0.1:9/x.pth", "--cluster", "tcp://127.0.0.1:9")
     assert run.code == 2
-    assert "is not handed to others" in run.err
+    assert "is not passed on to workers" in run.err
     assert "pa55word" not in run.out + run.err

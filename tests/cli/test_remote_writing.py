@@ -197,7 +197,7 @@ def test_a_temporary_object_that_may_not_be_removed_is_told(gsvckpt, cloud, larg
     cloud.refuse = lambda _request: False
     (temporary,) = [key for key in cloud.names() if key != "out.pth"]
     assert run.code == 5
-    assert f"is written, but its temporary copy {temporary} is still there: may not be written (permission denied)" in run.err
+    assert f"is written, but its temporary copy {temporary} is still there: cannot be written (permission denied)" in run.err
     assert cloud.get("out.pth") == cloud.get(temporary)
     cloud.clear()
 

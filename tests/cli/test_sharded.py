@@ -99,7 +99,7 @@ def test_an_altered_index_is_noticed(gsvckpt, model):
     assert name in json.dumps(whole["findings"])
 
 
-@pytest.mark.parametrize("text", ["{}", "no JSON", '{"weight_map": {}}'])
+@pytest.mark.parametrize("text", ["{}", "not JSON", '{"weight_map": {}}'])
 def test_an_index_that_names_nothing_is_damaged(gsvckpt, model, text):
     _, folder = model
     (folder / INDEX).write_text(text)

@@ -35,7 +35,7 @@ def test_host_computes_at_the_first_number():
 
 @pytest.mark.parametrize("name", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:0:1", "cpu cuda", "warp9"])
 def test_malformed_names_are_usage_errors_with_a_hint(name):
-    with pytest.raises(UsageError, match="is no device") as caught:
+    with pytest.raises(UsageError, match="is not a device") as caught:
         choose(name)
     assert caught.value.hint
     assert caught.value.exit_code == 2

@@ -111,7 +111,7 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(MissingError, match="no regular file"):
+    with pytest.raises(MissingError, match="not a regular file"):
         LocalSource(tmp_path / "pipe")
 
 
@@ -132,5 +132,5 @@ def test_a_source_that_changes(tmp_path: Path, change: str) -> None:
             os.replace(tmp_path / "y", path)
         else:
             path.unlink()
-        with pytest.raises(ChangedError, match="went away" if change == "remove" else "changed while it was read"):
+        with pytest.raises(ChangedError, match="disappeared" if change == "remove" else "changed while it was read"):
             source.check_unchanged()

@@ -121,7 +121,7 @@ NEIGHBOURS: dict[str, Callable[[Path], bytes]] = {
     },
     "digits in front of a frame": lambda marker: torch_zip(b"\x80\x04\x95" + struct.pack("<Q", 1 << 40) + call(marker) + b"."),
     "a frame of nothing": lambda marker: torch_zip(b"\x80\x04\x95" + bytes(8) + b"\x95" + struct.pack("<Q", 1) + call(marker) + b"0}."),
-    "behind the pickle": lambda marker: torch_zip(pickled({}) + b"\x80\x02" + call(marker) + b"."),
+    "follow the pickle": lambda marker: torch_zip(pickled({}) + b"\x80\x02" + call(marker) + b"."),
     "in a record's place that the directory leaves": lambda marker: _left_out(b"\x80\x02" + call(marker) + b"."),
     "in the comment of the zip": lambda marker: zipped(torch_entries(TREE), comment=_record(b"\x80\x02" + call(marker) + b".")),
     "behind a stream": lambda marker: torch_stream(TREE) + torch_zip(b"\x80\x02" + call(marker) + b"."),
@@ -185,7 +185,7 @@ def test_an_ambiguous_pickle_is_neither_converted_nor_loaded(tmp_path: Path, cap
     with gsvckpt.open(path) as opened:
         assert opened.safety.doubts[0].check == "pickle.encoding"
     path.write_bytes(torch_zip({**TREE, "n": Raw(b"I010\n")}))
-    with pytest.raises(DamagedError, match="'010', which not all readers take for the same"):
+    with pytest.raises(DamagedError, match="'010', which readers read differently"):
         gsvckpt.load_state_dict(path)
     assert not (tmp_path / "y.pth").exists()
 
@@ -220,7 +220,7 @@ def test_a_zip_in_a_safetensors_file_that_only_torch_finds(tmp_path: Path, far: 
     path = tmp_path / "x.safetensors"
     path.write_bytes(under_safetensors(torch_zip(b"\x80\x02" + call(tmp_path / "ran") + b".") + bytes(far), 0x04030000 + 0x2020))
     try:
-        with pytest.raises(GsvError, match="some readers take for something else"), gsvckpt.open(path):
+        with pytest.raises(GsvError, match="readers interpret differently"), gsvckpt.open(path):
             pass
         assert verify(path).status == "unsafe"
         patched = io.BytesIO(b"PK" + path.read_bytes()[2:])

@@ -161,7 +161,7 @@ def test_keys_that_are_objects_show_their_names_alone() -> None:
 
 def test_a_legacy_protocol_number_of_endless_laughs() -> None:
     """It used to be shown in the message."""
-    with pytest.raises(DamagedError, match="other numbers"):
+    with pytest.raises(DamagedError, match="does not begin with"):
         read(pickled(0x1950A86A20F9469CFC6C) + b"\x80\x02" + laughs(60) + b"." + pickled({}) * 3)
 
 
@@ -291,11 +291,11 @@ def test_a_size_that_is_no_number() -> None:
         (Raw(b"cos\nsystem\nNa"), DamagedError, "appends to os.system"),
         (Raw(b"cos\nsystem\nNNs"), DamagedError, "sets items of os.system"),
         (Raw(b"](K\x01u"), DamagedError, "a key without a value"),
-        (Raw(b"](K\x01\x90"), DamagedError, "no set"),
+        (Raw(b"](K\x01\x90"), DamagedError, "not a set"),
         (Raw(b"cos\nsystem\n)R)R"), UnsupportedError, "calls the result of another call"),
-        (Raw(b"cos\nsystem\n]R"), DamagedError, "arguments that are no tuple"),
-        (Raw(b"N)\x81"), DamagedError, "something that is no class"),
-        (Raw(b"K\x01K\x02\x93"), DamagedError, "by something that is no text"),
+        (Raw(b"cos\nsystem\n]R"), DamagedError, "arguments that are not a tuple"),
+        (Raw(b"N)\x81"), DamagedError, "something that is not a class"),
+        (Raw(b"K\x01K\x02\x93"), DamagedError, "by something that is not text"),
         (Raw(b"}]Ns"), UnsupportedError, "a list as a key"),
         (Raw(b"}}Ns"), UnsupportedError, "a dict as a key"),
         (Raw(b"\x82\x01"), UnsupportedError, "extension codes"),
@@ -303,7 +303,7 @@ def test_a_size_that_is_no_number() -> None:
         (Raw(b"\x80\x09"), UnsupportedError, "protocol 9"),
         (Raw(b"h\x07"), DamagedError, "KeyError"),
         (Raw(b"t"), DamagedError, "takes more from its stack"),
-        (Raw(b"\xff"), DamagedError, "0xff is no pickle opcode"),
+        (Raw(b"\xff"), DamagedError, "0xff is not a pickle opcode"),
         (Raw(b"X\x01\0\0\0\xff"), DamagedError, "UnicodeDecodeError"),
         (Raw(b"S'x\n"), DamagedError, "without quotes"),
         (Raw(b"("), DamagedError, "unfinished container|no pickle"),
@@ -326,9 +326,9 @@ def test_build_on_a_tensor() -> None:
 @pytest.mark.parametrize(
     ("pid", "message"),
     [
-        ("storage", "no storage"),
-        ((), "no storage"),
-        (("module", Name("torch", "FloatStorage"), "0", "cpu", 1), "no storage"),
+        ("storage", "not a storage"),
+        ((), "not a storage"),
+        (("module", Name("torch", "FloatStorage"), "0", "cpu", 1), "not a storage"),
         (("storage", Name("torch", "EvilStorage"), "0", "cpu", 1), "unknown type torch.EvilStorage"),
         (("storage", Name("os", "FloatStorage"), "0", "cpu", 1), "unknown type os.FloatStorage"),
         (("storage", "FloatStorage", "0", "cpu", 1), "unknown type"),

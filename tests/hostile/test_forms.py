@@ -128,7 +128,7 @@ def test_an_odd_form_is_not_safe(tmp_path: Path, name: str) -> None:
     result = verify(tmp_path / "x.pth", torch_zip({"w": SMALL, "x": ODD[name]}))
     assert result.safety.verdict == "unknown", result.safety
     (finding,) = (finding for finding in result.findings if finding.check == "pickle.safety")
-    assert "so that loading it may do harm" in finding.why
+    assert "so loading it may do harm" in finding.why
 
 
 @pytest.mark.parametrize("name", ["a dtype of objects with its flags cleared", "a generator's position behind its table"])

@@ -82,8 +82,8 @@ TARGET = f"cfm.{LAYER}.weight"
         (adapter(LAYER, down=(RANK, 5)), TARGET, "do not make"),
         (adapter(LAYER, up=(6, 3)), TARGET, "do not make"),
         (adapter(LAYER) | {f"{PEFT}{LAYER}.lora_A.default.weight": tensor("float16", (RANK, 4, 1))}, TARGET, "do not make"),
-        (adapter(LAYER, dtype="int8"), TARGET, "no plain matrix"),
-        (adapter(LAYER, up=(6, 0), down=(0, 4)), TARGET, "no plain matrix"),
+        (adapter(LAYER, dtype="int8"), TARGET, "not a plain matrix"),
+        (adapter(LAYER, up=(6, 0), down=(0, 4)), TARGET, "not a plain matrix"),
         ({"bridge.1.weight": matrix(3, 3)}, "bridge.1.weight", "the base has no such tensor"),
         ({"bridge.0.weight": matrix(3, 4)}, "bridge.0.weight", r"\[3, 4\], in the base \[3, 3\]"),
     ],
@@ -99,7 +99,7 @@ def test_a_transposed_view_is_no_plain_matrix():
     lora = adapter(LAYER)
     store = tensor("float16", (4, RANK)).store
     lora[f"{PEFT}{LAYER}.lora_A.default.weight"] = View(store, (RANK, 4), (1, RANK))
-    with pytest.raises(RefusedError, match="no plain matrix"):
+    with pytest.raises(RefusedError, match="not a plain matrix"):
         merge(state(lora), state(base_tree()))
 
 

@@ -99,7 +99,7 @@ class Choice(NamedTuple):
 def find_experiment(path: str) -> Experiment:
     """Look through an experiment's folder. Raises MissingError where there is none, or no checkpoint of GPT-SoVITS belongs to it."""
     if not os.path.isdir(path):
-        raise MissingError("is no folder" if os.path.exists(path) else "there is no such folder", path=path, hint=_EXPERIMENT)
+        raise MissingError("is not a folder" if os.path.exists(path) else "there is no such folder", path=path, hint=_EXPERIMENT)
     *_, above, name = ("", *os.path.abspath(path).split(os.sep))
     if parse_run(above if name == "ckpt" else name) is not None:
         raise MissingError("is the folder of one run, and a voice has two", path=path, hint="name the experiment's folder, the one above it")

@@ -145,7 +145,7 @@ def measure(path: str) -> SaveFile:
     """A file as it is now. Raises OSError."""
     facts = os.stat(path)
     if not stat.S_ISREG(facts.st_mode):
-        raise OSError("no regular file")
+        raise OSError("not a regular file")
     return SaveFile(path, facts.st_size, facts.st_mtime_ns, (facts.st_dev, facts.st_ino), facts.st_nlink)
 
 

@@ -113,7 +113,7 @@ def _texts(path: str) -> Iterator[str]:
                     raise UsageError(f"has more than {budget.MOST_CELLS:,} lines", where=path)
                 yield raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise UsageError("is no text in UTF-8", where=f"{path}:{number}", hint="save it as UTF-8") from error
+        raise UsageError("is not UTF-8 text", where=f"{path}:{number}", hint="save it as UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise MissingError(f"cannot be read: {why}", path=path) from error
@@ -136,7 +136,7 @@ def _csv_rows(path: str, header: str, lines: Iterable[str]) -> Iterator[tuple[in
             else:
                 yield reader.line_num, dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=True))
     except csv.Error as error:
-        raise UsageError(f"is no valid CSV: {error}", where=f"{path}:{reader.line_num}", hint=_FORM) from error
+        raise UsageError(f"is not valid CSV: {error}", where=f"{path}:{reader.line_num}", hint=_FORM) from error
 
 
 def _json_rows(path: str, _: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -148,9 +148,9 @@ def _json_rows(path: str, _: str, lines: Iterable[str]) -> Iterator[tuple[int, d
         try:
             values = json.loads(row)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"is no valid JSON: {error}", where=f"{path}:{number}", hint=_OBJECTS) from error
+            raise UsageError(f"is not valid JSON: {error}", where=f"{path}:{number}", hint=_OBJECTS) from error
         if not isinstance(values, dict):
-            raise UsageError("is no JSON object", where=f"{path}:{number}", hint=_OBJECTS)
+            raise UsageError("is not a JSON object", where=f"{path}:{number}", hint=_OBJECTS)
         yield number, {name.strip(): "" if value is None else str(value).strip() for name, value in values.items()}
 
 

@@ -212,7 +212,7 @@ def _policy(table: _Table, known: tuple[str, ...]) -> Policy:
 def _text(table: _Table, key: str) -> str:
     value = table.values[key]
     if not isinstance(value, str):
-        raise table.mistake(key, f"`{key}` is no text", "put it between quotes")
+        raise table.mistake(key, f"`{key}` must be text", "put it between quotes")
     if not value:
         raise table.mistake(key, f"`{key}` is empty")
     return value

@@ -57,7 +57,7 @@ def _read(path: str) -> dict[str, object]:
         return _of_checkpoint(path)
     config = _PlainValues(path).convert(found, 0)
     if not isinstance(config, dict):
-        raise UsageError("is no JSON object", where="config", path=path)
+        raise UsageError("is not a JSON object", where="config", path=path)
     return config
 
 
@@ -65,7 +65,7 @@ def _parse_json(path: str, data: bytes) -> object:
     try:
         return json.loads(data[:LARGEST_CONFIG].decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"is no valid JSON ({str(error)[:80]})", where="config", path=path) from error
+        raise UsageError(f"is not valid JSON ({str(error)[:80]})", where="config", path=path) from error
 
 
 def _parse_toml(path: str, data: bytes) -> dict[str, object] | None:

@@ -82,7 +82,7 @@ def record_file(path: str | os.PathLike[str], *, tensors: bool = False) -> Verif
 def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, str], progress: Progress) -> tuple[dict[str, Copied], list[GsvError]]:
     """Copy all files against which nothing speaks. Returns what became of each, by path, and the failures; one does not stop the others."""
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise UsageError("is no folder", where="--backup", path=folder)
+        raise UsageError("is not a folder", where="--backup", path=folder)
     from gsvckpt.commands.verify.backup import Backup, place_for  # most runs copy nothing
 
     backup = Backup(folder)
@@ -102,7 +102,7 @@ def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, st
 def restore_damaged(damaged: Mapping[str, ManifestEntry | None], folder: str, progress: Progress) -> tuple[dict[str, Restored], list[GsvError]]:
     """Bring files back. Returns what became of each, by path, and the failures."""
     if not os.path.isdir(folder):
-        raise UsageError("is no folder", where="--restore-from", path=folder)
+        raise UsageError("is not a folder", where="--restore-from", path=folder)
     from gsvckpt.commands.verify.backup import restore
 
     restored: dict[str, Restored] = {}
@@ -159,14 +159,14 @@ class AfterVerify(NamedTuple):
         return [option for option, value in options.items() if value]
 
     def require_room(self, files: Iterable[str], roots: Mapping[str, str]) -> None:
-        """Raise RefusedError where something that is no regular file stands in the place of a file to write, before anything is read."""
+        """Raise RefusedError where something that is not a regular file stands in the place of a file to write, before anything is read."""
         files = list(files)
         places = [self.listing] if self.listing is not None else []
         if self.record:
             places += [os.path.join(folder, NAME) for folder in dict.fromkeys(map(os.path.dirname, files))]
         if self.backup is not None:
             if os.path.exists(self.backup) and not os.path.isdir(self.backup):
-                raise file_obstacle(self.backup) or UsageError("is no folder", where="--backup", path=self.backup)
+                raise file_obstacle(self.backup) or UsageError("is not a folder", where="--backup", path=self.backup)
             from gsvckpt.commands.verify.backup import place_for  # most runs copy nothing
 
             copies = [os.path.join(self.backup, place_for(path, roots.get(path))) for path in files]

@@ -201,7 +201,7 @@ def copy_file(
 
         def check(written: Target) -> None:
             if _digest_of(str(written.path), watched) != digest:
-                raise OutputError("what was written does not read back", path=target, hint="the disk may be failing")
+                raise OutputError("the output does not read back as it was written", path=target, hint="the disk may be failing")
             os.utime(written.path, ns=(mtime_ns, mtime_ns))
 
         def settle() -> None:

@@ -71,7 +71,7 @@ def record(folder: str, entries: Iterable[ManifestEntry], *, forget: Callable[[s
     """Put entries into the folder's manifest, in one step, and drop those whose name `forget` says. Returns the manifest's path.
 
     Others that record at the same time wait, so nothing is lost. Raises DamagedError where the manifest that is there cannot be understood, which
-    is then left as it is, RefusedError where its name is taken by something that is no regular file, and OutputError.
+    is then left as it is, RefusedError where its name is taken by something that is not a regular file, and OutputError.
     """
     path = os.path.join(folder, NAME)
     obstacle = file_obstacle(path)
@@ -137,7 +137,7 @@ def _read_text(path: str) -> tuple[str, str] | None:
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):  # a pipe would never end
-            raise MissingError("is no regular file", path=path, hint="move it away")
+            raise MissingError("is not a regular file", path=path, hint="move it away")
         if facts.st_size > LARGEST:
             raise DamagedError(f"is larger than {LARGEST:,} bytes", path=path)
         with open(path, encoding="utf-8-sig", newline="") as file:  # Windows' own editor puts a mark in front
@@ -146,7 +146,7 @@ def _read_text(path: str) -> tuple[str, str] | None:
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise DamagedError("is no text in UTF-8", path=path, hint="move it away, and record anew") from error
+        raise DamagedError("is not UTF-8 text", path=path, hint="move it away, and record anew") from error
     except OSError as error:
         raise as_error(error, path, MissingError) from error
 
@@ -157,7 +157,7 @@ def _parse(path: str, text: str) -> dict[str, object]:
     try:
         return toml.load(text)
     except ValueError as error:  # TOMLDecodeError is one
-        raise DamagedError(f"is no valid TOML: {error}", path=path, hint="mend that line, or move the file away and record anew") from error
+        raise DamagedError(f"is not valid TOML: {error}", path=path, hint="mend that line, or move the file away and record anew") from error
 
 
 def _entries(path: str, document: Mapping[str, object]) -> dict[str, ManifestEntry]:

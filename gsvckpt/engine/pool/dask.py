@@ -208,9 +208,13 @@ def _explain(error: Exception) -> Lost:
     """A task without a result is a file that could not be examined, never a success."""
     name = type(error).__name__
     if name == "KilledWorker":
-        return Lost(ClusterError("every worker that had it died", hint="it may need more memory than they have; it can be done without --cluster"))
+        return Lost(
+            ClusterError("every worker that worked on it died", hint="it may need more memory than they have; it can be done without --cluster")
+        )
     if name in ("CancelledError", "CommClosedError") or isinstance(error, _GoneError):
-        return Lost(ClusterError("the cluster went away", hint="run it again; what workers had written by then is told as existing already"))
+        return Lost(
+            ClusterError("the connection to the cluster was lost", hint="run it again; what workers had written by then is told as existing already")
+        )
     return Lost(_failure(error))
 
 

@@ -46,7 +46,7 @@ def run_each(
     shares = [Share(progress, size) for size in sizes]
     if cluster is not None and holds_secrets():
         raise UsageError(
-            "a URL with a password or signature is not handed to others", where="--cluster", hint="give the workers credentials of theirs"
+            "a URL with a password or signature is not passed on to workers", where="--cluster", hint="give the workers credentials of theirs"
         )
     if cluster is not None:
         from gsvckpt.engine.pool.dask import run_on_cluster

@@ -27,14 +27,14 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     scheme = url.partition("://")[0].lower()
     is_web = scheme in {"http", "https"}
     if "::" in url and not is_web:  # there it is an address
-        raise MissingError("chains of URLs are not read", path=url, hint="unpack or copy the file first")
+        raise MissingError("chained URLs are not supported", path=url, hint="unpack or copy the file first")
     with explained(url):
         try:
             from fsspec import filesystem
             from fsspec.config import conf
             from fsspec.core import url_to_fs
         except ImportError as error:
-            raise MissingError("is a URL, which fsspec opens, and that is not installed", path=url, hint=_INSTALL) from error
+            raise MissingError("is a URL, and fsspec, which opens URLs, is not installed", path=url, hint=_INSTALL) from error
         try:
             if is_web:  # proxies and .netrc are of the environment, too
                 return filesystem(scheme, client_kwargs={"trust_env": True, **conf.get(scheme, {}).get("client_kwargs", {})}), reveal(url)
@@ -45,7 +45,9 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         except ValueError as error:
             if "rotocol" not in str(error):
                 raise
-            raise MissingError(f"nobody knows the protocol {url.partition('://')[0]}", path=url, hint="s3://, https://, hf:// and others") from error
+            raise MissingError(
+                f"there is no support for the protocol {url.partition('://')[0]}", path=url, hint="s3://, https://, hf:// and others"
+            ) from error
     return found, path
 
 
@@ -74,7 +76,7 @@ def explain(error: Exception, url: str) -> GsvError:
     if _is_missing(error):
         return MissingError("there is no such file", path=url, hint="" if "." in name_of(url) else "a folder's URL ends in /")
     if _is_denied(error):
-        return MissingError("may not be read (permission denied)", path=url, hint=_CREDENTIALS)
+        return MissingError("cannot be read (permission denied)", path=url, hint=_CREDENTIALS)
     if type(error).__name__ in _UNSET:
         return MissingError(f"cannot be read: {_reason(error)}", path=url, hint=_CREDENTIALS)
     if isinstance(error, IsADirectoryError):
@@ -89,7 +91,7 @@ def explain_output(error: Exception, url: str) -> OutputError:
     if _is_missing(error):
         return OutputError("there is no such bucket or folder", path=url, hint="make it first")
     if _is_denied(error):
-        return OutputError("may not be written (permission denied)", path=url, hint=_CREDENTIALS)
+        return OutputError("cannot be written (permission denied)", path=url, hint=_CREDENTIALS)
     return OutputError(f"cannot be written: {_reason(error)}", path=url, hint=_CREDENTIALS if type(error).__name__ in _UNSET else "")
 
 
@@ -107,10 +109,10 @@ def _status(error: Exception) -> object:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, NotImplementedError):
-        return "its file system cannot do that"
+        return "its file system does not support this"
     if "InvalidU" in type(error).__name__:  # aiohttp's has the URL for its text
-        return "it is no valid URL"
+        return "it is not a valid URL"
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-        return "it does not answer in time"
+        return "it did not answer in time"
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
     return " ".join(redact(text).split())[:200]

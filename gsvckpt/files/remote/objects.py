@@ -64,7 +64,7 @@ class _StoredObject:
         if facts.get("type") == "directory":
             raise MissingError("is a folder", path=url, hint="name the files in it" if url.endswith("/") else "a folder's URL ends in /")
         if facts.get("size") is None:
-            raise MissingError("does not tell its size", path=url, hint="download it first")
+            raise MissingError("is served without its size", path=url, hint="download it first")
         self.size = int(facts["size"])
         self.mtime_ns = _nanoseconds(facts)
         self._marks = _marks(facts)
@@ -174,7 +174,7 @@ class _WebObject:
         size = response.content_length
         if size is None or size > HEAD:
             total = f"all of its {size:,} bytes" if size is not None else "all of it"
-            raise NoRangesError(f"its server sends no parts of a file, only {total}", path=self._url, hint="download it first")
+            raise NoRangesError(f"its server cannot send parts of a file, only {total}", path=self._url, hint="download it first")
         data = await _body(response, size)
         return _Answer(data[start:end], size, marks)
 

@@ -149,7 +149,7 @@ class RemoteSource:
         def fetch() -> bytes:
             data = self._object.fetch(start, end)
             if len(data) != end - start:
-                raise OSError(f"{len(data):,} bytes come where {end - start:,} were asked for")
+                raise OSError(f"{len(data):,} bytes came where {end - start:,} were asked for")
             return data
 
         return _patiently(self.path, fetch, f"bytes {start:,} to {end - 1:,}")
@@ -163,7 +163,7 @@ def _patiently(url: str, ask: Callable[[], R], where: str = "") -> R:
                 return ask()
         except UnreachableError as error:  # noqa: PERF203 - that is the loop's purpose
             if pause is None:
-                why = f"{error.why}; asked {len(_PATIENCE) + 1} times"
+                why = f"{error.why}; tried {len(_PATIENCE) + 1} times"
                 raise UnreachableError(why, where=error.where or where, hint=error.hint, path=url) from None
             time.sleep(pause)
     raise AssertionError  # the last round returns or raises

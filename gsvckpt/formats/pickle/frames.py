@@ -36,9 +36,11 @@ def find_doubts(data: bytes, frames: Sequence[tuple[int, int]], stop: int) -> It
         if begin < covered:
             yield Doubt(where, "a frame begins inside another")
         elif end > stop + 1:
-            yield Doubt(where, f"a frame of {end - begin - 9:,} bytes is longer than what is left of the pickle; readers go on at different places")
+            yield Doubt(
+                where, f"a frame of {end - begin - 9:,} bytes is longer than what is left of the pickle; readers continue at different places"
+            )
         elif not _is_boundary(data, begin + 9, end):
-            yield Doubt(where, "a frame ends inside an opcode; readers go on at different places")
+            yield Doubt(where, "a frame ends inside an opcode; readers continue at different places")
         covered = max(covered, end)
 
 

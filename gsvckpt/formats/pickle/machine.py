@@ -167,7 +167,7 @@ def _is_odd(machine: Machine) -> bool:
 
 
 def _unknown(state: State, position: int) -> int:
-    raise DamagedError(f"0x{state.data[position - 1]:02x} is no pickle opcode")
+    raise DamagedError(f"0x{state.data[position - 1]:02x} is not a pickle opcode")
 
 
 def _unsupported(_state: State, _position: int) -> int:

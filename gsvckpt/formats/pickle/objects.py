@@ -112,7 +112,7 @@ def op_empty_set(m: State, position: int) -> int:  # kept as its recipe, as a se
 def op_additems(m: State, position: int) -> int:
     items, target = m.pop_mark(), m.stack[-1]
     if not (isinstance(target, Opaque) and target.name == _SET and isinstance(target.args, tuple) and isinstance(target.args[0], list)):
-        raise DamagedError("adds items to something that is no set")
+        raise DamagedError("adds items to something that is not a set")
     if m.taken:
         uses.change(m, target)
     for item in items:
@@ -140,7 +140,7 @@ def op_global(m: State, position: int) -> int:
 def op_stack_global(m: State, position: int) -> int:
     name, module = m.stack.pop(), m.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise DamagedError("names a class by something that is no text")
+        raise DamagedError("names a class by something that is not text")
     m.stack.append(m.named(module, name))
     return position
 
@@ -149,7 +149,7 @@ def _call(m: State, name: object, args: object) -> object:
     if not isinstance(name, Global):
         raise UnsupportedError("calls the result of another call")
     if not isinstance(args, tuple):
-        raise DamagedError(f"calls {name} with arguments that are no tuple")
+        raise DamagedError(f"calls {name} with arguments that are not a tuple")
     if name.name == "OrderedDict" and name.module == "collections" and len(args) <= 1:
         if m.ordered is not name:
             m.ordered = name
@@ -157,7 +157,7 @@ def _call(m: State, name: object, args: object) -> object:
         ordered: OrderedDict[object, object] = OrderedDict()
         pairs = args[0] if args else []
         if not isinstance(pairs, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-            raise DamagedError("an OrderedDict is made from something that is no list of pairs")
+            raise DamagedError("an OrderedDict is made from something that is not a list of pairs")
         m.charge(len(pairs))
         m.weigh(1)
         _set_items(m, ordered, [part for pair in pairs for part in pair])
@@ -201,7 +201,7 @@ def op_reduce(m: State, position: int) -> int:
 def op_newobj(m: State, position: int) -> int:
     args, name = m.stack.pop(), m.stack.pop()
     if not isinstance(name, Global) or not isinstance(args, tuple):
-        raise DamagedError("makes an object of something that is no class")
+        raise DamagedError("makes an object of something that is not a class")
     m.stack.append(_opaque(m, name, "newobj", args))
     return position
 
@@ -209,7 +209,7 @@ def op_newobj(m: State, position: int) -> int:
 def op_newobj_ex(m: State, position: int) -> int:
     keywords, args, name = m.stack.pop(), m.stack.pop(), m.stack.pop()
     if not isinstance(name, Global) or not isinstance(args, tuple) or not isinstance(keywords, dict):
-        raise DamagedError("makes an object of something that is no class")
+        raise DamagedError("makes an object of something that is not a class")
     m.stack.append(_opaque(m, name, "newobj_ex", (args, keywords)))
     return position
 

@@ -54,8 +54,8 @@ class Safety(NamedTuple):
         """What it is of the names that is not known."""
         unknown = self.of("unknown")
         odd, named = [judged for judged in unknown if judged.oddity], [judged for judged in unknown if not judged.oddity]
-        parts = [f"names {_list([judged.name for judged in named], most)}, of which it is not known whether loading it runs code"] if named else []
-        parts += [f"holds {judged}, which {judged.oddity}, so that loading it may do harm" for judged in odd[:most]]
+        parts = [f"names {_list([judged.name for judged in named], most)}; it is not known whether loading the file runs code"] if named else []
+        parts += [f"holds {judged}, which {judged.oddity}, so loading it may do harm" for judged in odd[:most]]
         return "; ".join(parts)
 
 

@@ -35,7 +35,7 @@ _FLOAT, _U16, _U32, _I32, _U64 = (struct.Struct(code).unpack_from for code in ("
 
 def op_proto(m: State, position: int) -> int:
     if m.data[position] > 5:
-        raise UnsupportedError(f"pickle protocol {m.data[position]}; the highest there is is 5")
+        raise UnsupportedError(f"pickle protocol {m.data[position]}; the highest is 5")
     if position != m.start + 1:  # from there on, names are looked up by other rules
         m.doubt(position, "a protocol is stated inside the pickle")
     return position + 1
@@ -187,7 +187,7 @@ def op_float(m: State, position: int) -> int:
     line, position = m.line(position)
     value = float(line)
     if not re.fullmatch(_REAL, line):
-        m.doubt(position, f"a float spelled {_shown(line)}, which not all readers take for the same")
+        m.doubt(position, f"a float spelled {_shown(line)}, which readers read differently")
     m.stack.append(value)
     return position
 
@@ -276,7 +276,7 @@ def _integer(m: State, position: int, line: bytes, *, octal: bool = False) -> in
         return int(line)
     eight = re.fullmatch(_OCTAL, line) if octal else None
     value = int(eight[1] + eight[2], 8) if eight else int(line, 0)
-    m.doubt(position, f"an integer spelled {_shown(line)}, which not all readers take for the same")
+    m.doubt(position, f"an integer spelled {_shown(line)}, which readers read differently")
     return value
 
 

@@ -17,7 +17,7 @@ _FEW, _LONG = 64, 1 << 12  # items and characters from which on a copy is charge
 _MOST_PARTS, _DEEPEST = 1_000, 32  # of an object that is hashed; those shared count each time
 _KEEP_ADDRESSES = ("torch._utils", "torch._tensor", "torch.storage")
 _SCALARS = (str, int, float, bytes)
-_CHANGED = Doubt("pickle", "changes a value after something was made from it: readers have what it was before")
+_CHANGED = Doubt("pickle", "changes a value after something was made from it; readers may keep the earlier value")
 
 
 def take(m: State, name: Global, value: object) -> None:

@@ -49,4 +49,4 @@ def tell_refused(root: object) -> list[str]:
         return []
     told = [f"{name} ({count:,})" for name, count in found.most_common(_MOST_TOLD)]
     rest = [f"{len(found) - _MOST_TOLD:,} more"] if len(found) > _MOST_TOLD else []
-    return [f"torch.load(weights_only=True) refuses what is left of classes: {', '.join(told + rest)}"]
+    return [f"torch.load(weights_only=True) refuses the remaining classes: {', '.join(told + rest)}"]

@@ -101,7 +101,7 @@ def _read_end64(source: Source, at: int) -> tuple[int, ...] | None:
     if magic != b"PK\x06\x06":
         raise DamagedError("its zip64 end record is missing", where="zip directory", check="container.directory")
     if where + END64.size != at - LOCATOR.size:  # as where one zip stands behind another: some readers take the first, some the last
-        why = "its zip64 end record stands elsewhere than in front of its locator; readers do not agree which directory counts"
+        why = "its zip64 end record is not directly before its locator; readers do not agree which directory counts"
         raise DamagedError(why, where="zip directory", check="container.directory")
     return where, disk, first_disk, here, count, size, offset
 
@@ -245,7 +245,7 @@ def _check_layout(records: Sequence[Record], tail: Tail) -> None:
     for record in records:
         name = record.name.lower()  # torch looks records up without regard to case (miniz, mz_zip_reader_locate_file)
         if name in seen:
-            raise DamagedError("stands twice in the zip; readers do not agree which one counts", where=record.name, check="container.duplicate")
+            raise DamagedError("appears twice in the zip; readers do not agree which one counts", where=record.name, check="container.duplicate")
         seen.add(name)
     end = 0
     for record in records:
@@ -264,7 +264,7 @@ def require_plain(record: Record) -> Record:
         raise UnsupportedError("is marked as encrypted", where=record.name, check="container.encrypted")
     if record.method != 0:
         raise UnsupportedError(
-            "is compressed; torch stores its records plainly",
+            "is compressed; torch stores its records uncompressed",
             where=record.name,
             hint="gsvckpt migrate FILE stores its records plainly",
             check="container.compressed",

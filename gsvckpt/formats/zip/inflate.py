@@ -53,7 +53,7 @@ class Inflated:
             try:
                 part = self._inflater.decompress(pending, most)
             except zlib.error as error:
-                raise DamagedError(f"holds no deflated data ({error})", where=self._record.name, check="record.crc") from error
+                raise DamagedError(f"holds no valid compressed data ({error})", where=self._record.name, check="record.crc") from error
             if self._inflater.eof or not pending:
                 self._inflater = None  # it would keep what stands behind the record, for as long as the plan lives
             if part:

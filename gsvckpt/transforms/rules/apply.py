@@ -85,7 +85,7 @@ def apply_rules(rules: Sequence[Rule], names: Iterable[str]) -> Renaming:
 
 
 def _too_slow(rule: Rule, name: str) -> RefusedError:
-    why = f"{rule} is too slow: the rules took {PATIENCE:g} seconds up to here"
+    why = f"{rule} is too slow: the rules took {PATIENCE:g} seconds to get here"
     return RefusedError(why, where=_shorten(name), hint="repeat nothing that repeats itself, as in (a+)+")
 
 

@@ -49,7 +49,7 @@ class _RuleTable(NamedTuple):
     def text(self, key: str) -> str:
         value = self.values[key]
         if not isinstance(value, str):
-            raise self.mistake(key, f"`{key}` is no text", "put it between quotes")
+            raise self.mistake(key, f"`{key}` must be text", "put it between quotes")
         if not value and key != "to":
             raise self.mistake(key, f"`{key}` is empty")
         return value
@@ -64,7 +64,7 @@ def _rules(path: str, text: str, presets: Mapping[str, str]) -> Iterator[Rule]:
             raise root.mistake(key, f"unknown key `{key}`", did_you_mean(key, ["rule"], "rules begin with [[rule]]"))
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise root.mistake("rule", "`rule` is no list of tables", "each rule begins with [[rule]], in two pairs of brackets")
+        raise root.mistake("rule", "`rule` must be a list of tables", "each rule begins with [[rule]], in two pairs of brackets")
     if not tables:
         raise root.mistake("rule", "there are no rules in it", f"each rule begins with [[rule]]; presets: {', '.join(presets)}")
     for number, values in enumerate(tables):
@@ -85,7 +85,7 @@ def _rule(table: _RuleTable, presets: Mapping[str, str]) -> Iterator[Rule]:
     needed = _WITH.get(action)
     for key in _WITH.values():
         if key in table.values and key != needed:
-            raise table.mistake(key, f"`{key}` does not go with `{action}`")
+            raise table.mistake(key, f"`{key}` cannot be combined with `{action}`")
     if needed and needed not in table.values:
         raise table.mistake(action, f"`{action}` without `{needed}`")
     line = table.lines.get(action, table.lines[""])
@@ -109,7 +109,7 @@ def _globs(table: _RuleTable, action: str) -> list[str]:
     if not isinstance(globs, list):
         return [table.text(action)]
     if not globs or not all(isinstance(glob, str) and glob for glob in globs):
-        raise table.mistake(action, f"`{action}` is no glob and no list of globs")
+        raise table.mistake(action, f"`{action}` must be a glob or a list of globs")
     return globs
 
 
@@ -117,7 +117,7 @@ def _check_rename(table: _RuleTable, pattern: str, template: str) -> None:
     try:
         search = compile_pattern(pattern)
     except (re.error, ValueError, OverflowError, RecursionError) as error:
-        raise table.mistake("rename", f"is no regular expression: {error}") from error
+        raise table.mistake("rename", f"is not a regular expression: {error}") from error
     if len(template) > LONGEST:
         raise table.mistake("to", f"`to` is {TOO_LONG}")
     try:

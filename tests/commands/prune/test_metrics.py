@@ -143,12 +143,12 @@ def test_the_last_finite_value_of_each_epoch(tmp_path_factory: pytest.TempPathFa
         ("experiment,val_loss\na,1\n", None, "has no column epoch, step or file"),
         ("[1, 2]", None, "has no column epoch, step or file"),
         ("epoch,val_loss\n1,2\n1,2,3\n", 3, "has 3 cells, where the first line names 2 columns"),
-        ('epoch,val_loss\n"1,2\n', None, "is no valid CSV"),
-        ('{"epoch": 1}\n{"epoch": }', 2, "is no valid JSON"),
-        ('{"epoch": 1}\n3', 2, "is no JSON object"),
+        ('epoch,val_loss\n"1,2\n', None, "is not valid CSV"),
+        ('{"epoch": 1}\n{"epoch": }', 2, "is not valid JSON"),
+        ('{"epoch": 1}\n3', 2, "is not a JSON object"),
         ("[" * 50_000, None, "has no column"),
-        ('{"a":' * 10_000, 1, "is no valid JSON"),
-        (b"epoch,val_loss\n1,\xff\n", 2, "is no text in UTF-8"),
+        ('{"a":' * 10_000, 1, "is not valid JSON"),
+        (b"epoch,val_loss\n1,\xff\n", 2, "is not UTF-8 text"),
     ],
 )
 def test_what_is_no_table(tmp_path: Path, text: str | bytes, line: int | None, why: str) -> None:

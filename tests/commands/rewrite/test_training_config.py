@@ -135,7 +135,7 @@ def test_nulls_that_toml_cannot_say_are_read_where_they_are_told(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("name", "text", "why"),
-    [("c.toml", "a = 1\nb = \n", "no valid TOML"), ("c", "a = 1\nb = \n", "neither JSON nor TOML"), ("c", "a = 1979-05-27", "holds a date")],
+    [("c.toml", "a = 1\nb = \n", "not valid TOML"), ("c", "a = 1\nb = \n", "neither JSON nor TOML"), ("c", "a = 1979-05-27", "holds a date")],
 )
 def test_toml_that_is_no_config(tmp_path: Path, name: str, text: str, why: str) -> None:
     path = put(tmp_path / name, text.encode())

@@ -117,7 +117,7 @@ def test_an_answer_that_ends_early_is_asked_for_again(web, data):
 def test_answers_that_always_end_early_are_an_error_not_damage(web, data):
     with open_source(web.url("file.bin")) as source:
         web.spoil = lambda _, answer: setattr(answer, "cut", 7)
-        with pytest.raises(UnreachableError, match=r"the answer ends before .* asked 4 times") as caught:
+        with pytest.raises(UnreachableError, match=r"the answer ends before .* tried 4 times") as caught:
             read(source, HEAD, 1000)
         assert caught.value.exit_code == 3
         assert not isinstance(caught.value, DamagedError)
@@ -149,7 +149,7 @@ def ignore_ranges(_, answer):
 
 def test_a_server_without_ranges_is_told_and_nothing_is_downloaded(web, data):
     web.spoil = ignore_ranges
-    with pytest.raises(MissingError, match="sends no parts of a file, only all of its") as caught, open_source(web.url("file.bin")):
+    with pytest.raises(MissingError, match="cannot send parts of a file, only all of its") as caught, open_source(web.url("file.bin")):
         pass
     assert caught.value.hint == "download it first"
     assert len(web.requests) == 1
@@ -168,7 +168,7 @@ def test_a_server_without_ranges_that_does_not_say_how_much_it_sends(web, data):
 def test_a_server_that_stops_knowing_ranges_is_not_misread(web, data):
     with open_source(web.url("file.bin")) as source:
         web.spoil = ignore_ranges
-        with pytest.raises(MissingError, match="sends no parts"):
+        with pytest.raises(MissingError, match="cannot send parts"):
             read(source, HEAD, 1000)
 
 
@@ -200,7 +200,7 @@ def test_an_object_that_changes_is_told(web, data, what):
 
 
 @pytest.mark.parametrize(
-    ("status", "why"), [(404, "there is no such file"), (410, "there is no such file"), (403, "may not be read"), (401, "may not be read")]
+    ("status", "why"), [(404, "there is no such file"), (410, "there is no such file"), (403, "cannot be read"), (401, "cannot be read")]
 )
 def test_refusals(web, data, status, why):
     def spoil(_, answer):
@@ -222,7 +222,7 @@ def test_the_signature_of_a_url_is_sent_and_not_shown(web, data):
 def test_a_server_that_says_nothing_is_told(web, data, monkeypatch):
     monkeypatch.setattr(objects, "_SECONDS", 0.2)
     web.spoil = lambda _number, _answer: time.sleep(0.5)
-    with pytest.raises(UnreachableError, match=r"does not answer in time; asked 4 times"), open_source(web.url("file.bin")):
+    with pytest.raises(UnreachableError, match=r"did not answer in time; tried 4 times"), open_source(web.url("file.bin")):
         pass
 
 
@@ -236,17 +236,17 @@ def test_proxies_of_the_environment_are_asked(web, data, monkeypatch):
 
 
 def test_nobody_listens():
-    with pytest.raises(UnreachableError, match="asked 4 times"), open_source("http://127.0.0.1:9/file.bin?token=abcdef"):
+    with pytest.raises(UnreachableError, match="tried 4 times"), open_source("http://127.0.0.1:9/file.bin?token=abcdef"):
         pass
 
 
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("xyz://a/b.pth", "nobody knows the protocol xyz"),
+        ("xyz://a/b.pth", "there is no support for the protocol xyz"),
         ("file:///a.pth", "names a file of this machine"),
-        ("zip://a::s3://b", "chains"),
-        ("http://", "no valid URL"),
+        ("zip://a::s3://b", "chained"),
+        ("http://", "not a valid URL"),
         ("reference://a", "cannot be read"),
     ],
 )

@@ -92,7 +92,7 @@ def test_a_file_that_ends_inside_a_record(keep: int) -> None:
 
 
 def test_what_is_no_deflated_data() -> None:
-    with pytest.raises(DamagedError, match="no deflated data") as caught:
+    with pytest.raises(DamagedError, match="no valid compressed data") as caught:
         part(opened(b"\xff" * 100, 10), 0, 10)
     assert caught.value.where == "archive/data/0"
 

@@ -159,11 +159,11 @@ GOOD = '[[rule]]\ndrop = "x"\n'
     ("text", "line", "why", "hint"),
     [
         # what is no TOML
-        ("[[rule]]\ndrop = \n", 2, "no valid TOML", ""),
-        ("\n\n[[rule]\n", 3, "no valid TOML", ""),
-        ('# a\n[[rule]]\r\ndrop = "a"\r\ndrop = "b"\r\n', 4, "no valid TOML", ""),
-        ('[[rule]]\ndrop = """x\ny\n', 3, "no valid TOML", ""),  # the parser says "at end of document"
-        ("a = " + "[" * 100_000, None, "no valid TOML", ""),
+        ("[[rule]]\ndrop = \n", 2, "not valid TOML", ""),
+        ("\n\n[[rule]\n", 3, "not valid TOML", ""),
+        ('# a\n[[rule]]\r\ndrop = "a"\r\ndrop = "b"\r\n', 4, "not valid TOML", ""),
+        ('[[rule]]\ndrop = """x\ny\n', 3, "not valid TOML", ""),  # the parser says "at end of document"
+        ("a = " + "[" * 100_000, None, "not valid TOML", ""),
         # the top
         ("", 1, "no rules", "ddp"),
         ("# nothing\n\n", 1, "no rules", "ddp"),
@@ -171,11 +171,11 @@ GOOD = '[[rule]]\ndrop = "x"\n'
         ('[[rules]]\ndrop = "x"\n', 1, "unknown key `rules`", "did you mean rule?"),
         (GOOD + '# [[rule]]\n[[rule]]\ndrop = "y"\n[other.thing]\nx = 1', 6, "unknown key `other`", "[[rule]]"),
         ('# x\n"a b".c = 1\n' + GOOD, 2, "unknown key `a b`", ""),
-        ('\n[rule]\ndrop = "x"\n', 2, "no list of tables", "[[rule]]"),
-        ('\nrule.drop = "x"\n', 2, "no list of tables", ""),
-        ("# a\n[rule.x]\ny = 1\n", 2, "no list of tables", ""),
-        ("# a\nrule = 3\n", 2, "no list of tables", ""),
-        ("# a\nrule = [3]\n", 2, "no list of tables", ""),
+        ('\n[rule]\ndrop = "x"\n', 2, "must be a list of tables", "[[rule]]"),
+        ('\nrule.drop = "x"\n', 2, "must be a list of tables", ""),
+        ("# a\n[rule.x]\ny = 1\n", 2, "must be a list of tables", ""),
+        ("# a\nrule = 3\n", 2, "must be a list of tables", ""),
+        ("# a\nrule = [3]\n", 2, "must be a list of tables", ""),
         # keys
         (GOOD + '[[rule]]\n\n# x\nrenam = "x"\n', 6, "unknown key `renam`", "did you mean rename?"),
         (GOOD + '[[rule]]\ndrop = "x"\nxyzzy = 1\n', 5, "unknown key `xyzzy`", "known ones: rename, drop"),
@@ -185,24 +185,24 @@ GOOD = '[[rule]]\ndrop = "x"\n'
         (GOOD + '[["rule"]]\nto = "x"\n', 3, "does nothing", ""),
         ('[[rule]]\ndrop = "x"\n\nkeep = "y"\n', 4, "`keep` in a rule that has `drop`", ""),
         ('[[rule]]\npreset = "ddp"\ndrop = "x"\n', 3, "`drop` in a rule that has `preset`", ""),
-        ('[[rule]]\nto = "x"\nrename = "x"\ndtype = "float16"', 4, "`dtype` does not go with `rename`", ""),
-        ('[[rule]]\nto = "x"\ndrop = "x"\n', 2, "`to` does not go with `drop`", ""),
+        ('[[rule]]\nto = "x"\nrename = "x"\ndtype = "float16"', 4, "`dtype` cannot be combined with `rename`", ""),
+        ('[[rule]]\nto = "x"\ndrop = "x"\n', 2, "`to` cannot be combined with `drop`", ""),
         ('[[rule]]\n\nrename = "x"\n', 3, "`rename` without `to`", ""),
         ('[[rule]]\n\ncast = "x"\n', 3, "`cast` without `dtype`", ""),
         # values
-        ("[[rule]]\n\ndrop = 3\n", 3, "`drop` is no text", "quotes"),
-        ('[[rule]]\nrename = ["x"]\nto = ""\n', 2, "`rename` is no text", ""),
-        ('[[rule]]\nrename = "x"\nto = true\n', 3, "`to` is no text", ""),
-        ("[[rule]]\nstrip-prefix = 1979-05-27\n", 2, "`strip-prefix` is no text", ""),
-        ('[[rule]]\n[rule.drop]\nx = "y"', 2, "`drop` is no text", ""),
-        ('[[rule]]\ndrop.x = "y"', 2, "`drop` is no text", ""),
+        ("[[rule]]\n\ndrop = 3\n", 3, "`drop` must be text", "quotes"),
+        ('[[rule]]\nrename = ["x"]\nto = ""\n', 2, "`rename` must be text", ""),
+        ('[[rule]]\nrename = "x"\nto = true\n', 3, "`to` must be text", ""),
+        ("[[rule]]\nstrip-prefix = 1979-05-27\n", 2, "`strip-prefix` must be text", ""),
+        ('[[rule]]\n[rule.drop]\nx = "y"', 2, "`drop` must be text", ""),
+        ('[[rule]]\ndrop.x = "y"', 2, "`drop` must be text", ""),
         ('[[rule]]\nadd-prefix = ""', 2, "`add-prefix` is empty", ""),
         ('[[rule]]\nrename = ""\nto = "x"', 2, "`rename` is empty", ""),
-        ("[[rule]]\nkeep = []", 2, "no list of globs", ""),
-        ('[[rule]]\nkeep = [\n"a", # b\n3]', 2, "no list of globs", ""),
-        ('[[rule]]\nkeep = ["a", ""]', 2, "no list of globs", ""),
-        ('[[rule]]\nto = "x"\nrename = "(x"', 3, "no regular expression", ""),
-        ('[[rule]]\nto = "x"\nrename = "x{99999999999}"', 3, "no regular expression", ""),
+        ("[[rule]]\nkeep = []", 2, "must be a glob or a list of globs", ""),
+        ('[[rule]]\nkeep = [\n"a", # b\n3]', 2, "must be a glob or a list of globs", ""),
+        ('[[rule]]\nkeep = ["a", ""]', 2, "must be a glob or a list of globs", ""),
+        ('[[rule]]\nto = "x"\nrename = "(x"', 3, "not a regular expression", ""),
+        ('[[rule]]\nto = "x"\nrename = "x{99999999999}"', 3, "not a regular expression", ""),
         ("[[rule]]\nrename = '(x)(?P<y>z)'\nto = '\\3'", 3, "invalid group reference 3", r"\1, \2, \g<y>"),
         ("[[rule]]\nrename = 'x'\nto = '\\g<z>'", 3, "unknown group name 'z'", "none"),
         ("[[rule]]\nrename = 'x'\nto = '\\q'", 3, "bad escape", ""),
@@ -221,7 +221,7 @@ GOOD = '[[rule]]\ndrop = "x"\n'
         ('[[rule]]\r\ndrop = "x"\r\n\r\nkeap = 1', 4, "unknown key `keap`", ""),
         (b"\xef\xbb\xbf[[rule]]\nkeap = 1", 2, "unknown key `keap`", ""),
         # what is no text
-        (b"[[rule]]\n# \xff", 2, "no text in UTF-8", "UTF-8"),
+        (b"[[rule]]\n# \xff", 2, "not UTF-8 text", "UTF-8"),
         (b"#" * 1_000_001, None, "larger than 1,000,000 bytes", ""),
     ],
 )
@@ -399,7 +399,7 @@ def test_many_rules_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("pattern", ["(?:(?:a{1000}){1000}){1000}", "a{1000}{1000}{,1000}"])
 def test_counts_that_multiply_are_refused(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(UsageError, match="no regular expression") as caught:
+    with pytest.raises(UsageError, match="not a regular expression") as caught:
         read(tmp_path, f"[[rule]]\nrename = '{pattern}'\nto = ''")
     assert caught.value.where.endswith(":2")
 

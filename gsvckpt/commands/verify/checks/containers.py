@@ -96,7 +96,7 @@ def trailing(checkpoint: Checkpoint) -> list[Finding]:
     count, container = checkpoint.container.trailing, checkpoint.container
     if not count or container.format != "torch-stream":  # behind a zip's pickle they are a doubt (see ambiguity)
         return []
-    why = f"{count:,} bytes stand behind the last storage; torch.load ignores them"
+    why = f"{count:,} bytes follow the last storage; torch.load ignores them"
     return [Finding("container.trailing", "warning", "end of file", why, "harmless where a copy appended zeros; otherwise get the file again")]
 
 

@@ -71,7 +71,7 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
                 "container.trailing",
                 "warning",
                 "end of file",
-                f"{tail.trailing:,} bytes stand behind the end of the zip; torch.load ignores them",
+                f"{tail.trailing:,} bytes follow the end of the zip; torch.load ignores them",
                 "harmless where a download or copy appended zeros; otherwise get the file again",
             )
         )

@@ -39,7 +39,7 @@ DAMAGED: dict[str, tuple[bytes, str, str]] = {  # bytes, the check that names it
     "zeros": (bytes(5000), "container.kind", "zeros"),
     "few zeros": (bytes(10), "container.kind", "zeros"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x03foo", "container.kind", "ONNX"),
-    "old format, cut": (torch_stream(TREE)[:-10], "container.truncated", "storages are whole"),
+    "old format, cut": (torch_stream(TREE)[:-10], "container.truncated", "storages are complete"),
     "pickle damaged": (torch_zip(b"\x80\x02}X\x05\x00\x00\x00ab\xff\xffcdK\x01s."), "pickle.damaged", ""),
     "overlap": (zipped([*torch_entries(TREE)[:-1], Entry("archive/version", b"3\n", header=0)]), "container.headers", ""),
     "twice": (zipped([*torch_entries(TREE), Entry("archive/Version", b"3\n")]), "container.duplicate", "twice"),
