@@ -314,6 +314,6 @@ def _named(caught: GsvError | OSError, path: str) -> GsvError:
 def check_archive(archive: str | None, roots: Sequence[str]) -> None:
     """Raise UsageError for an archive that is no folder, or inside what is pruned; RefusedError for a device or a pipe."""
     if archive is not None and os.path.exists(archive) and not os.path.isdir(archive):
-        raise file_obstacle(archive) or UsageError("is no folder", where="--archive", path=archive)
+        raise file_obstacle(archive) or UsageError("is not a folder", where="--archive", path=archive)
     if archive is not None and any(is_inside(os.path.realpath(archive), os.path.realpath(root)) for root in roots):
         raise UsageError("lies inside what is pruned", where="--archive", path=archive, hint="name a folder elsewhere")
