@@ -148,7 +148,7 @@ def verify(
     after.refuse_contradictions(options, manifest=manifest, checksums=checksums, paths=paths)
     options = options._replace(digests=options.digests | after.digests, tensors=per_tensor)
     if settings.device != "cpu" and settings.verbose:
-        tell_device("cpu", "it looks for NaN faster than a device could be given the bytes")
+        tell_device("cpu", "it finds NaN faster than a device could receive the bytes")
     if against is not None:
         paths = [index_of(paths[0]) or paths[0]]  # a sharded checkpoint is one, whatever else its folder holds
     targets = gather(paths, recursive=recursive, resuming=resume, recorded=manifest, listed=checksums)

@@ -67,7 +67,7 @@ def test_a_name_that_is_no_unicode_costs_only_itself(gsvckpt, folder, tmp_path):
     shutil.copy(folder / "G_0.pth", os.fsencode(folder) + b"/a\xff.pth")
     run = gsvckpt("verify", folder, "--record", "--backup", tmp_path / "b")
     assert run.code == 5
-    assert "no Unicode" in run.err
+    assert "not valid Unicode" in run.err
     assert set(tomllib.loads((folder / "gsvckpt.toml").read_text())["files"]) == {"G_0.pth", "G_1.pth", "G_2.pth"}
 
 

@@ -110,7 +110,7 @@ def restore_damaged(damaged: Mapping[str, ManifestEntry | None], folder: str, pr
     for path, entry in damaged.items():
         if entry is None or "xxh3_128" not in entry.digests:
             hint = "--manifest names the manifest of another folder, as that of the backup"
-            failures.append(OutputError("is in no manifest, so its good bytes are not known", path=path, hint=hint))
+            failures.append(OutputError("is in no manifest, so its correct digest is not known", path=path, hint=hint))
             continue
         try:
             restored[path] = restore(path, entry, folder, progress)
@@ -124,7 +124,7 @@ def _recordable(result: Verification, failures: list[GsvError]) -> bool:
     try:
         os.path.basename(result.path).encode("utf-8")
     except UnicodeEncodeError:
-        failures.append(OutputError("its name is no Unicode, which a manifest cannot hold", path=result.path, hint="rename the file"))
+        failures.append(OutputError("its name is not valid Unicode, so a manifest cannot hold it", path=result.path, hint="rename the file"))
         return False
     return True
 
@@ -190,7 +190,7 @@ class AfterVerify(NamedTuple):
         needs_bytes += ["--against"] if options.against is not None else []
         needs_bytes += ["--checksums"] if checksums is not None else []
         if options.quick and needs_bytes:
-            raise UsageError("needs the bytes, which --quick does not read", where=needs_bytes[0])
+            raise UsageError("needs tensor bytes, which --quick does not read", where=needs_bytes[0])
         answered = {"against": options.against is not None, "checksum": checksums is not None, "resume": options.resume}
         if not any(answered.get(family(check), True) for check in options.checks):
             needed = {"against": "--against OTHER", "checksum": "--checksums FILE", "resume": "--resume"}
@@ -203,11 +203,11 @@ class AfterVerify(NamedTuple):
             if asked and not any(family(check) == family_of for check in options.checks):
                 raise UsageError(f"asks for {family_of}.* checks, which --checks leaves out", where=option)
         if self.asked and any(is_damage(check) and check not in options.checks for check in CHECKS):
-            raise UsageError("must know whether a file is damaged, so --checks may leave out none of the checks for that", where=self.asked[0])
+            raise UsageError("needs to know whether a file is damaged, so --checks must include every check for that", where=self.asked[0])
         for option, given in (("--per-tensor", self.per_tensor), ("--forget", self.forget)):
             if given and not self.record:
-                raise UsageError("goes with --record", where=option)
+                raise UsageError("can only be used with --record", where=option)
         if self.record and manifest is not None:
-            raise UsageError("writes gsvckpt.toml beside the files, so it does not go with --manifest", where="--record")
+            raise UsageError("writes gsvckpt.toml beside the files, so it cannot be combined with --manifest", where="--record")
         if options.against is not None and (len(paths) != 1 or (os.path.isdir(paths[0]) and index_of(paths[0]) is None)):
             raise UsageError("compares one file with another, so give one PATH", where="--against")

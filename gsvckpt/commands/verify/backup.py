@@ -56,7 +56,7 @@ class Backup:
         Raises ChangedError when its bytes are not those of `entry` any more, and OutputError when the copy cannot be written or reads back wrongly.
         """
         if any("\ud800" <= char <= "\udfff" for char in entry.name):  # a byte of a name that is none
-            raise OutputError("its name is no Unicode, which a manifest cannot hold", path=path, hint="rename the file")
+            raise OutputError("its name is not valid Unicode, so a manifest cannot hold it", path=path, hint="rename the file")
         digest = entry.digests[_DIGEST]
         known = self._copies().get(digest)
         if known is not None and (not reread or _digest_of(known, progress) == digest):
@@ -130,7 +130,7 @@ def restore(path: str, entry: ManifestEntry, backup: str, progress: Progress | N
         with suppress(DamagedError):
             if _digest_of(copy, progress) == entry.digests[_DIGEST]:
                 return _put_back(copy, path, entry, progress)
-    why = f"{backup} has no copy of it with the recorded digest" + (f"; {tried} of its size are others or damaged" if tried else "")
+    why = f"{backup} has no copy of it with the recorded digest" + (f"; {tried} files of its size are different or damaged" if tried else "")
     raise DamagedError(why, path=path, hint="name the folder that --backup wrote to")
 
 
@@ -168,11 +168,11 @@ def _keep_aside(path: str) -> str | None:
             continue
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.EACCES, errno.ENOSYS):
-                raise OutputError(f"cannot be kept aside: {error.strerror}", path=path) from error
+                raise OutputError(f"cannot be moved aside: {error.strerror}", path=path) from error
             try:  # no hard links on FAT and some network drives
                 os.rename(path, aside)
             except OSError as failure:
-                raise OutputError(f"cannot be kept aside: {failure.strerror}", path=path) from failure
+                raise OutputError(f"cannot be moved aside: {failure.strerror}", path=path) from failure
         return aside
     raise OutputError("has too many damaged copies beside it", path=path, hint="remove some")
 
@@ -197,7 +197,7 @@ def copy_file(
 
         def fill(written: Target) -> None:
             if _copy(opened, written, watched) != digest:
-                raise ChangedError("is not what was verified any more", path=source, hint="try again")
+                raise ChangedError("changed after it was verified", path=source, hint="try again")
 
         def check(written: Target) -> None:
             if _digest_of(str(written.path), watched) != digest:

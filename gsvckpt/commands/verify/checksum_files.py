@@ -99,7 +99,7 @@ def compare(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
     if not known or listed.digest in known.values():
         return []
     name, found = next(iter(known.items()))
-    return [Finding("checksum.mismatch", "error", "file", "is not what the checksum file lists", _AGAIN, f"{name} {found}", listed.digest)]
+    return [Finding("checksum.mismatch", "error", "file", "does not match the checksum file", _AGAIN, f"{name} {found}", listed.digest)]
 
 
 def confirm(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
@@ -107,13 +107,13 @@ def confirm(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
     name = next((name for name in listed.algorithms if digests.get(name) == listed.digest), None) if listed is not None else None
     if listed is None or name is None:
         return []
-    why = "has the digest that the checksum file lists, which does not say what it holds"
+    why = "has the digest that the checksum file lists, which says nothing about its content"
     return [Finding("checksum.match", "info", "file", why, "", f"{name} {listed.digest}", listed.digest)]
 
 
 def missing(listed: Listed) -> Finding:
     """A listed file that is not there."""
-    return Finding("checksum.missing", "error", "file", "is listed in the checksum file and not there", _AGAIN, "no file", listed.digest)
+    return Finding("checksum.missing", "error", "file", "is listed in the checksum file but missing", _AGAIN, "no file", listed.digest)
 
 
 def malformed(file: ChecksumFile) -> list[Finding]:
@@ -121,7 +121,7 @@ def malformed(file: ChecksumFile) -> list[Finding]:
     if not file.malformed:
         return []
     told = ", ".join(map(str, file.malformed[:10])) + (" ..." if len(file.malformed) > 10 else "")
-    return [Finding("checksum.malformed", "warning", file.path, f"lines that are no checksum lines: {told}", "", str(len(file.malformed)), "0")]
+    return [Finding("checksum.malformed", "warning", file.path, f"lines that are not checksum lines: {told}", "", str(len(file.malformed)), "0")]
 
 
 def format_for(path: str) -> str:

@@ -174,7 +174,7 @@ class _Verifier:
             self.official, finding = officials.compare(self.source.path, self.digests["sha256"])
             self.findings.append(finding)
         if self.official is None:
-            self.unexamined = Finding("container.unsupported", "error", error.where or "file", f"{error.why}; so it was not examined")
+            self.unexamined = Finding("container.unsupported", "error", error.where or "file", f"{error.why}, so it was not examined")
             self.findings += checksum_files.confirm(listed, self.digests)
         return True
 

@@ -111,7 +111,7 @@ def _own_text(path: str, text: str, document: Mapping[str, object], generated: s
         below = text[mark.end() :] if mark is not None else text
         if "#" in below or set(document) != {"files", *_parse(path, own)}:
             hint = f"move what is yours above the line {MARK.strip()!r}"
-            raise RefusedError("has words of yours among those that gsvckpt wrote, which would be lost", path=path, hint=hint)
+            raise RefusedError("your edits inside the generated section would be lost", path=path, hint=hint)
     return own if not own or own.endswith("\n\n") else own.rstrip("\n") + "\n\n"
 
 
@@ -124,7 +124,7 @@ def _require_same(path: str, before: Mapping[str, object], renewed: str, entries
     except DamagedError:
         pass
     hint = f"move what is yours above the line {MARK.strip()!r}"
-    raise RefusedError("cannot be renewed without changing what others wrote in it", path=path, hint=hint)
+    raise RefusedError("cannot be updated without changing what others wrote in it", path=path, hint=hint)
 
 
 def _read(path: str) -> str | None:
@@ -163,7 +163,7 @@ def _parse(path: str, text: str) -> dict[str, object]:
 def _entries(path: str, document: Mapping[str, object]) -> dict[str, ManifestEntry]:
     files = document.get("files", {})
     if not isinstance(files, dict):
-        raise DamagedError("its `files` is no table", path=path)
+        raise DamagedError("its `files` must be a table", path=path)
     return {name: _entry(path, name, table) for name, table in files.items()}
 
 
@@ -190,9 +190,9 @@ def compare(entry: ManifestEntry, size: int, mtime_ns: int, digests: Mapping[str
             return []
         if size != entry.size:
             facts = (f"{size:,} bytes", f"{entry.size:,} bytes")
-            return [Finding("manifest.changed", "warning", "file", "has another size than was recorded", _RECORD, *facts)]
+            return [Finding("manifest.changed", "warning", "file", "differs in size from what was recorded", _RECORD, *facts)]
         facts = (_time(mtime_ns), _time(entry.mtime_ns))
-        return [Finding("manifest.changed", "warning", "file", "has another time than was recorded", _RECORD, *facts)]
+        return [Finding("manifest.changed", "warning", "file", "differs in time from what was recorded", _RECORD, *facts)]
     name = known[0]
     if digests[name] == entry.digests[name]:
         return []
@@ -201,7 +201,7 @@ def compare(entry: ManifestEntry, size: int, mtime_ns: int, digests: Mapping[str
     if same_facts:
         why = f"its bytes changed while its size and time stayed: the disk or memory is failing{more}"
         return [Finding("manifest.bit-rot", "error", "file", why, _RESTORE, f"{name} {digests[name]}", entry.digests[name])]
-    why = f"is not what was recorded{more}"
+    why = f"differs from what was recorded{more}"
     return [Finding("manifest.changed", "warning", "file", why, _RECORD, f"{name} {digests[name]}", entry.digests[name])]
 
 
@@ -216,4 +216,4 @@ def _time(mtime_ns: int) -> str:
 def missing(entry: ManifestEntry) -> Finding:
     """A recorded file that is not there."""
     hint = f"{_RESTORE}; --record --forget drops the entry"
-    return Finding("manifest.missing", "error", "file", "was recorded and is not there any more", hint, "no file", f"{entry.size:,} bytes")
+    return Finding("manifest.missing", "error", "file", "was recorded but is missing now", hint, "no file", f"{entry.size:,} bytes")

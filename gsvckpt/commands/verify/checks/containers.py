@@ -77,7 +77,7 @@ def head(examination: Examination) -> list[Finding]:
         why = f"begins with {container.head} instead of PK{', as GPT-SoVITS marks this version' if suits else ''}; {said}"
         why += ", GPT-SoVITS opens it" if suits else ""
         return [Finding("container.head", "info", "first two bytes", why, found=container.head or "")]
-    why = f"begins with {container.head} instead of PK, and whatever opens such files does not mend that: {said}"
+    why = f"begins with {container.head} instead of PK, and no program that opens such files corrects that: {said}"
     hint = rewrite_head(examination.checkpoint.source.path, "PK")
     return [Finding("container.head", "error", "first two bytes", why, hint, container.head or "", "PK")]
 
@@ -87,7 +87,7 @@ def byteorder(checkpoint: Checkpoint) -> list[Finding]:
     order = checkpoint.container.byteorder
     if order == "little":
         return []
-    why = f"its numbers are in {order[:20]!r} order, which no GPT-SoVITS machine writes: they are not examined"
+    why = f"its numbers are in {order[:20]!r} byte order, which GPT-SoVITS never writes, so they were not examined"
     return [Finding("container.unsupported", "error", "byteorder", why, "load it with torch and save it again", order[:20], "little")]
 
 

@@ -31,7 +31,7 @@ _STRICT = _Manners("loading stops with `Missing key(s) in state_dict`", "loading
 _SILENT = _Manners(
     "they stay random without an error, as GPT-SoVITS loads with strict=False", "they are ignored without an error", extra_is_error=False
 )
-_RESUMED = _Manners("they begin anew, with no more than a line in the log", "they are ignored", extra_is_error=False)
+_RESUMED = _Manners("they start from scratch, with only a line in the log", "they are ignored", extra_is_error=False)
 _MANNERS: Mapping[Kind, _Manners] = {
     "gpt-weights": _STRICT,
     "gpt-training": _STRICT,
@@ -46,7 +46,7 @@ def require_layout(text: str) -> None:
     """Raise UsageError unless `text` is a choice of --layout."""
     choices = ("auto", "none", *VERSIONS, *layouts.names())
     if text not in choices:
-        raise UsageError(f"{text!r} is no layout", where="--layout", hint=f"layouts: {', '.join(choices)}")
+        raise UsageError(f"{text!r} is not a layout", where="--layout", hint=f"layouts: {', '.join(choices)}")
 
 
 def compare(examination: Examination, wanted: str = "auto") -> list[Finding]:
@@ -62,11 +62,11 @@ def compare(examination: Examination, wanted: str = "auto") -> list[Finding]:
     expected = layouts.layout(name, rank)
     found = _normal(examination, name)
     if difference.missing:
-        why = f"{_count(difference.missing, 'tensor')} of {name} {_are(difference.missing)} not there: {_list(difference.missing)}; {manners.missing}"
+        why = f"{_count(difference.missing, 'tensor')} of {name} {_are(difference.missing)} missing: {_list(difference.missing)}; {manners.missing}"
         hint = "get the file again, or save it anew: gsvckpt migrate FILE --like BASE --fill takes them from a base"
         found.append(Finding("layout.missing", "error", difference.missing[0], why, hint, f"{len(state):,} tensors", f"{len(expected):,} tensors"))
     if difference.extra:
-        why = f"{_count(difference.extra, 'tensor')} {_are(difference.extra)} not of {name}: {_list(difference.extra)}; {manners.extra}"
+        why = f"{_count(difference.extra, 'tensor')} {_are(difference.extra)} not part of {name}: {_list(difference.extra)}; {manners.extra}"
         severity: Severity = "error" if manners.extra_is_error else "warning"
         found.append(
             Finding("layout.extra", severity, difference.extra[0], why, found=f"{len(state):,} tensors", expected=f"{len(expected):,} tensors")
@@ -106,7 +106,15 @@ def _normal(examination: Examination, name: str) -> list[Finding]:
 def _dtypes(state: Mapping[str, Tensor], expected: layouts.ModelLayout) -> list[Finding]:
     wrong = [name for name in expected if name in state and not state[name].dtype.floating]
     found = [
-        Finding("layout.dtype", "error", name, "holds no floating numbers; loading rounds or fails", "", state[name].dtype.name, "float16 or float32")
+        Finding(
+            "layout.dtype",
+            "error",
+            name,
+            "holds no floating-point numbers; loading rounds or fails",
+            "",
+            state[name].dtype.name,
+            "float16 or float32",
+        )
         for name in wrong[:_LISTED]
     ]
     counts = Counter(state[name].dtype.name for name in expected if name in state and state[name].dtype.floating)
@@ -122,7 +130,7 @@ def config(examination: Examination) -> list[Finding]:
     missing = requirements.missing_fields(kind, raw)
     found = []
     if missing:
-        why = f"{_count(missing, 'field')} that GPT-SoVITS reads {_are(missing)} not there: {_list(missing)}; loading stops with an error"
+        why = f"{_count(missing, 'field')} that GPT-SoVITS reads {_are(missing)} missing: {_list(missing)}; loading stops with an error"
         found.append(Finding("layout.config", "error", missing[0], why, "it can be taken from another file of the same voice or version"))
     if requirements.needs_plain_dict(kind, raw):
         found.append(Finding("layout.config", "error", "config", "is an object, but GPT-SoVITS calls config.get, which only a dict has"))

@@ -15,7 +15,7 @@ def identify(path: str, sha256: str) -> tuple[str | None, Finding]:
     if found is not None:
         return name, found
     file = official.named(path)[0]
-    why = f"is called like the official {file.name} and is another: saved anew, or trained further"
+    why = f"has the name of the official {file.name} but is another file: saved again, or trained further"
     return None, Finding("official.digest", "info", "file", why, "", sha256, file.sha256 or "")
 
 

@@ -69,10 +69,12 @@ def assess_file(name: str, state: ResumeState, run: TrainingRun | None) -> list[
         found = _loadable(name, state)
     else:
         hint = "training files are called G_*.pth, D_*.pth and epoch=*-step=*.ckpt, in logs/<experiment>"
-        return [Finding("resume.file", "error", name, f"is no training file ({state.kind}): training cannot go on from it", hint, state.kind)]
+        return [Finding("resume.file", "error", name, f"is not a training file ({state.kind}), so training cannot resume from it", hint, state.kind)]
     if run is not None and name not in (run.generator, run.discriminator):
         taken = run.discriminator if state.kind == "sovits-discriminator-training" else run.generator
-        found.append(Finding("resume.file", "warning", name, f"would not be taken, but {taken}", _instead(run, str(taken)), str(taken), name))
+        found.append(
+            Finding("resume.file", "warning", name, f"would not be used; GPT-SoVITS uses {taken}", _instead(run, str(taken)), str(taken), name)
+        )
     return found
 
 
@@ -81,12 +83,12 @@ def _assess_gpt(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) 
         return [_nothing("epoch=*-step=*.ckpt")]
     state = states[run.chosen[0]]
     if isinstance(state, GsvError):
-        why = f"would be taken, and training stops with an error: {state.why}"
+        why = f"would be used, and training stops with an error: {state.why}"
         return [Finding("resume.file", "error", run.generator, why, _instead(run, run.generator))]
     found = _openable(run.generator, state)
     blocked = any(finding.severity == "error" for finding in found)
     if not run.generator.endswith(".ckpt"):
-        why = "is taken although its name goes on behind .ckpt: GPT-SoVITS looks only at how a name begins"
+        why = "is used although its name continues after .ckpt: GPT-SoVITS only looks at the beginning of a name"
         found.append(Finding("resume.stale", "warning", run.generator, why, _instead(run, run.generator)))
     found += _stale(run, state, states)
     return [*found, *_outcome(run, state, state.epochs, blocked=blocked)]
@@ -118,7 +120,7 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
     for name in filter(None, (run.discriminator if pairs else None, run.generator)):
         state = states[run.place(name)]
         if isinstance(state, GsvError):
-            found.append(Finding("resume.file", "error", name, f"would be taken and cannot be read ({state.why}): {_OVER}", _instead(run, name)))
+            found.append(Finding("resume.file", "error", name, f"would be used and cannot be read ({state.why}): {_OVER}", _instead(run, name)))
             continue
         known[name] = state
         found += _loadable(name, state)
@@ -130,7 +132,7 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
     if generator is None:
         return found
     if discriminator is not None and discriminator.epoch != generator.epoch:
-        why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}; training goes on with both"
+        why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}; training continues with both"
         hint = f"put the file of the same epoch back: gsvckpt verify {shlex.quote(run.folder)} --restore-from DIR brings it from a backup"
         found.append(Finding("resume.pair", "warning", run.generator, why, hint, str(discriminator.epoch), str(generator.epoch)))
     found += _stale(run, generator, states)
@@ -149,7 +151,7 @@ def _loadable(name: str, state: ResumeState) -> list[Finding]:
         hint = "gsvckpt strip-optimizer FILE --in-place removes it, and training goes on with fresh moments"
         return [Finding("resume.optimizer", "error", name, why, hint, _groups(state.groups), _groups(state.wanted_groups))]
     if state.groups is None:
-        return [Finding("resume.optimizer", "info", name, "has no optimizer state: training goes on with fresh moments")]
+        return [Finding("resume.optimizer", "info", name, "has no optimizer state: training resumes with fresh moments")]
     return []
 
 
@@ -169,7 +171,7 @@ def _stale(run: TrainingRun, chosen: ResumeState, states: Mapping[str, ResumeSta
     epoch, name = max(later)
     fixed = str(LATEST_STEP) in str(run.generator)
     reason = f", as its number is the highest ({LATEST_STEP} is the name of `save only latest`, no step)" if fixed else ""
-    why = f"GPT-SoVITS takes {run.generator} of epoch {chosen.epoch}{reason}, although {name} is of epoch {epoch}"
+    why = f"GPT-SoVITS resumes from {run.generator} of epoch {chosen.epoch}{reason}, although {name} is of epoch {epoch}"
     return [Finding("resume.stale", "warning", str(run.generator), why, _instead(run, str(run.generator)), f"epoch {chosen.epoch}", f"epoch {epoch}")]
 
 
@@ -182,7 +184,7 @@ def _outcome(run: TrainingRun, state: ResumeState, epochs: int | None, *, blocke
         hint = "raise the total number of epochs"
         return [Finding("resume.finished", "warning", str(run.generator), why, hint, str(state.epoch), f"below {epochs}")]
     total = f" of {epochs}" if epochs is not None else ""
-    return [Finding("resume.file", "info", str(run.generator), f"training goes on from {files} at epoch {state.epoch + 1}{total}")]
+    return [Finding("resume.file", "info", str(run.generator), f"training resumes from {files} at epoch {state.epoch + 1}{total}")]
 
 
 def _nothing(pattern: str) -> Finding:

@@ -57,10 +57,10 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
             length = _descriptor(source, record, end, limit)
             end += length
             if not length:
-                found.append(_oddity("container.headers", record.name, "what stands behind its data does not repeat its checksum and size"))
+                found.append(_oddity("container.headers", record.name, "the descriptor after its data does not repeat its checksum and size"))
                 end = limit
     if unread:
-        why = f"{unread:,} of {len(records):,} local headers stand between tensors on another machine, and were not read"
+        why = f"{unread:,} of {len(records):,} local headers lie between tensors of a remote file and were not read"
         found.append(Finding("container.headers", "info", "local headers", why, "without --quick they are read, too"))
     if tail.offset != end:
         found.append(_gap(end, tail.offset, "zip directory"))
@@ -103,7 +103,7 @@ def _idle_places(records: Sequence[Record], central: Mapping[int, Fields], neede
     odd += [("version needed by its local header", local)] if local else []
     for what, found in odd:
         if sum(found[0] == other[0] for _, other in odd) == 1:  # a record that another program added differs in several places at once
-            yield _oddity("container.directory", found[0], f"its {what} is unlike that of all other records", *found[1:])
+            yield _oddity("container.directory", found[0], f"its {what} differs from that of all other records", *found[1:])
     for record in records:
         if central[record.header][_COMMENT]:
             yield _oddity("container.directory", record.name, "has a comment, which torch never writes")

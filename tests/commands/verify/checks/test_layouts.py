@@ -126,7 +126,7 @@ def test_another_layout_may_be_asked_for(tmp_path: Path) -> None:
 
 def test_unknown_layouts_are_refused() -> None:
     require_layout("v2ProPlus")
-    with pytest.raises(UsageError, match="is no layout"):
+    with pytest.raises(UsageError, match="is not a layout"):
         require_layout("v9")
 
 

@@ -84,7 +84,7 @@ def test_a_missing_entry_means_a_silent_restart(experiment: Path, key: str, whic
     put(experiment, G_16=g_file(8, **({key: "gone"} if which == "G" else {})), D_16=d_file(8, **({key: "gone"} if which == "D" else {})))
     found, told = verdicts(experiment)
     assert "error" in found.values()
-    assert "starts over" in told or "no training file" in told
+    assert "starts over" in told or "not a training file" in told
 
 
 def test_none_for_the_optimizer_goes_on(experiment: Path) -> None:
