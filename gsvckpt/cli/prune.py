@@ -126,12 +126,12 @@ def prune(
     )
     if undo or empty_trash:
         if rules != Policy() or (undo and (empty_trash or older_than)) or policy or archive or purge or metrics:
-            raise UsageError("goes with no other rule", where="--undo" if undo else "--empty-trash")
+            raise UsageError("cannot be combined with other rules", where="--undo" if undo else "--empty-trash")
         if undo:
             return _undo(places, settings, dry_run=dry_run)
         return _empty(places, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
     if older_than is not None:
-        raise UsageError("goes with --empty-trash", where="--older-than")
+        raise UsageError("can only be used with --empty-trash", where="--older-than")
     check_archive(archive, folders)
     _require_quoted(folders, rules)
     rule_set = rules_for(folders, rules, policy)
@@ -142,7 +142,7 @@ def prune(
     if not dry_run and (yes or _can_ask()) and has_trash(places):
         _settle(places)
     elif any(run.state == "begun" for place in places for run in find_runs(place)):
-        print_warning(places[0], "an earlier prune is at work or was interrupted; a real run takes back first what that one moved")
+        print_warning(places[0], "another prune is running or was interrupted; a real run first puts back what that one moved")
     options = PruneOptions(rule_set, table, Computer(settings.device, settings.workers, fixed=settings.jobs is not None))
     with settings.watch("reading what stays") as bar:
         plan = plan_prune(folders, options, bar)
@@ -154,7 +154,7 @@ def prune(
         print_warning("prune.groups", f"{glob} matches no group")
     beyond = excess(plan, rule_set)
     if beyond is not None:
-        print_warning("max-size", f"what has to stay takes {size(beyond[0])}, more than {size(beyond[1])}; the plan says why each file stays")
+        print_warning("max-size", f"the files that must stay take {size(beyond[0])}, more than {size(beyond[1])}; the plan says why each file stays")
     worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
     if not settings.json and not settings.quiet:
         with printing(worst):
@@ -198,7 +198,7 @@ def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
     folders = {os.path.realpath(path) for path in paths if os.path.isdir(path)}
     files = [path for path in paths if not os.path.isdir(path) and os.path.realpath(os.path.dirname(path) or ".") in folders]
     if rules.keep and files:
-        why = "takes one glob, and this file lies in a folder that is pruned anyway"
+        why = "takes one glob, and this file is in a folder that is pruned anyway"
         raise UsageError(why, where="--keep", path=files[0], hint="put the glob in quotes: --keep '*-e10.ckpt'")
 
 
@@ -237,7 +237,7 @@ def _confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not _can_ask():
-        raise RefusedError("nobody is there to confirm it", where="prune", hint="look at --dry-run, then use --yes")
+        raise RefusedError("there is no terminal on which to confirm it", where="prune", hint="look at --dry-run, then use --yes")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

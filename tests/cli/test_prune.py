@@ -207,8 +207,8 @@ def test_training_goes_on_from_what_shrank(gsvckpt, tmp_path):
         path.unlink()
     shown = gsvckpt.json("verify", root, "--resume", "--layout", "none").document["files"]
     told = [finding["why"] for file in shown for finding in file["findings"] if finding["check"].startswith("resume.")]
-    assert "training goes on from epoch=2-step=36.ckpt at epoch 4 of 20" in told
-    assert "training goes on from G_6.pth and D_6.pth at epoch 4 of 20" in told
+    assert "training resumes from epoch=2-step=36.ckpt at epoch 4 of 20" in told
+    assert "training resumes from G_6.pth and D_6.pth at epoch 4 of 20" in told
     assert sum("fresh moments" in why for why in told) == 2  # of G and D; those of GPT begin anew, too
     assert torch.load(ckpt / "epoch=2-step=36.ckpt", weights_only=False)["optimizer_states"] == []
 
@@ -277,7 +277,7 @@ def test_a_name_that_is_taken_is_seen_in_the_plan(gsvckpt, tmp_path):
     (tmp_path / "logs" / "alice" / "config.json").write_text(json.dumps(sovits_config("alice", "v2Pro", 5)))
     (tmp_path / "logs" / "alice" / "logs_s2_v2Pro" / "alice_e1_s2.pth").write_text("mine")
     document = gsvckpt.json("prune", tmp_path, "--demote-after", "1", "--demote-to", "inference", "-n").document
-    assert "is there already" in reasons(document["groups"], "keep")["G_2.pth"][0]
+    assert "exists already" in reasons(document["groups"], "keep")["G_2.pth"][0]
 
 
 def test_a_dry_run_says_that_another_was_interrupted(gsvckpt, tmp_path, run):
@@ -338,7 +338,7 @@ def test_a_name_that_is_no_unicode_stays_where_the_archive_cannot_hold_it(gsvckp
     os.rename(folder / "alice-e3.ckpt", folder / "\udcff-e3.ckpt")
     os.rename(folder / "alice-e1.ckpt", folder / name)
     document = gsvckpt.json("prune", folder, "--keep-last", "1", "--archive", tmp_path / "old", "--yes", exit_code=5).document
-    assert "no Unicode" in document["files"][0]["error"]["why"]
+    assert "not valid Unicode" in document["files"][0]["error"]["why"]
     assert name in files(folder)
     assert not (tmp_path / "old").exists()
 
@@ -360,7 +360,7 @@ def test_a_glob_of_groups_that_there_are_not_is_told(gsvckpt, tmp_path, run):
 
 
 def test_a_size_that_what_has_to_stay_exceeds_is_told(gsvckpt, tmp_path, run):
-    assert "max-size: warning: what has to stay takes" in gsvckpt("prune", run, "--max-size", "1kB", "-n").err
+    assert "max-size: warning: the files that must stay take" in gsvckpt("prune", run, "--max-size", "1kB", "-n").err
     assert "max-size" not in gsvckpt("prune", run, "--max-size", "1GB", "-n").err
 
 
@@ -415,7 +415,7 @@ def test_why_nothing_happens_is_told(gsvckpt, tmp_path, run):
     shown = gsvckpt("prune", tmp_path, "--demote-after", "1", "--demote-to", "inference", "-n").out
     assert "1 group left as it is, 5 saves" in shown
     assert "1 group: cannot be made smaller: " in shown
-    assert "1 group: no metric is known of it" in gsvckpt("prune", tmp_path, "--keep-best", "1", "-n").out
+    assert "1 group: no metric is known for it" in gsvckpt("prune", tmp_path, "--keep-best", "1", "-n").out
 
 
 def test_strays_go(gsvckpt, tmp_path, run):

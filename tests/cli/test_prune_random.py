@@ -170,7 +170,7 @@ def check_plan(case: Case, plan) -> None:
             elif one is sound[0]:
                 assert fate == "keep", f"{one.names} is the newest sound one"
             elif not applied and not shrinks(members, rules):
-                assert fate == "keep", f"{one.names}: no rule is about its group"
+                assert fate == "keep", f"{one.names}: no rule applies to its group"
             elif rests and len(sound) < len(members):
                 pass
             elif keeps_nothing(members, rules) and len(members) > 1:

@@ -106,13 +106,13 @@ def _every(sound: Sequence[Save], wanted: Every) -> Iterator[Ruling]:
     """By epochs; by steps where the user says so, or where no save tells its epoch."""
     by_steps = wanted.steps or not any(save.epoch is not None for save in sound)
     every, word = wanted.number, "step" if by_steps else "epoch"
-    untold = ", as these tell no epochs" if by_steps and not wanted.steps else ""
+    untold = ", as these saves state no epochs" if by_steps and not wanted.steps else ""
     number_of = {save: save.step if by_steps else save.epoch for save in sound}
 
     def why_not(save: Save) -> str:
         number = number_of[save]
         told = number is not None and number % every == 0
-        return f"not the last save of {word} {number}" if told else f"its {word} is no multiple of {every}{untold}"
+        return f"not the last save of {word} {number}" if told else f"its {word} is not a multiple of {every}{untold}"
 
     if any(number is not None for number in number_of.values()):
         last = {number_of[save]: save for save in reversed(sound)}  # of several saves of one epoch the last
@@ -177,10 +177,10 @@ def _plan(run: RunRules, rulings: Sequence[Ruling], damaged: Mapping[Save, str])
     kept = any(ruling.keeps for ruling in rulings)
     note = ""
     if not rulings and not run.shrinks:
-        note = "no metric is known of it" if run.policy.best is not None else "no rule is about it"
+        note = "no metric is known for it" if run.policy.best is not None else "no rule applies to it"
     elif rulings and not run.shrinks and sound and not kept and not any(save.guards for save in sound) and len(run.saves) > 1:
         against = "; ".join(ruling.against[sound[0]] for ruling in rulings)
-        note = f"the rules keep no sound save of it ({against}), so it is left alone"
+        note = f"the rules would keep no sound save of it ({against}), so it is left alone"
     if note:
         alone = (Decision(save, "keep", (*save.guards, *_why_damaged(save, damaged)) or (note,)) for save in run.saves)
         return GroupPlan(run.group, tuple(alone), note)
@@ -204,7 +204,7 @@ def _decide(save: Save, run: RunRules, sound: Sequence[Save], rulings: Sequence[
     if save in sound[:count]:
         return Decision(save, "keep", (f"{_among('newest', count)}, which is left as it is",))
     if not save.trained:
-        return Decision(save, "keep", ("holds no optimizer state to lose",))
+        return Decision(save, "keep", ("has no optimizer state to remove",))
     return Decision(save, "demote", (f"not {_among('newest', count)}", *against))
 
 

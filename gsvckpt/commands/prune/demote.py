@@ -57,7 +57,7 @@ def plan_demotion(save: Save, to: DemoteTo, folders: Sequence[str], computer: Co
     Sizes are exact: they are laid out as they will be written.
     """
     if any(file.links > 1 for file in save.files):
-        raise RefusedError("has another name (a hard link), so that shrinking it would free nothing")
+        raise RefusedError("has another name (a hard link), so shrinking it would free nothing")
     files = _files(save, to)
     found = []
     for path in files:
@@ -66,9 +66,9 @@ def plan_demotion(save: Save, to: DemoteTo, folders: Sequence[str], computer: Co
             done = rehearse(file_plan, computer.engine(file_plan.plan))
         place = path if _strips(save, to) else _lasting_place(path, os.path.basename(done.output or path), folders)
         if place != path and os.path.lexists(place):
-            raise RefusedError(f"{os.path.basename(place)} is there already")
+            raise RefusedError(f"{os.path.basename(place)} exists already")
         if done.bytes_after >= os.path.getsize(path):
-            raise RefusedError("holds nothing that could go")
+            raise RefusedError("has no optimizer state to remove")
         found.append(Demoted(path, place, done.bytes_after, to))
     return tuple(found)
 

@@ -213,7 +213,7 @@ def _require_same(task: _Task, group: GroupPlan, before: Done) -> None:
     then = task.known.get(folder, {})
     come = sorted(now - set(then))
     if come and any(is_inside(folder, root) for root in task.roots):  # of files that were named, others are nobody's concern
-        raise ChangedError("came while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
+        raise ChangedError("appeared while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
     for path, file in then.items():
         if path not in expected:
             _require_unchanged(path, file)
@@ -285,7 +285,7 @@ def _require_same_folder(save: Save) -> None:
     there = {os.path.normpath(os.path.join(place, name)) for place, _, names in os.walk(save.place) for name in names}
     come = sorted(there - {os.path.normpath(path) for path in save.paths})
     if come:
-        raise ChangedError("came while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
+        raise ChangedError("appeared while the plan was made, so its folder is left alone", path=come[0], hint=_TRAINING)
 
 
 def remove_empty(folder: str) -> None:
@@ -300,7 +300,7 @@ def _require_unchanged(path: str, file: SaveFile) -> None:
     try:
         now = measure(path)
     except OSError:
-        raise ChangedError("went away while the plan was made", path=path, hint=_TRAINING) from None
+        raise ChangedError("disappeared while the plan was made", path=path, hint=_TRAINING) from None
     if (now.size, now.mtime_ns, now.inode) != (file.size, file.mtime_ns, file.inode):
         raise ChangedError("changed while the plan was made", path=path, hint=_TRAINING)
 
@@ -316,4 +316,4 @@ def check_archive(archive: str | None, roots: Sequence[str]) -> None:
     if archive is not None and os.path.exists(archive) and not os.path.isdir(archive):
         raise file_obstacle(archive) or UsageError("is not a folder", where="--archive", path=archive)
     if archive is not None and any(is_inside(os.path.realpath(archive), os.path.realpath(root)) for root in roots):
-        raise UsageError("lies inside what is pruned", where="--archive", path=archive, hint="name a folder elsewhere")
+        raise UsageError("is inside a folder that is pruned", where="--archive", path=archive, hint="name a folder elsewhere")

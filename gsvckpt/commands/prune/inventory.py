@@ -90,7 +90,7 @@ def _in_runs(saves: Sequence[tuple[Save, str]]) -> tuple[list[Save], dict[Save, 
             if save in done:
                 continue
             unplaced = bool(placed) and (save.epoch, save.step) == (None, None)
-            guards = (*save.guards, "does not tell its epoch, as others here do") if unplaced else save.guards
+            guards = (*save.guards, "does not state its epoch, as others here do") if unplaced else save.guards
             found.append(replace(save, group=newest, guards=guards))
             if why:
                 damaged[found[-1]] = why
@@ -118,7 +118,7 @@ def _guard(save: Save, facts: Sequence[Facts], guards: Guards, links: Mapping[st
         reasons += guards.of_folder(save.place)
     for one in facts:
         reasons += guards.of(one.file.path, base=not is_usual_kind(facts[0].kind) and not save.place, known=one.official)
-        reasons += [f"{os.path.basename(part.path)} is of another index, too" for part in one.parts if shared[part.path] > 1][:1]
+        reasons += [f"{os.path.basename(part.path)} belongs to another index, too" for part in one.parts if shared[part.path] > 1][:1]
     if links:
         reasons += [f"{link} links to it" for path in (save.place, *save.paths) if path for link in links.get(os.path.realpath(path), ())]
     return tuple(dict.fromkeys(reasons))
@@ -180,7 +180,7 @@ def _why_left(path: str, roots: Sequence[str]) -> str:
         inside = any(target.startswith(os.path.join(os.path.realpath(root), "")) for root in roots)
         return f"a link to {target}" + ("" if inside else ", outside the folder")
     if os.path.basename(path).startswith("._") and _begins(path, _APPLE):
-        return "what macOS keeps of another file, no checkpoint"
+        return "a macOS metadata file, not a checkpoint"
     return not_looked_at(path)
 
 
@@ -212,7 +212,7 @@ def _strays(paths: Sequence[str], guards: Guards, now: float) -> tuple[list[Save
         if guarded:
             ignored.append(Ignored(path, guarded[0]))
         elif now - file.mtime_ns / 1e9 < _STRAY_SECONDS:
-            ignored.append(Ignored(path, "may be being saved just now"))
+            ignored.append(Ignored(path, "may still be in the middle of a save"))
         else:
             found.append(Save(Group(os.path.dirname(path), STRAYS, STRAYS), (file,)))
     return found, ignored

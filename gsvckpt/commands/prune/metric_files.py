@@ -108,7 +108,7 @@ def _texts(path: str) -> Iterator[str]:
             while raw := file.readline(budget.LONGEST_LINE + 1):
                 number += 1
                 if len(raw) > budget.LONGEST_LINE:
-                    raise UsageError(f"is a line of more than {budget.LONGEST_LINE:,} bytes", where=f"{path}:{number}", hint=_FORM)
+                    raise UsageError(f"has a line of more than {budget.LONGEST_LINE:,} bytes", where=f"{path}:{number}", hint=_FORM)
                 if number > budget.MOST_CELLS:
                     raise UsageError(f"has more than {budget.MOST_CELLS:,} lines", where=path)
                 yield raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
@@ -160,7 +160,7 @@ def find_column(table: Table, rows: Sequence[Row]) -> str:
     if len(found) > 1:
         raise UsageError(f"{table.path} has several columns of numbers: {', '.join(found)}", where="--metric", hint=f"name one: --metric {found[0]}")
     if not found and rows:
-        raise UsageError(f"{table.path} has no column of numbers to go by: {', '.join(table.columns) or 'no more columns'}", where="--metrics")
+        raise UsageError(f"{table.path} has no column of numbers to rank by: {', '.join(table.columns) or 'no more columns'}", where="--metrics")
     return found[0] if found else ""
 
 
@@ -175,4 +175,4 @@ def _number(text: str, name: str, where: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{text[:20]!r} in column {name!r} is no number", where=where, hint="leave empty what is not known") from None
+        raise UsageError(f"{text[:20]!r} in column {name!r} must be a number", where=where, hint="leave empty what is not known") from None

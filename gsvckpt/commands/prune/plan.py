@@ -25,7 +25,7 @@ from gsvckpt.files.publish import TRASH
 
 # What a file must stand that is kept in another's place: all of its bytes are there, as they were saved, and its weights are numbers.
 _SOUND = "container,record,pickle,tensor,-tensor.range"
-_STRAY = "an interrupted save left it, and nothing reads it"
+_STRAY = "left by an interrupted save; nothing reads it"
 
 
 class PruneOptions(NamedTuple):
@@ -65,7 +65,7 @@ def plan_prune(paths: Sequence[str], options: PruneOptions, progress: Progress) 
     for path in paths:
         above, _, inside = os.path.abspath(path).partition(f"{os.sep}{TRASH}")
         if inside[:1] in ("", os.sep) and above != os.path.abspath(path):
-            raise RefusedError("lies in the trash of gsvckpt", path=path, hint=f"gsvckpt prune {shlex.quote(above)} --undo, or --empty-trash")
+            raise RefusedError("is in the trash of gsvckpt", path=path, hint=f"gsvckpt prune {shlex.quote(above)} --undo, or --empty-trash")
     inventory = take_inventory(paths, options.computer.jobs)
     if not inventory.saves and not inventory.ignored:
         raise _nothing(paths, inventory)

@@ -30,7 +30,7 @@ def parse_every(text: str, where: str) -> Every:
     """`5` or `500steps`. Raises UsageError, at `where`."""
     match = re.fullmatch(r" *([0-9]{1,12}) *(steps?|epochs?)? *", text, re.IGNORECASE)
     if match is None or int(match[1]) < 1:
-        raise UsageError(f"{text[:20]!r} is no number of epochs or steps", where=where, hint="5, or 500steps")
+        raise UsageError(f"{text[:20]!r} must be a number of epochs or steps", where=where, hint="5, or 500steps")
     return Every(int(match[1]), (match[2] or "").lower().startswith("step"))
 
 

@@ -101,7 +101,7 @@ def rules_for(folders: Sequence[str], options: Policy, path: str | None) -> Rule
     named = read_policies(path) if path is not None else None
     found = {os.path.abspath(folder): named if named is not None else _own_policies(folder) for folder in folders}
     if options.empty and all(policies.general.empty and not policies.groups for policies in found.values()):
-        raise UsageError("no rule says what is to stay", where="prune", hint="--keep-last 2 keeps the newest two; --dry-run only shows what would go")
+        raise UsageError("no rule says what to keep", where="prune", hint="--keep-last 2 keeps the newest two; --dry-run only shows what would go")
     return RuleSet(tuple((folder, found[folder]) for folder in sorted(found, key=len, reverse=True)), options)
 
 
@@ -161,7 +161,7 @@ class _Table(NamedTuple):
     def below(self, key: str, hint: str) -> _Table:
         values = self.values[key]
         if not isinstance(values, dict):
-            raise self.mistake(key, f"`{key}` is no table", hint)
+            raise self.mistake(key, f"`{key}` must be a table", hint)
         return self._replace(keys=(*self.keys, key), values=values)
 
 
@@ -182,17 +182,17 @@ def _policy(table: _Table, known: tuple[str, ...]) -> Policy:
     found: dict[str, Any] = {}
     for key, value in table.values.items():
         if key == "max-size" and key not in known:
-            raise table.mistake(key, "`max-size` counts over all groups", "put it below [prune]")
+            raise table.mistake(key, "`max-size` applies to all groups together", "put it below [prune]")
         if key not in known:
             raise table.mistake(key, f"unknown key `{key}`", did_you_mean(key, known, f"known ones: {', '.join(known)}"))
         if key in _COUNTS:
             if type(value) is not int or value < 1:
-                raise table.mistake(key, f"`{key}` is no whole number from 1 on", f"{key} = 3")
+                raise table.mistake(key, f"`{key}` must be a whole number of at least 1", f"{key} = 3")
             found[_COUNTS[key]] = value
         elif key in _CHOICES:
             name, choices = _CHOICES[key]
             if value not in choices:
-                raise table.mistake(key, f"`{key}` is none of {', '.join(choices)}", f'{key} = "{choices[0]}"')
+                raise table.mistake(key, f"`{key}` must be one of {', '.join(choices)}", f'{key} = "{choices[0]}"')
             found[name] = value
         elif key == "keep":
             found[key] = _globs(table)
@@ -223,5 +223,5 @@ def _globs(table: _Table) -> tuple[str, ...]:
     if not isinstance(globs, list):
         return (_text(table, "keep"),)
     if not globs or not all(isinstance(glob, str) and glob for glob in globs):
-        raise table.mistake("keep", "`keep` is no glob and no list of globs", 'keep = ["*best*", "*-e10.ckpt"]')
+        raise table.mistake("keep", "`keep` must be a glob or a list of globs", 'keep = ["*best*", "*-e10.ckpt"]')
     return tuple(globs)

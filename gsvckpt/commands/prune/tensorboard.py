@@ -80,7 +80,7 @@ def read_events(paths: Sequence[str], tags: Container[str]) -> list[Event]:
         from tensorboard.compat import tf  # its own stub, where there is no TensorFlow
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError as error:
-        why = "TensorBoard's event files stand here, and to look for a metric in them takes its package"
+        why = "there are TensorBoard event files here; reading a metric from them needs the tensorboard package"
         raise MissingError(why, path=os.path.dirname(paths[0]), hint='pip install "gsvckpt[tensorboard]"') from error
     found = []
     for path in paths:

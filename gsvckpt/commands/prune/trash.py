@@ -102,7 +102,7 @@ def _require_sane(run: TrashRun) -> None:
         for path, top in zip(paths, (run.root, run.folder, run.root), strict=False):
             folder = os.path.realpath(os.path.dirname(path))
             if os.path.isabs(step.path) or os.path.basename(path) in {"", ".", ".."} or os.path.commonpath([folder, within[top]]) != within[top]:
-                raise ValueError("a path that leads elsewhere")
+                raise ValueError("a path that leads out of the folder")
 
 
 def settle_interrupted(folders: Sequence[str]) -> list[tuple[TrashRun, list[GsvError]]]:
@@ -171,7 +171,7 @@ def alone(folders: Sequence[str]) -> Iterator[None]:
             except OutputError as error:
                 if "another process" not in error.why:
                     raise
-                raise RefusedError("another prune is at work here", path=os.path.dirname(place), hint="wait for it, then try again") from error
+                raise RefusedError("another prune is running here", path=os.path.dirname(place), hint="wait for it, then try again") from error
         yield
 
 
@@ -179,7 +179,7 @@ def require_trash(folder: str) -> None:
     """Raise RefusedError where the name of a folder's trash is taken by something else; a link could lead anywhere."""
     place = os.path.join(folder, TRASH)
     if os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place)):
-        raise RefusedError("is no folder, so it cannot be the trash", path=place, hint="move it away")
+        raise RefusedError("is not a folder, so it cannot be the trash", path=place, hint="move it away")
 
 
 def _leave(place: str) -> None:

@@ -90,7 +90,7 @@ class TrashRun:
         move(self.original(step), self.kept(step))
 
     def put_back(self, step: Step) -> None:
-        """Take back one step, and what took its place. Raises RefusedError where another file has its name now, and OutputError."""
+        """Take back one step, and what took its place. Raises RefusedError where another file now has its name, and OutputError."""
         if step.place:
             self._take_away(step.place)
         if os.path.lexists(self.kept(step)):
@@ -102,7 +102,7 @@ class TrashRun:
         os.makedirs(os.path.dirname(new), exist_ok=True)
         make(new)
         if not self.journal:
-            raise OutputError("cannot be replaced: the disk is full, so that nothing could be written down about it", path=place)
+            raise OutputError("cannot be replaced: the disk is full, so the step cannot be recorded", path=place)
         facts = os.stat(new)
         self.made[step.place] = (facts.st_size, facts.st_mtime_ns)
         self._say({"made": step.place, "size": facts.st_size, "mtime_ns": facts.st_mtime_ns})
@@ -161,7 +161,7 @@ class TrashRun:
                 self.put_back(step)
             except RefusedError:
                 hint = f"move one of the two away, then try again; the old one is {self.kept(step)}"
-                conflicts.append(RefusedError("another file has its name now", path=self.original(step), hint=hint))
+                conflicts.append(RefusedError("another file now has its name", path=self.original(step), hint=hint))
             except OutputError as error:
                 conflicts.append(OutputError(f"is still in the trash: {error.why}", path=self.original(step), hint="close what uses it, then --undo"))
         sync_folders(self._folders())  # before the journal goes

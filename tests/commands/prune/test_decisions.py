@@ -55,7 +55,7 @@ def test_rules_are_united_and_every_reason_is_told():
     fates, reasons = run(saves, Policy(last=2, every=Every(5)))
     assert [epoch for epoch, fate in fates.items() if fate == "keep"] == [10, 9, 5]
     assert reasons[10] == ("among the last 2", "epoch 10, a multiple of 5")
-    assert reasons[7] == ("not among the last 2", "its epoch is no multiple of 5")
+    assert reasons[7] == ("not among the last 2", "its epoch is not a multiple of 5")
 
 
 def test_of_several_saves_of_an_epoch_the_last_is_the_epochs():
@@ -95,7 +95,7 @@ def test_without_any_metric_nothing_goes():
     saves = [save(epoch) for epoch in range(1, 4)]
     (plan,) = planned(saves, Policy(best=1))
     assert not plan.of("remove")
-    assert plan.note == "no metric is known of it"
+    assert plan.note == "no metric is known for it"
 
 
 def test_damaged_ones_count_for_nothing_and_stay():
@@ -126,7 +126,7 @@ def test_without_epochs_every_counts_steps(every):
     saves = [replace(save(None), step=step, files=(SaveFile(f"step-{step}.pt", 1, step),)) for step in (100, 200, 300, 400)]
     (plan,) = planned(saves, Policy(every=every))
     assert [decision.save.step for decision in plan.of("keep")] == [400, 200]
-    assert ("as these tell no epochs" in plan.of("remove")[0].reasons[0]) is not every.steps
+    assert ("as these saves state no epochs" in plan.of("remove")[0].reasons[0]) is not every.steps
 
 
 def test_max_size_takes_the_newest_of_each_group_in_turns():
@@ -150,7 +150,7 @@ def test_demotion_takes_the_place_of_removal():
     saves = [save(epoch, trained=epoch != 1) for epoch in range(1, 6)]
     fates, reasons = run(saves, Policy(demote_after=2))
     assert fates == {5: "keep", 4: "keep", 3: "demote", 2: "demote", 1: "keep"}
-    assert reasons[1] == ("holds no optimizer state to lose",)
+    assert reasons[1] == ("has no optimizer state to remove",)
     fates, _ = run(saves, Policy(demote_after=2, every=Every(3)))
     assert fates[3] == "keep"
 

@@ -79,13 +79,13 @@ def test_of_several_columns_one_must_be_named(tmp_path: Path) -> None:
     assert "loss/g, mos" in caught.value.why
     assert find_scores(EPOCHS, Wanted("mos", table=read))[:2] == ("mos", False)
     assert values(EPOCHS, Wanted("mos", table=read)) == {"alice-e1.ckpt": 4.0}
-    with pytest.raises(UsageError, match="'x' in column 'note' is no number") as caught:
+    with pytest.raises(UsageError, match="'x' in column 'note' must be a number") as caught:
         find_scores(EPOCHS, Wanted("note", table=read))
     assert caught.value.where == f"{read.path}:2"
     with pytest.raises(UsageError, match="has no column 'moss'") as caught:
         find_scores(EPOCHS, Wanted("moss", table=read))
     assert caught.value.hint == "did you mean mos?"
-    with pytest.raises(UsageError, match="no column of numbers to go by: val_loss"):
+    with pytest.raises(UsageError, match="no column of numbers to rank by: val_loss"):
         find_scores(EPOCHS, Wanted(table=table(tmp_path, "epoch;val_loss\n1;0,5\n")))
 
 
@@ -160,7 +160,7 @@ def test_what_is_no_table(tmp_path: Path, text: str | bytes, line: int | None, w
 
 
 def test_cells_that_are_no_numbers_have_a_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'one' in column 'epoch' is no number") as caught:
+    with pytest.raises(UsageError, match="'one' in column 'epoch' must be a number") as caught:
         find_scores(EPOCHS, Wanted(table=table(tmp_path, "epoch,val_loss\none,2\n")))
     assert caught.value.where.endswith(":2")
     with pytest.raises(MissingError):

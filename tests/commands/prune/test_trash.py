@@ -96,7 +96,7 @@ def test_what_was_written_since_stays(tmp_path):
     fill(tmp_path, "G_1.pth")
     (tmp_path / "G_1.pth").write_text("trained since")
     _, conflicts = undo_last([str(tmp_path)])
-    assert "another file has its name" in str(conflicts[0])
+    assert "another file now has its name" in str(conflicts[0])
     assert (tmp_path / "G_1.pth").read_text() == "trained since"
     (tmp_path / "G_1.pth").unlink()
     assert undo_last([str(tmp_path)])[1] == []
@@ -157,7 +157,7 @@ def test_a_journal_that_leads_elsewhere_is_refused(tmp_path, path):
     run = started(tmp_path, step("a.pth"))
     journal = Path(run.folder, "journal.jsonl")
     journal.write_text(journal.read_text().replace('"a.pth"', json.dumps(path)))
-    with pytest.raises(DamagedError, match="leads elsewhere"):
+    with pytest.raises(DamagedError, match="leads out of the folder"):
         find_runs(str(tmp_path))
 
 
