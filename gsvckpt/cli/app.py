@@ -124,7 +124,7 @@ def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
 def _interrupted(arguments: list[str]) -> str:
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if os.environ.get("GSVCKPT_CLUSTER") or any(word.partition("=")[0] == "--cluster" for word in options):
-        return "interrupted; what the cluster's workers are at, they finish"
+        return "interrupted; the cluster's workers finish what they are working on"
     return "interrupted; nothing half-written was left behind"
 
 

@@ -55,6 +55,6 @@ def convert_fp16(
     """
     destination = Destination("fp16", *outputs)
     if max_error is not None and isnan(max_error):
-        raise UsageError("is no number", where="--max-error")
+        raise UsageError("must be a number", where="--max-error")
     recipe = ConvertFp16(tuple(keep or ()), on_overflow, max_error)
     return rewrite_each("convert-fp16", sources, destination, recipe, settings)

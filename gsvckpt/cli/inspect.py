@@ -88,7 +88,7 @@ def inspect(
             raise UsageError("compares one file with another, so give one PATH", where="--diff")
         return _compare(paths[0], diff, view, settings)
     if sort in ("age", "epoch") and not any(map(is_folder, paths)):
-        raise UsageError("orders the checkpoints of a folder; tensors have a name and a size", where="--sort")
+        raise UsageError("sorts the checkpoints of a folder; tensors can be sorted by name or size", where="--sort")
     if len(paths) == 1 and not is_folder(paths[0]) and (settings.cluster is None or not settings.json):  # nothing to share out
         return _show_one(paths[0], view, settings)
     return _show_many(list(map(settings.locate, paths)), view, settings, recursive=recursive, sort=sort)

@@ -145,23 +145,23 @@ def migrate(
         others |= {"--max-shard-size": max_shard_size, "--output": outputs.output, "--in-place": outputs.in_place, "--check": outputs.check}
         beside = next((option for option, value in others.items() if value not in (None, False, [])), None)
         if beside is not None:
-            raise UsageError("does not go with --bundle, which copies files as they are", where=beside)
+            raise UsageError("cannot be combined with --bundle, which copies files as they are", where=beside)
         require_local([*sources, bundle], "--bundle")
         return bundle_one(sources, bundle, config, step, settings, dry_run=outputs.dry_run)
     destination = Destination(SALVAGED if salvage else "migrated", *outputs)
     if head not in _HEADS:
-        raise UsageError(f"{head[:20]!r} is no head", where="--head", hint=f"one of {', '.join(_HEADS)}")
+        raise UsageError(f"{head[:20]!r} is not a head", where="--head", hint=f"one of {', '.join(_HEADS)}")
     if outputs.in_place and salvage:
-        raise UsageError("what is left must not take the place of the damaged file", where="--in-place", hint="-o PATH")
+        raise UsageError("salvaged tensors must not replace the damaged file", where="--in-place", hint="-o PATH")
     if outputs.in_place and (to_inference or merge_lora or to or max_shard_size):
         raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
     if fill and like is None:
         raise UsageError("takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
     if over_base and (merge_lora is None or any((rules, include, exclude, like, plain, scrub_paths, dtype, to, max_shard_size)) or head != "auto"):
-        raise UsageError("changes nothing but tensor data, so it goes with --merge-lora alone", where="--over-base")
+        raise UsageError("changes only tensor data, so it can only be combined with --merge-lora", where="--over-base")
     for option, value in (("--config", config), ("--step", step)):
         if value is not None and not (to_inference or merge_lora):
-            raise UsageError("is for --to-inference, --merge-lora and --bundle", where=option)
+            raise UsageError("can only be used with --to-inference, --merge-lora or --bundle", where=option)
     steps = Steps(
         salvage,
         to_inference,

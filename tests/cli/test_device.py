@@ -63,7 +63,7 @@ def test_statistics_of_many_take_the_gpu_where_that_is_sooner(gsvckpt, voice, tm
 
 def test_verify_says_why_it_needs_no_device(gsvckpt, voice):
     run = gsvckpt("verify", voice, "--device", "auto", "-v")
-    assert run.err == "device: cpu: it looks for NaN faster than a device could be given the bytes\n"
+    assert run.err == "device: cpu: it finds NaN faster than a device could receive the bytes\n"
 
 
 def test_of_several_files_each_line_names_its_own(gsvckpt, voice, tmp_path):

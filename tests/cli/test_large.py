@@ -158,5 +158,5 @@ def test_a_file_that_rests_is_the_one_that_was_opened(tmp_path):
         with pytest.raises(ChangedError, match="changed while it was read"):
             look()
     path.unlink()
-    with pytest.raises(ChangedError, match="went away"):
+    with pytest.raises(ChangedError, match="disappeared"):
         source.check_unchanged()

@@ -494,7 +494,7 @@ def test_the_head_of_a_base_is_left_as_it_is(gsvckpt, tmp_path, before):
         ("v4 LoRA", "04", "03", "v3"),
         ("v1", "PK", "05", "v2Pro"),
         ("v1", "PK", "03", "v3 LoRA"),
-        ("GPT", "PK", "05", "read by nobody"),
+        ("GPT", "PK", "05", "cannot be read by any program"),
         ("v2Pro", "PK", "PK", ""),
     ],
 )

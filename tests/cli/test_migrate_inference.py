@@ -366,7 +366,7 @@ def test_a_result_that_gpt_sovits_would_misread_is_refused_and_force_insists(gsv
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        (s2_training(discriminator()), "D is needed by training alone"),
+        (s2_training(discriminator()), "D is only needed for training"),
         (small(generator("v2Pro"), "v2Pro"), "already"),
         (small(lora(), "v3", lora_rank=4), "already"),
         ({"weight": gpt(), "config": {"train": {"exp_name": "alice"}}, "info": "GPT-e8"}, "already"),

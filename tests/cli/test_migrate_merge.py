@@ -383,7 +383,7 @@ def test_another_base_is_refused(gsvckpt, tmp_path, base_state, lora_state, kind
     for more in ([], ["--force"], ["-n"]):
         run = gsvckpt("migrate", source, "--merge-lora", base, *more)
         assert_one_error(run, base, 4)
-        assert "no base of v3 or v4" in run.err
+        assert "not a base of v3 or v4" in run.err
         assert kind not in ("lacking", "shaped") or (name in run.err and " 1 tensors differ" in run.err)
         assert sorted(os.listdir(tmp_path)) == ["alice_e8_s16_l2.pth", "base.pth"]
 
@@ -430,7 +430,7 @@ def test_what_is_no_lora_is_refused(gsvckpt, tmp_path, base_state, tree):
     for more in ([], ["--force"]):
         run = gsvckpt("migrate", source, "--merge-lora", base, *more)
         assert_one_error(run, source, 4)
-        assert "no LoRA" in run.err
+        assert "not a LoRA" in run.err
         assert sorted(os.listdir(tmp_path)) == ["base.pth", "x.pth"]
 
 

@@ -169,8 +169,8 @@ def test_a_dry_run_tells_what_would_stop_a_real_one(gsvckpt, tmp_path):
     source, reference = (save(tmp_path / f"{name}.pth", {"a": numbers((2, 2)), name: numbers((3,))}) for name in ("x", "ref"))
     for output, force, words in (
         (source, [], "the source itself"),
-        (reference, [], "reads from"),
-        (reference, ["--force"], "reads from"),
+        (reference, [], "one of the files being read"),
+        (reference, ["--force"], "one of the files being read"),
     ):
         file = gsvckpt.json("migrate", source, "--like", reference, "--fill", "-o", output, "-n", *force).file
         assert any(words in warning for warning in file["warnings"]), (output, force)

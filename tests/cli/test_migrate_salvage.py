@@ -44,7 +44,7 @@ def test_what_is_whole_of_a_cut_file_comes_out_with_its_bytes(gsvckpt, tmp_path,
     for name, value in after.items():
         assert value.tolist() == list(range(int(name[-1]), int(name[-1]) + 400))
     assert (run.file["whole"], run.file["written"]) == (False, True)
-    assert any("not whole" in warning for warning in run.file["warnings"])
+    assert any("incomplete" in warning for warning in run.file["warnings"])
 
 
 def test_an_altered_tensor_is_lost_though_torch_would_load_it(gsvckpt, tmp_path):
@@ -174,7 +174,7 @@ def test_a_cut_safetensors_file_is_salvaged_as_a_torch_file_is(gsvckpt, tmp_path
     file = gsvckpt.json("migrate", tmp_path / "x.safetensors", "--salvage", exit_code=1).file
     lost = [change["where"] for change in file["changes"] if change["to"] == "lost"]
     assert (lost, file["whole"], file["written"]) == ([f"layer.{n}" for n in (3, 4, 5)], False, True)
-    assert any("3 of the model's 6 tensors are whole" in warning for warning in file["warnings"])
+    assert any("3 of the model's 6 tensors are complete" in warning for warning in file["warnings"])
     gsvckpt.json("migrate", tmp_path / "x.salvaged.safetensors", "--to", "torch", "-o", tmp_path / "back.pth")
     after = torch.load(tmp_path / "back.pth", weights_only=True)
     assert {name: value.tolist() for name, value in after.get("weight", after).items()} == {f"layer.{n}": list(range(n, n + 400)) for n in range(3)}

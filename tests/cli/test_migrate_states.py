@@ -142,7 +142,7 @@ def test_the_recipe_of_a_v1_file_for_the_symbols_of_v2(gsvckpt, tmp_path, narrow
     for more in ([], ["-n"], ["--in-place"]):
         run = gsvckpt("migrate", source, "--like", reference, "--fill", *more)
         assert_one_error(run, source, 4)
-        assert f"is v1, but {reference} is v2: 1 tensors of that" in run.err
+        assert f"is v1, but {reference} is v2: 1 of its tensors" in run.err
         assert sorted(os.listdir(tmp_path)) == ["v1.pth", "v2.pth"]
     assert gsvckpt("migrate", source, "--like", reference, "-n", "--force").code == 0  # what is there may be kept: nothing is mixed
     file, after = migrate(gsvckpt, source, "--like", reference, "--fill", "--force")
@@ -205,7 +205,7 @@ def test_a_rule_is_told_as_it_was_written(gsvckpt, tmp_path):
     source = save(tmp_path / "x.pth", {"a": numbers((2,))})
     path = rules(tmp_path, r"rename = '^it\.(.*)\d$'" + "\n" + r"to = 'b.\1'")
     run = gsvckpt("migrate", source, "--rules", path, "-n")
-    assert r"no tensor for the rule rename '^it\.(.*)\d$' (line 2)" in run.err
+    assert r"the rule rename '^it\.(.*)\d$' (line 2) matches no tensor" in run.err
 
 
 def test_a_rule_without_effect_is_a_warning(gsvckpt, tmp_path):

@@ -147,7 +147,7 @@ def test_a_network_that_breaks_is_unchecked_and_never_damage(gsvckpt, tmp_path, 
     assert run.file["status"] == "unchecked"
     assert run.file["error"]["kind"] == "unreachable"
     assert run.file["findings"] == []
-    assert "asked 4 times" in run.err
+    assert "tried 4 times" in run.err
 
 
 def test_an_object_that_changes_meanwhile_is_unchecked(gsvckpt, tmp_path, web):

@@ -76,7 +76,7 @@ def test_a_missing_shard_is_noticed(gsvckpt, voice, command):
     run = gsvckpt(command, folder)
     assert run.code == (1 if command == "verify" else 3)
     assert gone.name in run.out + run.err
-    assert "not whole" in run.out + run.err
+    assert "incomplete" in run.out + run.err
 
 
 def test_a_missing_shard_is_damage_to_the_whole_only(gsvckpt, model):

@@ -98,7 +98,7 @@ def _obstacle(source: str, folder: str) -> GsvError | None:
     if taken is not None:
         return taken
     if os.path.normcase(f"{place}{os.sep}").startswith(os.path.normcase(f"{os.path.realpath(source)}{os.sep}")):
-        return RefusedError("lies inside the experiment, which stays as it is", path=folder, hint="name a folder elsewhere")
+        return RefusedError("is inside the experiment, which must stay as it is", path=folder, hint="name a folder elsewhere")
     if not os.path.isdir(os.path.dirname(place)):
         return OutputError(f"there is no folder {os.path.dirname(folder.rstrip(os.sep))}", path=folder, hint="make it first")
     return None
@@ -164,7 +164,7 @@ class _Planner:
             self._add_best(models)
         elif run.rank is None and choice.version_of(stage) not in ("v3", "v4"):  # those train without a discriminator
             alone = {one.epoch or 0 for one in models} ^ {one.epoch or 0 for _, one in found.files if one.letter == "D"}
-            self.notes += [f"of epoch {epoch} there is only one of G and D, so training would not go on from there" for epoch in sorted(alone)]
+            self.notes += [f"epoch {epoch} has only one of G and D, so training would not resume from it" for epoch in sorted(alone)]
         return models[-1] if models else None
 
     def _add_best(self, models: Sequence[Saved]) -> None:
@@ -213,7 +213,7 @@ class _Planner:
         try:
             done, made = self.extract(path, None)
         except GsvError as error:
-            why = f"gives no small weights: {error.why}{f' ({error.hint})' if error.hint else ''}"
+            why = f"small weights cannot be made from it: {error.why}{f' ({error.hint})' if error.hint else ''}"
             self.left_out.append(LeftOut(path, why, error.exit_code))
             return False
         name = portable(made.name or os.path.basename(path))

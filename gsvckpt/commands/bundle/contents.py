@@ -113,9 +113,9 @@ def place(stage: BundleStage, saved: Sequence[Saved], version: str | None) -> Pl
         if bad is not None:
             left.append(bad)
         elif one.letter is None or (one.letter == "") != (stage == "gpt"):
-            left.append(LeftOut(path, f"is no training file of {TITLES[stage]} but {result.kind}"))
+            left.append(LeftOut(path, f"is not a training file of {TITLES[stage]} but {result.kind}"))
         elif one.epoch is None:
-            left.append(LeftOut(path, "does not tell its epoch"))
+            left.append(LeftOut(path, "does not state its epoch"))
         elif saves[path] in others:
             left.append(LeftOut(path, f"is of {others[saves[path]]}, and the bundle's {TITLES[stage]} of {version}"))
         elif name in taken:

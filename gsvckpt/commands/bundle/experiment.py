@@ -202,7 +202,7 @@ def choose(runs: Sequence[ExperimentRun], wanted: str | None) -> Choice:
             continue
         chosen[stage] = (suiting or mine)[0]
         if not suiting and version is not None:
-            warnings.append(f"there is no {TITLES[stage]} run of {version}; {chosen[stage].label} is taken, which is another version's")
+            warnings.append(f"there is no {TITLES[stage]} run of {version}; {chosen[stage].label} of another version is used")
     return Choice(version, chosen, tuple(run for run in runs if run not in chosen.values()), tuple(warnings))
 
 
@@ -233,5 +233,5 @@ def best_of(names: Sequence[str], told: Sequence[CallbackScores]) -> tuple[str |
         pick = min if told[-1].lowest else max
         found = pick(scores, key=lambda name: scores[name])
         return found, f"best_model.ckpt is {found}, the best of those that are here; {best} is not" if best else ""
-    why = f"the best one, {best}, is not here" if best else "no file tells which one is the best"
+    why = f"the best one, {best}, is not here" if best else "no file says which save is the best"
     return newest, f"best_model.ckpt is the newest, {newest}: {why}"

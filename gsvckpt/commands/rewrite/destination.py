@@ -41,12 +41,12 @@ class Destination:
         plain = [_without_slash(source) for source in sources]
         self._refuse_urls(sources)
         if self.in_place and self.output is not None:
-            raise UsageError("--in-place and --output exclude each other")
+            raise UsageError("--in-place and --output cannot be combined")
         if self.output is None:
             outputs = [source if self.in_place else _lasting_place(source, self.word) for source in plain]
         elif len(sources) > 1 or self.output.endswith(("/", os.sep)) or is_folder(self.output):
             if not is_url(self.output) and os.path.exists(self.output) and not os.path.isdir(self.output):
-                raise UsageError(f"{self.output} is a file, where several sources need a folder", where="--output")
+                raise UsageError(f"{self.output} is a file, but several sources need a folder", where="--output")
             names = [name_of(name_beside(source, self.word) if self.word == SALVAGED else source) for source in plain]
             outputs = [join(self.output, name) for name in names]
         else:
@@ -66,7 +66,7 @@ class Destination:
         lasting = lasting_folder(folder)
         said = []
         if folder_of(output) == lasting != folder:
-            said.append("stands one folder up, as GPT-SoVITS removes all files beside the source when it saves next (`save only latest`)")
+            said.append("is written one folder up, because GPT-SoVITS removes all files beside the source at its next save (`save only latest`)")
         if listed_in:
             said.append(f"GPT-SoVITS looks for such weights in its {listed_in}: -o {listed_in}/ writes them there")
         return tuple(said)
@@ -74,12 +74,12 @@ class Destination:
     def _refuse_urls(self, sources: Sequence[str]) -> None:
         """Raise UsageError for what cannot be done with URLs."""
         if self.in_place and any(map(is_url, sources)):
-            raise UsageError("replaces files of this machine, not objects behind URLs", where="--in-place", hint="-o PATH writes another")
+            raise UsageError("replaces only files of this machine, not URLs", where="--in-place", hint="-o PATH writes another")
         written = [*filter(is_url, sources)] if self.output is None and self.writes else [self.output or ""]
         only_read = [url for url in written if is_url(url) and not is_writable(url)]
         if only_read:
             what = "cannot be written" if self.output else "has no room for an output beside it"
-            why = f"{only_read[0].partition('://')[0]}:// is only read, so {only_read[0]} {what}"
+            why = f"{only_read[0].partition('://')[0]}:// can only be read, so {only_read[0]} {what}"
             raise UsageError(why, where="--output", hint="name a file or folder with -o PATH")
 
     def named(self, source: str, output: str, name: str | None, extension: str | None) -> str:
@@ -113,7 +113,7 @@ class Destination:
         if not folder and (irregular := file_obstacle(output)) is not None:
             return irregular
         if os.path.exists(output) and any(os.path.exists(other) and os.path.samefile(other, output) for other in others):
-            return RefusedError("is a file that this reads from", path=output, hint="write elsewhere with -o PATH")
+            return RefusedError("is one of the files being read", path=output, hint="write elsewhere with -o PATH")
         if self.in_place:
             if not self.force and os.path.exists(source) and not os.stat(source).st_mode & stat.S_IWUSR:
                 return RefusedError("is read-only", path=output, hint="--force replaces it all the same; -o PATH writes elsewhere")
@@ -132,11 +132,11 @@ class Destination:
     def _obstacle_at(self, source: str, url: str, others: Collection[str], *, folder: bool) -> GsvError | None:
         """Why a URL must not or cannot be written."""
         if url in others:
-            return RefusedError("is a file that this reads from", path=url, hint="write elsewhere with -o PATH")
+            return RefusedError("is one of the files being read", path=url, hint="write elsewhere with -o PATH")
         if url == source:
             return RefusedError("is the source itself", path=url, hint="-o PATH writes elsewhere")
         if folder:
-            return UsageError("several files are written only to a folder of this machine", where="--max-shard-size", path=url, hint="-o FOLDER")
+            return UsageError("several files can only be written to a folder on this machine", where="--max-shard-size", path=url, hint="-o FOLDER")
         from gsvckpt.files.upload import find_obstacle  # files of this machine need nothing of it
 
         return find_obstacle(url, overwrite=self.force)

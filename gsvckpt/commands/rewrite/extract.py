@@ -51,7 +51,11 @@ def extract(planned: Planned, request: Request) -> Planned:
         found = small_weights.extract_gpt(identity, state, config, path)
         told = names.folder_version(absolute(path))  # the tensors do not tell what is later than v1
         listed_in = names.weights_folder("gpt", told[0] if told is not None else found.version)
-        warnings = ("its config and step are its own: --config and --step are for SoVITS",) if (request.config or request.step) is not None else ()
+        warnings = (
+            ("a GPT training file has its own config and step; --config and --step are for SoVITS",)
+            if (request.config or request.step) is not None
+            else ()
+        )
     elif identity.kind == "sovits-generator-training":
         found, config, where, warnings = _of_generator(plan, identity, request)
         listed_in = names.weights_folder("sovits", found.version)
@@ -59,7 +63,7 @@ def extract(planned: Planned, request: Request) -> Planned:
         consulted = (where,)
     else:
         raise RefusedError(
-            f"is no training file that small weights come from (it is a {identity.kind})", where="--to-inference", hint=_advice(identity)
+            f"is not a training file that small weights can be made from (it is a {identity.kind})", where="--to-inference", hint=_advice(identity)
         )
     weights = SmallWeights(found.tensors, config, found.info, found.rank, found.ordered, found.head)
     plan = replace(to_inference(plan, weights, len(state), clamp=request.clamp), head=found.head)
@@ -73,12 +77,12 @@ def merge_lora(planned: Planned, base: Examination, request: Request) -> Planned
     """
     plan, identity, name = planned.plan, planned.identity, planned.name
     if identity.lora_rank is None or identity.kind not in ("sovits-lora", "sovits-generator-training"):
-        raise RefusedError(f"is no LoRA of GPT-SoVITS (it is a {identity.kind})", where="--merge-lora")
+        raise RefusedError(f"is not a LoRA of GPT-SoVITS (it is a {identity.kind})", where="--merge-lora")
     root = plan.root if isinstance(plan.root, dict) else {}
     state = split_sections(root).tensors
     config, info = root.get("config"), root.get("info")
     if identity.kind == "sovits-lora" and not fields(config):
-        raise RefusedError("holds no config, without which GPT-SoVITS loads no weights", where="config")
+        raise RefusedError("has no config, which GPT-SoVITS needs to load weights", where="config")
     version: str | None = identity.version or base.identity.version
     warnings: tuple[str, ...] = ()
     consulted: tuple[str, ...] = ()
@@ -105,14 +109,16 @@ def _extend(planned: Planned, plan: Plan, name: str | None, warnings: tuple[str,
     return replace(planned, plan=plan, name=name, warnings=told, consulted=others)
 
 
-_OF_THE_BASE = "its config and info are those of the base, as GPT-SoVITS knows the file by the bytes that hold them"
+_OF_THE_BASE = "its config and info are those of the base, because GPT-SoVITS recognises the file by these bytes"
 
 
 def _put_over(plan: Plan, base: Examination, merged: Merged, request: Request) -> Plan:
     """The merged tensors in a copy of the base's own bytes, by whose beginning GPT-SoVITS knows it."""
     path = base.checkpoint.source.path
     if not isinstance(base.upstream, Detection) or base.upstream.rule != "hash":
-        raise RefusedError(f"{path} is no base that GPT-SoVITS knows by its first bytes", where="--over-base", hint="name the official s2Gv4.pth")
+        raise RefusedError(
+            f"{path} is not a base that GPT-SoVITS recognises by its first bytes", where="--over-base", hint="name the official s2Gv4.pth"
+        )
     root, casts, made = put_over(base.checkpoint.root, base.state, merged.state)
     products = {storage: merged.products[original] for storage, original in made.items() if original in merged.products}
     head = base.checkpoint.container.head or "PK"
@@ -148,11 +154,11 @@ def _step_of(root: object, identity: Identity, request: Request) -> tuple[int, t
     counted = _optimizer_steps(root)
     if counted is None:
         raise RefusedError(
-            "its name does not tell the step, and no optimizer state counts it",
+            "its name does not state the step, and there is no optimizer state to count it",
             where="step",
             hint="--step N; any number will do, upstream only prints it",
         )
-    return counted, (f"step {counted} is the optimizer's count, as the file's name does not tell it",)
+    return counted, (f"step {counted} is the optimizer's count, as the file's name does not state it",)
 
 
 def _optimizer_steps(root: object) -> int | None:
@@ -173,7 +179,7 @@ def _optimizer_steps(root: object) -> int | None:
 
 def _advice(identity: Identity) -> str:
     if identity.kind in ("gpt-weights", "sovits-weights", "sovits-lora"):
-        return "it is small weights already"
+        return "it already holds small weights"
     return (
-        "name a G_*.pth or epoch=*-step=*.ckpt of GPT-SoVITS" if identity.kind != "sovits-discriminator-training" else "D is needed by training alone"
+        "name a G_*.pth or epoch=*-step=*.ckpt of GPT-SoVITS" if identity.kind != "sovits-discriminator-training" else "D is only needed for training"
     )

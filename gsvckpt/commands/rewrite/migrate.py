@@ -167,9 +167,9 @@ def _salvage(planned: Planned, task: Task) -> Planned:
     plan = leave_out(plan, sections.path or (), sections.tensors, lost, usual)
     said = []
     if of_model:
-        said.append(f"{len(sections.tensors) - len(of_model):,} of the model's {len(sections.tensors):,} tensors are whole")
+        said.append(f"{len(sections.tensors) - len(of_model):,} of the model's {len(sections.tensors):,} tensors are complete")
         if plan.checkpoint.container.format in _WITHOUT_CHECKSUMS:
-            said.append("such a file has no checksums: where bytes were altered or left out, tensors that are told whole are not")
+            said.append("such a file has no checksums: tensors reported as complete may still hold altered bytes")
     return replace(planned, plan=plan, lost=of_model, warnings=(*planned.warnings, *said))
 
 
@@ -186,7 +186,7 @@ def _merge_lora(planned: Planned, task: Task) -> Planned:
 def _apply_rules(planned: Planned, task: Task) -> Planned:
     path, tensors = _state(planned.plan)
     done = apply_rules(task.asked.rules, tensors)
-    said = [f"no tensor for the rule {rule}" for rule, count in done.used if not count]
+    said = [f"the rule {rule} matches no tensor" for rule, count in done.used if not count]
     plan = _require_some(keep_tensors(planned.plan, path, lambda name: name not in done.dropped, "rules"), "--rules")
     planned = replace(planned, plan=rename_tensors(plan, path, done.names, "rules"))
     tensors = _state(planned.plan)[1]
@@ -195,7 +195,7 @@ def _apply_rules(planned: Planned, task: Task) -> Planned:
         planned = _cast_to(planned, chosen, DTYPES[dtype], clamp=task.asked.clamp)
     if planned.kept:
         kept = planned.kept
-        said.append(f"{len(kept):,} tensors keep their dtype, as others share their bytes; the first is {next(iter(kept))}")
+        said.append(f"{len(kept):,} tensors were not cast because other tensors share their storage; the first is {next(iter(kept))}")
     return replace(planned, warnings=(*planned.warnings, *said))
 
 
@@ -299,7 +299,7 @@ def _tell_losses(planned: Planned, like: str | None) -> list[str]:
     """What became of the lost tensors: they are missing, or another file's stand in their places. Neither is the model that was saved."""
     missing = _missing(planned)
     filled = len(planned.lost) - len(missing)
-    said = [f"this file is not whole: {len(missing):,} tensors are lost, the first {missing[0]}; --like FILE --fill completes it"] if missing else []
+    said = [f"this file is incomplete: {len(missing):,} tensors are lost, the first {missing[0]}; --like FILE --fill completes it"] if missing else []
     return said + ([f"{filled:,} lost tensors are those of {like}: this is not the model that was saved"] if filled else [])
 
 
@@ -316,12 +316,12 @@ def _state(plan: Plan) -> tuple[Path, Mapping[str, Tensor]]:
     """The path of the model's state dict, and its tensors by name."""
     sections = split_sections(plan.root)
     if sections.path is None or not sections.tensors:
-        raise RefusedError("holds no model whose tensors could be chosen", where="state dict")
+        raise RefusedError("has no model tensors to choose from", where="state dict")
     return sections.path, sections.tensors
 
 
 def _require_some(plan: Plan, where: str) -> Plan:
     """The plan, if it leaves any tensor of the model."""
     if not split_sections(plan.root).tensors:
-        raise RefusedError("not one tensor of the model would be left", where=where)
+        raise RefusedError("no tensor of the model would be left", where=where)
     return plan

@@ -53,7 +53,7 @@ def open_reference(name: str, identity: Identity, stack: ExitStack) -> Reference
     if not suited:
         known = f"layouts: {', '.join(VERSIONS)}, {', '.join(layouts.names()[:4])}, ..."
         hint = did_you_mean(name, [*VERSIONS, *layouts.names()], known, most=3)
-        raise UsageError(f"{name} is no file and no layout for a {identity.kind}", where="--like", hint=hint)
+        raise UsageError(f"{name} is neither a file nor a layout for a {identity.kind}", where="--like", hint=hint)
     return Reference(suited[0], {key: shape for key, (_, shape) in layouts.layout(suited[0], rank).items()}, {})
 
 
@@ -65,7 +65,7 @@ def check_base(base: Examination, lora: Identity) -> tuple[str, ...]:
     if difference.missing or difference.wrong_shape:
         first = next(iter(difference.missing), None) or difference.wrong_shape[0][0]
         raise RefusedError(
-            f"is no base of v3 or v4: {difference.count:,} tensors differ from their layout, the first {first}",
+            f"is not a base of v3 or v4: {difference.count:,} tensors differ from their layout, the first {first}",
             path=path,
             where="--merge-lora",
             hint="GPT-SoVITS merges into pretrained_models/s2Gv3.pth or gsv-v4-pretrained/s2Gv4.pth",
@@ -73,7 +73,7 @@ def check_base(base: Examination, lora: Identity) -> tuple[str, ...]:
     if None not in (lora.version, base.identity.version) and lora.version != base.identity.version:
         raise RefusedError(f"is a base of {base.identity.version}, but the LoRA is of {lora.version}", path=path, where="--merge-lora")
     if official.named(path) and match_official(base.checkpoint.source, thorough=True) is None:
-        return (f"{path} is called as an official file, but is not that file (its SHA-256 differs)",)
+        return (f"{path} has the name of an official file, but is not that file (its SHA-256 differs)",)
     if base.identity.version is None:
         return (f"{path} does not tell whether it is a base of v3 or v4, which have the same tensors",)
     return ()
@@ -99,7 +99,7 @@ def check_version(reference: Reference, identity: Identity, count: int) -> None:
     if other and identity.versions and not set(other) & set(identity.versions):
         ours, theirs = (" or ".join(versions) for versions in (identity.versions, other))
         raise RefusedError(
-            f"is {ours}, but {reference.name} is {theirs}: {count:,} tensors of that would stand among those of this",
+            f"is {ours}, but {reference.name} is {theirs}: {count:,} of its tensors would be mixed into this file",
             where="--fill",
             hint=f"--like FILE of {ours}; --force mixes them",
         )

@@ -82,7 +82,9 @@ def refuse_head(identity: Identity, plan: Plan, destination: Destination) -> Non
     suits = upstream.applies(identity.kind) and identity.kind != "sovits-generator-base"
     is_new = plan.head != (plan.checkpoint.container.head or "PK")
     if plan.container == "torch-zip" and plan.head != "PK" and is_new and not suits and identity.kind not in _ANYBODYS and not destination.force:
-        raise RefusedError(f"a {identity.kind} under {plan.head} is read by nobody: only weights for inference have such heads", hint=_INSIST)
+        raise RefusedError(
+            f"a {identity.kind} with the head {plan.head} cannot be read by any program: only weights for inference have such heads", hint=_INSIST
+        )
 
 
 def refuse_layout(examination: Examination, planned: Planned, layout: Layout, destination: Destination) -> None:

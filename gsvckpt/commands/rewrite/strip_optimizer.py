@@ -38,7 +38,7 @@ class StripOptimizer:
                 raise UsageError(f"there is no root entry {unknown[0]!r}", where=option, hint=f"root entries: {', '.join(_keys(plan.root))}")
         needed = [key for key in self.drop if key in required(plan.root, examination.identity.kind)]
         if needed and not self.force:
-            raise RefusedError(f"training could not go on from it without {needed[0]}", where="--drop", hint="--force insists")
+            raise RefusedError(f"training could not resume from it without {needed[0]}", where="--drop", hint="--force insists")
         kind, known = examination.identity.kind, examination.roles
         usual = training_state(plan.root, kind, known=known)
         more = [key for key in self.drop if key not in usual]  # a key that goes anyhow keeps what resuming needs in its place

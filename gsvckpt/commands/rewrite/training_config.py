@@ -36,7 +36,7 @@ def find(path: str, explicit: str | None) -> FoundConfig:
     place = find_config_file(path)
     if place is not None:
         return FoundConfig(_read(place), place if os.path.isabs(path) else os.path.relpath(place))
-    looked = "what lies beside a URL is not looked at" if is_url(path) else "there is no config.json beside it or in the folders above"
+    looked = "files beside a URL are not searched" if is_url(path) else "there is no config.json beside it or in the folders above"
     raise MissingError(
         f"a training file holds no config, and {looked}",
         where="config",
@@ -114,7 +114,7 @@ class _PlainValues:
     def convert(self, value: object, depth: int) -> object:
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
-            raise UsageError("holds a config beyond all measure", where="--config", path=self._path)
+            raise UsageError("has a config that is too large", where="--config", path=self._path)
         if isinstance(value, Opaque):
             value = simple_form(value)
         if value is None or type(value) in (bool, int, float, str):
@@ -124,4 +124,4 @@ class _PlainValues:
         if isinstance(value, (list, tuple)):
             return [self.convert(part, depth + 1) for part in value]
         name = str(value.name) if isinstance(value, Opaque) else type(value).__name__
-        raise UsageError(f"holds a {name} in its config, which is no plain value", where="--config", path=self._path)
+        raise UsageError(f"holds a {name} in its config, which is not a plain value", where="--config", path=self._path)

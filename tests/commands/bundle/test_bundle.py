@@ -71,9 +71,9 @@ def test_files_of_other_kinds_and_versions_are_left_out() -> None:
     assert {left.path: left.why.split(",")[0] for left in found.left_out} == {
         "G_4.pth": "is of v1",
         "D_4.pth": "is of v1",
-        "G_latest.pth": "does not tell its epoch",
+        "G_latest.pth": "does not state its epoch",
     }
-    assert "is no training file of GPT" in place("gpt", [saved("G_1.pth", 1)], "v2").left_out[0].why
+    assert "is not a training file of GPT" in place("gpt", [saved("G_1.pth", 1)], "v2").left_out[0].why
     assert place("gpt", [saved("epoch=0-step=6.ckpt", 1, version="v2")], "v4").left_out == ()  # all of them but v1's are called v2
 
 
@@ -114,7 +114,7 @@ def test_the_version_of_a_stage() -> None:
     assert (old.version_of("gpt"), old.version_of("sovits")) == ("v4", "v4")  # of GPT nothing is known but that it is not v1
     first = choose([run("logs_s1", 1, "v1", stated=False), run("logs_s2_v2", 8, "v2")], None)
     assert (first.version_of("gpt"), first.version_of("sovits")) == ("v1", "v2")
-    assert first.warnings == ("there is no GPT run of v2; logs_s1 is taken, which is another version's",)
+    assert first.warnings == ("there is no GPT run of v2; logs_s1 of another version is used",)
 
 
 def test_an_experiment_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

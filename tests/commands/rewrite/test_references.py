@@ -114,9 +114,9 @@ def test_a_version_means_the_layout_of_the_sources_own_kind(stack: ExitStack, na
     [
         ("sovits-v2-smal", "sovits-weights", "sovits-v2-small"),
         ("v2pro", "sovits-weights", "v2Pro"),
-        ("v3", "gpt-weights", "no layout for a gpt-weights"),
-        ("v1", "sovits-lora", "no layout for a sovits-lora"),
-        ("v2", "state-dict", "no layout for a state-dict"),
+        ("v3", "gpt-weights", "neither a file nor a layout for a gpt-weights"),
+        ("v1", "sovits-lora", "neither a file nor a layout for a sovits-lora"),
+        ("v2", "state-dict", "neither a file nor a layout for a state-dict"),
         ("zzz", "sovits-weights", "layouts: v1, v2"),
         ("", "sovits-weights", "layouts: v1, v2"),
         ("no/such/file.pth", "sovits-weights", "no file"),
@@ -178,7 +178,7 @@ def test_a_base_without_all_tensors_is_refused_and_the_first_named(other: object
 
 def test_another_kind_of_file_is_no_base() -> None:
     other = examine(Checkpoint(Zeros(), Container("torch-zip", 1, head="PK"), {"weight": trees.state("sovits-v2-small")}))
-    with pytest.raises(RefusedError, match="no base of v3 or v4"):
+    with pytest.raises(RefusedError, match="not a base of v3 or v4"):
         check_base(other, lora("v3"))
 
 
