@@ -53,7 +53,7 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """The program with these subcommands."""
     app = typer.Typer(
         name="gsvckpt",
-        help="A checkpoint toolbox for GPT-SoVITS, and for any PyTorch checkpoint. It never runs a byte of the files it reads.",
+        help="A checkpoint toolbox for GPT-SoVITS, and for any PyTorch checkpoint. It never runs code from the files it reads.",
         epilog=_EXIT_CODES,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,

@@ -34,20 +34,22 @@ def convert_fp16(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints (.pth, .ckpt, .safetensors); also URLs.", show_default=False)
     ],
-    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave matching tensors as they are (repeatable).")] = None,
+    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Do not cast matching tensors (repeatable).")] = None,
     on_overflow: Annotated[
         OnOverflow,
-        typer.Option("--on-overflow", help="Values beyond 65,504: keep that tensor's dtype, clamp the values, or refuse the file."),
+        typer.Option("--on-overflow", help="For values beyond 65,504: keep the dtype of that tensor, clamp the values, or refuse the file."),
     ] = "keep",
     max_error: Annotated[
         float | None,
-        typer.Option("--max-error", metavar="X", min=0, help="Refuse when a tensor's largest error, relative to its largest value, is above X."),
+        typer.Option(
+            "--max-error", metavar="X", min=0, help="Refuse the file if a tensor's largest error, relative to its largest value, is above X."
+        ),
     ] = None,
     *,
     outputs: Outputs,
     settings: Settings,
 ) -> int:
-    """Cast weights to float16: half the size, and an audit of what that did to the values.
+    """Cast weights to float16: half the size, and an audit of what the cast did to the values.
 
     float32, float64 and bfloat16 weights become float16. Integers, booleans and optimizer state stay. A tensor with values that float16 cannot hold
     keeps its dtype, and the report says so. GPT-SoVITS reads the result as the same version. It casts weights to its own precision when it loads

@@ -48,26 +48,32 @@ EXAMPLES = """
 def inspect(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them; also URLs.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.", rich_help_panel="Show")] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Read the values: range, mean, NaN, zeros, histogram.", rich_help_panel="Show")] = False,
-    config: Annotated[bool, typer.Option("--config", help="Print the embedded config.", rich_help_panel="Show")] = False,
-    format: Annotated[Literal["toml", "json"], typer.Option("--format", help="The config's format.", rich_help_panel="Show")] = "toml",  # noqa: A002 - the option's name
-    globals: Annotated[bool, typer.Option("--globals", help="List what its pickle names, with verdicts.", rich_help_panel="Show")] = False,  # noqa: A002 - as above
-    memory: Annotated[bool, typer.Option("--memory", help="Estimate what loading and training need.", rich_help_panel="Show")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read the values and show range, mean, NaN, zeros and a histogram.", rich_help_panel="Show")
+    ] = False,
+    config: Annotated[bool, typer.Option("--config", help="Print the config stored in the checkpoint.", rich_help_panel="Show")] = False,
+    format: Annotated[  # noqa: A002 - the option's name
+        Literal["toml", "json"], typer.Option("--format", help="The format in which the config is printed.", rich_help_panel="Show")
+    ] = "toml",
+    globals: Annotated[  # noqa: A002 - as above
+        bool, typer.Option("--globals", help="List the classes and functions that its pickle names, with a verdict on each.", rich_help_panel="Show")
+    ] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Estimate the memory that loading and training need.", rich_help_panel="Show")] = False,
     diff: Annotated[
-        str | None, typer.Option("--diff", metavar="OTHER", help="Compare with another checkpoint; exit 1 when they differ.", rich_help_panel="Show")
+        str | None, typer.Option("--diff", metavar="OTHER", help="Compare with another checkpoint; exit 1 if they differ.", rich_help_panel="Show")
     ] = None,
-    include: Annotated[list[str] | None, typer.Option("--include", metavar="GLOB", help="Only matching tensors (repeatable).")] = None,
-    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching tensors (repeatable).")] = None,
-    depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Group modules by this many name parts.")] = 1,
+    include: Annotated[list[str] | None, typer.Option("--include", metavar="GLOB", help="Show only matching tensors (repeatable).")] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Do not show matching tensors (repeatable).")] = None,
+    depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Group modules by the first N parts of their names.")] = 1,
     sort: Annotated[
         Literal["name", "size", "age", "epoch"] | None,
-        typer.Option("--sort", help="Order of modules and tensors, or of a folder's checkpoints.", show_default=False),
+        typer.Option("--sort", help="Sort modules and tensors, or the checkpoints of a folder, by this.", show_default=False),
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search subfolders, too.")] = False,
     *,
     settings: Settings,
 ) -> int:
-    """Show what a checkpoint is, without running a byte of it.
+    """Show what a checkpoint is, without running any code from it.
 
     Kind, version, epoch, dtypes, where the bytes go and what wastes space, whether it is safe to load, and what GPT-SoVITS itself will take it for.
     """

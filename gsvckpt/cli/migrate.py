@@ -52,31 +52,38 @@ def migrate(
     ],
     salvage: Annotated[
         bool,
-        typer.Option("--salvage", help="What is whole of a damaged or cut-off file, and a list of what is lost (exit 1).", rich_help_panel=_STEPS),
+        typer.Option(
+            "--salvage", help="Write the tensors that survived in a damaged file, and list those that are lost (exit 1).", rich_help_panel=_STEPS
+        ),
     ] = False,
     to_inference: Annotated[
-        bool, typer.Option("--to-inference", help="Small weights for inference out of a training file.", rich_help_panel=_STEPS)
+        bool, typer.Option("--to-inference", help="Make small weights for inference from a training file.", rich_help_panel=_STEPS)
     ] = False,
     config: Annotated[
         str | None,
         typer.Option(
             "--config",
             metavar="FILE",
-            help="The run's config.json, a TOML that inspect --config printed, or small weights of that run.",
+            help="Take the config from the run's config.json, TOML printed by inspect --config, or small weights of that run.",
             show_default=False,
             rich_help_panel=_STEPS,
         ),
     ] = None,
     step: Annotated[
-        int | None, typer.Option("--step", min=0, metavar="N", help="The step, where no name tells it.", show_default=False, rich_help_panel=_STEPS)
+        int | None,
+        typer.Option(
+            "--step", min=0, metavar="N", help="The step, if the file's name does not state it.", show_default=False, rich_help_panel=_STEPS
+        ),
     ] = None,
     merge_lora: Annotated[
-        str | None, typer.Option("--merge-lora", metavar="BASE", help="Full weights out of a LoRA and its base.", rich_help_panel=_STEPS)
+        str | None, typer.Option("--merge-lora", metavar="BASE", help="Merge a LoRA into its base, giving full weights.", rich_help_panel=_STEPS)
     ] = None,
     over_base: Annotated[
         bool,
         typer.Option(
-            "--over-base", help="With --merge-lora: keep the official base's own first bytes, by which GPT-SoVITS knows v4.", rich_help_panel=_STEPS
+            "--over-base",
+            help="With --merge-lora: keep the first bytes of the official base, by which GPT-SoVITS recognises v4.",
+            rich_help_panel=_STEPS,
         ),
     ] = False,
     rules: Annotated[
@@ -85,23 +92,34 @@ def migrate(
             "--rules", metavar="FILE", help="Rename, drop, keep and cast tensors by a TOML file or a preset (repeatable).", rich_help_panel=_STEPS
         ),
     ] = None,
-    include: Annotated[list[str] | None, typer.Option("--include", metavar="GLOB", help="Keep only such tensors.", rich_help_panel=_STEPS)] = None,
-    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave such tensors out.", rich_help_panel=_STEPS)] = None,
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Keep only matching tensors (repeatable).", rich_help_panel=_STEPS)
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching tensors (repeatable).", rich_help_panel=_STEPS)
+    ] = None,
     like: Annotated[
         str | None,
-        typer.Option("--like", metavar="REF", help="Keep what has its name and shape in a checkpoint, or in a layout (v2).", rich_help_panel=_STEPS),
+        typer.Option(
+            "--like",
+            metavar="REF",
+            help="Keep only tensors that have the same name and shape in this checkpoint or layout (v2).",
+            rich_help_panel=_STEPS,
+        ),
     ] = None,
     fill: Annotated[
-        bool, typer.Option("--fill", help="Take what is missing from the checkpoint of --like, of the same version.", rich_help_panel=_STEPS)
+        bool, typer.Option("--fill", help="Take missing tensors from the checkpoint of --like, if it is of the same version.", rich_help_panel=_STEPS)
     ] = False,
     plain: Annotated[
         bool,
         typer.Option(
-            "--plain", help="No classes: HParams to dicts, paths to text, cuda tags to cpu; a warning names what stays.", rich_help_panel=_STEPS
+            "--plain",
+            help="Replace classes by plain values (HParams by dicts, paths by text, cuda by cpu); a warning names those that stay.",
+            rich_help_panel=_STEPS,
         ),
     ] = False,
     scrub_paths: Annotated[
-        bool, typer.Option("--scrub-paths", help="Take out private folders and the experiment's name.", rich_help_panel=_STEPS)
+        bool, typer.Option("--scrub-paths", help="Remove private folders and the experiment's name.", rich_help_panel=_STEPS)
     ] = False,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -109,22 +127,34 @@ def migrate(
     ] = None,
     on_overflow: Annotated[
         OnOverflow,
-        typer.Option("--on-overflow", help="Values beyond the new dtype: keep that tensor's dtype, clamp, or refuse.", rich_help_panel=_STEPS),
+        typer.Option(
+            "--on-overflow",
+            help="For values beyond the new dtype: keep the dtype of that tensor, clamp the values, or refuse the file.",
+            rich_help_panel=_STEPS,
+        ),
     ] = "keep",
-    to: Annotated[Literal["torch", "safetensors"] | None, typer.Option("--to", help="The container.", rich_help_panel=_STEPS)] = None,
+    to: Annotated[Literal["torch", "safetensors"] | None, typer.Option("--to", help="Write this container.", rich_help_panel=_STEPS)] = None,
     head: Annotated[
-        str, typer.Option("--head", metavar="auto|PK|00..07", help="The first two bytes, by which GPT-SoVITS tells versions.", rich_help_panel=_STEPS)
+        str,
+        typer.Option(
+            "--head", metavar="auto|PK|00..07", help="Write these first two bytes, from which GPT-SoVITS reads the version.", rich_help_panel=_STEPS
+        ),
     ] = "auto",
     max_shard_size: Annotated[
         str | None,
-        typer.Option("--max-shard-size", metavar="SIZE", help="Several safetensors files and an index: 500MB, 4GiB.", rich_help_panel=_STEPS),
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            help="Split into safetensors files of at most this size, with an index: 500MB, 4GiB.",
+            rich_help_panel=_STEPS,
+        ),
     ] = None,
     bundle: Annotated[
         str | None,
         typer.Option(
             "--bundle",
             metavar="DIR",
-            help="Copy an experiment's folder there as one voice: checkpoints by epoch, small weights, config, log, manifest.",
+            help="Copy one voice of an experiment to this folder: checkpoints by epoch, small weights, config, log, manifest.",
             show_default=False,
             rich_help_panel="Output",
         ),
@@ -133,10 +163,10 @@ def migrate(
     outputs: Outputs,
     settings: Settings,
 ) -> int:
-    """Bring a checkpoint to the form that its next user needs.
+    """Convert a checkpoint to the form that is needed next.
 
-    Without any step: into today's container (files of torch before 1.6 and compressed zips become plain zips), with the head that GPT-SoVITS expects.
-    What GPT-SoVITS detects before and after is part of the result; a result that it would misread is refused.
+    Without any step it writes today's container (old torch files and compressed zips become plain zips) with the head that GPT-SoVITS expects.
+    The result says which version GPT-SoVITS detects before and after; a file that it would misread is not written.
     """
     if bundle is not None:
         others = {"--salvage": salvage, "--to-inference": to_inference, "--merge-lora": merge_lora, "--over-base": over_base, "--rules": rules}

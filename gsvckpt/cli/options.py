@@ -42,10 +42,11 @@ class Settings(NamedTuple):
     """How a command is to run: the options that every command has."""
 
     json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only when something is wrong.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what is wrong.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more detail.")] = False
     progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="Show progress [default: on a terminal, when it takes long].", show_default=False)
+        bool | None,
+        typer.Option("--progress/--no-progress", help="Show progress [default: on a terminal, when the work takes long].", show_default=False),
     ] = None
     device: Annotated[
         str,
@@ -53,7 +54,7 @@ class Settings(NamedTuple):
             "--device",
             metavar="cpu|cuda|cuda:N|auto",
             envvar="GSVCKPT_DEVICE",
-            help="Where numbers are computed. auto: where that is done first, the start of a GPU included; -v says where.",
+            help="Compute numbers on this device. auto takes a GPU if there is one and the work is large enough; -v says which.",
             callback=_require_device,
             rich_help_panel="Engine",
         ),
@@ -66,7 +67,7 @@ class Settings(NamedTuple):
             min=1,
             metavar="N",
             envvar="GSVCKPT_JOBS",
-            help="Workers [default: the number of cores].",
+            help="Use this many threads [default: the number of cores].",
             show_default=False,
             rich_help_panel="Engine",
         ),
@@ -77,7 +78,7 @@ class Settings(NamedTuple):
             "--cluster",
             metavar="ADDRESS",
             envvar="GSVCKPT_CLUSTER",
-            help="Send the files to a Dask cluster that sees the same storage: tcp://HOST:PORT.",
+            help="Run on a Dask cluster whose workers see the same storage: tcp://HOST:PORT.",
             show_default=False,
             rich_help_panel="Engine",
         ),
@@ -117,14 +118,16 @@ class Outputs(NamedTuple):
 
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Write here: a file, or a folder for several sources.", rich_help_panel="Output"),
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="Write to this file, or to this folder if there are several sources.", rich_help_panel="Output"
+        ),
     ] = None
-    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step.", rich_help_panel="Output")] = False
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output; insist where gsvckpt refuses.", rich_help_panel="Output")] = (
-        False
-    )
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.", rich_help_panel="Output")] = False
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 when there is something to change.", rich_help_panel="Output")] = False
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the source in one step.", rich_help_panel="Output")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an existing output, and write what gsvckpt would refuse to write.", rich_help_panel="Output")
+    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be written, and write nothing.", rich_help_panel="Output")] = False
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if something would change.", rich_help_panel="Output")] = False
 
 
 def shared_options(without: Collection[str] = ()) -> Callable[[Callable[..., int]], Callable[..., int]]:

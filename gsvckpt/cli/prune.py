@@ -47,68 +47,86 @@ EXAMPLES = """
 `gsvckpt prune logs/alice --undo`, or `gsvckpt prune logs/alice --empty-trash` to free the space
 """
 _SCARCE = 5_000_000_000  # bytes; below that, or 2 % of the disk, the next saves may not fit
-_RULES, _DOING, _TRASH = "What stays", "Doing it", "Trash"
+_RULES, _DOING, _TRASH = "What stays", "How it is done", "Trash"
 
 
 @shared_options(without={"cluster"})
 def prune(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER", help="Experiments, weights folders, or all of GPT-SoVITS.", show_default=False)],
     keep_last: Annotated[
-        int | None, typer.Option("--keep-last", min=1, metavar="N", help="The newest N of each run.", rich_help_panel=_RULES)
+        int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep the newest N of each run.", rich_help_panel=_RULES)
     ] = None,
-    keep_best: Annotated[int | None, typer.Option("--keep-best", min=1, metavar="N", help="The best N by a metric.", rich_help_panel=_RULES)] = None,
+    keep_best: Annotated[
+        int | None, typer.Option("--keep-best", min=1, metavar="N", help="Keep the best N by a metric.", rich_help_panel=_RULES)
+    ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", metavar="NAME", help="The metric's name [default: what training watched].", rich_help_panel=_RULES)
+        str | None,
+        typer.Option("--metric", metavar="NAME", help="The name of the metric [default: the one that training watched].", rich_help_panel=_RULES),
     ] = None,
-    mode: Annotated[Literal["min", "max"] | None, typer.Option("--mode", help="Whether low or high is good.", rich_help_panel=_RULES)] = None,
+    mode: Annotated[
+        Literal["min", "max"] | None, typer.Option("--mode", help="Whether low (min) or high (max) values are good.", rich_help_panel=_RULES)
+    ] = None,
     metrics: Annotated[
-        str | None, typer.Option("--metrics", metavar="FILE", help="CSV or JSON lines with epoch or step, and the metric.", rich_help_panel=_RULES)
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="FILE",
+            help="Read the metric from this CSV or JSON lines, with epoch, step or file in each line.",
+            rich_help_panel=_RULES,
+        ),
     ] = None,
     keep_every: Annotated[
-        str | None, typer.Option("--keep-every", metavar="N|Nsteps", help="Every Nth epoch, or every N steps.", rich_help_panel=_RULES)
+        str | None, typer.Option("--keep-every", metavar="N|Nsteps", help="Keep every Nth epoch, or every N steps.", rich_help_panel=_RULES)
     ] = None,
     keep_within: Annotated[
-        str | None, typer.Option("--keep-within", metavar="7d", help="What is at most so much older than the newest.", rich_help_panel=_RULES)
+        str | None, typer.Option("--keep-within", metavar="7d", help="Keep saves at most this much older than the newest.", rich_help_panel=_RULES)
     ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option("--keep", metavar="GLOB", help="Files of such names (repeatable).", rich_help_panel=_RULES)
+        list[str] | None, typer.Option("--keep", metavar="GLOB", help="Keep saves with matching names (repeatable).", rich_help_panel=_RULES)
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option("--max-size", metavar="SIZE", help="As much as fits, newest and best first.", rich_help_panel=_RULES)
+        str | None,
+        typer.Option("--max-size", metavar="SIZE", help="Keep as many as fit into this size, the newest and best first.", rich_help_panel=_RULES),
     ] = None,
     demote_after: Annotated[
         int | None,
-        typer.Option("--demote-after", min=1, metavar="N", help="Shrink what is older than the newest N, instead.", rich_help_panel=_RULES),
+        typer.Option("--demote-after", min=1, metavar="N", help="Remove nothing; shrink saves older than the newest N.", rich_help_panel=_RULES),
     ] = None,
     demote_to: Annotated[
         Literal["stripped", "inference"] | None,
-        typer.Option("--demote-to", help="Without optimizer state, or small weights.", rich_help_panel=_RULES),
+        typer.Option("--demote-to", help="How to shrink: without optimizer state, or to small weights.", rich_help_panel=_RULES),
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option("--policy", metavar="FILE.toml", help=r"Rules from a file [default: \[prune] in gsvckpt.toml].", rich_help_panel=_RULES),
+        typer.Option(
+            "--policy", metavar="FILE.toml", help=r"Read the rules from this file [default: \[prune] in gsvckpt.toml].", rich_help_panel=_RULES
+        ),
     ] = None,
     archive: Annotated[
-        str | None, typer.Option("--archive", metavar="DIR", help="Copy each file there before it goes.", rich_help_panel=_DOING)
+        str | None, typer.Option("--archive", metavar="DIR", help="Copy each file to this folder before removing it.", rich_help_panel=_DOING)
     ] = None,
-    purge: Annotated[bool, typer.Option("--purge", help="Delete at once, with no way back.", rich_help_panel=_DOING)] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete at once, without the trash; --undo cannot restore it.", rich_help_panel=_DOING)
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the plan and change nothing.", rich_help_panel=_DOING)] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", rich_help_panel=_DOING)] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Bring the last run back.", rich_help_panel=_TRASH)] = False,
-    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Delete what is in the trash.", rich_help_panel=_TRASH)] = False,
-    sort: Annotated[report.Sort | None, typer.Option("--sort", help="Order of runs and saves.", show_default=False, rich_help_panel=_DOING)] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.", rich_help_panel=_DOING)] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Restore what the last run removed.", rich_help_panel=_TRASH)] = False,
+    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Delete the trash for good.", rich_help_panel=_TRASH)] = False,
+    sort: Annotated[
+        report.Sort | None, typer.Option("--sort", help="Sort runs and saves by this.", show_default=False, rich_help_panel=_DOING)
+    ] = None,
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="7d", help="With --empty-trash: only runs so long ago.", rich_help_panel=_TRASH)
+        str | None, typer.Option("--older-than", metavar="7d", help="With --empty-trash: delete only runs older than this.", rich_help_panel=_TRASH)
     ] = None,
     *,
     settings: Settings,
 ) -> int:
-    """Free disk space by rules, and never lose the checkpoint that matters.
+    """Remove old saves by rules, and never the one that matters.
 
-    Only what is known to be an old save goes: by progress inside, or by a name that says it in words. Rules are united: what one of them keeps
-    stays. Whatever is kept is read whole before anything goes, and a damaged file does not count. Files go to `.gsvckpt-trash` in the same folder,
-    from where `--undo` brings them back. The newest sound save of every run, pretrained models, files that GPT-SoVITS is set to use and the one that
-    it would resume from always stay.
+    Only files that are certainly old saves are removed: the epoch or step stands inside, or in words in the name. A save stays if any rule keeps it.
+    Everything that is kept is read completely before anything is removed, and a damaged file does not count as kept. Files move to `.gsvckpt-trash`
+    in the same folder, and `--undo` brings them back. The newest sound save of every run, pretrained models, files that GPT-SoVITS is set to use and
+    the one that it would resume from always stay.
     """
     _require_folders(folders)
     places = _places(folders)

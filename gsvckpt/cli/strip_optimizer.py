@@ -30,7 +30,7 @@ def strip_optimizer(
         list[str], typer.Argument(metavar="SOURCE...", help="Training checkpoints (.pth, .ckpt, .pt); also URLs.", show_default=False)
     ],
     drop: Annotated[list[str] | None, typer.Option("--drop", metavar="KEY", help="Remove this root entry, too (repeatable).")] = None,
-    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="KEY", help="Leave this root entry (repeatable).")] = None,
+    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="KEY", help="Do not remove this root entry (repeatable).")] = None,
     *,
     outputs: Outputs,
     settings: Settings,

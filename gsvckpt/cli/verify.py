@@ -75,20 +75,26 @@ class VerifyRun:
 @shared_options()
 def verify(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them; also URLs.", show_default=False)],
-    quick: Annotated[bool, typer.Option("--quick", help="Read no tensor bytes; believe size, time and structure.", rich_help_panel="Checks")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check the structure only, and read no tensor bytes.", rich_help_panel="Checks")] = False,
     checks: Annotated[
         str | None,
-        typer.Option("--checks", metavar="LIST", help="Only these: ids, first parts or globs; -NAME leaves out.", rich_help_panel="Checks"),
+        typer.Option(
+            "--checks",
+            metavar="LIST",
+            help="Run only these checks: ids, their first parts, or globs; -NAME leaves one out.",
+            rich_help_panel="Checks",
+        ),
     ] = None,
     layout: Annotated[
-        str, typer.Option("--layout", metavar="auto|VERSION|none", help="The reference for names and shapes.", rich_help_panel="Checks")
+        str, typer.Option("--layout", metavar="auto|VERSION|none", help="Compare names and shapes with this layout.", rich_help_panel="Checks")
     ] = "auto",
     against: Annotated[
-        str | None, typer.Option("--against", metavar="OTHER", help="Has it the same tensors as this checkpoint?", rich_help_panel="Checks")
+        str | None,
+        typer.Option("--against", metavar="OTHER", help="Check that it has the same tensors as this checkpoint.", rich_help_panel="Checks"),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Would GPT-SoVITS go on training from here? For a file or an experiment's folder.", rich_help_panel="Checks"),
+        typer.Option("--resume", help="Check that GPT-SoVITS would resume from this file or experiment's folder.", rich_help_panel="Checks"),
     ] = False,
     checksums: Annotated[
         str | None,
@@ -107,37 +113,50 @@ def verify(
         bool, typer.Option("--record", help="Record sound files in gsvckpt.toml beside them.", rich_help_panel="Manifest and copies")
     ] = False,
     per_tensor: Annotated[
-        bool, typer.Option("--per-tensor", help="With --record: a digest of every tensor, too.", rich_help_panel="Manifest and copies")
+        bool, typer.Option("--per-tensor", help="With --record: record a digest of every tensor, too.", rich_help_panel="Manifest and copies")
     ] = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="With --record: drop the entries of files that are gone.", rich_help_panel="Manifest and copies")
+        bool, typer.Option("--forget", help="With --record: remove the entries of files that no longer exist.", rich_help_panel="Manifest and copies")
     ] = False,
     backup: Annotated[
-        str | None, typer.Option("--backup", metavar="DIR", help="Copy sound files there, those that changed.", rich_help_panel="Manifest and copies")
+        str | None,
+        typer.Option(
+            "--backup",
+            metavar="DIR",
+            help="Copy sound files to this folder, if they changed since the last copy.",
+            rich_help_panel="Manifest and copies",
+        ),
     ] = None,
     restore_from: Annotated[
         str | None,
-        typer.Option("--restore-from", metavar="DIR", help="Bring damaged and missing files back from there.", rich_help_panel="Manifest and copies"),
+        typer.Option(
+            "--restore-from",
+            metavar="DIR",
+            help="Replace damaged and missing files with copies from this folder.",
+            rich_help_panel="Manifest and copies",
+        ),
     ] = None,
     write_checksums: Annotated[
         str | None,
         typer.Option(
             "--write-checksums",
             metavar="FILE",
-            help="Write a list for sha256sum -c (.md5: md5sum, .xxh128: xxhsum).",
+            help="Write a list that sha256sum -c can check (.md5: md5sum, .xxh128: xxhsum).",
             rich_help_panel="Manifest and copies",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing checksum file.", rich_help_panel="Manifest and copies")] = False,
-    fail_on: Annotated[Literal["error", "warning"], typer.Option("--fail-on", help="Exit 1 from this severity on.")] = "error",
-    format: Annotated[Format, typer.Option("--format", metavar="FORM", help="table, json, junit or sarif.")] = "table",  # noqa: A002 - the option's name
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go through subfolders.")] = False,
+    fail_on: Annotated[
+        Literal["error", "warning"], typer.Option("--fail-on", help="Exit 1 if there is a finding of at least this severity.")
+    ] = "error",
+    format: Annotated[Format, typer.Option("--format", metavar="FORM", help="Print a table, json, junit or sarif.")] = "table",  # noqa: A002 - the option's name
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search subfolders, too.")] = False,
     *,
     settings: Settings,
 ) -> int:
-    """Know that a checkpoint is sound, or exactly what is wrong with it, and bring it back.
+    """Check that a checkpoint is sound, say exactly what is wrong if not, and restore it from a copy.
 
-    Every byte is looked at: the container, the checksum of each record (which torch never checks), what the pickle names, NaN and infinity, names and
+    Every byte is checked: the container, the checksum of each record (which torch never checks), what the pickle names, NaN and infinity, names and
     shapes against GPT-SoVITS's own, and what GPT-SoVITS will take the file for. Nothing in the file is run. What cannot be examined is never sound.
     """
     settings = settings._replace(json=settings.json or format == "json")
