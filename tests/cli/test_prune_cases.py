@@ -51,6 +51,18 @@ def test_features_are_never_saves(gsvckpt, tmp_path):
     assert left(gsvckpt, tmp_path, *LAST)["logs/alice/3-bert"] == "5 feature files, which training reads"
 
 
+def test_inspect_counts_features_apart(gsvckpt, tmp_path):
+    features(tmp_path / "logs" / "alice")
+    s2_run(tmp_path / "logs" / "alice" / "logs_s2_v2", range(1, 2))
+    document = gsvckpt.json("inspect", "-r", tmp_path).document
+    size = sum(
+        (tmp_path / name).stat().st_size for name in below(tmp_path, *(f"logs/alice/{folder}" for folder in ("3-bert", "4-cnhubert", "7-sv_cn")))
+    )
+    assert document["features"] == {"files": 15, "bytes": size}
+    assert [os.path.basename(file["path"]) for file in document["files"]] == ["D_2.pth", "G_2.pth"]
+    assert "feature caches: 15 files" in (gsvckpt("inspect", "-r", tmp_path).out + gsvckpt("inspect", "-r", tmp_path).err)
+
+
 def test_features_in_any_folder(gsvckpt, tmp_path):
     features(tmp_path / "moved")
     (tmp_path / "moved" / "3-bert").rename(tmp_path / "moved" / "bert_of_alice")
