@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isnan
 from typing import Annotated
 
 import typer
@@ -12,7 +11,6 @@ from gsvckpt.cli.writing import rewrite_each
 from gsvckpt.commands.rewrite.convert_fp16 import ConvertFp16
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.engine.write import OnOverflow
-from gsvckpt.errors import UsageError
 
 EXAMPLES = """
 **Examples**
@@ -56,7 +54,5 @@ def convert_fp16(
     them, so converting neither cures nor causes silent audio on 10- and 16-series cards: that is its `is_half` setting.
     """
     destination = Destination("fp16", *outputs)
-    if max_error is not None and isnan(max_error):
-        raise UsageError("must be a number", where="--max-error")
     recipe = ConvertFp16(tuple(keep or ()), on_overflow, max_error)
     return rewrite_each("convert-fp16", sources, destination, recipe, settings)

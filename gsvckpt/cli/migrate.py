@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from gsvckpt.cli.options import Outputs, Settings, shared_options
 from gsvckpt.cli.writing import bundle_one, rewrite_each
-from gsvckpt.commands.rewrite.destination import SALVAGED, Destination
-from gsvckpt.commands.rewrite.migrate import Migrate, Steps
-from gsvckpt.dtypes import DTYPES
+from gsvckpt.commands.rewrite.migrate_options import ContainerName, MigrateDType, MigrateOptions, refuse_beside_bundle
 from gsvckpt.engine.write import OnOverflow
-from gsvckpt.errors import UsageError
 from gsvckpt.files.paths import require_local
-from gsvckpt.formats.heads import HEADS
-from gsvckpt.transforms.rules import read_rules
-from gsvckpt.units import parse_size
 
 EXAMPLES = """
 **Examples**
@@ -39,9 +32,6 @@ EXAMPLES = """
 **Steps**, in this order: --salvage, --to-inference, --merge-lora, --rules, --include/--exclude, --like and --fill,
 --plain, --scrub-paths, --dtype, --to, --head
 """
-_HEADS = ("auto", *HEADS)
-
-
 _STEPS = "Steps"
 
 
@@ -122,7 +112,7 @@ def migrate(
         bool, typer.Option("--scrub-paths", help="Remove private folders and the experiment's name.", rich_help_panel=_STEPS)
     ] = False,
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
+        MigrateDType | None,
         typer.Option("--dtype", metavar="DTYPE", help="Cast the model's floats: float32, float16, bfloat16.", rich_help_panel=_STEPS),
     ] = None,
     on_overflow: Annotated[
@@ -133,7 +123,7 @@ def migrate(
             rich_help_panel=_STEPS,
         ),
     ] = "keep",
-    to: Annotated[Literal["torch", "safetensors"] | None, typer.Option("--to", help="Write this container.", rich_help_panel=_STEPS)] = None,
+    to: Annotated[ContainerName | None, typer.Option("--to", help="Write this container.", rich_help_panel=_STEPS)] = None,
     head: Annotated[
         str,
         typer.Option(
@@ -168,49 +158,29 @@ def migrate(
     Without any step it writes today's container (old torch files and compressed zips become plain zips) with the head that GPT-SoVITS expects.
     The result says which version GPT-SoVITS detects before and after; a file that it would misread is not written.
     """
-    if bundle is not None:
-        others = {"--salvage": salvage, "--to-inference": to_inference, "--merge-lora": merge_lora, "--over-base": over_base, "--rules": rules}
-        others |= {"--include": include, "--exclude": exclude, "--like": like, "--fill": fill, "--plain": plain, "--scrub-paths": scrub_paths}
-        others |= {"--dtype": dtype, "--on-overflow": on_overflow != "keep", "--to": to, "--head": head != "auto"}
-        others |= {"--max-shard-size": max_shard_size, "--output": outputs.output, "--in-place": outputs.in_place, "--check": outputs.check}
-        beside = next((option for option, value in others.items() if value not in (None, False, [])), None)
-        if beside is not None:
-            raise UsageError("cannot be combined with --bundle, which copies files as they are", where=beside)
-        require_local([*sources, bundle], "--bundle")
-        return bundle_one(sources, bundle, config, step, settings, dry_run=outputs.dry_run)
-    destination = Destination(SALVAGED if salvage else "migrated", *outputs)
-    if head not in _HEADS:
-        raise UsageError(f"{head[:20]!r} is not a head", where="--head", hint=f"one of {', '.join(_HEADS)}")
-    if outputs.in_place and salvage:
-        raise UsageError("salvaged tensors must not replace the damaged file", where="--in-place", hint="-o PATH")
-    if outputs.in_place and (to_inference or merge_lora or to or max_shard_size):
-        raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
-    if fill and like is None:
-        raise UsageError("takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
-    if over_base and (merge_lora is None or any((rules, include, exclude, like, plain, scrub_paths, dtype, to, max_shard_size)) or head != "auto"):
-        raise UsageError("changes only tensor data, so it can only be combined with --merge-lora", where="--over-base")
-    for option, value in (("--config", config), ("--step", step)):
-        if value is not None and not (to_inference or merge_lora):
-            raise UsageError("can only be used with --to-inference, --merge-lora or --bundle", where=option)
-    steps = Steps(
+    asked = MigrateOptions(
         salvage,
         to_inference,
-        settings.locate(config) if config is not None else None,
+        config,
         step,
-        settings.locate(merge_lora) if merge_lora is not None else None,
+        merge_lora,
         over_base,
-        tuple(rule for name in rules or () for rule in read_rules(name)),
+        tuple(rules or ()),
         tuple(include or ()),
         tuple(exclude or ()),
-        settings.locate(like) if like is not None and os.path.exists(like) else like,  # else a layout's name
+        like,
         fill,
         plain,
         scrub_paths,
-        DTYPES[dtype] if dtype is not None else None,
-        on_overflow == "clamp",
+        dtype,
+        on_overflow,
         to,
         head,
-        parse_size(max_shard_size, "--max-shard-size") if max_shard_size is not None else None,
-        outputs.force,
+        max_shard_size,
     )
-    return rewrite_each("migrate", sources, destination, Migrate(steps, on_overflow), settings)
+    destination = asked.destination(*outputs)
+    if bundle is not None:
+        refuse_beside_bundle(asked, destination)
+        require_local([*sources, bundle], "--bundle")
+        return bundle_one(sources, bundle, config, step, settings, dry_run=outputs.dry_run)
+    return rewrite_each("migrate", sources, destination, asked.recipe(destination, settings.resources), settings)

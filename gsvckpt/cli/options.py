@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_type_
 
 import typer
 
+from gsvckpt.engine.resources import Resources, require_device
 from gsvckpt.errors import GsvError, MissingError, as_error
-from gsvckpt.files.paths import is_url
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.report.console import print_error, print_line, print_warning
 from gsvckpt.report.output import LostOutput
@@ -21,21 +20,9 @@ from gsvckpt.units import size
 
 if TYPE_CHECKING:  # inspect starts without them
     from gsvckpt.devices.choice import Work
-    from gsvckpt.engine.placement import Computing, Threads
+    from gsvckpt.engine.placement import Computing
     from gsvckpt.engine.write import Engine
     from gsvckpt.transforms.plan import Plan
-
-_KNOWN_DEVICES = ("cpu", "auto", "cuda", "xpu", "mps")
-
-
-def _require_device(name: str) -> str:
-    """Refuse a name that is no device, even where nothing will be computed. Whether a known one is there shows when it is needed."""
-    kind, colon, number = name.partition(":")
-    if kind not in _KNOWN_DEVICES or (colon and (kind == "auto" or not number.isdecimal())):
-        from gsvckpt.devices.choice import choose
-
-        choose(name)  # asks torch, which knows other kinds
-    return name
 
 
 class Settings(NamedTuple):
@@ -55,7 +42,7 @@ class Settings(NamedTuple):
             metavar="cpu|cuda|cuda:N|auto",
             envvar="GSVCKPT_DEVICE",
             help="Compute numbers on this device. auto takes a GPU if there is one and the work is large enough; -v says which.",
-            callback=_require_device,
+            callback=require_device,
             rich_help_panel="Engine",
         ),
     ] = "cpu"
@@ -84,18 +71,19 @@ class Settings(NamedTuple):
         ),
     ] = None
 
+    @property
+    def resources(self) -> Resources:
+        """What the command may work with."""
+        return Resources(self.device, self.jobs, self.cluster)
+
     def locate(self, path: str) -> str:
         """The path as it may be sent: whole where another machine will open it."""
-        if self.cluster is None or is_url(path):
-            return path
-        return os.path.join(os.path.abspath(path), "") if path.endswith(("/", os.sep)) else os.path.abspath(path)
+        return self.resources.locate(path)
 
     @property
     def workers(self) -> int:
         """The number of threads: as asked, else the cores this process may use."""
-        if self.jobs is not None:
-            return self.jobs
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.resources.workers
 
     @contextmanager
     def watch(self, label: str) -> Iterator[Progress]:
@@ -169,7 +157,7 @@ def open_device(settings: Settings, work: Work) -> Computing:
     """The device for some work, told with `-v`. Raises UsageError for one that is not there."""
     from gsvckpt.engine import placement
 
-    found = placement.open_device(settings.device, work, _threads_of(settings), warn=partial(print_warning, ""))
+    found = placement.open_device(settings.device, work, settings.resources.threads, warn=partial(print_warning, ""))
     if settings.verbose:
         tell_device(found.device.name, f"{found.why} ({size(work.nbytes)})")
     return found
@@ -184,16 +172,10 @@ def make_engine(settings: Settings, progress: Progress, plan: Plan) -> Engine:
     """What carries out a plan, with a device where it computes something."""
     from gsvckpt.engine.placement import engine_for
 
-    engine, computed = engine_for(plan, settings.device, _threads_of(settings), progress, warn=partial(print_warning, ""))
+    engine, computed = engine_for(plan, settings.device, settings.resources.threads, progress, warn=partial(print_warning, ""))
     if computed is not None and settings.verbose:
         tell_device(computed.device, f"{computed.why} ({size(computed.nbytes)})")
     return engine
-
-
-def _threads_of(settings: Settings) -> Threads:
-    from gsvckpt.engine.placement import Threads
-
-    return Threads(settings.workers, settings.jobs is not None)
 
 
 R = TypeVar("R")

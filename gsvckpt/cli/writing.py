@@ -6,14 +6,13 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 from gsvckpt.cli.options import Settings, make_engine, tell_device, try_each
-from gsvckpt.commands.rewrite.batch import Rewrite, rewrite_files
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Recipe
-from gsvckpt.commands.rewrite.result import Rewritten, as_json
+from gsvckpt.commands.rewrite.result import Rewritten
+from gsvckpt.commands.rewrite.run import assign
 from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.errors import MissingError, OutputError, UsageError
 from gsvckpt.files.paths import name_of
@@ -26,33 +25,27 @@ from gsvckpt.units import size
 
 def rewrite_each(command: str, sources: Sequence[str], destination: Destination, recipe: Recipe, settings: Settings) -> int:
     """Rewrite every source and show what became of it. Returns the exit code."""
-    sources = list(dict.fromkeys(map(settings.locate, sources)))  # a file named twice is one file
-    if destination.output is not None:
-        destination = replace(destination, output=settings.locate(destination.output))
-    outputs = destination.assign(sources)
-    job = Rewrite(recipe, destination, settings.device, fixed=settings.jobs is not None)
-    label = name_of(sources[0]) if len(sources) == 1 else command
+    run = assign(sources, destination, recipe, settings.resources)
+    alone = len(run.sources) == 1
     worst = 0
     done: list[Rewritten] = []  # without --json, for the table
     if settings.json:
         begin_document(command)
-    with settings.watch(label) as progress:
-        results = rewrite_files(job, sources, outputs, settings.workers, progress, settings.cluster)
-        for source, output, result in zip(sources, outputs, results, strict=True):
+    with settings.watch(name_of(run.sources[0]) if alone else command) as progress:
+        for outcome in run.outcomes(progress):
+            source, result = outcome.source, outcome.result
+            worst = max(worst, outcome.exit_code(check=destination.check))
             if isinstance(result, Rewritten):
-                worst = max(worst, int((destination.check and result.changed) or not result.keeps_all))
                 if settings.verbose and result.computed is not None:
                     name, why, count = result.computed
-                    tell_device(name, f"{why} ({size(count)})" if len(sources) == 1 else f"{why} ({size(count)} of {name_of(source)})")
+                    tell_device(name, f"{why} ({size(count)})" if alone else f"{why} ({size(count)} of {name_of(source)})")
                 done.append(result if not settings.json else result._replace(details={}))
             else:
                 if isinstance(result, MissingError) and os.path.isdir(source) and result.path == source:
                     result.hint = result.hint or _name_files(command, source)
                 print_error(result)
-                worst = max(worst, result.exit_code)
             if settings.json:
-                failed = {"source": source, "output": output, "written": False}
-                add_file(as_json(result) if isinstance(result, Rewritten) else {**failure_json(result), **failed})
+                add_file(outcome.as_json())
     with printing(worst):
         if settings.json:
             print_document(command, worst, [])

@@ -29,6 +29,11 @@ class ConvertFp16:
     renames: ClassVar[bool] = False
     is_large: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        """Raise UsageError for a largest error that no error could be above or below."""
+        if self.max_error is not None and not self.max_error >= 0:
+            raise UsageError("must be a number from 0 on", where="--max-error")
+
     def open(self, path: str) -> AbstractContextManager[Checkpoint]:
         return open_checkpoint(path)
 

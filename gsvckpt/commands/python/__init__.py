@@ -1,0 +1,1 @@
+"""The commands as functions: `gsvckpt.inspect` and so on."""

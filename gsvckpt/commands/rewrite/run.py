@@ -1,0 +1,97 @@
+"""A writing command on all of its sources: what becomes of each, one after the other, and of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from gsvckpt.commands.rewrite.batch import Rewrite, rewrite_files
+from gsvckpt.commands.rewrite.destination import Destination
+from gsvckpt.commands.rewrite.recipe import Recipe
+from gsvckpt.commands.rewrite.result import Rewritten, as_json
+from gsvckpt.engine.document import document
+from gsvckpt.engine.json_objects import failure_json
+from gsvckpt.engine.resources import Resources
+from gsvckpt.errors import GsvError
+from gsvckpt.files.progress import Progress, Silent
+
+
+class Outcome(NamedTuple):
+    """What became of one source. `output` is the name that was assigned to it, which a result may have changed."""
+
+    source: str
+    output: str
+    result: Rewritten | GsvError
+
+    def exit_code(self, *, check: bool) -> int:
+        """The error's; 1 where something is lost or, for `--check`, where there is something to change."""
+        if isinstance(self.result, GsvError):
+            return self.result.exit_code
+        return int((check and self.result.changed) or not self.result.keeps_all)
+
+    def as_json(self) -> dict[str, object]:
+        """One file of the JSON document."""
+        if isinstance(self.result, GsvError):
+            return {**failure_json(self.result), "source": self.source, "output": self.output, "written": False}
+        return as_json(self.result)
+
+
+class RewriteRun(NamedTuple):
+    """What a writing command is to do: each source with the output that was assigned to it."""
+
+    sources: tuple[str, ...]
+    outputs: tuple[str, ...]
+    job: Rewrite
+    resources: Resources
+
+    def outcomes(self, progress: Progress) -> Iterator[Outcome]:
+        """Carry it out, source by source; one that fails stops no other."""
+        results = rewrite_files(self.job, self.sources, self.outputs, self.resources.workers, progress, self.resources.cluster)
+        for source, output, result in zip(self.sources, self.outputs, results, strict=True):
+            yield Outcome(source, output, result)
+
+
+def assign(sources: Sequence[str], destination: Destination, recipe: Recipe, resources: Resources) -> RewriteRun:
+    """Assign its output to each source; one that is named twice is one. Raises UsageError where that cannot be."""
+    located = tuple(dict.fromkeys(map(resources.locate, sources)))
+    if destination.output is not None:
+        destination = replace(destination, output=resources.locate(destination.output))
+    job = Rewrite(recipe, destination, resources.device, fixed=resources.jobs is not None)
+    return RewriteRun(located, tuple(destination.assign(located)), job, resources)
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteResult:
+    """What a writing command came to. `check` says that it was only asked whether there is something to change."""
+
+    command: str
+    outcomes: tuple[Outcome, ...]
+    check: bool = False
+
+    @property
+    def files(self) -> tuple[Rewritten, ...]:
+        """The sources that were done, in order."""
+        return tuple(outcome.result for outcome in self.outcomes if isinstance(outcome.result, Rewritten))
+
+    @property
+    def errors(self) -> tuple[GsvError, ...]:
+        """Why the others were not."""
+        return tuple(outcome.result for outcome in self.outcomes if isinstance(outcome.result, GsvError))
+
+    @property
+    def exit_code(self) -> int:
+        """What the command would exit with."""
+        return max((outcome.exit_code(check=self.check) for outcome in self.outcomes), default=0)
+
+    def as_json(self) -> dict[str, object]:
+        """The document of `--json`."""
+        return document(self.command, [outcome.as_json() for outcome in self.outcomes], self.exit_code)
+
+
+def rewrite(command: str, run: RewriteRun) -> RewriteResult:
+    """Carry it out without a word. Raises the first error where nothing could be done."""
+    result = RewriteResult(command, tuple(run.outcomes(Silent())), run.job.destination.check)
+    if not result.files:
+        raise result.errors[0]
+    return result
