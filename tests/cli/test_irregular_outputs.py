@@ -137,7 +137,7 @@ def test_verify_refuses_before_it_reads(gsvckpt, tmp_path, monkeypatch, options,
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     before = place(path, kind, link=link)
-    monkeypatch.setattr("gsvckpt.cli.verify.verify_files", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("gsvckpt.commands.verify.run.verify_files", lambda *_, **__: pytest.fail("read"))
     refused(gsvckpt("verify", tmp_path / "voices", *(word if word.startswith("-") else tmp_path / word for word in options)), path, kind)
     assert identity(path) == before
 

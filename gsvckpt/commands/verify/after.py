@@ -10,7 +10,7 @@ from gsvckpt.commands.verify import checksum_files
 from gsvckpt.commands.verify.file import verify_file
 from gsvckpt.commands.verify.findings import CHECKS, family, is_damage
 from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, record
-from gsvckpt.commands.verify.result import Options, Verification
+from gsvckpt.commands.verify.result import Options, Verification, failure_of
 from gsvckpt.engine.open import index_of
 from gsvckpt.errors import GsvError, OutputError, RefusedError, UsageError, as_error
 from gsvckpt.files.obstacles import file_obstacle
@@ -70,9 +70,13 @@ def tell_passing(manifests: Iterable[str]) -> list[tuple[str, str]]:
 def record_file(path: str | os.PathLike[str], *, tensors: bool = False) -> Verification:
     """Verify one file and, where nothing speaks against it, record it in the `gsvckpt.toml` beside it: for a training script, after each save.
 
-    Returns the result, whose `intact` says whether it was recorded. Raises OutputError or DamagedError where the manifest cannot be written.
+    Returns the result, whose `intact` says whether it was recorded. Raises MissingError where there is no such file, and OutputError or DamagedError
+    where the manifest cannot be written.
     """
     result = verify_file(path, Options(digests=RECORDED, tensors=tensors), jobs=os.cpu_count() or 1)
+    unopened = failure_of(result)
+    if unopened is not None:
+        raise unopened
     _, failures = record_results([result], tensors=tensors, forget=False)
     for failure in failures:
         raise failure

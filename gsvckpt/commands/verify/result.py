@@ -9,7 +9,7 @@ from gsvckpt.commands.verify.checks import containers, resume
 from gsvckpt.commands.verify.checksum_files import Listed
 from gsvckpt.commands.verify.findings import CHECKS, Finding, is_damage, worst
 from gsvckpt.commands.verify.manifest import ManifestEntry
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.sovits.config import Plain
 
@@ -73,6 +73,12 @@ class Verification(NamedTuple):
 def failed(path: str, error: GsvError, *findings: Finding) -> Verification:
     """The result for a file that is not there or may not be read."""
     return Verification(path, "unchecked", findings, error=error.as_json())
+
+
+def failure_of(result: Verification) -> GsvError | None:
+    """Why the file could not be opened; None where it could."""
+    error = result.error
+    return MissingError(error["why"], where=error["where"], hint=error["hint"], path=result.path) if error is not None else None
 
 
 def judge(findings: tuple[Finding, ...], safety: Safety) -> Status:
