@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
 
 from gsvckpt.cli.options import Settings, shared_options
-from gsvckpt.commands.prune.demote import Computer
-from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
-from gsvckpt.commands.prune.metrics import read_table
-from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
-from gsvckpt.commands.prune.policy import Policy, parse_every
-from gsvckpt.commands.prune.policy_file import rules_for
-from gsvckpt.commands.prune.result import as_json, failures_json, run_json
-from gsvckpt.commands.prune.trash import alone, find_last, find_runs, has_trash, require_trash, settle_interrupted, undo_last
-from gsvckpt.commands.prune.trash_run import TrashRun
+from gsvckpt.commands.prune.result import as_json, failures_json
+from gsvckpt.commands.prune.run import PruneFiles, PruneRules, clear, make_plan, places_of, prepare, require_folders, settle
+from gsvckpt.commands.prune.undo import Trash, empty, find_old
+from gsvckpt.commands.prune.undo import undo as bring_back
 from gsvckpt.engine.json_objects import failure_json
-from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
-from gsvckpt.files.paths import require_local
+from gsvckpt.errors import RefusedError
 from gsvckpt.files.publish import disk_space
 from gsvckpt.report import prune as report
 from gsvckpt.report.console import print_error, print_line, print_warning
 from gsvckpt.report.json_document import print_document
 from gsvckpt.report.output import printing
-from gsvckpt.units import parse_duration, parse_size, plural, size
+from gsvckpt.units import plural, size
 
 EXAMPLES = """
 **Examples**
@@ -128,69 +121,40 @@ def prune(
     in the same folder, and `--undo` brings them back. The newest sound save of every run, pretrained models, files that GPT-SoVITS is set to use and
     the one that it would resume from always stay.
     """
-    _require_folders(folders)
-    places = _places(folders)
-    rules = Policy(
-        keep_last,
-        keep_best,
-        parse_every(keep_every, "--keep-every") if keep_every is not None else None,
-        parse_duration(keep_within, "--keep-within") if keep_within is not None else None,
-        tuple(keep or ()),
-        parse_size(max_size, "--max-size") if max_size is not None else None,
-        demote_after,
-        demote_to,
-        metric,
-        mode,
-    )
-    if undo or empty_trash:
-        if rules != Policy() or (undo and (empty_trash or older_than)) or policy or archive or purge or metrics:
-            raise UsageError("cannot be combined with other rules", where="--undo" if undo else "--empty-trash")
-        if undo:
-            return _undo(places, settings, dry_run=dry_run)
-        return _empty(places, parse_duration(older_than, "--older-than") if older_than else 0, settings, dry_run=dry_run, yes=yes)
-    if older_than is not None:
-        raise UsageError("can only be used with --empty-trash", where="--older-than")
-    check_archive(archive, folders)
-    _require_quoted(folders, rules)
-    rule_set = rules_for(folders, rules, policy)
-    applied = rule_set.applied(folders)
-    table = read_table(metrics, metric) if metrics is not None else None
-    for place in places if not dry_run else ():
-        require_trash(place)
-    if not dry_run and (yes or _can_ask()) and has_trash(places):
-        _settle(places)
-    elif any(run.state == "begun" for place in places for run in find_runs(place)):
-        print_warning(places[0], "another prune is running or was interrupted; a real run first puts back what that one moved")
-    options = PruneOptions(rule_set, table, Computer(settings.device, settings.workers, fixed=settings.jobs is not None))
+    written = PruneRules(keep_last, keep_best, metric, mode, keep_every, keep_within, tuple(keep or ()), max_size, demote_after, demote_to)
+    files = PruneFiles(policy, metrics, archive)
+    require_folders(folders)
+    rules = written.policy()
+    old = Trash(undo, empty_trash, older_than)
+    if old.asked(rules, files, purge=purge):
+        return _tell_trash(old, places_of(folders), settings, dry_run=dry_run, yes=yes)
+    prepared = prepare(folders, rules, files, settings.resources, purge=purge, dry_run=dry_run)
+    for where, why in settle(prepared.places, allowed=not dry_run and (yes or _can_ask())):
+        print_warning(where, why)
     with settings.watch("reading what stays") as bar:
-        plan = plan_prune(folders, options, bar)
-    for failure in plan.inventory.failures:
+        found = make_plan(prepared, bar)
+    for failure in found.errors:
         print_error(failure)
-    for glob in unmatched(plan, rules.keep):
-        print_warning("--keep", f"{glob} matches no save")
-    for glob in (glob for one in applied for glob in one.policies.unmatched([group.group for group in plan.groups])):
-        print_warning("prune.groups", f"{glob} matches no group")
-    beyond = excess(plan, rule_set)
-    if beyond is not None:
-        print_warning("max-size", f"the files that must stay take {size(beyond[0])}, more than {size(beyond[1])}; the plan says why each file stays")
-    worst = max((failure.exit_code for failure in plan.inventory.failures), default=0)
+    for where, why in found.warnings:
+        print_warning(where, why)
+    plan = found.plan
     if not settings.json and not settings.quiet:
-        with printing(worst):
-            report.print_plan(plan, applied, verbose=settings.verbose, sort=sort)
+        with printing(found.exit_code):
+            report.print_plan(plan, found.applied, verbose=settings.verbose, sort=sort)
             if not purge and not plan.empty:
-                report.print_full_disks(_full_disks(places))
-    cleared: Cleared | None = None
+                report.print_full_disks(_full_disks(prepared.places))
     if not dry_run and not plan.empty:
         _confirm(report.question(plan, purge=purge), yes=yes)
-        orders = PruneOrders(archive, purge, options.computer)
-        cleared = _carry_out(plan, folders, places, orders, settings)
-        worst = max([worst, *(failure.exit_code for failure in cleared.failures)])
-    with printing(worst):
+        cleared = clear(plan, prepared, settings.watch)
+        found = replace(found, cleared=cleared)
+        for failure in cleared.failures:
+            print_error(failure)
+    with printing(found.exit_code):
         if settings.json:
-            print_document("prune", worst, failures_json(plan, cleared), as_json(plan, applied, cleared))
-        elif cleared is not None and not settings.quiet:
-            report.print_cleared(cleared, places, purged=purge)
-    return worst
+            print_document("prune", found.exit_code, failures_json(plan, found.cleared), as_json(plan, found.applied, found.cleared))
+        elif found.cleared is not None and not settings.quiet:
+            report.print_cleared(found.cleared, prepared.places, purged=purge)
+    return found.exit_code
 
 
 def _full_disks(places: Sequence[str]) -> list[tuple[str, int]]:
@@ -202,52 +166,6 @@ def _full_disks(places: Sequence[str]) -> list[tuple[str, int]]:
             if space is not None and space[0] < min(space[1] // 50, _SCARCE):
                 found.append((place, space[0]))
     return found
-
-
-def _require_folders(folders: Sequence[str]) -> None:
-    require_local(folders, "prune")
-    for folder in folders:
-        if not os.path.exists(folder):
-            raise MissingError("there is no such file or folder", path=folder, hint="name a folder with checkpoints, like logs/alice")
-
-
-def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
-    """Raise UsageError where the shell, it seems, made names of a glob that says what to keep: all but the first stand among the folders then."""
-    folders = {os.path.realpath(path) for path in paths if os.path.isdir(path)}
-    files = [path for path in paths if not os.path.isdir(path) and os.path.realpath(os.path.dirname(path) or ".") in folders]
-    if rules.keep and files:
-        why = "takes one glob, and this file is in a folder that is pruned anyway"
-        raise UsageError(why, where="--keep", path=files[0], hint="put the glob in quotes: --keep '*-e10.ckpt'")
-
-
-def _places(paths: Sequence[str]) -> list[str]:
-    """The folders whose trash is concerned: those that were named and those of files that were, each once, and none inside another."""
-    found: dict[str, str] = {}
-    for path in paths:
-        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-        found.setdefault(os.path.realpath(folder), folder)
-    return [folder for real, folder in found.items() if not any(real.startswith(other.rstrip(os.sep) + os.sep) for other in found)]
-
-
-def _carry_out(plan: PrunePlan, folders: Sequence[str], places: Sequence[str], orders: PruneOrders, settings: Settings) -> Cleared:
-    with alone(places):
-        if any(run.state != "done" for place in places for run in find_runs(place)):
-            why = "another prune was interrupted here while the plan was made"
-            raise RefusedError(why, path=folders[0], hint="run the same command again")
-        with settings.watch("moving" if orders.archive is None else "archiving") as bar:
-            cleared = carry_out(plan, folders, orders, bar)
-    for failure in cleared.failures:
-        print_error(failure)
-    return cleared
-
-
-def _settle(folders: Sequence[str]) -> None:
-    """Bring the trash into order after a run that was interrupted, before a plan is made. Raises RefusedError where a file cannot be brought back."""
-    with alone(folders):
-        undone = settle_interrupted(folders)
-    for _, conflicts in undone:
-        for conflict in conflicts:
-            raise conflict
 
 
 def _confirm(question: str, *, yes: bool) -> None:
@@ -267,51 +185,21 @@ def _can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _undo(folders: Sequence[str], settings: Settings, *, dry_run: bool) -> int:
-    """Bring the last run back. Returns the exit code; raises MissingError where there is none."""
-    failures: list[GsvError] = []
-    if dry_run:
-        runs = [run.filled for run in find_last(folders)]
+def _tell_trash(old: Trash, places: Sequence[str], settings: Settings, *, dry_run: bool, yes: bool) -> int:
+    """Bring the last run back, or delete what is in the trash. Returns the exit code; raises RefusedError where nobody confirms it."""
+    if old.undo:
+        done, word = bring_back(places, dry_run=dry_run), "would be brought back" if dry_run else "brought back"
     else:
-        with alone(folders):
-            runs, failures = undo_last(folders)
-    if not runs:
-        raise MissingError("there is nothing in its trash to bring back", path=folders[0])
-    return _tell_trash(runs, failures, settings, "would be brought back" if dry_run else "brought back")
-
-
-def _empty(folders: Sequence[str], seconds: int, settings: Settings, *, dry_run: bool, yes: bool) -> int:
-    """Free the space of runs at least so many seconds ago. Returns the exit code; raises RefusedError where nobody confirms it."""
-
-    def chosen() -> list[TrashRun]:
-        found = [run for folder in folders for run in find_runs(folder) if time.time() - run.seconds >= seconds]
-        return [run for run in found if run.state != "begun"]  # what an interrupted one took is not to go
-
-    runs = [run.filled for run in chosen()]
-    freed = sum(run.size for run in runs)
-    failures: list[GsvError] = []
-    if runs and not dry_run:
-        _confirm(f"Delete {plural(sum(len(run.steps) for run in runs), 'file')} in the trash for good, {size(freed)}?", yes=yes)
-    if not dry_run and (yes or _can_ask()) and has_trash(folders):
-        _settle(folders)
-        with alone(folders):
-            for run in chosen():
-                try:
-                    run.empty()
-                except GsvError as error:  # noqa: PERF203 - one file that cannot be removed must not stop the others
-                    failures.append(error)
-    return _tell_trash(runs, failures, settings, "would be deleted" if dry_run else "deleted", freed)
-
-
-def _tell_trash(runs: Sequence[TrashRun], failures: Sequence[GsvError], settings: Settings, word: str, freed: int = 0) -> int:
-    for failure in failures:
+        done, word = find_old(places, old.seconds), "would be deleted" if dry_run else "deleted"
+        if done.runs and not dry_run:
+            _confirm(f"Delete {plural(done.files, 'file')} in the trash for good, {size(done.freed)}?", yes=yes)
+        if not dry_run and (yes or _can_ask()):
+            done = replace(done, errors=empty(places, old.seconds))
+    for failure in done.errors:
         print_error(failure)
-    worst = max((failure.exit_code for failure in failures), default=0)
-    files = sum(len(run.steps) for run in runs) - len(failures)
-    with printing(worst):
+    with printing(done.exit_code):
         if settings.json:
-            extra = {"runs": [run_json(run) for run in runs], "freed_bytes": freed, "groups": [], "ignored": []}
-            print_document("prune", worst, [failure_json(failure) for failure in failures], extra)
+            print_document("prune", done.exit_code, map(failure_json, done.errors), done.behind)
         elif not settings.quiet:
-            print_line(f"{plural(files, 'file')} {word}" + (f", {size(freed)}" if freed else ""))
-    return worst
+            print_line(f"{plural(done.files, 'file')} {word}" + (f", {size(done.freed)}" if done.freed else ""))
+    return done.exit_code

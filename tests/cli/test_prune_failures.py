@@ -18,7 +18,7 @@ import tomli
 from support.builders import safetensors
 from support.voices import sovits_config
 
-from gsvckpt.cli import prune as command
+from gsvckpt.commands.prune import run as command
 from gsvckpt.commands.prune import trash, trash_run
 from gsvckpt.commands.verify.manifest import NAME
 

@@ -1,0 +1,186 @@
+"""prune from what was asked for to what became of it: rules read, the trash put in order, a plan made, the plan carried out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from gsvckpt.commands.prune.demote import Computer
+from gsvckpt.commands.prune.execute import Cleared, PruneOrders, carry_out, check_archive
+from gsvckpt.commands.prune.metrics import read_table
+from gsvckpt.commands.prune.plan import PruneOptions, PrunePlan, excess, plan_prune, unmatched
+from gsvckpt.commands.prune.policy import DemoteTo, Policy, parse_every
+from gsvckpt.commands.prune.policy_file import Applied, rules_for
+from gsvckpt.commands.prune.result import as_json, failures_json
+from gsvckpt.commands.prune.trash import alone, find_runs, has_trash, require_trash, settle_interrupted
+from gsvckpt.engine.document import document
+from gsvckpt.engine.resources import Resources
+from gsvckpt.errors import GsvError, MissingError, RefusedError, UsageError
+from gsvckpt.files.paths import require_local
+from gsvckpt.files.progress import Progress
+from gsvckpt.units import parse_duration, parse_size, size
+
+
+class PruneRules(NamedTuple):
+    """The rules of the options, as they were written."""
+
+    keep_last: int | None
+    keep_best: int | None
+    metric: str | None
+    mode: Literal["min", "max"] | None
+    keep_every: str | None
+    keep_within: str | None
+    keep: tuple[str, ...]
+    max_size: str | None
+    demote_after: int | None
+    demote_to: DemoteTo | None
+
+    def policy(self) -> Policy:
+        """Raises UsageError for one that makes no sense."""
+        return Policy(
+            self.keep_last,
+            self.keep_best,
+            parse_every(self.keep_every, "--keep-every") if self.keep_every is not None else None,
+            parse_duration(self.keep_within, "--keep-within") if self.keep_within is not None else None,
+            self.keep,
+            parse_size(self.max_size, "--max-size") if self.max_size is not None else None,
+            self.demote_after,
+            self.demote_to,
+            self.metric,
+            self.mode,
+        )
+
+
+class PruneFiles(NamedTuple):
+    """The files and the folder that options name: rules, a table with a metric, and where files are copied before they go."""
+
+    policy: str | None
+    metrics: str | None
+    archive: str | None
+
+
+class Prepared(NamedTuple):
+    """What is to be planned: the folders, those whose trash is concerned, the rules for each, and what carries them out."""
+
+    folders: tuple[str, ...]
+    places: tuple[str, ...]
+    rules: Policy
+    options: PruneOptions
+    orders: PruneOrders
+
+    @property
+    def applied(self) -> tuple[Applied, ...]:
+        """Where the rules come from."""
+        return self.options.rules.applied(self.folders)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """A plan and, where it was carried out, what became of it. `warnings` are pairs of an option or a path, and a sentence."""
+
+    plan: PrunePlan
+    applied: tuple[Applied, ...]
+    warnings: tuple[tuple[str, str], ...]
+    cleared: Cleared | None = None
+
+    @property
+    def errors(self) -> tuple[GsvError, ...]:
+        """Folders that could not be looked through, and files that could not be moved."""
+        return (*self.plan.inventory.failures, *(self.cleared.failures if self.cleared is not None else ()))
+
+    @property
+    def freed(self) -> int:
+        """Bytes that the plan comes to; where it was carried out, those that really went or that emptying the trash frees."""
+        return self.plan.freed if self.cleared is None else self.cleared.freed
+
+    @property
+    def exit_code(self) -> int:
+        """What the command would exit with."""
+        return max((error.exit_code for error in self.errors), default=0)
+
+    def as_json(self) -> dict[str, object]:
+        """The document of `--json`."""
+        files = failures_json(self.plan, self.cleared)
+        return document("prune", files, self.exit_code, after=as_json(self.plan, self.applied, self.cleared))
+
+
+def require_folders(folders: Sequence[str]) -> None:
+    """Raise UsageError for URLs, and MissingError for what is not there."""
+    require_local(folders, "prune")
+    for folder in folders:
+        if not os.path.exists(folder):
+            raise MissingError("there is no such file or folder", path=folder, hint="name a folder with checkpoints, like logs/alice")
+
+
+def places_of(paths: Sequence[str]) -> tuple[str, ...]:
+    """The folders whose trash is concerned: those that were named and those of files that were, each once, and none inside another."""
+    found: dict[str, str] = {}
+    for path in paths:
+        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        found.setdefault(os.path.realpath(folder), folder)
+    return tuple(folder for real, folder in found.items() if not any(real.startswith(other.rstrip(os.sep) + os.sep) for other in found))
+
+
+def prepare(folders: Sequence[str], rules: Policy, files: PruneFiles, resources: Resources, *, purge: bool, dry_run: bool) -> Prepared:
+    """Read the rules. Raises UsageError where they make no sense or where there are none, and RefusedError where the trash is not ours."""
+    check_archive(files.archive, folders)
+    _require_quoted(folders, rules)
+    rule_set = rules_for(folders, rules, files.policy)
+    table = read_table(files.metrics, rules.metric) if files.metrics is not None else None
+    places = places_of(folders)
+    for place in places if not dry_run else ():
+        require_trash(place)
+    computer = Computer(resources.device, resources.workers, fixed=resources.jobs is not None)
+    return Prepared(tuple(folders), places, rules, PruneOptions(rule_set, table, computer), PruneOrders(files.archive, purge, computer))
+
+
+def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
+    """Raise UsageError where the shell, it seems, made names of a glob that says what to keep: all but the first stand among the folders then."""
+    folders = {os.path.realpath(path) for path in paths if os.path.isdir(path)}
+    files = [path for path in paths if not os.path.isdir(path) and os.path.realpath(os.path.dirname(path) or ".") in folders]
+    if rules.keep and files:
+        why = "takes one glob, and this file is in a folder that is pruned anyway"
+        raise UsageError(why, where="--keep", path=files[0], hint="put the glob in quotes: --keep '*-e10.ckpt'")
+
+
+def settle(places: Sequence[str], *, allowed: bool) -> tuple[tuple[str, str], ...]:
+    """Put the trash in order after a run that was interrupted, before a plan is made. Where that is not allowed, return what there is to warn of.
+
+    Raises RefusedError where a file cannot be brought back.
+    """
+    if allowed and has_trash(places):
+        with alone(places):
+            undone = settle_interrupted(places)
+        for _, conflicts in undone:
+            for conflict in conflicts:
+                raise conflict
+    elif any(run.state == "begun" for place in places for run in find_runs(place)):
+        return ((places[0], "another prune is running or was interrupted; a real run first puts back what that one moved"),)
+    return ()
+
+
+def make_plan(prepared: Prepared, progress: Progress) -> PruneResult:
+    """Plan it, and say what rules mean nothing. Raises as `plan_prune` does."""
+    plan = plan_prune(prepared.folders, prepared.options, progress)
+    warnings = [("--keep", f"{glob} matches no save") for glob in unmatched(plan, prepared.rules.keep)]
+    groups = [group.group for group in plan.groups]
+    applied = prepared.applied
+    warnings += [("prune.groups", f"{glob} matches no group") for one in applied for glob in one.policies.unmatched(groups)]
+    beyond = excess(plan, prepared.options.rules)
+    if beyond is not None:
+        why = f"the files that must stay take {size(beyond[0])}, more than {size(beyond[1])}; the plan says why each file stays"
+        warnings.append(("max-size", why))
+    return PruneResult(plan, applied, tuple(warnings))
+
+
+def clear(plan: PrunePlan, prepared: Prepared, watch: Callable[[str], AbstractContextManager[Progress]]) -> Cleared:
+    """Do what the plan says. Raises RefusedError where another prune was interrupted meanwhile."""
+    with alone(prepared.places):
+        if any(run.state != "done" for place in prepared.places for run in find_runs(place)):
+            why = "another prune was interrupted here while the plan was made"
+            raise RefusedError(why, path=prepared.folders[0], hint="run the same command again")
+        with watch("moving" if prepared.orders.archive is None else "archiving") as progress:
+            return carry_out(plan, prepared.folders, prepared.orders, progress)
