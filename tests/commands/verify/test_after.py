@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import gsvckpt
 from gsvckpt.commands.verify.manifest import NAME, read_manifest
-from gsvckpt.errors import DamagedError
+from gsvckpt.errors import DamagedError, MissingError
 
 
 def test_a_training_script_records_what_it_saved(tmp_path: Path) -> None:
@@ -30,7 +31,13 @@ def test_what_is_damaged_is_not_recorded(tmp_path: Path) -> None:
     assert (result.intact, result.status) == (False, "damaged")
     assert not (tmp_path / NAME).exists()
     assert gsvckpt.verify(tmp_path / "x.pth").status == "damaged"
-    assert gsvckpt.verify(tmp_path / "none.pth").error["kind"] == "missing"
+
+
+@pytest.mark.parametrize("ask", [gsvckpt.verify, gsvckpt.record])
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, ask: Callable[[Path], object]) -> None:
+    with pytest.raises(MissingError, match=r"none\.pth: there is no such file"):
+        ask(tmp_path / "none.pth")
+    assert not (tmp_path / NAME).exists()
 
 
 def test_a_manifest_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
