@@ -1,4 +1,4 @@
-"""gsvckpt: a toolbox for GPT-SoVITS and plain PyTorch checkpoints.
+"""A toolbox for GPT-SoVITS and plain PyTorch checkpoints.
 
 From Python: the commands as functions, and `open`, `load_state_dict` and `record`. Importing it imports neither torch nor NumPy.
 """

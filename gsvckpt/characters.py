@@ -1,4 +1,4 @@
-"""Characters that turn or hide text, and how each kind of text escapes them: the one rule for the screen and for every text file that is written.
+"""Escape characters that hide text or change its direction: one rule for the screen and for every text file that is written.
 
 A name like `gpj.exe` behind U+202E reads `exe.jpg`, and zero-width characters make two names look the same. Letters of all scripts stay as they are.
 """

@@ -1,4 +1,4 @@
-"""Element types, under all the names that they have."""
+"""Element types under all their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong on purpose. One root; each subclass owns its exit code and its name in JSON."""
+"""The errors that users see: one root class; each subclass has an exit code and a name in JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRY_SALVAGE = "get the file again, or what is whole of this one: gsvckpt migrate
 
 
 class GsvError(Exception):
-    """A failure with a sentence for the user.
+    """A failure, with a sentence for the user.
 
     `where` is the place inside the file or the option that is at fault, `why` one sentence, `hint` what to do next
     (empty when there is nothing to do). `path` is filled in by whoever knows it, usually the engine. `check` is the id of verify's check that
@@ -52,39 +52,39 @@ def as_error(caught: GsvError | OSError, path: str, blame: type[GsvError], verb:
 
 
 class UsageError(GsvError):
-    """The command line asks for something that cannot be."""
+    """The command line asks for something impossible or contradictory."""
 
     exit_code = 2
     kind = "usage"
 
 
 class MissingError(GsvError):
-    """An input is not there or may not be read."""
+    """An input is missing or cannot be read."""
 
     kind = "missing"
 
 
 class UnreachableError(MissingError):
-    """An input on another machine that does not answer, or no longer: nothing is known of it, neither good nor bad."""
+    """An input on another machine does not answer, so nothing is known about it."""
 
     kind = "unreachable"
 
 
 class DamagedError(GsvError):
-    """A checkpoint whose bytes contradict themselves or end too early."""
+    """A checkpoint's bytes contradict themselves or end too early."""
 
     kind = "damaged"
 
 
 class UnsupportedError(GsvError):
-    """A sound file of a form that is not handled, or that cannot be written back exactly."""
+    """A sound file has a form that is not handled, or cannot be written back exactly."""
 
     kind = "unsupported"
     usual_check = "container.unsupported"
 
 
 class NotCheckpointError(GsvError):
-    """Something else than a checkpoint; `why` names what it is, and `subject` in one word where programs may ask for it (`torchscript`)."""
+    """The file is not a checkpoint; `why` says what it is, and `subject` says it in one word for programs (`torchscript`)."""
 
     kind = "not-a-checkpoint"
     usual_check = "container.kind"
@@ -121,18 +121,18 @@ class OutputError(GsvError):
     kind = "output"
 
 
-FLAWS = (DamagedError, UnsupportedError, NotCheckpointError)  # what is wrong with a file itself, and not with the way to it
+FLAWS = (DamagedError, UnsupportedError, NotCheckpointError)  # errors about the file, not about access to it
 
 
 def closest(word: str, known: Iterable[str], most: int = 3, likeness: float = 0.6) -> list[str]:
-    """The known words that are most like a wrong one, the nearest first."""
+    """The known words most similar to a wrong one, the most similar first."""
     from difflib import get_close_matches  # only errors need it
 
     return get_close_matches(word, list(islice(known, _LOOKED_AT)), most, likeness)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str, most: int = 1) -> str:
-    """A hint: which of the known words were meant, else `otherwise`."""
+    """A hint that suggests known words similar to the wrong one, or else `otherwise`."""
     found = closest(word, known, most)
     return f"did you mean {', '.join(found)}?" if found else otherwise
 

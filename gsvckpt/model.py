@@ -1,4 +1,4 @@
-"""What a checkpoint is: a tree of plain Python values whose leaves describe tensors. Nothing here holds tensor bytes or does I/O."""
+"""A checkpoint: a tree of plain Python values whose leaves describe tensors. Nothing here holds tensor bytes or does I/O."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ class OpenSource(Source, Protocol):
 
 @runtime_checkable
 class Distant(Protocol):
-    """A source of which every small piece takes the time of a large one. `structure_only` says that it was opened for its structure, so that
+    """A remote source: latency dominates, so small reads are batched. `structure_only` says that it was opened for its structure, so that
     nobody should ask for pieces between its tensors' bytes.
     """
 
     @property
     def structure_only(self) -> bool: ...
     def at_hand(self, offset: int, size: int) -> bool:
-        """Whether these bytes can be had at once."""
+        """Whether these bytes are already in memory."""
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Get these small (offset, size) pieces together, in place of those that were got before; not for the structure alone."""
+        """Read these small (offset, size) pieces together, replacing those read before; not when only the structure is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A class or function that a pickle names. It is only ever a name here."""
+    """A class or function that a pickle names. Here it is only a name."""
 
     module: str
     name: str
@@ -65,7 +65,7 @@ class Global:
 
 
 class Call(NamedTuple):
-    """That a pickle calls a name, or makes an object of it: the arguments of the first time as text, where they are worth telling.
+    """A call in a pickle to a name, or makes an object of it: the arguments of the first time as text, where they are worth telling.
 
     `oddity` says what about its arguments or states is not as those who write it do it; `reached` are the names that a call of `getattr` leads to,
     itself among them where that is not known.
@@ -252,7 +252,7 @@ def tensor_of(value: object) -> Tensor | None:
 
 
 def state_dict_metadata(value: object) -> object:
-    """The `_metadata` that torch hangs on a state dict (an OrderedDict attribute); None where there is none."""
+    """The `_metadata` that torch attaches to a state dict (an OrderedDict attribute); None where there is none."""
     return vars(value).get("_metadata") if isinstance(value, OrderedDict) else None
 
 

@@ -1,4 +1,4 @@
-"""Sizes, durations and counts, read and written as people write them; names as they are shown."""
+"""Read and write sizes, durations and counts as people write them; shorten names for display."""
 
 from __future__ import annotations
 

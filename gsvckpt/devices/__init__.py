@@ -1,1 +1,1 @@
-"""Where numbers are computed: the host (NumPy), or a torch device. The only place that imports torch or NumPy for work on tensors."""
+"""Where numbers are computed: on the CPU with NumPy, or on a torch device."""

@@ -1,4 +1,4 @@
-"""Numbers on a torch device, block by block through page-locked buffers; each thread has its own buffers and its own queue on the device.
+"""Compute on a torch device, block by block through page-locked buffers; each thread has its own buffers and its own queue.
 
 A thread waits for its block while others read, copy and compute, so that with more threads than cores all of it goes on at once.
 """

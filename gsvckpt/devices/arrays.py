@@ -1,4 +1,4 @@
-"""Bytes as NumPy's arrays of numbers, whatever their type."""
+"""View bytes as NumPy arrays of any dtype."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Scratch:
 
 
 def quiet() -> np.errstate:
-    """No warnings about infinities and NaN: they are what is looked for. (A fresh one for each use, as threads must not share it.)"""
+    """Silence warnings about infinities and NaN, which are what is looked for. (A fresh one for each use, as threads must not share it.)"""
     return np.errstate(over="ignore", invalid="ignore")
 
 

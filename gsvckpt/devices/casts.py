@@ -1,4 +1,4 @@
-"""Casts among floats with NumPy, and what they did to the values.
+"""Cast floats with NumPy, and measure what the cast did to the values.
 
 NumPy's own float32 to float16 cast is scalar (1.5 ns a value where measured, 4.6 ns elsewhere), and measuring its error needs the cast back and two
 more passes (1.6 ns). `_round_to_half` does it all in 18 passes of whole-array operations (1.0 ns), nearly as fast on each of two threads.
@@ -21,7 +21,7 @@ _TO_HALF_RANGE = np.float32(2.0**-112)  # makes float32's exponent field that of
 
 
 def cast(raw: memoryview, dtype: DType, out: memoryview, to: DType, scratch: Scratch, *, clamp: bool) -> Audit:
-    """As `Device.cast`."""
+    """See `Device.cast`."""
     audit = Audit()
     with quiet():
         for start in range(0, len(raw) // dtype.itemsize, BLOCK):

@@ -1,4 +1,4 @@
-"""Which device a name means. Importing this imports neither NumPy nor torch; each comes when it has something to do."""
+"""Choose the device that a name means. NumPy and torch are only imported when there is something to compute."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LARGEST = 1 << 16  # bytes; torch's file has 300
 
 
 class Work(NamedTuple):
-    """What has to be computed, and of how many bytes."""
+    """What has to be computed, and for how many bytes."""
 
     kind: Literal["cast", "stats", "difference", "product"]
     nbytes: int

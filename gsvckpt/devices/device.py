@@ -1,4 +1,4 @@
-"""What is learnt of numbers while they pass: results of one block, and how blocks add up. Plain numbers, no NumPy."""
+"""The results of computing on one block of numbers, and how the results of blocks are added up. Plain numbers, no NumPy."""
 
 from __future__ import annotations
 

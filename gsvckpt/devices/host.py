@@ -1,4 +1,4 @@
-"""Numbers on the host, with NumPy."""
+"""Compute on the CPU with NumPy."""
 
 from __future__ import annotations
 

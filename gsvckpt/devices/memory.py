@@ -1,4 +1,4 @@
-"""Memory for the way to a device and back, and what to do where a device has none left."""
+"""Page-locked memory for transfers to a device, and smaller blocks when the device is nearly full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adding a product of two matrices to a third, as peft merges an adapter (peft/tuners/lora/layer.py, `get_delta_weight` and `merge`)."""
+"""Add the product of two matrices to a third, as peft does when it merges an adapter (peft/tuners/lora/layer.py, `get_delta_weight` and `merge`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors from a file into a torch device's memory: every byte is read once, straight to its place, and checked on the way."""
+"""Load tensors from a file into a device's memory: each byte is read once, straight to its place, and checked on the way."""
 
 from __future__ import annotations
 

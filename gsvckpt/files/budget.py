@@ -1,4 +1,4 @@
-"""What one file may cost, and the error for a file that would cost more.
+"""Limits on what one file may cost to read, and the error for a file that exceeds them.
 
 For a file below 100 MB no command may take more than 10 seconds and 500 MB (`make bench`, "hostile files"; docs/reliability.md). What makes a file
 expensive is not its size but the number of things in it, so those are counted where they arise: by the reader of pickles, of zips and of JSON. Every
@@ -45,7 +45,7 @@ _COPIES, _WIDE = 3, 9  # bytes held for each byte of JSON, where all is ASCII an
 
 
 def too_much(what: str, limit: int, *, where: str = "", check: str = "container.unsupported") -> UnsupportedError:
-    """The error for a file that would cost more than any honest one: `what` there is more than `limit` of."""
+    """The error for a file with more than `limit` of `what`, which no honest file has."""
     return UnsupportedError(f"too much for a checkpoint: more than {limit:,} {what}", where=where, check=check)
 
 

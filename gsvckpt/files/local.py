@@ -1,4 +1,4 @@
-"""Files to read: positioned reads from several threads, and whether the file is still the one that was opened."""
+"""Read local files at any position from several threads, and notice when a file changes."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def allow_open_files(count: int) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why the system refused, in its words."""
+    """Why the system refused, in the system's words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.errno != errno.ENOSPC or "needed" not in error.strerror else f"no space left: {error.strerror}"
     return str(error)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, for as long as it rewrites a file there that others rewrite as well.
+"""A lock for a folder, held while a process rewrites a file that others rewrite as well.
 
 The system's own file locks, which end with their process however that ends. Not the filelock package: it leaves its file beside the checkpoints,
 takes 50 ms to import, and its newest line does not run on Python 3.10.

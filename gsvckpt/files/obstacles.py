@@ -1,4 +1,4 @@
-"""What may stand where an output is to go and is never replaced: folders, devices, pipes, sockets, and names that mean a device on Windows."""
+"""Outputs never replace folders, devices, pipes or sockets, nor use a name that means a device on Windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where files are: paths of this machine, and URLs, each by what may be shown of it (see secrets)."""
+"""Local paths and URLs; a URL is handled by the part that may be shown (see secrets)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def below(root: str, path: str) -> str:
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path leads to a folder. A URL does where it ends in a slash: nobody is asked."""
+    """Whether a path leads to a folder. A URL does if it ends in a slash; no request is made."""
     return path.endswith("/") if is_url(path) else os.path.isdir(path)
 
 
@@ -62,7 +62,7 @@ def require_local(paths: Iterable[str], where: str) -> None:
 
 
 def is_writable(url: str) -> bool:
-    """Whether anything can be written to URLs of this protocol, as far as that is known without asking."""
+    """Whether URLs of this protocol can be written to, as far as that is known without a request."""
     return not url.lower().startswith((*WEB, "hf://"))  # of the hub, each write is a commit
 
 

@@ -1,4 +1,4 @@
-"""Who is told how far the work is."""
+"""The interface through which work reports its progress."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Silent:
     """No progress display."""
 
     def expect(self, count: int) -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
     def advance(self, count: int) -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
     def expect_files(self, count: int) -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
     def end_file(self) -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
 
 class Share:
@@ -52,7 +52,7 @@ class Share:
             self._tell(self._size * self._done // max(self._expected, self._done, 1))
 
     def expect_files(self, count: int) -> None:
-        """What a file consists of is its own affair."""
+        """Do nothing: the files inside one file are not counted."""
 
     def end_file(self) -> None:
         """The file is done, however that went."""

@@ -1,4 +1,4 @@
-"""Publishing a finished file in one step. The only fsync and the only rename of the program."""
+"""Publish a finished file in one step. The only fsync and the only rename of the program are here."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Target:
         os.truncate(self._fd, size)
 
     def stop(self) -> None:
-        """Nobody waits for another here."""
+        """Do nothing: no writer waits for another here."""
 
     def drop(self) -> None:
-        """Publish nothing: what was to be written turned out to be needless."""
+        """Publish nothing, because the output turned out to be unnecessary."""
         self.dropped = True
 
     def sync(self) -> None:
@@ -69,7 +69,7 @@ class Target:
             os.fsync(fd)
 
     def close(self) -> None:
-        """Close the file. A worker that still runs after Ctrl-C fails then, instead of writing to whatever gets the number next."""
+        """Close the file. A worker that still runs after Ctrl-C then fails, instead of writing to a file that reuses the descriptor."""
         fd, self._fd = self._fd, -1
         os.close(fd)
 

@@ -1,4 +1,4 @@
-"""A folder of files, published in one step."""
+"""Publish a folder of files in one step."""
 
 from __future__ import annotations
 

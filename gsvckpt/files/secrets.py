@@ -1,4 +1,4 @@
-"""What of a URL may be shown: a URL is known everywhere by that, and its secrets come back only to open it."""
+"""Keep secrets of URLs out of everything that is shown: a URL is passed around without them, and they are put back only to open it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def conceal(word: str) -> str:
 
 
 def reveal(url: str) -> str:
-    """The whole of a URL, to open it; never to be shown."""
+    """The complete URL, for opening it; it must never be shown."""
     return _full.get(url, url)
 
 
 def holds_secrets() -> bool:
-    """Whether there are URLs that only this process knows whole."""
+    """Whether this process holds secrets of any URL."""
     return bool(_full)
 
 
 def forget() -> None:
-    """Know no secrets any more: a new command line begins."""
+    """Forget all secrets, because a new command line begins."""
     _full.clear()
 
 

@@ -1,4 +1,4 @@
-"""Pieces of a file: reading some of them, and taking them out of what was read."""
+"""Byte ranges of a file: read several of them, and cut them out of what was read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moving storages: chunk by chunk through reused buffers, several at a time. Memory is two buffers a worker, whatever the file's size."""
+"""Stream storages through reused buffers in several threads. Each worker needs two buffers, whatever the file's size."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Buffers:
 
 
 class Stopped(Exception):  # not an error: another worker failed, or the user pressed Ctrl-C, and this one ends early
-    """Ends a worker whose result nobody needs any more."""
+    """Ends a worker whose result is no longer needed."""
 
 
 def chunks(
@@ -109,7 +109,7 @@ class _Watched(Protocol):
 
 
 def for_each(items: Iterable[P], work: Callable[[P, Buffers], R], *, jobs: int, progress: Progress) -> dict[P, R]:
-    """Run `work` on every item, on up to `jobs` threads, and return the results by item. The first failure ends all and is raised."""
+    """Run `work` on every item in up to `jobs` threads, and return the results by item. The first failure stops all and is raised."""
     batches = list(_batches(items))
     stop = threading.Event()
     local = threading.local()

@@ -1,4 +1,4 @@
-"""Temporary files and folders of outputs: their names, how a process holds its own, and how they and what else is to go are removed.
+"""Temporary files and folders of outputs: how they are named, locked and removed.
 
 A temporary file is locked (flock) from when it is made until it has its final name. The system releases the lock when the process ends, however that
 ends, so a file that can be locked belongs to nobody. That counts only for files of the same running system, which the name tells: in a network
@@ -36,7 +36,7 @@ def temp_name() -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file or folder is one that a run of gsvckpt has not finished, or was killed before it did."""
+    """Whether gsvckpt is still writing this file or folder, or was killed while it did."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""TOML and text files that users write, with the line of a mistake, which the TOML parser does not tell."""
+"""Read TOML and text files that users write, and find the line of a mistake, which the TOML parser does not report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing to a URL: an object that appears under its name only when all of it is there and was read back. Nothing lies on a disk meanwhile."""
+"""Publish to a URL: upload under a temporary name, read back, then copy to the final name. Nothing is stored on the local disk."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class OrderedTarget:
             self._turns.notify_all()
 
     def drop(self) -> None:
-        """Publish nothing: what was to be written turned out to be needless."""
+        """Publish nothing, because the output turned out to be unnecessary."""
         self.dropped = True
 
 

@@ -1,1 +1,1 @@
-"""The containers: each module says where the bytes of every storage lie, and how to lay them out again."""
+"""The containers: each module finds the bytes of every storage in a file, and lays them out again for writing."""

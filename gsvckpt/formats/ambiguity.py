@@ -1,9 +1,9 @@
-"""Does every reader find the same in this file? The one answer, for every command.
+"""Check that all readers find the same content in a file. All commands use this one answer.
 
-Readers differ in what they try first, where they look for a zip's end, how they compare names, and what they do with what is left over (torch's order
-of tries in torch/serialization.py; its zip reader, third_party/miniz; GPT-SoVITS, which puts `PK` over the first two bytes, process_ckpt.py). So the
-pickles of every one of them count: also those in other records, in zips inside the zip, in a tar that is the same file, and in bytes that belong to
-nothing. What cannot be looked into leaves a doubt, and a file with a doubt is never called safe.
+Readers differ in which format they try first, where they look for a zip's end, how they compare names, and what they do with leftover bytes (torch's
+order of tries in torch/serialization.py; its zip reader, third_party/miniz; GPT-SoVITS, which puts `PK` over the first two bytes, process_ckpt.py).
+So the pickles of all of them count: also those in other records, in zips inside the zip, in a tar that is the same file, and in bytes that belong to
+nothing. What cannot be examined leaves a doubt, and a file with a doubt is never called safe.
 """
 
 from __future__ import annotations

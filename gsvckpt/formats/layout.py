@@ -1,4 +1,4 @@
-"""A file before it is written: what lies where. Pure data, so that the plan, the dry run and the writer agree to the byte."""
+"""The layout of a file before it is written. Pure data, so that the plan, the dry run and the writer agree to the byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every pickle in a file, also where the container is damaged or lies about itself: somebody's reader may run it all the same.
+"""Find every pickle in a file, even in a damaged or deceptive container: some reader may run it.
 
 Readers disagree about which record counts, whether flags and checksums matter, and where a zip begins. So none of that is asked here: a record is
 looked at wherever any of the zip's own headers says that one is, and so are the first bytes of the file, and zips inside it. What cannot be looked at

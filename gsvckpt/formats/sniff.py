@@ -1,4 +1,4 @@
-"""What is this file? Judged by its bytes, never by its name; what is no checkpoint is called by its own name."""
+"""Recognise a file by its bytes, never by its name, and name what it is if it is not a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch's own vocabulary inside a pickle: how a tensor is spelled, both ways (torch/_utils.py, torch/serialization.py)."""
+"""How torch describes tensors and storages in a pickle, for reading and writing (torch/_utils.py, torch/serialization.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A torch zip laid out over another: the same bytes but for some tensors' data and their checksums.
+"""Write a torch zip over a copy of another: the same bytes except for some tensors' data and their checksums.
 
 GPT-SoVITS knows its bases by the MD5 of their first 8 KiB, which hold names and layout but no weights (process_ckpt.py:100-126). So a file that is an
 official base in all but its tensor data is read as that base; for full v4 weights there is no other way (a v4 file and a v3 file are alike).

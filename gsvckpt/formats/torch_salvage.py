@@ -1,4 +1,4 @@
-"""What is left of a damaged torch file: which of its tensors still have all their bytes.
+"""Find which tensors of a damaged torch file still have all their bytes.
 
 The pickle tells the size of every storage, which local headers do not. So once it is found, the records can be, too: by the zip's directory, and from
 the front for as far as a cut file goes (caffe2/serialize/inline_container.cc writes `data.pkl` first, then `data/0`, `data/1`, ...).
@@ -27,7 +27,7 @@ _MOST_OPCODES = 2_000_000  # 50,000 tensors with optimizer state; a file is read
 
 
 class Salvaged(NamedTuple):
-    """A checkpoint of which not all is there: storages at MISSING have no bytes. `complete` of its `tensors` tensors have all of theirs."""
+    """A checkpoint with missing parts: storages at MISSING have no bytes. `complete` of its `tensors` tensors have all of theirs."""
 
     checkpoint: Checkpoint
     complete: int
@@ -46,7 +46,7 @@ def find_salvaged(source: Source) -> Salvaged:
 
 
 def count_complete(checkpoint: Checkpoint) -> Salvaged:
-    """A checkpoint with how many of its tensors are not MISSING."""
+    """A checkpoint, with the number of its tensors that are not MISSING."""
     tensors = [leaf for _, leaf in walk(checkpoint.root) if isinstance(leaf, Tensor)]
     return Salvaged(checkpoint, sum(tensor.storage.offset != MISSING for tensor in tensors), len(tensors))
 

@@ -1,4 +1,4 @@
-"""torch's container before 0.1.10, a tar of pickles. It is recognised, as torch.load tries it before every other form but its zip.
+"""torch's container before 0.1.10, a tar of pickles. It is only recognised, because torch.load tries it right after its zip.
 
 `torch.load` gives a file of its own that does not begin with a zip's first local header to `tarfile` (torch/serialization.py, `legacy_load`), which
 asks for nothing but the checksum of the first block.

@@ -1,1 +1,1 @@
-"""What is known of GPT-SoVITS, as data and small pure functions over a checkpoint's tree."""
+"""What is known about GPT-SoVITS, as data and small pure functions over a checkpoint's tree."""

@@ -1,4 +1,4 @@
-"""The settings embedded in a checkpoint, read as plain Python values without importing the classes that hold them."""
+"""Read the settings inside a checkpoint as plain Python values, without importing the classes that hold them."""
 
 from __future__ import annotations
 

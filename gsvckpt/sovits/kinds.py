@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its tensors first, then from what stands beside them. Upstream's own, weaker rules are in upstream."""
+"""Tell the kind of a checkpoint: from its tensors first, then from what is stored beside them. GPT-SoVITS's own, weaker rules are in upstream."""
 
 from __future__ import annotations
 

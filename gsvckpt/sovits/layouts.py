@@ -1,4 +1,4 @@
-"""Reference layouts: every tensor name and shape of each version, as upstream's own classes give them.
+"""Layouts: every tensor name and shape of each version, as GPT-SoVITS's own classes have them.
 
 The data file spells each layout as parts, and each part as a tree whose numbered children may be a range (`layers.0-23`); `rank` stands for a
 LoRA's rank. `-small` is what inference files hold: everything but `enc_q` (process_ckpt.py:45-48). v3 and v4 are equal, and so are the

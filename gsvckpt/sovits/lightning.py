@@ -1,4 +1,4 @@
-"""What Lightning's ModelCheckpoint keeps of its scores in every file that it saves."""
+"""Read the scores that Lightning's ModelCheckpoint stores in every file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What file names say: upstream's own patterns, the experiment a file belongs to, and which names upstream would pick up by itself."""
+"""Read file names by GPT-SoVITS's own patterns: the experiment, the epoch, and which names it would load by itself."""
 
 from __future__ import annotations
 

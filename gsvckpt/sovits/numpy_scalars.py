@@ -1,4 +1,4 @@
-"""NumPy's scalars in a pickle, as the numbers that they are, read from their bytes without NumPy."""
+"""Read NumPy scalars in a pickle as plain numbers, from their bytes, without NumPy."""
 
 from __future__ import annotations
 

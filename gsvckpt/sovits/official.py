@@ -1,4 +1,4 @@
-"""Files that the GPT-SoVITS project publishes or tells users to download, and how surely a file is one of them.
+"""Files that the GPT-SoVITS project publishes or tells users to download, and how certainly a file is one of them.
 
 Sizes and SHA-256 are of Hugging Face lj1995/GPT-SoVITS revision 336b2ec4e8d4ac74740798dd40af44e74659ecaf and the sources its README names; the
 MD5 of the first 8 KiB is upstream's own table (process_ckpt.py, today and at 921ac6c). `sources` counts the independent public repositories that

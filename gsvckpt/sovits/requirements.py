@@ -1,4 +1,4 @@
-"""What GPT-SoVITS reads besides tensors: the fields of a config that its loaders take, and the optimizer groups that its trainers build."""
+"""What GPT-SoVITS needs besides tensors: the config fields that its loaders read, and the optimizer groups that its trainers build."""
 
 from __future__ import annotations
 

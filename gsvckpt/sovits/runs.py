@@ -1,4 +1,4 @@
-"""Training runs on disk: which folders of an experiment GPT-SoVITS resumes in, and which files it would take there."""
+"""Training runs on disk: the folders in which GPT-SoVITS resumes, and the files from which it would resume."""
 
 from __future__ import annotations
 

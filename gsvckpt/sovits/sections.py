@@ -1,4 +1,4 @@
-"""Which part of a checkpoint's tree is what, for GPT-SoVITS and for any PyTorch or Lightning checkpoint."""
+"""Divide a checkpoint's tree into model, training state and the rest, for GPT-SoVITS and any PyTorch or Lightning checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GPT-SoVITS's own save functions put into small weights, and how they name the file (process_ckpt.py:41-60, s1_train.py:62-81)."""
+"""What GPT-SoVITS's own save functions write as small weights, and how they name the file (process_ckpt.py:41-60, s1_train.py:62-81)."""
 
 from __future__ import annotations
 

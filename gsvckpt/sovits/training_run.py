@@ -1,4 +1,4 @@
-"""What a checkpoint calls the run that it came of: two runs of one architecture differ in nothing else."""
+"""The name that a checkpoint gives to its run: two runs of one architecture differ in nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training file needs so that training can go on from it, and so what may be taken out."""
+"""What a training file needs so that training can resume, and therefore what may be removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GPT-SoVITS itself takes an S2 file for (process_ckpt.py:100-126), and what follows from it. Its answer is not the truth: see kinds."""
+"""What GPT-SoVITS itself detects in an S2 file (process_ckpt.py:100-126), and the consequences. It can be wrong: see kinds."""
 
 from __future__ import annotations
 

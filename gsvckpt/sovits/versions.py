@@ -1,4 +1,4 @@
-"""Which version of GPT-SoVITS a set of tensors belongs to, and the reasons, as short sentences."""
+"""Tell the version of GPT-SoVITS from a set of tensors, with the reasons as short sentences."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What commands do to a checkpoint, as pure functions from plan to plan."""
+"""Changes to a checkpoint, as pure functions from plan to plan."""

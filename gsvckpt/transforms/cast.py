@@ -1,4 +1,4 @@
-"""Casting weights, and which ones. Views and tied tensors survive: offsets and strides count elements, and only storages change."""
+"""Cast weights. Views and tied tensors survive: offsets and strides count elements, and only storages change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging a LoRA into its base: W + B @ A for every adapted matrix, everything else from the LoRA file where it has it.
+"""Merge a LoRA into its base: W + B @ A for every adapted matrix, everything else from the LoRA file if it has it.
 
 peft gives adapters the scaling alpha / rank, which is 1 in GPT-SoVITS, as it trains with alpha = rank (s2_train_v3_lora.py:145-179).
 """

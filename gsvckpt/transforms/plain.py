@@ -1,4 +1,4 @@
-"""Making a tree open anywhere: no classes, no paths as objects, no tags of devices that the reader may lack."""
+"""Make a tree that opens anywhere: no classes, no path objects, no tags of devices that the reader may lack."""
 
 from __future__ import annotations
 

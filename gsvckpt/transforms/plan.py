@@ -1,4 +1,4 @@
-"""A plan: what will be written, before anything is. Sizes, tables and the dry run come from it; writing it adds nothing."""
+"""A plan: what will be written. Sizes, tables and the dry run are computed from it before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving out what is lost: single tensors of the model, and whole sections of training state, which are of no use in part."""
+"""Leave out what is lost: single tensors of the model, and whole sections of training state, which are useless in part."""
 
 from __future__ import annotations
 

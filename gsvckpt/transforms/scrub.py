@@ -1,4 +1,4 @@
-"""Taking out what a checkpoint tells of its owner's disk: folders, and the name of the experiment."""
+"""Remove what a checkpoint reveals of its owner's disk: folders, and the name of the experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a training file to the small weights that GPT-SoVITS itself would have saved at that moment (process_ckpt.py:41-60, s1_train.py:62-81)."""
+"""Make from a training file the small weights that GPT-SoVITS would have saved at that moment (process_ckpt.py:41-60, s1_train.py:62-81)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Editing a state dict inside a tree, and comparing one with a reference. What is no tensor stays where it is."""
+"""Edit a state dict inside a tree, and compare one with a reference. What is not a tensor stays where it is."""
 
 from __future__ import annotations
 

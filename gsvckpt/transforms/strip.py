@@ -1,4 +1,4 @@
-"""Removing what only training needs. Every tensor that stays keeps its exact bytes, because nothing is cast."""
+"""Remove what only training needs. Every tensor that stays keeps its exact bytes, because nothing is cast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rebuilding trees: new values where something changes, and the same sharing of nodes everywhere else."""
+"""Rebuild trees: new values where something changes, with the same sharing of nodes everywhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fsspec's file systems, and what their errors mean. Credentials come from the environment alone, as each of them reads it."""
+"""fsspec's file systems, and what their errors mean. Credentials come only from the environment, as each of them reads it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def explained(url: str) -> Iterator[None]:
 
 
 def explain(error: Exception, url: str) -> GsvError:
-    """What an error of a library means for a source."""
+    """The error for a source that a library's error stands for."""
     if type(error).__name__ == "FileExpired":
         return ChangedError("changed while it was read", path=url, hint=_CHANGED)
     if _is_missing(error):
@@ -87,7 +87,7 @@ def explain(error: Exception, url: str) -> GsvError:
 
 
 def explain_output(error: Exception, url: str) -> OutputError:
-    """What an error of a library means for an output."""
+    """The error for an output that a library's error stands for."""
     if _is_missing(error):
         return OutputError("there is no such bucket or folder", path=url, hint="make it first")
     if _is_denied(error):

@@ -1,4 +1,4 @@
-"""What a folder on another machine holds, by names alone: looking into every object would cost a request each."""
+"""List a folder on another machine by names alone: looking into every object would cost a request each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One object on another machine: its size, what tells it from a later one, and ranges of its bytes. Each fetch is one request."""
+"""One object on another machine: its size, a mark that changes when it does, and ranges of its bytes. Each fetch is one request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARKS = ("ETag", "etag", "generation", "oid", "blob_id", "md5Hash", "sha", *_TI
 
 
 class ShortError(OSError):
-    """An answer that ends early; asking again may help."""
+    """An answer ended early; a retry may help."""
 
 
 class Remote(Protocol):

@@ -1,4 +1,4 @@
-"""Reading an object on another machine: few requests, each for much, and a bounded memory of what came."""
+"""Read an object on another machine with few large requests and bounded memory."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class RemoteSource:
             done += len(part)
 
     def at_hand(self, offset: int, size: int) -> bool:
-        """Whether these bytes can be had at once."""
+        """Whether these bytes are already in memory."""
         return self._find(offset, max(min(size, self.size - offset), 0)) is not None
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Get these small (offset, size) pieces together, in place of those that were got before; not for the structure alone."""
+        """Read these small (offset, size) pieces together, replacing those read before; not when only the structure is wanted."""
         if self.structure_only:
             return
         wanted = sorted((offset, min(offset + size, self.size)) for offset, size in ranges if not self.at_hand(offset, size))

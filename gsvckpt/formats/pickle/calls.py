@@ -1,4 +1,4 @@
-"""Which names a pickle calls, with what, and whether in the form in which those who write them do."""
+"""Record which names a pickle calls, with which arguments, and whether in the form that the library's own pickles have."""
 
 from __future__ import annotations
 

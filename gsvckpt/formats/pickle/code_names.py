@@ -1,4 +1,4 @@
-"""Names that can run code, open or delete files, connect, or lead to what can.
+"""Names that can run code, open or delete files, open connections, or give access to such names.
 
 A module stands for all in it; a name that is known to be data (see forms) is data all the same. Scanners' lists (picklescan, modelscan, fickling,
 modelaudit) are covered. What stands nowhere is unknown, which is not safe either.

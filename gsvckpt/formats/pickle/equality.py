@@ -1,4 +1,4 @@
-"""Are two trees the same? Values, types, order, float bits, and which nodes are shared."""
+"""Compare two trees: values, types, order, float bits, and which nodes are shared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that are data, and the forms in which those who write them pickle them: what they are called with, and what state and items they get.
+"""Names that are data, and the forms in which their own libraries pickle them: arguments, state and items.
 
 A harmless class is harmless only so: with other flags numpy.dtype makes NumPy follow pointers that a file chooses, and Fraction("1e999999999") never
 ends.
@@ -23,7 +23,7 @@ _NONE_TYPES = (Global("builtins", "Ellipsis"), Global("builtins", "NotImplemente
 
 
 def never(_: Opaque) -> bool:
-    """For what is named but never called."""
+    """Refuse any call: these names are never called."""
     return False
 
 

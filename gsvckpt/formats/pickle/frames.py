@@ -1,8 +1,8 @@
-"""Frames of protocol 4 and 5: do they cover what a pickler puts into them? (PEP 3154; CPython `Lib/pickle.py`, class `_Framer`)
+"""Check that the frames of protocols 4 and 5 cover what a pickler puts into them (PEP 3154; CPython `Lib/pickle.py`, class `_Framer`).
 
-CPython's C unpickler reads a frame as a whole. Where the frame ends inside an opcode's operand, it drops the rest and reads the operand from behind
-the frame; where the frame goes on behind the pickle, the next pickle in the file begins behind the frame. Its Python twin does neither. A pickler's
-frames begin and end between opcodes, stand one behind another, and the last ends with the pickle.
+CPython's C unpickler reads a frame as a whole. If a frame ends inside an opcode's operand, it drops the rest and reads the operand from after the
+frame; if a frame continues after the pickle, the next pickle in the file begins after the frame. Its Python twin does neither. The frames of a
+pickler begin and end between opcodes, follow one another, and the last one ends with the pickle.
 """
 
 from __future__ import annotations

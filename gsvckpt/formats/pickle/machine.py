@@ -1,4 +1,4 @@
-"""The pickle virtual machine, without its dangerous half: names stay names, calls become recipes.
+"""A pickle virtual machine that never runs anything: names stay names, calls become recipes.
 
 It understands every opcode of protocols 0 to 5 (CPython `Lib/pickletools.py`) except extension codes and out-of-band buffers. CPython's C unpickler
 is not used: it allocates by memo index (nine bytes can cost 2 GiB) and runs `find_class` results. Here opcodes and what they make are counted against

@@ -1,4 +1,4 @@
-"""What a tree of values names, and which of its objects are kept as recipes."""
+"""List what a tree of values names, and which of its objects are kept as recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opcodes that build containers and objects. Names stay names; a call becomes a value of ours or an Opaque."""
+"""Opcodes that build containers and objects. Names stay names; a call becomes one of our own values or an Opaque."""
 
 from __future__ import annotations
 

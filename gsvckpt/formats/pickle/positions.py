@@ -1,4 +1,4 @@
-"""Where the numbers, texts and objects of a pickle stand, so that another pickle can be told to be the same but for some of them.
+"""Find where the numbers, texts and objects of a pickle are, so that pickles that differ only in some of them can be recognised.
 
 The pickle is run without values: an object on the stack is the bytes that spell it. So what belongs to what is known, not guessed.
 """

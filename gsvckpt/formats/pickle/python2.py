@@ -1,4 +1,4 @@
-"""Names that an unpickler changes before it looks them up: Python 2's, as pickles below protocol 3 spell them, and torch's own.
+"""Names that unpicklers rename before they look them up: Python 2's in protocols below 3, and torch's own.
 
 A copy of what CPython keeps in `_compat_pickle`, so that the verdict on a file does not depend on the Python that gives it. Exceptions are left out:
 no verdict depends on them.

@@ -1,4 +1,4 @@
-"""Would loading this pickle run somebody's code? Judged by the names it holds and by how it calls them; what is not known to be data is not safe."""
+"""Would loading this pickle run code? Judged by the names in it and how they are called; a name not known to be data is not safe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Safety(NamedTuple):
     doubts: tuple[Doubt, ...] = ()
 
     def of(self, verdict: Verdict) -> tuple[Judged, ...]:
-        """The names with this verdict."""
+        """The names that have this verdict."""
         return tuple(judged for judged in self.globals if judged.verdict == verdict)
 
     def tell_unsafe(self, most: int) -> str:
@@ -51,7 +51,7 @@ class Safety(NamedTuple):
         return " and ".join(parts)
 
     def tell_unknown(self, most: int) -> str:
-        """What it is of the names that is not known."""
+        """Say which names are unknown."""
         unknown = self.of("unknown")
         odd, named = [judged for judged in unknown if judged.oddity], [judged for judged in unknown if not judged.oddity]
         parts = [f"names {_list([judged.name for judged in named], most)}; it is not known whether loading the file runs code"] if named else []
@@ -64,7 +64,7 @@ def _list(things: Sequence[object], most: int) -> str:
 
 
 def judge(name: Global) -> Verdict:
-    """safe: known data; unsafe: can run code on any machine; unknown: neither. Whatever a name may be to one who loads it, the worst counts."""
+    """safe: known data; unsafe: can run code on any machine; unknown: neither. If readers resolve a name differently, the worst verdict counts."""
     return _worst(_judge(reading) for reading in readings(name))
 
 
@@ -100,7 +100,7 @@ def judge_all(names: Iterable[Global], calls: Iterable[Call] = ()) -> Safety:
 
 
 def judge_checkpoint(checkpoint: Checkpoint) -> Safety:
-    """The verdict on a file: that on its names, and never safe where readers may part."""
+    """The verdict on a file: the verdict on its names, but never safe if readers may disagree."""
     found = judge_all(checkpoint.globals, checkpoint.calls)
     verdict: Verdict = "unknown" if found.verdict == "safe" and checkpoint.doubts else found.verdict
     return found._replace(verdict=verdict, doubts=checkpoint.doubts)

@@ -1,4 +1,4 @@
-"""What a pickle machine works on: the data, the stack with its marks, the memo, and the limits that keep a crafted pickle small."""
+"""The state of the pickle machine: data, stack with marks, memo, and limits that keep a crafted pickle small."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class State:
         return items
 
     def named(self, module: str, name: str) -> Global:
-        """Note a name, and return the one object that stands for it."""
+        """Record a name, and return the one object that represents it."""
         if len(module) + len(name) > budget.LONGEST_NAME:
             raise DamagedError(f"names a class by {len(module) + len(name):,} characters")
         found = Global(module, name)

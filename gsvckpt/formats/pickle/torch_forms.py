@@ -1,4 +1,4 @@
-"""How torch pickles what gsvckpt keeps as a recipe: tensors that are more than a view of a storage, devices, sizes, generators."""
+"""How torch pickles the objects that gsvckpt keeps as recipes: special tensors, devices, sizes, generators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch itself opens with `weights_only=True` (`_get_allowed_globals` in torch/_weights_only_unpickler.py, torch 2.13)."""
+"""The names that torch itself allows with `weights_only=True` (`_get_allowed_globals` in torch/_weights_only_unpickler.py, torch 2.13)."""
 
 from __future__ import annotations
 

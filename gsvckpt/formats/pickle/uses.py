@@ -1,8 +1,8 @@
-"""What readers do with a value when they take it: they copy it, or hash it. Both are looked at when it happens, as the value may change afterwards.
+"""Track values that readers copy or hash, at the moment they do, because the value may change afterwards.
 
-A call copies what it is given, and NumPy and torch keep addresses that they took from it. So nothing that was given to a call, or set as a state, is
-changed by an honest pickle behind that; where one is, readers have other values than are seen at the end. Hashing recurses in C without a guard, so
-what is hashed must be small: a tuple 400,000 levels deep ends the process, one that shares its halves 60 times never ends.
+A call copies its arguments, and NumPy and torch keep addresses that they took from them. So an honest pickle never changes what it has given to a
+call or set as a state; if one does, readers see other values than those at the end. Hashing recurses in C without a guard, so what is hashed must be
+small: a tuple 400,000 levels deep ends the process, and one that shares its halves 60 times never finishes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `torch.load(weights_only=True)` refuses unaided: every class and function but those of torch's own list (torch/_weights_only_unpickler.py)."""
+"""List what `torch.load(weights_only=True)` refuses: every class and function not on torch's own list (torch/_weights_only_unpickler.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EMPTY_BYTES = Global("builtins", "bytes")  # protocol 2 calls it for b""
 
 
 def is_allowed(name: Global) -> bool:
-    """Whether torch knows the name without being told."""
+    """Whether torch allows the name by default."""
     read = readings(name)[-1]
     return read.name in ALLOWED.get(read.module, ())
 

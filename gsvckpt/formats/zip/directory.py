@@ -1,4 +1,4 @@
-"""A zip's directory, read from its end and cross-checked (PKWARE APPNOTE 4.3; torch stores, never compresses). See zip_layout for writing one.
+"""Read a zip's directory from its end and cross-check it (PKWARE APPNOTE 4.3; torch stores, never compresses).
 
 The two first bytes are never trusted: GPT-SoVITS overwrites `PK` with a version number (GPT_SoVITS/process_ckpt.py).
 """

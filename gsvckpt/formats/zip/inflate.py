@@ -1,4 +1,4 @@
-"""Compressed records of a zip, read as if they were stored: forward, through one small window, whatever their size."""
+"""Read compressed records of a zip as if they were stored: forward, through one small window, whatever their size."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Inflated:
         raise DamagedError(f"ends after {self._position:,} of {self.size:,} bytes", where=self._record.name, check="record.crc")
 
     def check_unchanged(self) -> None:
-        """As its file does."""
+        """Check the file that it is read from."""
         check = getattr(self._source, "check_unchanged", None)
         if check is not None:
             check()

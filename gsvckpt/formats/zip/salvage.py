@@ -1,4 +1,4 @@
-"""Where the records of a damaged zip lie. Its directory says so and so does every local header: what one has lost, the other still tells."""
+"""Find the records of a damaged zip from its directory and its local headers; one can replace what the other has lost."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def read_header(source: Source, at: int) -> tuple[str, int] | None:
 
 
 def read_checksum(source: Source, header: int, end: int) -> tuple[bool, int | None]:
-    """Whether data that end there can be those of a local header, and the CRC-32 that it or the descriptor behind them tells."""
+    """Whether data ending there can belong to a local header, and the CRC-32 stated by it or by the descriptor after the data."""
     _, _, flags, method, _, _, crc, *_ = LOCAL.unpack(read_bytes(source, header, LOCAL.size))
     if not flags & _DESCRIPTOR_FOLLOWS:
         return method == 0 and end <= source.size, crc or None

@@ -1,4 +1,4 @@
-"""A zip laid out for writing: every place is known before the first byte. Stored records, aligned data, no clock."""
+"""Lay out a zip for writing: every position is known before the first byte. Stored records, aligned data, no timestamps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rules make of names."""
+"""Apply rules to names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading rules from a file or a preset. Whatever is wrong is told with its line."""
+"""Read rules from a file or a preset. Every mistake is reported with its line."""
 
 from __future__ import annotations
 
