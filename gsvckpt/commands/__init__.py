@@ -1,1 +1,1 @@
-"""What each command does: paths and options in, results out."""
+"""What each command does: from paths and options to results."""

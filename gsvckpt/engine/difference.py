@@ -1,4 +1,4 @@
-"""How two models differ, tensor by tensor. Bytes pass in chunks, so memory does not grow with the tensors."""
+"""Compare two models tensor by tensor, in chunks, so that memory does not grow with the tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bytes of a checkpoint hold: checksums of its records, digests of its tensors and of the whole, and what is wrong with its numbers."""
+"""Read a checkpoint once and compute checksums of its records, digests of its tensors and of the file, and counts of NaN and infinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are checkpoints: by name, and those with other names by their first bytes."""
+"""Find the checkpoints in a folder: by name, or by their first bytes if the name says nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything there is to know of a checkpoint without reading tensor bytes: what it is, whether it is safe, and what GPT-SoVITS will make of it."""
+"""Learn everything about a checkpoint that needs no tensor bytes: what it is, whether it is safe, and what GPT-SoVITS will take it for."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def match_official(source: Source, *, thorough: bool = False) -> Match | None:
 
 
 def known_of(error: GsvError) -> Checkpoint | None:
-    """What could be learnt of a file that could not be read: its container and the names in its pickle, with an empty root."""
+    """What is known of a file that could not be read: its container and the names in its pickle, with an empty root."""
     return error.known if isinstance(error.known, Checkpoint) else None
 
 
@@ -93,7 +93,7 @@ def without_source(error: GsvError) -> GsvError:
 
 
 class Closed(NamedTuple):
-    """What is left of a source."""
+    """A closed source: only its path and facts remain."""
 
     path: str
     size: int

@@ -74,7 +74,7 @@ def _is_run(folder: str, path: str) -> bool:
 
 
 def read_state(folder: str) -> Mapping[str, object]:
-    """What the Trainer says of a save; empty where it says nothing."""
+    """The Trainer's state of a save; empty if there is none."""
     try:
         with open_source(os.path.join(folder, TRAINER_STATE)) as source:
             found = json.loads(read_bytes(source, 0, min(source.size, _LARGEST)))
@@ -84,7 +84,7 @@ def read_state(folder: str) -> Mapping[str, object]:
 
 
 def sort_folders(folders: Sequence[Folder]) -> Sorted:
-    """The folders that are saves; the files of others are judged one by one."""
+    """The folders that are saves; the files in other folders are judged one by one."""
     saves: list[tuple[Save, tuple[Facts, ...]]] = []
     left: list[Ignored] = []
     for folder in filter(_is_save, folders):

@@ -1,4 +1,4 @@
-"""Objects in the JSON documents that several commands have: the keys that scripts rely on, whatever the tables look like."""
+"""JSON objects that several commands share; scripts rely on these keys."""
 
 from __future__ import annotations
 

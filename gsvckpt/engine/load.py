@@ -1,4 +1,4 @@
-"""The Python interface: open a checkpoint, look at its tensors, load them. No byte of a file is ever run, so untrusted files may be loaded."""
+"""The Python interface to one checkpoint: open it, look at its tensors, load them. No code from a file is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening checkpoints. Reading needs nothing of what writing needs, so that it starts fast."""
+"""Open checkpoints. Nothing here imports what only writing needs, so that reading starts fast."""
 
 from __future__ import annotations
 

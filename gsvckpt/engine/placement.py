@@ -1,4 +1,4 @@
-"""The device that some work is done on: the one that was asked for, or the one that `auto` means, and how many threads keep it busy."""
+"""Choose the device for some work: the one that was asked for, or the one that `auto` picks, and the number of threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _THREADS_A_CORE = 2  # with a device: one thread reads or writes while the other
 
 
 class Threads(NamedTuple):
-    """How many threads there may be; `fixed` where the user has said so."""
+    """The number of threads; `fixed` if the user chose it."""
 
     number: int
     fixed: bool = False
@@ -73,7 +73,7 @@ def work_of(plan: Plan) -> Work | None:
 def engine_for(
     plan: Plan, device: str, threads: Threads, progress: Progress, *, warn: Callable[[str], None], on_overflow: OnOverflow = "keep"
 ) -> tuple[Engine, Computed | None]:
-    """What carries out a plan, with the device called `device` where it computes something, which is told."""
+    """The engine for a plan, with the device called `device` if there is anything to compute; the choice is reported."""
     from gsvckpt.engine.write import Engine  # inspect needs devices, and writes nothing
 
     work = work_of(plan)

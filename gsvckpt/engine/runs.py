@@ -1,6 +1,6 @@
-"""Which saves of one name are of one run: where times run against epochs, training began anew. Pure.
+"""Divide the saves of one name into runs: a later save with less training begins a new run. Pure.
 
-A name is used again when a voice is trained again; the old epochs 8 and 12 lie beside the new epoch 4 then, and the new one is the newest.
+A name is used again when a voice is trained again: then the old epochs 8 and 12 lie beside the new epoch 4, and the new one is the newest.
 """
 
 from __future__ import annotations

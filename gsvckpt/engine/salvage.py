@@ -1,4 +1,4 @@
-"""What can still be had of a damaged checkpoint: its tree, and which of its storages have all their bytes."""
+"""Open a damaged checkpoint as far as possible: its tree, and which storages still have all their bytes."""
 
 from __future__ import annotations
 

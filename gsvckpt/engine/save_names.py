@@ -1,4 +1,4 @@
-"""What names say of saves, whatever program gave them: how far training had come, which part of a save a file is, and whether it is a copy.
+"""Read the names of saves from any trainer: epoch or step, which part of a save a file is, and whether it is a copy.
 
 A bare number says nothing: `voice_2.pth` may be a second voice. Names of GPT-SoVITS alone, with their experiments, are in `sovits/names.py`.
 """

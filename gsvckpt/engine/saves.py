@@ -130,7 +130,7 @@ class Save:
 
 
 class Ignored(NamedTuple):
-    """A file or folder that is left alone, and why."""
+    """A file or folder that is left alone, with the reason."""
 
     path: str
     why: str
@@ -195,12 +195,12 @@ def _adopted(saves: Sequence[Save], damaged: Collection[Save]) -> dict[Save, Sav
 
 
 def is_usual_kind(kind: str) -> bool:
-    """Whether training writes files of this kind; others are what training begins with, or parts of the program."""
+    """Whether training writes files of this kind; others are pretrained models or parts of the program."""
     return kind in _KINDS or kind == "unknown"
 
 
 def not_looked_at(path: str) -> str:
-    """Why the name of a file alone says that it is nobody's save; empty where it does not."""
+    """The reason, from its name alone, why a file is not a save; empty if the name gives none."""
     folder, name = os.path.split(path)
     if is_partial(name):
         return "an unfinished download, by its name"
@@ -343,7 +343,7 @@ def _group_name(path: str, kind: str, named: _Named) -> str:
 
 
 def freed_by(files: Iterable[SaveFile]) -> int:
-    """The bytes that the disk gets back when these go: a file that has more names than those is not gone."""
+    """The bytes that removing these frees: a file that has other names as well frees nothing."""
     names_of: dict[tuple[int, int], list[SaveFile]] = {}
     for file in files:
         names_of.setdefault(file.inode, []).append(file)

@@ -1,7 +1,8 @@
-"""One pass over a file, in order, that learns all there is in its bytes: checksums, digests, and what is wrong with its numbers.
+"""One ordered pass over a file that computes all its checksums, digests and number checks.
 
-Threads read chunks in turns. What depends on order (checksums, digests) is done by whose turn it is; what does not (the numbers) beside that. Each
-byte is read once, and the memory is one chunk a thread, whatever the size of the file.
+Threads read chunks in any order. Work that depends on the order (checksums, digests) is done chunk by chunk by whichever thread completes the next
+one due; work that does not (the numbers) is done at once. Each byte is read once, and memory is one chunk for each thread, whatever the size of the
+file.
 """
 
 from __future__ import annotations
@@ -124,8 +125,9 @@ class _Pass:
         self._digest = xxhash.xxh3_128()
 
     def run(self, _: _Lane, buffers: Buffers) -> None:
-        """Read chunks until none is left. Each is measured at once, and summed up when all before it are, by the lane that finds it next: so a
-        lane waits only when all buffers hold chunks that wait. (Lanes that wait for their turn with each chunk take longer than one lane alone.)
+        """Read chunks until none is left. Chunks are measured in any order and digested in file order: whichever lane completes the next chunk due
+        digests it and all that follow. So a lane waits only when all buffers hold chunks that wait. (If lanes waited for their turn with each chunk,
+        they would take longer than one lane alone.)
         """
         self._free.put(buffers.raw)
         self._free.put(buffers.out)

@@ -1,4 +1,4 @@
-"""Statistics of the numbers in tensors. Bytes pass in chunks, so memory does not grow with the tensors."""
+"""Statistics of the values in tensors, computed in chunks, so that memory does not grow with the tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The elements of a tensor: the distinct ones, and all in any order, read from the file with as few calls and bytes as that takes."""
+"""Read the elements of a strided tensor in any order, with as few calls and bytes as possible."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Region:
 
     @property
     def distinct(self) -> bool:
-        """No two indices lead to the same element: each stride steps over all that the shorter ones reach."""
+        """Whether every index leads to a different element: each stride is larger than what the shorter ones span."""
         reach = 1
         for size, stride in reversed(self.dims):
             if stride < reach:

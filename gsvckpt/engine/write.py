@@ -1,4 +1,4 @@
-"""Carrying out plans: the one place where formats, plans, files and devices meet."""
+"""Carry out plans: lay out a file, cast what has to be cast, write it and read it back."""
 
 from __future__ import annotations
 

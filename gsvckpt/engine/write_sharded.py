@@ -1,4 +1,4 @@
-"""Writing one checkpoint as several files with an index, in a folder that appears at once."""
+"""Write one checkpoint as several files with an index, in a folder that appears in one step."""
 
 from __future__ import annotations
 

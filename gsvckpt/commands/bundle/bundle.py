@@ -1,4 +1,4 @@
-"""One voice in the recommended shape, ready for another machine: what goes where, then the copying. The experiment itself is never touched."""
+"""Plan and copy one voice into a new folder, ready for another machine. The experiment itself is never changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bundle of one voice holds: its files, what of the experiment it lacks, and the names of training files in it. Pure."""
+"""The contents of a bundle: its files, what is left out and why, and the names of training files in it. Pure."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def place(stage: BundleStage, saved: Sequence[Saved], version: str | None) -> Pl
 
 
 def unfit(result: Verification) -> LeftOut | None:
-    """Why a file is not bundled; None where nothing speaks against it but, perhaps, that GPT-SoVITS will not like it."""
+    """Why a file is not bundled; None if it is sound, even if GPT-SoVITS may not accept it."""
     if result.status not in ("damaged", "unsafe", "unchecked"):
         return None
     why = result.error["why"] if result.error else next((found.why for found in result.findings if found.severity == "error"), "")

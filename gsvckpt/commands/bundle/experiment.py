@@ -1,6 +1,6 @@
-"""An experiment of GPT-SoVITS on disk: the runs that trained it, the small weights that came of them, its config and its logs.
+"""An experiment of GPT-SoVITS on disk: its training runs, the small weights made from them, its config and its logs.
 
-Found by names and times alone; only runs from before 2025-02-11, whose folders state no version, have a file opened.
+Files are found by names and times alone. Only GPT runs from before 2025-02-11, whose folders state no version, have a file opened.
 """
 
 from __future__ import annotations

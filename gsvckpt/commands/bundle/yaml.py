@@ -1,4 +1,4 @@
-"""Settings as YAML that every reader takes for the same: GPT-SoVITS's has the rules of YAML 1.1, where `1e-05` is a text and `no` is a bool."""
+"""Write settings as YAML that YAML 1.1 and 1.2 read alike: in 1.1, which GPT-SoVITS uses, `1e-05` is text and `no` is false."""
 
 from __future__ import annotations
 

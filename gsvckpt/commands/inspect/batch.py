@@ -1,4 +1,4 @@
-"""Many files through inspect: for each a line of the inventory, or an object of the JSON document."""
+"""Inspect many files: each becomes a line of the inventory or an object of the JSON document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint's bytes go, what of them is waste, and what each command would save. Computed from the tree; no tensor bytes are read."""
+"""Where a checkpoint's bytes go, how many are wasted, and how many each command would save. No tensor bytes are read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What two files have in common byte for byte, and what of a file is to be looked at where it may differ from its known.
+"""Recognise a save of a known structure without unpickling: compare all bytes except tensor data, checksums, progress and configs.
 
-Tensor data is read by nobody, and nothing hides between records; checksums are compared with each other and with the pickle. The rest that may
-differ is read as reading the file would read it: progress, configs, and the name of the folder inside the zip, as long as in the other.
+Tensor data is not read, and nothing can hide between records. Checksums are compared with each other and with the pickle. Progress, configs and the
+name of the folder inside the zip may differ; they are read as a full read would read them. The folder's name must have the same length.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Config(NamedTuple):
 
 
 class KnownStructure(NamedTuple):
-    """A file that was read, and what another must have in common with it.
+    """The structure of a file that was read, which another file must match.
 
     `gaps` are what of a file is read; `form` takes from these the `parts` that must be equal. `values` are where the progress stands, `pickle` and
     `pickle_crc` the pickle and its checksum, `local` and `central` take checksums that must be equal, `marks` takes those of storages of the sizes
@@ -99,7 +99,7 @@ class Known(NamedTuple):
 
 
 def find_structure(examination: Examination, counted: Account) -> KnownStructure | None:
-    """What others must have in common with a file that is still open; None where nothing can be said."""
+    """The structure of a file that is still open; None if no other file can be compared with it."""
     checkpoint = examination.checkpoint
     tail = _find_tail(checkpoint)
     pickled = _find_pickle(checkpoint)
@@ -208,7 +208,7 @@ def _find_marks(checkpoint: Checkpoint, entries: Mapping[str, int], at: Map) -> 
 
 
 def apply_structure(known: KnownStructure, source: LocalSource, data: bytearray) -> Known | None:
-    """What a file of this structure is; None where it is of another, or where reading it would find something wrong. Raises GsvError."""
+    """The facts of a file with this structure; None if it has another, or if reading it would find a fault. Raises GsvError."""
     if known.form.unpack_from(data) != known.parts or known.local.unpack_from(data) != known.central.unpack_from(data):
         return None
     if not _are_digits(b"".join(known.numbers.unpack_from(data))):  # which no reader takes for a pickle

@@ -1,4 +1,4 @@
-"""What inspect finds, as JSON objects and as lines of an inventory: the keys that scripts rely on, whatever the tables look like."""
+"""The results of inspect as JSON objects and inventory lines; scripts rely on these keys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def examination_json(examination: Examination, counted: Account) -> dict[str, ob
 
 
 class View(NamedTuple):
-    """What was asked for."""
+    """The parts that the options ask for."""
 
     tensors: bool = False
     stats: bool = False
@@ -77,7 +77,7 @@ class View(NamedTuple):
 
     @property
     def asks_for_parts(self) -> bool:
-        """Parts take the place of the overview."""
+        """Whether only parts were asked for, instead of the overview."""
         return bool(self.tensors or self.config or self.globals or self.memory)
 
     def require_match(self, *states: Mapping[str, Tensor]) -> None:
@@ -129,7 +129,7 @@ class InventoryRow:
 
 
 def make_entry(examination: Examination, counted: Account) -> InventoryRow:
-    """Sum up one checkpoint."""
+    """Make the inventory line of one checkpoint."""
     identity, source = examination.identity, examination.checkpoint.source
     return InventoryRow(
         path=source.path,

@@ -1,9 +1,9 @@
-"""Structures of files that were read, so that a file of the same structure is not read again.
+"""A cache of file structures, so that a file with a known structure need not be parsed again.
 
-Saves of one run are the same byte for byte, but for tensor data, checksums, configs, and how far training had come; so are those of two runs whose
-names have the same length. To compare the bytes takes a twentieth of the time of reading them as a zip and a pickle, and is as sure: whatever the
-reader looks at is equal, or is looked at again (known_structure). So a folder of thousands of saves is seen in seconds. A longer name makes a longer
-pickle, and moves what follows; such a file is read. (Retention asks for less, see commands/prune/known_beginning.)
+Saves of one run are byte for byte the same except for tensor data, checksums, configs and progress; so are saves of two runs whose names have the
+same length. Comparing the bytes takes a twentieth of the time of parsing the zip and the pickle, and is as reliable: everything that the parser looks
+at is either equal or read again (see known_structure). So a folder of thousands of saves is listed in seconds. A longer name makes the pickle longer
+and moves what follows; such a file is parsed. (Prune needs less, see commands/prune/known_beginning.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IN_VAIN = 4  # structures of one size that are kept before one of them is found
 
 
 class StructureCache:
-    """The structures, the last that was found again last.
+    """The known structures, the most recently used last.
 
     One is kept when its size comes again, as that takes twice as long as reading, and no more where those of its size are never found again:
     Lightning counts batches all over its files, so no two of these are equal.

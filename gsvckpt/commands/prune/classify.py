@@ -1,4 +1,4 @@
-"""What one file is, as retention needs to know it: by its content, by a file like it, or by its name where it cannot be read."""
+"""Classify one file for retention: by its content, by a similar file, or by its name if it cannot be read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BeginningCache:
         self._known: dict[str, list[tuple[KnownBeginning, Facts]]] = {}
 
     def get(self, path: str, beginning: Beginning) -> Facts | None:
-        """What a file is that begins as one of them in all but its numbers."""
+        """Classify a file that begins like a known one except for its numbers."""
         for known, facts in (*self._known.get(os.path.dirname(path), []), *self._known.get("", [])):
             found = read_scalars(known, beginning)
             if found is not None:
@@ -81,7 +81,7 @@ def look_through(paths: Sequence[str], cache: BeginningCache) -> list[Facts | No
 
 
 def look(path: str) -> Facts | None:
-    """What one file is. None for one that is gone meanwhile."""
+    """Classify one file. None if it has disappeared meanwhile."""
     try:
         file = measure(path)
         parts = tuple(measure(shard) for shard in shards.members(path)) if shards.is_index(path) else ()
@@ -156,7 +156,7 @@ _CHUNK = 256  # files that a process looks at in one go
 
 
 class Chunk(NamedTuple):
-    """Files that one process looks at, as those of a run are alike."""
+    """Files that one process classifies together, because the files of a run are alike."""
 
     paths: tuple[str, ...]
 
@@ -166,7 +166,7 @@ class Chunk(NamedTuple):
 
 
 class Look:
-    """The job of retention. It keeps what it knows from one chunk to the next, each process for itself."""
+    """The job of prune: classify files. Each process keeps what it has learnt from one chunk to the next."""
 
     def __init__(self, cache: BeginningCache) -> None:
         self._cache = cache

@@ -1,4 +1,4 @@
-"""Which saves a policy keeps, and why. Pure: from saves, scores and what is known to be damaged, to one decision for each."""
+"""Decide for each save whether it stays, and why. Pure: from saves, scores and known damage to one decision each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEWEST = "the newest sound one"
 
 
 class Decision(NamedTuple):
-    """What becomes of a save: all reasons to keep it, or what let it go."""
+    """The decision on one save, with all reasons to keep it, or why no rule keeps it."""
 
     save: Save
     fate: Fate
@@ -49,12 +49,12 @@ class RunRules:
 
     @property
     def shrinks(self) -> bool:
-        """Whether what would go is to shrink instead, or to stay where nothing in it can: then no file of the run is removed."""
+        """Whether saves are demoted instead of removed; a save that cannot be demoted is kept."""
         return self.policy.demote_after is not None
 
 
 class Ruling(NamedTuple):
-    """What one rule says of the sound saves of a run: why it keeps some, and why not the others."""
+    """What one rule decides on the sound saves of a run: why it keeps some and not the others."""
 
     keeps: Mapping[Save, str]
     against: Mapping[Save, str]
@@ -214,7 +214,7 @@ def places(save: Save) -> tuple[str, ...]:
 
 
 def matches(path: str, glob: str) -> bool:
-    """Whether a glob means a file, however its path was spelled: by its name, and by as many of its folders as the glob names."""
+    """Whether a glob matches a file, however its path was spelled: by its name, and by as many of its folders as the glob names."""
     place, wanted = os.path.abspath(path).replace("\\", "/"), glob.replace("\\", "/").removeprefix("./")
     if "/" not in wanted:
         return fnmatchcase(place.rpartition("/")[2], wanted)

@@ -1,4 +1,4 @@
-"""Making saves smaller instead of removing them: without optimizer state, or as the small weights that inference needs."""
+"""Make saves smaller instead of removing them: without optimizer state, or as small weights for inference."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SMALL = ("sovits-training", "sovits-lora-training", "gpt-training")  # kinds of
 
 
 class Computer(NamedTuple):
-    """What makes files smaller: a device by its name, and how many threads; `fixed` where the user said how many."""
+    """The device and the number of threads that make files smaller; `fixed` if the user chose the number."""
 
     device: str = "cpu"
     jobs: int = 1
     fixed: bool = False
 
     def engine(self, plan: Plan) -> Engine:
-        """What carries out a plan."""
+        """The engine for a plan."""
         from gsvckpt.engine.placement import Threads, engine_for  # few plans shrink anything
 
         return engine_for(plan, self.device, Threads(self.jobs, self.fixed), Silent(), warn=_say_nothing)[0]

@@ -1,4 +1,4 @@
-"""Carrying out a prune: each file is looked at again, archived where that was asked for, and moved to the trash under a journal."""
+"""Carry out a prune plan: check each file again, archive it if asked, and move it to the trash with a journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What retention may not touch, whatever a policy says: pretrained models, files that GPT-SoVITS is set to use, the file it would resume from."""
+"""Files that no policy may remove: pretrained models, files that GPT-SoVITS is set to use, the file it would resume from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Pointer(NamedTuple):
 
 
 class Guards:
-    """Asked of every file. `paths` are what the user named: a file that was named itself, or a folder of pretrained models, is not guarded."""
+    """Say of each file why it must stay. Of the `paths` that the user named, a file or a folder of pretrained models is not guarded."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._named = {os.path.abspath(path) for path in paths if os.path.isfile(path)}

@@ -1,4 +1,4 @@
-"""What folders hold for retention: saves in their runs, and whatever is left alone, with the reason."""
+"""List what the folders hold: saves by run, and everything that is left alone, with the reason."""
 
 from __future__ import annotations
 

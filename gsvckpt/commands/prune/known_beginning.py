@@ -1,9 +1,9 @@
-"""The beginning of a file that was read, by which others of the same run are told without reading them.
+"""Recognise a save of a known run by the beginning of its pickle, without unpickling it.
 
-Saves of one run differ in their numbers, not in what they hold: up to where it says how far training had come, the pickle of each is the same. To
-compare 100 KB takes a thousandth of the time of reading them as a pickle, which matters for retention, as it looks at thousands of files. What it
-keeps is read whole afterwards, and what it lets go can be brought back. (inspect tells everything of a file, so it asks for all bytes to be equal:
-that takes several times as long, and no two of Lightning's files are so. See its known_structure.)
+Saves of one run hold the same things with different numbers: up to the place that states the progress, their pickles are equal. Comparing 100 KB
+takes a thousandth of the time of unpickling them, which matters because prune looks at thousands of files. What it keeps is read completely
+afterwards, and what it removes can be brought back. (inspect shows everything in a file, so it requires all bytes to be equal: that takes several
+times as long, and no two files of Lightning are equal. See its known_structure.)
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def split_beginning(beginning: Beginning, identity: str = "") -> KnownBeginning 
 
 
 def read_scalars(known: KnownBeginning, beginning: Beginning) -> Told | None:
-    """What a file tells that begins as the known one in all but that; None for one that does not."""
+    """The values in a file that begins like the known one except for these; None if it begins differently."""
     same = (beginning.head, beginning.records) == (known.head, known.records)
     if not same or abs(beginning.size - known.size) > _APART:
         return None

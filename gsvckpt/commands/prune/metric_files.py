@@ -1,4 +1,4 @@
-"""Tables of numbers about the saves of a training, as people and loggers write them."""
+"""Read tables of metrics for saves, as people and loggers write them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Table:
     lines: tuple[_Line, ...]
 
     def rows_of(self, experiment: str) -> Iterator[Row]:
-        """Those that name this experiment or none."""
+        """The rows that name this experiment, or none."""
         columns = frozenset(self.columns)
         for line in self.lines:
             cells = dict(zip(line.names, line.cells, strict=True))

@@ -1,4 +1,4 @@
-"""How good the saves of a training are by a metric: from a table, from what Lightning keeps in its files, or from TensorBoard's."""
+"""Score saves by a metric: from a table, from Lightning's callbacks in the files, or from TensorBoard's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planning a prune: what folders hold, what the policy says, whether what stays is sound. Nothing is changed."""
+"""Plan a prune: list the saves, apply the policy, verify what stays. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PrunePlan:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether the plan changes nothing."""
         return not any(group.of("remove") or group.of("demote") for group in self.groups)
 
     @property
@@ -94,7 +94,7 @@ def _with_rules(group: Group, saves: tuple[Save, ...], options: PruneOptions) ->
 
 
 def unmatched(plan: PrunePlan, globs: Sequence[str]) -> tuple[str, ...]:
-    """Those that mean none of the saves."""
+    """The globs that match no save."""
     paths = [path for save in plan.inventory.saves for path in places(save)]
     return tuple(glob for glob in globs if not any(matches(path, glob) for path in paths))
 

@@ -1,4 +1,4 @@
-"""What a user wants kept: a policy, its rules united."""
+"""A policy: the rules that decide which saves stay. A save stays if any rule keeps it."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def parse_every(text: str, where: str) -> Every:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Rules, united: what one of them keeps stays. `within` is in seconds, `max_size` in bytes; None is a rule that was not given.
+    """The rules: a save stays if any rule keeps it. `within` is in seconds, `max_size` in bytes; None is a rule that was not given.
 
-    `demote_after` shrinks, instead of removing it, what no rule keeps and what is older than so many.
+    With `demote_after`, saves that no rule keeps and that are older than so many are made smaller instead of removed.
     """
 
     last: int | None = None
@@ -54,11 +54,11 @@ class Policy:
 
     @property
     def empty(self) -> bool:
-        """Whether it says nothing of what is to stay or shrink."""
+        """Whether no rule says what to keep or to shrink."""
         return all(getattr(self, name) in (None, ()) for name in RULES)
 
     def over(self, below: Policy) -> Policy:
-        """This policy, and `below` where it says nothing."""
+        """This policy, completed by `below` for rules that it does not set."""
         chosen = {field.name: getattr(self if getattr(self, field.name) != field.default else below, field.name) for field in fields(self)}
         return Policy(**chosen)
 

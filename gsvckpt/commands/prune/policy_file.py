@@ -1,4 +1,4 @@
-"""Policies that stand in a file: the table [prune] of a policy file or of a `gsvckpt.toml`, and below it those of single groups.
+"""Read policies from a file: the table [prune] of a policy file or of a `gsvckpt.toml`, with tables for single groups in it.
 
 Whatever is wrong in them is told with its line.
 """

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, read through its own package: where they are, and what they say of a metric."""
+"""Find TensorBoard's event files and read a metric from them, through its own package."""
 
 from __future__ import annotations
 

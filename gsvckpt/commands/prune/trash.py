@@ -17,7 +17,7 @@ _LARGEST = 1 << 25  # characters of a journal, whose lines are about 300 for eac
 
 
 def find_runs(folder: str) -> list[TrashRun]:
-    """The runs in all trash folders at or below `folder`, oldest first. Raises DamagedError for a journal that makes no sense."""
+    """The runs in all trash folders at or below `folder`, oldest first. Raises DamagedError for a journal that cannot be understood."""
     found = []
     for place, names, _ in os.walk(folder):
         if TRASH in names:
@@ -146,7 +146,7 @@ def find_last(folders: Sequence[str]) -> list[TrashRun]:
 
 @contextmanager
 def alone(folders: Sequence[str]) -> Iterator[None]:
-    """Hold what keeps two runs apart: the trash of each folder, of those below, and of those above. Raises RefusedError where another run has it."""
+    """Hold the locks that keep two runs apart, in the trash of each folder and of those below and above. Raises RefusedError if another run has one."""
     places: dict[str, None] = {}
     for folder in folders:
         places[os.path.join(folder, TRASH)] = None

@@ -60,7 +60,7 @@ class TrashRun:
 
     @property
     def seconds(self) -> float:
-        """When it was, in seconds since 1970."""
+        """The time of the run, in seconds since 1970."""
         return seconds_of(self.stamp)
 
     @property
@@ -90,7 +90,7 @@ class TrashRun:
         move(self.original(step), self.kept(step))
 
     def put_back(self, step: Step) -> None:
-        """Take back one step, and what took its place. Raises RefusedError where another file now has its name, and OutputError."""
+        """Undo one step, and remove what took its place. Raises RefusedError where another file now has its name, and OutputError."""
         if step.place:
             self._take_away(step.place)
         if os.path.lexists(self.kept(step)):

@@ -1,1 +1,1 @@
-"""convert-fp16, strip-optimizer and migrate: a checkpoint is opened, planned and written."""
+"""convert-fp16, strip-optimizer and migrate: open a checkpoint, plan the change and write the result."""

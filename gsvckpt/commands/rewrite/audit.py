@@ -1,4 +1,4 @@
-"""The audit of a cast, as the JSON of convert-fp16 and migrate has it."""
+"""The audit of a cast, as convert-fp16 and migrate report it in JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many files through a writing command: the job for each, and which of them may run at once without taking a name from another."""
+"""Rewrite many files: one job each; jobs that could take each other's output name do not run at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The container that migrate writes, and what stands at its beginning: the first two bytes of a zip, the metadata of a safetensors header."""
+"""The container that migrate writes, and its head: the first two bytes of a zip, or the metadata of a safetensors header."""
 
 from __future__ import annotations
 

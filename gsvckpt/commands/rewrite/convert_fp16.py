@@ -1,4 +1,4 @@
-"""What convert-fp16 makes of a file: its weights as float16."""
+"""The recipe of convert-fp16: cast the weights to float16."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where outputs go, and what must not be written there."""
+"""Decide where outputs are written, and refuse places that must not be overwritten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXTENSIONS = (*_TORCH, ".safetensors", ".json")  # what a name loses when its f
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """`word` is what default names say of the command: `x.fp16.pth`."""
+    """`word` stands for the command in default names: `x.fp16.pth`."""
 
     word: str
     output: str | None = None

@@ -1,4 +1,4 @@
-"""Small weights out of training files, and full weights out of a LoRA and its base: what of a file goes where, and where its config comes from."""
+"""Make small weights from training files, and full weights from a LoRA and its base, with the right config."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOOKED_AT = 8  # parameters of an optimizer; all were stepped as often but thos
 
 
 class Request(NamedTuple):
-    """What the user said of the file: its config and its step, whether values are clamped, and whether a base's own bytes are to be kept."""
+    """The options for extracting: the config and the step, whether values are clamped, and whether a base's own bytes are to be kept."""
 
     config: str | None = None
     step: int | None = None

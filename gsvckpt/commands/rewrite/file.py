@@ -1,4 +1,4 @@
-"""One file through a writing command: examined, planned and, where GPT-SoVITS would still read it rightly, written or only rehearsed."""
+"""Rewrite one file: examine it, plan the change, check that GPT-SoVITS would still read it correctly, then write it or only rehearse."""
 
 from __future__ import annotations
 

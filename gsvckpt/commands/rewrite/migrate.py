@@ -1,4 +1,4 @@
-"""What migrate makes of a file: which steps, in which order, and what each needs to know of the tree that the one before left."""
+"""The recipe of migrate: which steps are taken, in which order, and what each needs to know from the one before."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WITHOUT_CHECKSUMS = ("torch-stream", "safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What a migration is asked to do. Nothing of it: the file in today's container, with the head that GPT-SoVITS expects."""
+    """The steps of a migration. Without any: today's container, with the head that GPT-SoVITS expects."""
 
     salvage: bool = False
     to_inference: bool = False
@@ -64,7 +64,7 @@ class Steps:
 
     @property
     def completes(self) -> bool:
-        """Whether what is lost has to be filled before small weights are made of it."""
+        """Whether lost tensors must be filled before small weights are made."""
         return self.salvage and self.to_inference and self.like is not None
 
     @property
@@ -118,10 +118,10 @@ class Migrate:
         )
 
     def accept(self, written: Written) -> None:
-        """What is overflowed is told."""
+        """Accept any result; overflows are reported."""
 
     def details(self, examination: Examination, planned: Planned, written: Written | None) -> dict[str, object]:  # noqa: ARG002 - as Recipe has it
-        """The audit stands there only where something was cast."""
+        """The audit, if anything was cast."""
         facts: dict[str, object] = {"whole": planned.keeps_all}
         facts["changes"] = [
             {"step": change.step, "where": change.where, "from": change.before, "to": change.after} for change in planned.plan.changes
@@ -140,7 +140,7 @@ class Migrate:
 
 
 class Task(NamedTuple):
-    """What every step is told: what was asked for, what keeps other files open, and how many threads there are."""
+    """The context of every step: the options, the stack that keeps other files open, and the number of threads."""
 
     asked: Steps
     stack: ExitStack
@@ -148,7 +148,7 @@ class Task(NamedTuple):
 
 
 class MigrateStep(NamedTuple):
-    """One step: whether it is to be taken, and how."""
+    """One step: when it is taken, and what it does."""
 
     is_wanted: Callable[[Steps], bool]
     take: Callable[[Planned, Task], Planned]

@@ -1,4 +1,4 @@
-"""What a writing command makes of a file. A recipe is a plain value, so that it can go between processes."""
+"""A recipe: what a writing command does to a file. It is a plain value, so it can be sent to another process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Planned:
 
     @property
     def keeps_all(self) -> bool:
-        """Nothing of the source's model is lost. Where something is, a warning says so."""
+        """Whether the source's model is complete. If not, a warning says so."""
         return not self.lost
 
 
@@ -54,7 +54,7 @@ class Recipe(Protocol):
         """What is to be done, starting from the `plan` that changes nothing. `stack` keeps open what bytes are taken from."""
 
     def accept(self, written: Written) -> None:
-        """Raise GsvError for a result that was not asked for."""
+        """Raise GsvError for a result that an option forbids."""
 
     def details(self, examination: Examination, planned: Planned, written: Written | None) -> dict[str, object]:
         """The keys that only this command's JSON has. `written` is None where there was nothing to do."""

@@ -1,4 +1,4 @@
-"""Other checkpoints that a migration needs: the base of a LoRA, and what a state dict is to be like."""
+"""Other checkpoints that a migration needs: the base of a LoRA, and the reference of --like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the writing commands refuse: sources that are dangerous to rewrite, and outputs that GPT-SoVITS would misread."""
+"""Refuse sources that are dangerous to rewrite, and outputs that GPT-SoVITS would misread."""
 
 from __future__ import annotations
 

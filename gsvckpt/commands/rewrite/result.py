@@ -1,4 +1,4 @@
-"""What became of one file that a writing command took, and the object that the JSON document has of it."""
+"""The result for one rewritten file, and its JSON object."""
 
 from __future__ import annotations
 

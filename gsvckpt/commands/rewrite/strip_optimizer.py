@@ -1,4 +1,4 @@
-"""What strip-optimizer makes of a file: the same without what only training needs."""
+"""The recipe of strip-optimizer: remove what only training needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the config that a SoVITS training file was trained with: it holds none itself."""
+"""Find the config of a SoVITS training file, which holds none itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEEPEST = 32
 
 
 class FoundConfig(NamedTuple):
-    """A config and where it stood."""
+    """A config, and where it was found."""
 
     config: dict[str, object]
     path: str

@@ -1,4 +1,4 @@
-"""What verify does with its results: bring damaged files back, copy sound ones, and record what they are."""
+"""What verify does after checking: restore damaged files, copy sound ones, and record them in a manifest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def entry_of(result: Verification, *, tensors: bool) -> ManifestEntry:
 
 
 def record_results(results: Sequence[Verification], *, tensors: bool, forget: bool) -> tuple[dict[str, str], list[GsvError]]:
-    """Record all files against which nothing speaks. Returns the manifest of each, by path, and why some could not be written."""
+    """Record all files without errors. Returns the manifest of each, by path, and why some could not be written."""
     written: dict[str, str] = {}
     failures: list[GsvError] = []
     folders: dict[str, list[Verification]] = {}
@@ -68,7 +68,7 @@ def tell_passing(manifests: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def record_file(path: str | os.PathLike[str], *, tensors: bool = False) -> Verification:
-    """Verify one file and, where nothing speaks against it, record it in the `gsvckpt.toml` beside it: for a training script, after each save.
+    """Verify one file and, if it has no errors, record it in the `gsvckpt.toml` beside it: for a training script, after each save.
 
     Returns the result, whose `intact` says whether it was recorded. Raises MissingError where there is no such file, and OutputError or DamagedError
     where the manifest cannot be written.
@@ -84,7 +84,7 @@ def record_file(path: str | os.PathLike[str], *, tensors: bool = False) -> Verif
 
 
 def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, str], progress: Progress) -> tuple[dict[str, Copied], list[GsvError]]:
-    """Copy all files against which nothing speaks. Returns what became of each, by path, and the failures; one does not stop the others."""
+    """Copy all files without errors. Returns what became of each, by path, and the failures; one does not stop the others."""
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError("is not a folder", where="--backup", path=folder)
     from gsvckpt.commands.verify.backup import Backup, place_for  # most runs copy nothing
@@ -134,7 +134,7 @@ def _recordable(result: Verification, failures: list[GsvError]) -> bool:
 
 
 def write_list(path: str, results: Sequence[Verification], *, force: bool) -> None:
-    """Write the checksum file of all files against which nothing speaks. Raises RefusedError where that would be one of the files."""
+    """Write the checksum file of all files without errors. Raises RefusedError where that would be one of the files."""
     if any(os.path.exists(path) and os.path.exists(result.path) and os.path.samefile(path, result.path) for result in results):
         raise RefusedError("is one of the files that were verified", path=path, hint="name the list that is to be written")
     name = checksum_files.format_for(path)
@@ -146,7 +146,7 @@ RECORDED = frozenset({"xxh3_128", "content", "sha256", "md5"})  # digests that a
 
 
 class AfterVerify(NamedTuple):
-    """What is to be done with the results."""
+    """What the options ask for after verifying."""
 
     record: bool
     per_tensor: bool
@@ -182,12 +182,12 @@ class AfterVerify(NamedTuple):
 
     @property
     def digests(self) -> frozenset[str]:
-        """Digests that these need."""
+        """The digests that these options need."""
         wanted = set(RECORDED) if self.record else {"xxh3_128"} if self.backup is not None else set()
         return frozenset(wanted | ({checksum_files.format_for(self.listing)} if self.listing is not None else set()))
 
     def refuse_contradictions(self, options: Options, *, manifest: str | None, checksums: str | None, paths: Sequence[str]) -> None:
-        """Raise UsageError for options that cannot be meant together, or that would let damage pass for soundness."""
+        """Raise UsageError for options that contradict each other, or that would report a damaged file as sound."""
         if self.asked:
             require_local([*paths, *filter(None, (self.backup, self.restore_from, self.listing))], self.asked[0])
         needs_bytes = [option for option in self.asked if option != "--restore-from"]

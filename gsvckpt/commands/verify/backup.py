@@ -1,4 +1,4 @@
-"""Copies of sound checkpoints, and bringing them back. A copy is read back before it takes its name, and never takes that of another good one."""
+"""Copy sound checkpoints and restore them. Each copy is read back before it gets its name, and never replaces another good one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONFIG = ".config.json"  # behind the name of the checkpoint that it belongs to
 
 
 class Copied(NamedTuple):
-    """What became of one file: where its copy is, and whether it was made now or was there before."""
+    """The copy of one file, and whether it was made now or existed before."""
 
     copy: str
     made: bool

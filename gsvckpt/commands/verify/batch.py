@@ -1,4 +1,4 @@
-"""Many files through verify."""
+"""Verify many files."""
 
 from __future__ import annotations
 

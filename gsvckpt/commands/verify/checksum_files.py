@@ -34,7 +34,7 @@ class Listed(NamedTuple):
 
 
 class ChecksumFile(NamedTuple):
-    """A list as it was read: its lines by path, and the numbers of lines that make no sense."""
+    """A list as it was read: its lines by path, and the numbers of lines that cannot be read."""
 
     path: str
     listed: Mapping[str, Listed]
@@ -48,7 +48,7 @@ class ChecksumFile(NamedTuple):
 def read_checksums(path: str) -> ChecksumFile:
     """Read a list. Names are relative to the folder it stands in, or to the working folder where the file is only there.
 
-    Raises MissingError where it cannot be read, and UsageError where no line of it makes sense.
+    Raises MissingError where it cannot be read, and UsageError where no line of it can be read.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -112,12 +112,12 @@ def confirm(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
 
 
 def missing(listed: Listed) -> Finding:
-    """A listed file that is not there."""
+    """A listed file that is missing."""
     return Finding("checksum.missing", "error", "file", "is listed in the checksum file but missing", _AGAIN, "no file", listed.digest)
 
 
 def malformed(file: ChecksumFile) -> list[Finding]:
-    """Lines that make no sense, as one finding."""
+    """Lines that cannot be read, as one finding."""
     if not file.malformed:
         return []
     told = ", ".join(map(str, file.malformed[:10])) + (" ..." if len(file.malformed) > 10 else "")

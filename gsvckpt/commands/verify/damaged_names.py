@@ -1,4 +1,4 @@
-"""Names of damaged files that are kept beside the good ones that took their places."""
+"""Names of damaged files that are kept beside the good copies that replaced them."""
 
 from __future__ import annotations
 

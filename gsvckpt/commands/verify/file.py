@@ -1,4 +1,4 @@
-"""One file through verify: opened, read once, and every check asked. A plain function of plain values, so that any executor can run it."""
+"""Verify one file: open it, read it once, run every check. A plain function of plain values, so any executor can run it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class _Verifier:
         self.official: str | None = None
 
     def asked(self, *globs: str) -> bool:
-        """Whether any check of these is wanted."""
+        """Whether any of these checks is wanted."""
         return any(fnmatchcase(check, glob) for check in self.options.checks for glob in globs)
 
     def result(self) -> Verification:

@@ -1,4 +1,4 @@
-"""What verify can find: its checks by stable id, and one finding of them."""
+"""The checks of verify by stable id, and the findings they make."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Finding(NamedTuple):
 
 
 def name_file(finding: Finding, path: str) -> Finding:
-    """The finding with a hint that can be pasted: `FILE` in it is this file."""
+    """The finding with the file's name in place of `FILE` in its hint, so that it can be pasted."""
     hint = finding.hint.replace("gsvckpt migrate FILE", f"gsvckpt migrate {source_words(path)}")
     return finding._replace(hint=hint.replace(" FILE", f" {shlex.quote(path)}"))
 

@@ -1,4 +1,4 @@
-"""`gsvckpt.toml`: what the checkpoints of a folder were when they were known to be sound, to compare with what they are.
+"""Read and write `gsvckpt.toml`: what the checkpoints of a folder were when they were found sound.
 
 It stands beside the files. What others wrote into it stays: the text above the line `MARK` word for word, other tables as data.
 """
@@ -214,6 +214,6 @@ def _time(mtime_ns: int) -> str:
 
 
 def missing(entry: ManifestEntry) -> Finding:
-    """A recorded file that is not there."""
+    """A recorded file that is missing."""
     hint = f"{_RESTORE}; --record --forget drops the entry"
     return Finding("manifest.missing", "error", "file", "was recorded but is missing now", hint, "no file", f"{entry.size:,} bytes")

@@ -1,4 +1,4 @@
-"""What verify is asked, and what it answers for one file: plain values, which go between processes."""
+"""The options of verify, and its result for one file: plain values that can be sent between processes."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Verification(NamedTuple):
 
     @property
     def intact(self) -> bool:
-        """Whether it was read, and nothing speaks against keeping it as a good copy."""
+        """Whether it was read completely and has no errors, so that it can be kept as a good copy."""
         return bool(self.digests) and self.status in ("sound", "suspect") and worst(self.findings) != "error"
 
 
 def failed(path: str, error: GsvError, *findings: Finding) -> Verification:
-    """The result for a file that is not there or may not be read."""
+    """The result for a file that is missing or cannot be read."""
     return Verification(path, "unchecked", findings, error=error.as_json())
 
 

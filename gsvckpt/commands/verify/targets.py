@@ -1,4 +1,4 @@
-"""What verify is to look at: the files that were named or found, with what is known of each, and those that should be there and are not."""
+"""Find what to verify: files named or found in folders, what is known of each, and files that are missing."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class _Manifests:
         self._by_folder[folders.pop()] = manifest
 
     def of(self, folder: str) -> Manifest | None:
-        """The manifest for the files in a folder; one that makes no sense is a failure of its own, and the files are looked at without it."""
+        """The manifest for the files in a folder; one that cannot be read is a failure of its own, and the files are verified without it."""
         place = _absolute(folder)
         if place not in self._by_folder and not self._named and not is_url(folder):
             try:
@@ -198,7 +198,7 @@ def _add_listed(targets: Targets, checksums: ChecksumFile) -> None:
 
 
 def absent(targets: Targets, options: Options) -> list[Verification]:
-    """Results for what should be there and is not, and for lines of the checksum file that make no sense."""
+    """Results for missing files, and for lines of the checksum file that cannot be read."""
     found = [_missing(path, entry, named=path in targets.named) for path, entry in targets.recorded.items()]
     found += [Verification(line.path, "damaged", (checksum_files.missing(line),)) for line in targets.listed]
     if targets.checksums is not None and targets.checksums.malformed:
@@ -213,7 +213,7 @@ def _missing(path: str, entry: ManifestEntry, *, named: bool) -> Verification:
 
 
 def is_forgotten(result: Verification) -> bool:
-    """A file that is gone and whose entry was just dropped."""
+    """Whether a file is missing and its entry was just removed."""
     return any(finding.check == "manifest.missing" for finding in result.findings) and not os.path.isfile(result.path)
 
 
@@ -233,7 +233,7 @@ def with_verdicts(targets: Targets, results: Sequence[Verification]) -> list[Ver
 
 
 def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verification]:
-    """A verdict on each run: would training go on there? Files that GPT-SoVITS would not take are opened only for their epoch."""
+    """A verdict on each run: would training resume there? Files that GPT-SoVITS would not use are opened only for their epoch."""
     states: dict[str, resume.ResumeState | GsvError] = {os.path.normpath(result.path): _state_of(result) for result in results}
     found = []
     for run in targets.runs:

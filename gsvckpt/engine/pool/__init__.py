@@ -1,1 +1,1 @@
-"""One file or many: by threads, processes or a cluster."""
+"""Run a job on one file or many: in threads, processes or on a cluster."""

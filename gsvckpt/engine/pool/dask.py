@@ -1,7 +1,7 @@
-"""Many files on a Dask cluster that sees the same storage under the same paths. Only this module knows of Dask.
+"""Run a job on many files on a Dask cluster that sees the same storage under the same paths. Only this module imports Dask.
 
-A task that a worker died with goes to another worker, a few times. Nothing is lost, as every file has a result. An output that a worker had published
-just before it died is no result of the next one, which cannot know whose it is: it says that there is a file already, as to anybody.
+If a worker dies, its task goes to another worker, a few times. Every file has a result. If a worker published an output just before it died, the next
+worker cannot know whose output that is, so it reports that the file exists already.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class _Executor:
                         task.set_exception(_GoneError())
 
     def cancel(self) -> None:
-        """Take back what no worker is at."""
+        """Cancel what no worker has started."""
         self._over.set()
         with self._lock:
             queued = list(self._waiting.values())

@@ -1,6 +1,6 @@
-"""One job for each of many files, on any executor. Results come in the order of the files.
+"""Run one job on each of many files, on any executor. Results come in the order of the files.
 
-Memory does not grow with the number of files: not more than a window of them is under way or waits for its turn.
+Memory does not grow with the number of files: only a limited number of them is in work or waits for its turn.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Job(Protocol[I_contra, R_co]):
-    """What is done to each file, as a plain value with a plain result. Nothing is raised for what is wrong with a file: the result tells."""
+    """The work done on each file: a plain value with a plain result. A bad file raises nothing; the result says what is wrong."""
 
     def __call__(self, item: I_contra, jobs: int, progress: Progress) -> R_co:
-        """Do it, with so many threads."""
+        """Do the work with this many threads."""
 
     def fail(self, item: I_contra, error: GsvError) -> R_co:
-        """The result for a file that nothing could be done to."""
+        """The result for a file that could not be processed."""
 
 
 def run_in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share], chunk: int, jobs: int) -> Generator[R, None, None]:
@@ -70,7 +70,7 @@ def run_in_processes(job: Job[T, R], items: Sequence[T], shares: Sequence[Share]
 
 
 def count_processes(items: int, jobs: int) -> int:
-    """How many processes work on so many items."""
+    """The number of processes for this many items."""
     return min(jobs, items, _MOST_ON_WINDOWS if sys.platform == "win32" else jobs)
 
 
@@ -85,7 +85,7 @@ def _interrupt(processes: Iterable[int | None]) -> None:
 
 
 def perform(job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
-    """Do a job to some files: what an executor is given."""
+    """Run a job on some files: this is what executors call."""
     return [job(item, jobs, Silent()) for item in items]
 
 
@@ -96,7 +96,7 @@ class Submits(Protocol):
 
 
 class Lost(NamedTuple):
-    """What to do about items whose process died: `error` is their result, or None where they are done here."""
+    """What to do with items whose process died: `error` is their result, or None to process them here."""
 
     error: GsvError | None = None
 
@@ -210,7 +210,7 @@ class _Process:
             signal.signal(number, self.end)
 
     def interrupt(self, *_: object) -> None:
-        """Stop what is done, once: a second Ctrl-C must not disturb the tidying up."""
+        """Stop the work once: a second Ctrl-C must not disturb the clean-up."""
         is_first, self.stopped = not self.stopped, True
         if self.working and is_first:
             raise KeyboardInterrupt

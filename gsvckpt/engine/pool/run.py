@@ -1,4 +1,4 @@
-"""Where the job for each of many files runs: here, in processes of their own where that is faster, or on a cluster.
+"""Decide where a job on many files runs: in this process, in several processes if that is faster, or on a cluster.
 
 A process takes what an interpreter takes, and two buffers of 2 MiB for each of its threads; the processes of one run have as many threads together as
 were asked for.
@@ -23,8 +23,9 @@ R = TypeVar("R")
 
 
 class Load(NamedTuple):
-    """What a run costs one worker: seconds for each file, and for all bytes that are read. `chunk` files go to a process at a time; `together` says
-    whether several may be in work at once.
+    """Cost model of a batch, in seconds per worker: for each file, and for all bytes that are read.
+
+    `chunk` files go to a process at a time; `together` says whether several may be in work at once.
     """
 
     per_file: float
@@ -62,7 +63,7 @@ def run_each(
 
 
 def pays(count: int, load: Load, jobs: int) -> bool:
-    """Whether processes save more time than starting them takes."""
+    """Whether several processes save more time than it takes to start them."""
     return jobs > 1 and count >= FEWEST * jobs and count * load.per_file + load.reading > 4 * START
 
 

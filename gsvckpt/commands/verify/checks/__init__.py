@@ -1,1 +1,1 @@
-"""The checks of verify: functions from what is known of a checkpoint to findings. They read nothing."""
+"""The checks of verify: functions from facts about a checkpoint to findings. They read nothing."""

@@ -1,4 +1,4 @@
-"""Whether one checkpoint holds the tensors of another, whatever their containers, up to a change of type."""
+"""Check that a checkpoint has the same tensors as another one, in any container, up to a change of type."""
 
 from __future__ import annotations
 

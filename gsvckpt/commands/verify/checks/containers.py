@@ -1,4 +1,4 @@
-"""Checks of the outer file: what it is, whether all of it is there, and what torch would say."""
+"""Checks of the outer file: what it is, whether it is complete, and which error torch would give."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def torch_says(head: bytes, size: int, *, cut: bool) -> str:
 
 
 def is_unchecked(findings: Sequence[Finding]) -> bool:
-    """Whether the file could not be examined: nobody knows whether it is sound."""
+    """Whether the file could not be examined, so that it is unknown whether it is sound."""
     return any(finding.check in UNCHECKED and finding.severity == "error" for finding in findings)
 
 
 def head(examination: Examination) -> list[Finding]:
-    """Whether the first two bytes suit those who open such files."""
+    """Whether the programs that open such files accept the first two bytes."""
     container, kind = examination.checkpoint.container, examination.identity.kind
     if container.format != "torch-zip" or container.head == "PK":
         return []
@@ -83,7 +83,7 @@ def head(examination: Examination) -> list[Finding]:
 
 
 def byteorder(checkpoint: Checkpoint) -> list[Finding]:
-    """Numbers in an order that is not looked into."""
+    """Numbers in a byte order that is not examined."""
     order = checkpoint.container.byteorder
     if order == "little":
         return []

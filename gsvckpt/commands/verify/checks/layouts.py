@@ -1,4 +1,4 @@
-"""Checks of names, shapes and types against the reference layout of a version, and of the config that GPT-SoVITS reads beside them."""
+"""Checks of names, shapes and types against the layout of a version, and of the config that GPT-SoVITS reads."""
 
 from __future__ import annotations
 

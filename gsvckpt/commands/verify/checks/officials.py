@@ -1,4 +1,4 @@
-"""Checks of files that are called like one that GPT-SoVITS publishes: is it that file?"""
+"""Check that a file with the name of an official one is that file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gsvckpt.sovits import official
 def identify(path: str, sha256: str) -> tuple[str | None, Finding]:
     """The official name of a checkpoint that is called like one (None where it is another), and what is to be told of it.
 
-    One whose own checksums are sound is none the worse for being another.
+    Another file with that name is only a note if its own checksums are right.
     """
     name, found = _match(path, sha256)
     if found is not None:
@@ -20,8 +20,8 @@ def identify(path: str, sha256: str) -> tuple[str | None, Finding]:
 
 
 def compare(path: str, sha256: str) -> tuple[str | None, Finding]:
-    """The same of a file that is no checkpoint (a model for ONNX, a config), of which its digest tells all there is to tell: one that is not in the
-    list is altered, incomplete or another edition.
+    """The same for a file that is not a checkpoint (a model for ONNX, a config), which only its digest can identify: one that is not in the list is
+    altered, incomplete or another edition.
     """
     name, found = _match(path, sha256)
     if found is not None:

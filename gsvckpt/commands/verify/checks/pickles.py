@@ -1,4 +1,4 @@
-"""Checks of what the pickles name."""
+"""Checks of the classes and functions that the pickles name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TRUST = "load it only if you trust whoever wrote it"
 
 
 def safety(verdict: Safety) -> list[Finding]:
-    """The verdict as a finding: what is not known to be data is not safe, and nothing else is safe."""
+    """The verdict as a finding: a file is only safe if everything that it names is known data."""
     worst = [judged.name for judged in verdict.of(verdict.verdict)]
     told = ", ".join(worst[:_NAMED]) + (f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else "")
     if verdict.verdict == "unsafe":
@@ -22,7 +22,7 @@ def safety(verdict: Safety) -> list[Finding]:
 
 
 def doubts(found: Safety) -> list[Finding]:
-    """Where readers may part, or something cannot be looked into: so what loading the file does is not known, whatever it names."""
+    """Places that readers may read differently, or that cannot be examined: what loading the file does is unknown, whatever it names."""
     return [Finding(doubt.check, "error", doubt.where, doubt.why, _TRUST, "unknown", "safe") for doubt in found.doubts]
 
 

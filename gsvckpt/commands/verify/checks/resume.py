@@ -1,4 +1,4 @@
-"""Would GPT-SoVITS go on training here, from which file and at which epoch, or silently start over?"""
+"""Check whether GPT-SoVITS would resume training, from which file and epoch, or silently start over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PLAIN = 'gsvckpt migrate FILE --plain --in-place mends the file; so does pip in
 
 
 class ResumeState(NamedTuple):
-    """What resuming asks of one training file."""
+    """The facts of one training file that resuming depends on."""
 
     kind: Kind
     version: str | None
@@ -37,7 +37,7 @@ class ResumeState(NamedTuple):
 
 
 def summarise(examination: Examination) -> ResumeState:
-    """Gather it from an examined file."""
+    """Collect these facts from an examined file."""
     root, identity = examination.checkpoint.root, examination.identity
     entries = root if isinstance(root, dict) else {}
     optimizer = entries.get("optimizer")
@@ -62,7 +62,7 @@ def assess(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) -> li
 
 
 def assess_file(name: str, state: ResumeState, run: TrainingRun | None) -> list[Finding]:
-    """The verdict on one file: could training go on from it, and would it be the one that is taken?"""
+    """The verdict on one file: can training resume from it, and would GPT-SoVITS use it?"""
     if state.kind == "gpt-training":
         found = _openable(name, state)
     elif state.kind in ("sovits-generator-training", "sovits-discriminator-training"):

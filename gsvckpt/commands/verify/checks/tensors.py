@@ -1,4 +1,4 @@
-"""Checks of tensors: what they claim, and the numbers in them."""
+"""Checks of tensors: their declared sizes, and their values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLOAT32 = DTYPES["float32"]
 
 
 def overclaiming(tensors: Mapping[str, Tensor], file_size: int) -> dict[str, Tensor]:
-    """Shape bombs: a few bytes that are repeated until memory, or patience, is at its end.
+    """Shape bombs: a few bytes repeated until memory runs out.
 
     A tensor may show other tensors' bytes again, expanded or tied, but all of them together only so many times what the file has.
     """

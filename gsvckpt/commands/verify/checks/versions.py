@@ -1,4 +1,4 @@
-"""Checks of what GPT-SoVITS will take a file for, and of what names and settings claim against what the tensors say."""
+"""Checks of the version that GPT-SoVITS will detect, and of names and settings that contradict the tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every byte of a zip that is no data, looked at: what readers skip, and where altered bytes would otherwise show nowhere.
+"""Check every byte of a zip that is not data: readers skip these, so damage there shows nowhere else.
 
 `zip_directory` refuses what readers could understand in different ways. What is found here misleads no reader, but shows that bytes were altered,
 added or lost: torch fills these places with constants (caffe2/serialize/inline_container.cc, miniz), other zip programs with consistent values.
