@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once, and what they come to."""
+"""Options that several commands share, each declared once, and the values they become."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def tell_device(name: str, why: str) -> None:
 
 
 def make_engine(settings: Settings, progress: Progress, plan: Plan) -> Engine:
-    """What carries out a plan, with a device where it computes something."""
+    """The engine for a plan, with a device if there is anything to compute."""
     from gsvckpt.engine.placement import engine_for
 
     engine, computed = engine_for(plan, settings.device, settings.resources.threads, progress, warn=partial(print_warning, ""))

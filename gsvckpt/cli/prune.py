@@ -1,4 +1,4 @@
-"""gsvckpt prune, and what it does with its trash: bring the last run back, free the space, put it in order after a kill."""
+"""gsvckpt prune, and its trash: undo the last run, delete the trash for good, repair it after a kill."""
 
 from __future__ import annotations
 

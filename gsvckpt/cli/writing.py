@@ -1,4 +1,4 @@
-"""What the writing commands have in common: their options together, and how their results are shown."""
+"""What the writing commands share: their common options, and the display of their results."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Results as people and scripts see them: tables, JSON, progress. The only place that imports rich."""
+"""Show results to people and scripts: tables, JSON, progress. The only place that imports rich."""

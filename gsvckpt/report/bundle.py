@@ -1,4 +1,4 @@
-"""What a bundle holds: a table with one line a file."""
+"""Show what a bundle holds: a table with one line for each file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines for people. Results go to stdout, everything else to stderr. What needs rich is in terminal."""
+"""Print lines for people: results to stdout, everything else to stderr. What needs rich is in terminal."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _in_the_way: list[Callable[[], None]] = []  # takes away the progress display th
 
 
 def give_way(hide: Callable[[], None] | None) -> None:
-    """Before a line is printed on stderr, `hide` is called; None: there is nothing to hide any more."""
+    """Before a line is printed on stderr, `hide` is called; None: there is nothing left to hide."""
     _in_the_way[:] = [hide] if hide is not None else []
 
 

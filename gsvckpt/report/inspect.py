@@ -1,4 +1,4 @@
-"""What `inspect` shows of one checkpoint: a panel of facts, its modules, what wastes space, and on request tensors, config, names and memory."""
+"""Show one checkpoint: a panel of facts, its modules, what wastes space, and on request tensors, config, names and memory."""
 
 from __future__ import annotations
 

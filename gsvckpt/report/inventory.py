@@ -1,4 +1,4 @@
-"""Several checkpoints in one table, by experiment; and how two of them differ."""
+"""Show several checkpoints in one table, by experiment; and the difference between two of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def print_inventory(
     """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for. `sort`:
     experiments and their checkpoints by size, age (the newest first), epoch or name.
 
-    Where there are more than anybody reads, those of one run stand in one line, unless `verbose`.
+    If there are very many, those of one run are in one line, unless `verbose`.
     """
     console = make_console()
     roomy = console.width >= _ROOMY

@@ -1,4 +1,4 @@
-"""The one JSON document of a run, printed as results come."""
+"""Print the one JSON document of a run, as results come."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _begun: list[_Document] = []  # the one that is not ended yet
 
 
 def forget_document() -> None:
-    """Another run begins, which prints a document of its own."""
+    """Forget the document of the last run, because a new run prints its own."""
     _begun.clear()
 
 

@@ -1,4 +1,4 @@
-"""Findings as JUnit XML, the form that CI systems show: one test case for each file and check."""
+"""Write findings as JUnit XML for CI systems: one test case for each file and check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists that `inspect` prints on request: tensors with their statistics, the config, pickled names, memory."""
+"""Print lists that `inspect` shows on request: tensors with statistics, the config, pickled names, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output, which may take no more; and a line of text with its styles, before anything decides how it is shown."""
+"""Write to standard output, which may be closed; and styled lines of text, before it is decided how they are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A progress bar on stderr for work that takes long enough to wonder about."""
+"""A progress bar on stderr for long work."""
 
 from __future__ import annotations
 

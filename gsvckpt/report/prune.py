@@ -1,4 +1,4 @@
-"""How `prune` shows what stays, what goes, what shrinks, and why; and what became of it."""
+"""Show which saves stay, go and shrink, and why; and what was done."""
 
 from __future__ import annotations
 

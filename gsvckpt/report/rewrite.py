@@ -1,4 +1,4 @@
-"""What the writing commands did: a table with one line a file."""
+"""Show what the writing commands did: a table with one line for each file."""
 
 from __future__ import annotations
 

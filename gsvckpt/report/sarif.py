@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, the form that code hosts show beside the files (OASIS standard, docs.oasis-open.org/sarif)."""
+"""Write findings as SARIF 2.1.0, which code hosts show beside the files (OASIS standard, docs.oasis-open.org/sarif)."""
 
 from __future__ import annotations
 

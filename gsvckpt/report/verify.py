@@ -1,4 +1,4 @@
-"""What verify found, for people: one line a file, its findings under it, a summary."""
+"""Show what verify found: one line for each file, its findings below it, and a summary."""
 
 from __future__ import annotations
 
