@@ -146,7 +146,7 @@ def find_last(folders: Sequence[str]) -> list[TrashRun]:
 
 @contextmanager
 def alone(folders: Sequence[str]) -> Iterator[None]:
-    """Hold the locks that keep two runs apart, in the trash of each folder and of those below and above. Raises RefusedError if another run has one."""
+    """Hold the locks that keep two runs apart, in the trash of each folder, below and above it. Raises RefusedError if another run holds it."""
     places: dict[str, None] = {}
     for folder in folders:
         places[os.path.join(folder, TRASH)] = None
