@@ -144,13 +144,13 @@ def _print(found: VerifyResult, prepared: Prepared, settings: Settings, form: Fo
         if form == "junit":
             from gsvckpt.report.junit import junit
 
-            write_out(junit(found.files, found.errors, prepared.options, found.fail_on))
+            write_out(junit(found.files, found.errors, found.fail_on))
         elif form == "sarif":
             from json import dumps
 
             from gsvckpt.report.sarif import sarif
 
-            write_out(dumps(sarif(found.files, found.errors, found.exit_code), indent=2) + "\n")
+            write_out(dumps(sarif(found.files, found.errors, found.exit_code, found.fail_on), indent=2) + "\n")
         elif settings.json:
             begin_document("verify", found.before)
             print_document("verify", found.exit_code, found.objects(), found.behind)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from gsvckpt.commands.verify.findings import CHECKS, Finding
+from gsvckpt.commands.verify.findings import CHECKS, Finding, Severity
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import is_url
@@ -18,8 +18,11 @@ _RULES = list(CHECKS)
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 
 
-def sarif(results: Sequence[Verification], failures: Sequence[GsvError], exit_code: int) -> dict[str, object]:
-    """The document: one run, one result for each finding, one notification for each file that could not be opened, read or written."""
+def sarif(results: Sequence[Verification], failures: Sequence[GsvError], exit_code: int, fail_on: Severity) -> dict[str, object]:
+    """The document: one run, one result for each finding, one notification for each file that could not be opened, read or written.
+
+    What became of all checks stands with each file, among the artifacts: code hosts would show a result that passed as an alert.
+    """
     driver = {
         "name": "gsvckpt",
         "version": __version__,
@@ -35,7 +38,9 @@ def sarif(results: Sequence[Verification], failures: Sequence[GsvError], exit_co
     if notes:
         invocation["toolExecutionNotifications"] = notes
     found = [_result(result.path, finding) for result in results for finding in result.findings]
-    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "invocations": [invocation], "results": found}]}
+    files = [{"location": _place(result.path)["artifactLocation"], "properties": {"checks": result.checks(fail_on).as_json()}} for result in results]
+    run = {"tool": {"driver": driver}, "invocations": [invocation], "artifacts": files, "results": found}
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
 def _result(path: str, finding: Finding) -> dict[str, object]:

@@ -35,6 +35,11 @@ _SLOW = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")  # group
 _BUFFERS = "_codebook."  # the quantizer's tensors are no parameters
 
 
+def has_config(kind: Kind) -> bool:
+    """Whether GPT-SoVITS reads a config from files of this kind."""
+    return kind in ("gpt-weights", "sovits-weights", "sovits-lora")
+
+
 def missing_fields(kind: Kind, config: object) -> tuple[str, ...]:
     """Fields that GPT-SoVITS reads from the config of such a file and that are not there; none for kinds whose config nobody reads."""
     wanted = _GPT if kind == "gpt-weights" else _SOVITS if kind in ("sovits-weights", "sovits-lora") else {}

@@ -62,6 +62,12 @@ def read_progress(root: object, name: str, metadata: Mapping[str, str] = {}) -> 
     return TrainingProgress(named.epoch if epoch is None else epoch, named.step if step is None else step, text, notes)
 
 
+def is_comparable(root: object, name: str, metadata: Mapping[str, str] = {}) -> bool:
+    """Whether name and content both tell the epoch, or both the step."""
+    content, named = read_progress(root, "", metadata), parse(name)
+    return any(said is not None and told is not None for said, told in ((content.epoch, named.epoch), (content.step, named.step)))
+
+
 def _content(entries: Mapping[object, object], info: str | None) -> tuple[int | None, int | None, str]:
     """Epoch, step, and what told them."""
     if info is not None:

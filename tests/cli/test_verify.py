@@ -16,7 +16,7 @@ from gsvckpt.commands.verify.findings import CHECKS
 
 from .samples import assert_one_error, environment, evil, generator, gpt, s1_training, s2_training, save, small, spawn
 
-FILE_KEYS = {"path", "size", "kind", "version", "status", "findings", "digests", "safety", "progress", "official"}
+FILE_KEYS = {"path", "size", "kind", "version", "status", "checks", "findings", "digests", "safety", "progress", "official"}
 FINDING_KEYS = {"check", "severity", "where", "why", "hint", "found", "expected"}
 
 
@@ -219,18 +219,18 @@ def test_interrupted_while_many_files_are_verified(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_sound(tmp_path, monkeypatch):
-    from gsvckpt.commands.verify import file as verification
+    from gsvckpt.commands.verify import phases
     from gsvckpt.commands.verify.file import verify_file
     from gsvckpt.commands.verify.result import Options
 
     path = save(tmp_path / "x.pth", {"dec.w": tensor("float32", (4,), range(4))})
-    inner = verification.examine
+    inner = phases.examine
 
     def examine(checkpoint):
         Path(path).write_bytes(Path(path).read_bytes() + b"x")
         return inner(checkpoint)
 
-    monkeypatch.setattr(verification, "examine", examine)
+    monkeypatch.setattr(phases, "examine", examine)
     result = verify_file(str(path), Options())
     assert result.status == "unchecked"
     assert "container.changed" in {finding.check for finding in result.findings}

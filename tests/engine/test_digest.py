@@ -18,7 +18,7 @@ from support import oracle
 from support.builders import read, safetensors, tensor, torch_stream, torch_zip
 from support.verified import verify
 
-from gsvckpt.commands.verify.file import named_tensors
+from gsvckpt.commands.verify.phases import named_tensors
 from gsvckpt.commands.verify.result import Options
 from gsvckpt.engine.digest import digest_file
 from gsvckpt.engine.examine import examine

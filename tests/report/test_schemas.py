@@ -13,6 +13,7 @@ from cli.samples import evil, generator, save, small
 from support.builders import tensor, torch_zip
 
 from gsvckpt.cli.app import main
+from gsvckpt.commands.verify.findings import CHECKS
 
 DATA = Path(__file__).parents[1] / "data"
 SARIF = json.loads((DATA / "sarif-2.1.0.json").read_text(encoding="utf-8"))
@@ -66,9 +67,27 @@ def test_junit(files: list[str], capsys: pytest.CaptureFixture[str], options: tu
     assert unsafe.find("testcase[@name='pickle.safety']/failure") is not None
 
 
-def test_quick_skips_what_it_does_not_read(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    _, out = run(capsys, files[0], "--quick", "--format", "junit")
-    assert out.count("<skipped") == 3
+@pytest.mark.parametrize("options", [(), ("--quick",), ("--checks", "pickle.safety"), ("--fail-on", "warning"), ("--resume",)], ids=" ".join)
+def test_all_forms_say_the_same_of_each_check(files: list[str], capsys: pytest.CaptureFixture[str], options: tuple[str, ...]) -> None:
+    documents = json.loads(run(capsys, *files, *options, "--json")[1])["files"]
+    suites = ET.fromstring(run(capsys, *files, *options, "--format", "junit")[1].encode())  # noqa: S314 - our own
+    artifacts = json.loads(run(capsys, *files, *options, "--format", "sarif")[1])["runs"][0]["artifacts"]
+    assert [artifact["properties"]["checks"] for artifact in artifacts] == [document["checks"] for document in documents]
+    for document, suite in zip(documents, suites, strict=True):
+        cases = {case.get("name"): case for case in suite.findall("testcase") if case.get("name") != "open"}
+        checks = document["checks"]
+        assert sorted(cases) == sorted([*checks["passed"], *checks["failed"], *checks["skipped"]]) == sorted(CHECKS)
+        assert {name for name, case in cases.items() if case.find("failure") is not None} == set(checks["failed"])
+        told = {name: case.find("skipped").get("message") for name, case in cases.items() if case.find("skipped") is not None}
+        assert told == checks["skipped"]
+
+
+@pytest.mark.parametrize("name", ["cut.pth", "web.pth", "nowhere.pth"])
+def test_what_nobody_could_check_does_not_pass(files: list[str], capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (path,) = (path for path in files if path.endswith(name))
+    (document,) = json.loads(run(capsys, path, "--json")[1])["files"]
+    assert set(document["checks"]["passed"]) <= {"container.unreadable", "container.changed"}
+    assert document["checks"]["skipped"]["tensor.finite"].startswith("the file could not be opened")
 
 
 def test_a_sound_file_passes_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,13 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from gsvckpt.characters import escape_shown, is_plain
-from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.errors import MissingError, UsageError, as_error
 from gsvckpt.files.budget import MOST_LINES
 from gsvckpt.files.publish import publish_bytes
 
 _LARGEST = 1 << 25  # characters
-_AGAIN = "get the file again"
 # Names of algorithms in BSD-style lines, as the tools print them.
 _TAGS = {"MD5": "md5", "SHA1": "sha1", "SHA256": "sha256", "SHA512": "sha512"}
 _TAGS |= {"XXH32": "xxh32", "XXH64": "xxh64", "XXH3": "xxh3_64", "XXH128": "xxh3_128"}
@@ -89,39 +87,6 @@ def _parse(line: str, folder: str) -> Listed | None:
     beside = os.path.abspath(os.path.join(folder, name))
     here = os.path.abspath(name)
     return Listed(here if os.path.exists(here) and not os.path.exists(beside) else beside, digest.lower(), algorithms)
-
-
-def compare(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
-    """A file against its line, where it has one."""
-    if listed is None:
-        return [Finding("checksum.unlisted", "warning", "file", "has no line in the checksum file")]
-    known = {name: digests[name] for name in listed.algorithms if name in digests}
-    if not known or listed.digest in known.values():
-        return []
-    name, found = next(iter(known.items()))
-    return [Finding("checksum.mismatch", "error", "file", "does not match the checksum file", _AGAIN, f"{name} {found}", listed.digest)]
-
-
-def confirm(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
-    """That a file which could not be examined is the one that its line means: a list says nothing of what a file holds."""
-    name = next((name for name in listed.algorithms if digests.get(name) == listed.digest), None) if listed is not None else None
-    if listed is None or name is None:
-        return []
-    why = "has the digest that the checksum file lists, which says nothing about its content"
-    return [Finding("checksum.match", "info", "file", why, "", f"{name} {listed.digest}", listed.digest)]
-
-
-def missing(listed: Listed) -> Finding:
-    """A listed file that is missing."""
-    return Finding("checksum.missing", "error", "file", "is listed in the checksum file but missing", _AGAIN, "no file", listed.digest)
-
-
-def malformed(file: ChecksumFile) -> list[Finding]:
-    """Lines that cannot be read, as one finding."""
-    if not file.malformed:
-        return []
-    told = ", ".join(map(str, file.malformed[:10])) + (" ..." if len(file.malformed) > 10 else "")
-    return [Finding("checksum.malformed", "warning", file.path, f"lines that are not checksum lines: {told}", "", str(len(file.malformed)), "0")]
 
 
 def format_for(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from gsvckpt.commands.verify.findings import Severity
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.engine.json_objects import safety_json
 
@@ -21,8 +22,8 @@ class DoneAfterVerify(NamedTuple):
     asked: Sequence[str] = ()
 
 
-def as_json(result: Verification, after: DoneAfterVerify) -> dict[str, object]:
-    """One file of the JSON document."""
+def as_json(result: Verification, after: DoneAfterVerify, fail_on: Severity = "error") -> dict[str, object]:
+    """One file of the JSON document. From the severity `fail_on` on, a finding means that its check failed."""
     document: dict[str, object] = {
         "path": result.path,
         "size": result.size,
@@ -31,6 +32,7 @@ def as_json(result: Verification, after: DoneAfterVerify) -> dict[str, object]:
         "progress": {"epoch": result.epoch, "step": result.step},
         "official": result.official,
         "status": result.status,
+        "checks": result.checks(fail_on).as_json(),
         "findings": [finding._asdict() for finding in result.findings],
         "digests": {name: result.digests.get(name) for name in ("md5", "sha256", "xxh3_128", "content")}
         | {name: digest for name, digest in result.digests.items() if name not in ("md5", "sha256", "xxh3_128", "content")},

@@ -74,6 +74,7 @@ CHECKS: Mapping[str, str] = {
 # Findings of these say that the bytes are not what was saved; others may come from a file that is whole.
 DAMAGE = ("container.*", "record.*", "pickle.damaged", "pickle.bomb", "tensor.bounds", "tensor.finite", "manifest.*", "checksum.*", "official.*")
 UNCHECKED = frozenset({"container.changed", "container.unsupported", "container.compressed", "container.encrypted"})
+LEFT_OUT = "--checks leaves it out"  # why a check was skipped
 
 
 class Finding(NamedTuple):
@@ -137,3 +138,8 @@ def worst(findings: Iterable[Finding]) -> Severity | None:
 def is_damage(check: str) -> bool:
     """Whether an error of this check means that bytes are lost or altered."""
     return any(fnmatchcase(check, glob) for glob in DAMAGE)
+
+
+def is_unchecked(findings: Iterable[Finding]) -> bool:
+    """Whether the file could not be examined, so that it is unknown whether it is sound."""
+    return any(finding.check in UNCHECKED and finding.severity == "error" for finding in findings)

@@ -8,13 +8,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from gsvckpt.characters import escape_toml
-from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.errors import DamagedError, MissingError, RefusedError, as_error
 from gsvckpt.files.lock import locked
 from gsvckpt.files.obstacles import file_obstacle
@@ -22,8 +20,6 @@ from gsvckpt.files.publish import publish_bytes
 
 NAME = "gsvckpt.toml"
 MARK = "# --- written by gsvckpt verify --record; what stands below is written anew each time ---\n"
-_RECORD = "if it was saved anew, record it: gsvckpt verify FILE --record"
-_RESTORE = "gsvckpt verify FILE --restore-from DIR brings it back from a backup"
 LARGEST = 1 << 26  # bytes; 10,000 files have 3 MB, 1,000 with digests of every tensor 40 MB
 
 
@@ -46,7 +42,7 @@ class ManifestEntry(NamedTuple):
         return {**table, "tensors": dict(self.tensors)} if self.tensors else table
 
 
-_DIGESTS = ("xxh3_128", "sha256", "md5", "content")
+DIGESTS = ("xxh3_128", "sha256", "md5", "content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,50 +166,12 @@ def _entries(path: str, document: Mapping[str, object]) -> dict[str, ManifestEnt
 def _entry(path: str, name: str, table: object) -> ManifestEntry:
     if not isinstance(table, dict) or type(table.get("size")) is not int or type(table.get("mtime_ns")) is not int:
         raise DamagedError("an entry without size and mtime_ns", path=path, where=f"files.{name}")
-    texts = {key: table.get(key) for key in ("kind", "version", *_DIGESTS)}
+    texts = {key: table.get(key) for key in ("kind", "version", *DIGESTS)}
     counts = {key: table.get(key) for key in ("epoch", "step")}
     tensors = table.get("tensors", {})
     if any(value is not None and not isinstance(value, str) for value in texts.values()) or not isinstance(tensors, dict):
         raise DamagedError("an entry with a value of the wrong type", path=path, where=f"files.{name}")
     if any(value is not None and type(value) is not int for value in counts.values()) or os.path.basename(name) != name:
         raise DamagedError("an entry with a value of the wrong type", path=path, where=f"files.{name}")
-    digests = {key: cast("str", texts[key]) for key in _DIGESTS if texts[key] is not None}
+    digests = {key: cast("str", texts[key]) for key in DIGESTS if texts[key] is not None}
     return ManifestEntry(name, table["size"], table["mtime_ns"], texts["kind"], texts["version"], counts["epoch"], counts["step"], digests, tensors)
-
-
-def compare(entry: ManifestEntry, size: int, mtime_ns: int, digests: Mapping[str, str], tensors: Mapping[str, str]) -> list[Finding]:
-    """What became of a recorded file. Without `digests`, size and time alone are compared and believed."""
-    same_facts = (size, mtime_ns) == (entry.size, entry.mtime_ns)
-    known = [name for name in _DIGESTS if name in digests and name in entry.digests and name != "content"]
-    if not known:
-        if same_facts:
-            return []
-        if size != entry.size:
-            facts = (f"{size:,} bytes", f"{entry.size:,} bytes")
-            return [Finding("manifest.changed", "warning", "file", "differs in size from what was recorded", _RECORD, *facts)]
-        facts = (_time(mtime_ns), _time(entry.mtime_ns))
-        return [Finding("manifest.changed", "warning", "file", "differs in time from what was recorded", _RECORD, *facts)]
-    name = known[0]
-    if digests[name] == entry.digests[name]:
-        return []
-    altered = [tensor for tensor, digest in entry.tensors.items() if tensor in tensors and tensors[tensor] != digest]
-    more = f"; altered tensors: {', '.join(altered[:3])}{f' and {len(altered) - 3:,} more' if len(altered) > 3 else ''}" if altered else ""
-    if same_facts:
-        why = f"its bytes changed while its size and time stayed: the disk or memory is failing{more}"
-        return [Finding("manifest.bit-rot", "error", "file", why, _RESTORE, f"{name} {digests[name]}", entry.digests[name])]
-    why = f"differs from what was recorded{more}"
-    return [Finding("manifest.changed", "warning", "file", why, _RECORD, f"{name} {digests[name]}", entry.digests[name])]
-
-
-def _time(mtime_ns: int) -> str:
-    seconds, rest = divmod(mtime_ns, 1_000_000_000)
-    try:
-        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{rest:09d}"
-    except (OverflowError, ValueError, OSError):
-        return f"{mtime_ns} ns"
-
-
-def missing(entry: ManifestEntry) -> Finding:
-    """A recorded file that is missing."""
-    hint = f"{_RESTORE}; --record --forget drops the entry"
-    return Finding("manifest.missing", "error", "file", "was recorded but is missing now", hint, "no file", f"{entry.size:,} bytes")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.verify.checks import containers, resume
+from gsvckpt.commands.verify.checks.resume import ResumeState
 from gsvckpt.commands.verify.checksum_files import Listed
-from gsvckpt.commands.verify.findings import CHECKS, Finding, is_damage, worst
+from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Finding, Severity, is_damage, is_unchecked, worst
 from gsvckpt.commands.verify.manifest import ManifestEntry
 from gsvckpt.errors import GsvError, MissingError
+from gsvckpt.files.progress import Progress
 from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.sovits.config import Plain
 
@@ -44,8 +46,35 @@ class Expected(NamedTuple):
     part: bool = False
 
 
+class Asked(NamedTuple):
+    """What is asked of one file, and with how many threads it may be read."""
+
+    options: Options
+    expected: Expected
+    jobs: int
+    progress: Progress
+
+    def wants(self, *globs: str) -> bool:
+        """Whether any check of these was selected."""
+        return any(fnmatchcase(check, glob) for check in self.options.checks for glob in globs)
+
+
+class Checks(NamedTuple):
+    """What became of every check: each id stands in one of the three, of the skipped ones with the reason."""
+
+    passed: tuple[str, ...]
+    failed: tuple[str, ...]
+    skipped: Mapping[str, str]
+
+    def as_json(self) -> dict[str, object]:
+        """The `checks` object of one file in the JSON document, and in SARIF."""
+        return {"passed": list(self.passed), "failed": list(self.failed), "skipped": dict(self.skipped)}
+
+
 class Verification(NamedTuple):
-    """The result for one file, or for something that should be one. `error` is why it could not be opened at all."""
+    """The result for one file, or for something that should be one. `error` is why it could not be opened at all; `skipped` are the checks that were
+    not made, each with the reason.
+    """
 
     path: str
     status: Status
@@ -60,19 +89,35 @@ class Verification(NamedTuple):
     digests: Mapping[str, str] = {}
     tensors: Mapping[str, str] = {}
     config: Plain = None
-    resume: resume.ResumeState | None = None
+    resume: ResumeState | None = None
     error: Mapping[str, str] | None = None
     official: str | None = None
+    skipped: Mapping[str, str] = {}
 
     @property
     def intact(self) -> bool:
         """Whether it was read completely and has no errors, so that it can be kept as a good copy."""
         return bool(self.digests) and self.status in ("sound", "suspect") and worst(self.findings) != "error"
 
+    def checks(self, fail_on: Severity = "error") -> Checks:
+        """What became of every check. One with a finding of at least this severity failed."""
+        limit = SEVERITIES.index(fail_on)
+        failed = {finding.check for finding in self.findings if SEVERITIES.index(finding.severity) <= limit}
+        passed = tuple(check for check in CHECKS if check not in failed and check not in self.skipped)
+        skipped = {check: self.skipped[check] for check in CHECKS if check in self.skipped and check not in failed}
+        return Checks(passed, tuple(check for check in CHECKS if check in failed), skipped)
+
 
 def failed(path: str, error: GsvError, *findings: Finding) -> Verification:
     """The result for a file that is missing or cannot be read."""
-    return Verification(path, "unchecked", findings, error=error.as_json())
+    return Verification(
+        path, "unchecked", findings, error=error.as_json(), skipped=dict.fromkeys(CHECKS, f"the file could not be opened: {error.why}")
+    )
+
+
+def only(made: str, why: str) -> dict[str, str]:
+    """All checks but those whose id begins with `made` as skipped, for the reason `why`."""
+    return {check: why for check in CHECKS if not check.startswith(made)}
 
 
 def failure_of(result: Verification) -> GsvError | None:
@@ -85,7 +130,7 @@ def judge(findings: tuple[Finding, ...], safety: Safety) -> Status:
     """The status that findings come to. What could not be examined is never sound."""
     if safety.verdict == "unsafe":
         return "unsafe"
-    if containers.is_unchecked(findings):
+    if is_unchecked(findings):
         return "unchecked"
     if any(finding.severity == "error" and is_damage(finding.check) for finding in findings):
         return "damaged"

@@ -105,7 +105,7 @@ class VerifyResult:
 
     def objects(self) -> Iterator[Mapping[str, object]]:
         """The document's files, made one by one: there may be many."""
-        yield from (as_json(result, self.done) for result in self.files)
+        yield from (as_json(result, self.done, self.fail_on) for result in self.files)
         yield from map(failure_json, self.errors)
 
     def as_json(self) -> dict[str, object]:

@@ -7,14 +7,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from gsvckpt.commands.verify import checksum_files, manifest
-from gsvckpt.commands.verify.checks import resume
+from gsvckpt.commands.verify.checks import of_list, of_manifest, resume
 from gsvckpt.commands.verify.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.commands.verify.file import peek
-from gsvckpt.commands.verify.findings import name_file
+from gsvckpt.commands.verify.findings import family, name_file
 from gsvckpt.commands.verify.manifest import NAME, Manifest, ManifestEntry, read_manifest
-from gsvckpt.commands.verify.result import Expected, Options, Verification, judge
+from gsvckpt.commands.verify.result import Expected, Options, Verification, judge, only
 from gsvckpt.engine.discover import find_files
 from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
 from gsvckpt.files.paths import folder_of, is_folder, is_url, name_of, require_local
@@ -200,16 +199,19 @@ def _add_listed(targets: Targets, checksums: ChecksumFile) -> None:
 def absent(targets: Targets, options: Options) -> list[Verification]:
     """Results for missing files, and for lines of the checksum file that cannot be read."""
     found = [_missing(path, entry, named=path in targets.named) for path, entry in targets.recorded.items()]
-    found += [Verification(line.path, "damaged", (checksum_files.missing(line),)) for line in targets.listed]
+    gone = only("checksum.missing", "the file is not there")
+    found += [Verification(line.path, "damaged", (of_list.missing(line),), skipped=gone) for line in targets.listed]
     if targets.checksums is not None and targets.checksums.malformed:
-        found.append(Verification(targets.checksums.path, "suspect", tuple(checksum_files.malformed(targets.checksums))))
+        skipped = only("checksum.malformed", "this is a checksum file")
+        found.append(Verification(targets.checksums.path, "suspect", tuple(of_list.malformed(targets.checksums)), skipped=skipped))
     return [result for result in found if result.error is not None or result.findings[0].check in options.checks]
 
 
 def _missing(path: str, entry: ManifestEntry, *, named: bool) -> Verification:
     """A recorded file that is gone: damage to a folder, and a missing input where the file itself was named."""
     error = MissingError("there is no such file", path=path).as_json() if named else None
-    return Verification(path, "unchecked" if named else "damaged", (name_file(manifest.missing(entry), path),), error=error)
+    finding = name_file(of_manifest.missing(entry), path)
+    return Verification(path, "unchecked" if named else "damaged", (finding,), error=error, skipped=only("manifest.missing", "the file is not there"))
 
 
 def is_forgotten(result: Verification) -> bool:
@@ -226,7 +228,8 @@ def with_verdicts(targets: Targets, results: Sequence[Verification]) -> list[Ver
         if result.path in targets.asked and state is not None:
             found = resume.assess_file(os.path.basename(result.path), state, runs.get(os.path.normpath(result.path)))
             findings = (*result.findings, *(name_file(finding, result.path) for finding in found))
-            done.append(result._replace(findings=findings, status=judge(findings, result.safety)))
+            skipped = {check: why for check, why in result.skipped.items() if family(check) != "resume"} | resume.skipped_of_file(state)
+            done.append(result._replace(findings=findings, status=judge(findings, result.safety), skipped=skipped))
         else:
             done.append(result)
     return done
@@ -238,8 +241,10 @@ def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verif
     found = []
     for run in targets.runs:
         states |= {path: peek(path) for path in run.rivals if path not in states}
-        findings = tuple(name_file(finding, run.place(finding.where)) for finding in resume.assess(run, states))
-        found.append(Verification(run.folder, judge(findings, Safety("safe")), findings))
+        assessed = resume.assess(run, states)
+        findings = tuple(name_file(finding, run.place(finding.where)) for finding in assessed)
+        skipped = only("resume.", "this is the folder of a training run") | resume.skipped_of_run(run, states, assessed)
+        found.append(Verification(run.folder, judge(findings, Safety("safe")), findings, skipped=skipped))
     return found
 
 

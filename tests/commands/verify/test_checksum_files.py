@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from gsvckpt.commands.verify.checksum_files import compare, format_for, malformed, read_checksums, write_checksums
+from gsvckpt.commands.verify.checks.of_list import compare, malformed
+from gsvckpt.commands.verify.checksum_files import format_for, read_checksums, write_checksums
 from gsvckpt.errors import MissingError, RefusedError, UsageError
 
 NAMES = ["plain.pth", "two words.pth", "声音.pth", "back\\slash.pth", "new\nline.pth"]

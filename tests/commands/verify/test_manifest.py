@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, compare, read_manifest, record
+from gsvckpt.commands.verify.checks.of_manifest import compare
+from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, read_manifest, record
 from gsvckpt.errors import DamagedError, OutputError, RefusedError
 from gsvckpt.files.lock import locked
 

@@ -1,1 +1,1 @@
-"""The checks of verify: functions from facts about a checkpoint to findings. They read nothing."""
+"""The checks of verify: functions that return what they found, or why they cannot be made of this file."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from gsvckpt.commands.verify.checks.versions import rewrite_head
-from gsvckpt.commands.verify.findings import UNCHECKED, Finding
+from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import TRY_SALVAGE, GsvError
 from gsvckpt.formats.torch_salvage import Salvaged
@@ -58,11 +58,6 @@ def torch_says(head: bytes, size: int, *, cut: bool) -> str:
     if head[:4] != b"PK\x03\x04" and head[0] not in _OPCODES:
         return f"UnpicklingError: invalid load key, {chr(head[0])!r}."
     return ""
-
-
-def is_unchecked(findings: Sequence[Finding]) -> bool:
-    """Whether the file could not be examined, so that it is unknown whether it is sound."""
-    return any(finding.check in UNCHECKED and finding.severity == "error" for finding in findings)
 
 
 def head(examination: Examination) -> list[Finding]:
@@ -129,3 +124,8 @@ def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Findin
         why = f"{len(unknown):,} of {len(crcs):,} records state no checksum: torch wrote them with checksums switched off, so damage would not show"
         found.append(Finding("record.crc", "warning", unknown[0].name, why, "gsvckpt verify FILE --record keeps a digest of its own", "0"))
     return found
+
+
+def unexamined(error: GsvError) -> Finding:
+    """Why nothing is known of a file but its digests."""
+    return Finding("container.unsupported", "error", error.where or "file", f"{error.why}, so it was not examined")

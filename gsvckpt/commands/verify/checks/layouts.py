@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from gsvckpt.commands.verify.checks.answer import Answer, Skipped
 from gsvckpt.commands.verify.findings import Finding, Severity
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import UsageError
@@ -49,14 +50,14 @@ def require_layout(text: str) -> None:
         raise UsageError(f"{text!r} is not a layout", where="--layout", hint=f"layouts: {', '.join(choices)}")
 
 
-def compare(examination: Examination, wanted: str = "auto") -> list[Finding]:
+def compare(examination: Examination, wanted: str = "auto") -> Answer:
     """The state dict against a layout: of the version that it is, of a version, or one by name."""
     identity, state = examination.identity, examination.state
     options = _options(examination, wanted)
     rank = identity.lora_rank or 32
     closest = layouts.closest(state, options, rank)
     if closest is None:
-        return []
+        return Skipped("--layout none" if wanted == "none" else "no reference layout of this kind and version is known")
     name, difference = closest
     manners = _MANNERS.get(identity.kind, _SILENT)
     expected = layouts.layout(name, rank)
@@ -124,9 +125,11 @@ def _dtypes(state: Mapping[str, Tensor], expected: layouts.ModelLayout) -> list[
     return found
 
 
-def config(examination: Examination) -> list[Finding]:
+def config(examination: Examination) -> Answer:
     """Fields of the embedded config that GPT-SoVITS reads."""
     kind, raw = examination.identity.kind, find_config(examination.checkpoint.root)
+    if not requirements.has_config(kind):
+        return Skipped("GPT-SoVITS reads no config from such a file")
     missing = requirements.missing_fields(kind, raw)
     found = []
     if missing:

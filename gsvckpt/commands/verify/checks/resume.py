@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gsvckpt.commands.verify.findings import Finding
@@ -19,6 +19,9 @@ from gsvckpt.sovits.runs import TrainingRun, newest_lightning
 
 _S2_KEYS = ("iteration", "optimizer", "model", "learning_rate")  # utils.py:23-60, each of them read without a default
 _S1_KEYS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers")  # measured with pytorch-lightning 2.5.6
+_TRAINED = ("gpt-training", "sovits-generator-training", "sovits-discriminator-training")
+_OF_FILES = ("resume.keys", "resume.optimizer", "resume.lightning")  # checks of one file, and of the folder of a run
+_OF_RUNS = ("resume.pair", "resume.stale", "resume.finished")
 _OVER = "GPT-SoVITS says nothing, starts over from the pretrained model at epoch 1 and saves over what is here"
 _PLAIN = 'gsvckpt migrate FILE --plain --in-place mends the file; so does pip install "pytorch-lightning<2.6"'
 
@@ -91,7 +94,7 @@ def _assess_gpt(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) 
         why = "is used although its name continues after .ckpt: GPT-SoVITS only looks at the beginning of a name"
         found.append(Finding("resume.stale", "warning", run.generator, why, _instead(run, run.generator)))
     found += _stale(run, state, states)
-    return [*found, *_outcome(run, state, state.epochs, blocked=blocked)]
+    return [*found, *_outcome(run, state, blocked=blocked)]
 
 
 def _openable(name: str, state: ResumeState) -> list[Finding]:
@@ -115,7 +118,7 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
     if run.generator is None:
         return [_nothing("G_*.pth")]
     found: list[Finding] = []
-    pairs = run.stage == "sovits" and run.version not in ("v3", "v4")  # v3 and v4 are trained without a discriminator
+    pairs = _has_pairs(run)
     known: dict[str, ResumeState] = {}
     for name in filter(None, (run.discriminator if pairs else None, run.generator)):
         state = states[run.place(name)]
@@ -137,8 +140,7 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
         found.append(Finding("resume.pair", "warning", run.generator, why, hint, str(discriminator.epoch), str(generator.epoch)))
     found += _stale(run, generator, states)
     blocked = any(finding.severity == "error" for finding in found)
-    epochs = run.epochs if run.config_version in (None, run.version) or run.version is None else None
-    return [*found, *_outcome(run, generator, epochs, blocked=blocked)]
+    return [*found, *_outcome(run, generator, blocked=blocked)]
 
 
 def _loadable(name: str, state: ResumeState) -> list[Finding]:
@@ -175,7 +177,8 @@ def _stale(run: TrainingRun, chosen: ResumeState, states: Mapping[str, ResumeSta
     return [Finding("resume.stale", "warning", str(run.generator), why, _instead(run, str(run.generator)), f"epoch {chosen.epoch}", f"epoch {epoch}")]
 
 
-def _outcome(run: TrainingRun, state: ResumeState, epochs: int | None, *, blocked: bool) -> list[Finding]:
+def _outcome(run: TrainingRun, state: ResumeState, *, blocked: bool) -> list[Finding]:
+    epochs = _epochs(run, state)
     if blocked or state.epoch is None:
         return []
     files = " and ".join(filter(None, (run.generator, run.discriminator)))
@@ -204,3 +207,51 @@ def _instead(run: TrainingRun, name: str) -> str:
             f"nothing else is there to go on from: gsvckpt verify {shlex.quote(run.folder)} --resume --restore-from DIR brings it back from a backup"
         )
     return f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again"
+
+
+def skipped_of_file(state: ResumeState) -> dict[str, str]:
+    """The checks that `assess_file` does not make, each with the reason."""
+    if state.kind not in _TRAINED:
+        return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "this is no training file")
+    return dict.fromkeys(_OF_RUNS, "is answered for the folder of the training run") | _skipped_by_content([state])
+
+
+def skipped_of_run(run: TrainingRun, states: Mapping[str, ResumeState | GsvError], found: Sequence[Finding]) -> dict[str, str]:
+    """The checks that `assess`, which found this, did not make, each with the reason."""
+    if run.failure or run.generator is None:
+        return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "there is no file to go on from")
+    taken = [state for path in run.chosen if not isinstance(state := states[path], GsvError)]
+    if len(taken) < len(run.chosen):
+        return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "a file that would be taken cannot be read")
+    skipped = _skipped_by_content(taken)
+    if run.stage == "gpt":
+        skipped["resume.pair"] = "GPT is trained with one file"
+    elif not _has_pairs(run):
+        skipped["resume.pair"] = "v3 and v4 are trained without a discriminator"
+    if any(finding.severity == "error" for finding in found):
+        skipped["resume.finished"] = "training does not go on from here"
+    elif taken[-1].epoch is None or _epochs(run, taken[-1]) is None:
+        skipped["resume.finished"] = "the epoch, or how many are to be trained, is not known"
+    return skipped
+
+
+def _skipped_by_content(states: Sequence[ResumeState]) -> dict[str, str]:
+    if states[0].kind == "gpt-training":
+        return {"resume.optimizer": "is checked of SoVITS's files only"}
+    skipped = {"resume.lightning": "is checked of GPT's files only"}
+    if any(state.groups is None or state.wanted_groups is None for state in states):
+        skipped["resume.optimizer"] = "there is no optimizer state, or none is known to compare it with"
+    elif any(key not in state.keys for state in states for key in _S2_KEYS):
+        skipped["resume.optimizer"] = "other entries are missing"
+    return skipped
+
+
+def _has_pairs(run: TrainingRun) -> bool:
+    return run.stage == "sovits" and run.version not in ("v3", "v4")  # these are trained without a discriminator
+
+
+def _epochs(run: TrainingRun, state: ResumeState) -> int | None:
+    """How many epochs are to be trained: GPT's files say so themselves, SoVITS's config is that of the experiment's last run."""
+    if run.stage == "gpt":
+        return state.epochs
+    return run.epochs if run.config_version in (None, run.version) or run.version is None else None

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 
+from gsvckpt.commands.verify.checks.answer import Answer, Skipped
 from gsvckpt.commands.verify.findings import Finding, Severity
 from gsvckpt.engine.examine import Examination
 from gsvckpt.files.paths import is_url, source_words
 from gsvckpt.sovits import upstream
+from gsvckpt.sovits.training_progress import is_comparable
 from gsvckpt.sovits.upstream import UpstreamError
 
 _RESIZE = "gsvckpt migrate FILE writes a copy of the size that GPT-SoVITS expects"
 
 
-def detection(examination: Examination) -> list[Finding]:
+def detection(examination: Examination) -> Answer:
     """What GPT-SoVITS detects against what the tensors say, with what follows from it."""
     identity, detected = examination.identity, examination.upstream
+    if not upstream.applies(identity.kind):
+        return Skipped("GPT-SoVITS detects no version of such a file")
+    if detected is None:
+        return Skipped("GPT-SoVITS reads no safetensors files")
     texts = upstream.warnings(identity, detected, examination.rows)
     found = []
     for text in texts:
@@ -63,13 +69,17 @@ def _corrected(examination: Examination) -> bool:
     return plain or identity.kind == "sovits-generator-base"
 
 
-def claims(examination: Examination) -> list[Finding]:
+def claims(examination: Examination) -> Answer:
     """Head, config, folder or LoRA rank that name something else than the tensors do."""
     by_name = set(examination.identity.progress.notes)
-    return [Finding("version.claims", "warning", "version", note) for note in examination.identity.notes if note not in by_name]
+    found = [Finding("version.claims", "warning", "version", note) for note in examination.identity.notes if note not in by_name]
+    return found or ([] if examination.identity.versions else Skipped("its tensors are of no known version"))
 
 
-def name(examination: Examination) -> list[Finding]:
+def name(examination: Examination) -> Answer:
     """A file name whose epoch or step is not the content's: renamed, or copied over another."""
+    checkpoint, notes = examination.checkpoint, examination.identity.progress.notes
     hint = "the content counts; rename the file"
-    return [Finding("version.name", "warning", "name", note, hint) for note in examination.identity.progress.notes]
+    if not notes and not is_comparable(checkpoint.root, checkpoint.source.path, checkpoint.container.metadata):
+        return Skipped("its name and its content do not both say an epoch or a step")
+    return [Finding("version.name", "warning", "name", note, hint) for note in notes]

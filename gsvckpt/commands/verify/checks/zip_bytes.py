@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.errors import FLAWS
 from gsvckpt.files.local import read_bytes
-from gsvckpt.formats.zip.directory import END, END64, LOCAL, LOCATOR, MAX32, Tail, read_entries
+from gsvckpt.formats.zip.directory import END, END64, LOCAL, LOCATOR, MAX32, Tail, find_tail, read_entries
 from gsvckpt.model import Distant, Record, Source
 
 _ZIP64, _PADDING = 0x0001, 0x4246  # extra fields: 64-bit sizes, and `FB`, with which torch aligns its data
@@ -29,6 +30,15 @@ Fields = tuple[int, ...]  # of CENTRAL
 _PACKED, _SIZE, _COMMENT = 8, 9, 12
 # Places of the directory that mean nothing to torch: all records of a zip have the same there.
 _IDLE = {1: "version made by", 2: "version needed", 13: "disk", 14: "internal attributes", 15: "external attributes"}
+
+
+def look(source: Source, records: Sequence[Record]) -> list[Finding]:
+    """All oddities of a zip whose records were located; where it cannot be read, one finding that says why."""
+    try:
+        tail = find_tail(source)
+        return audit(source, records, tail) if tail is not None else []
+    except FLAWS as error:
+        return [Finding(error.check, "error", error.where or "file", error.why, error.hint)]
 
 
 def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding]:
