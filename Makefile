@@ -7,7 +7,7 @@ READY = .venv/.ready
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check soak bench bench-gpu completions clean
+.PHONY: help setup demo test check soak bench bench-gpu completions schemas clean
 
 help:
 	@echo "make demo         build a small voice in ./demo and run gsvckpt on it"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench        measure speed and memory against what one would run instead (ARGS='--list')"
 	@echo "make bench-gpu    measure what a GPU is good for, where there is one"
 	@echo "make completions  write completions/ anew, after commands or options changed"
+	@echo "make schemas      write docs/json/ anew, after a result got another key"
 	@echo "make clean        remove everything that make made"
 
 setup: $(READY)
@@ -45,6 +46,9 @@ bench-gpu: $(READY)
 
 completions: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" completions/generate completions
+
+schemas: $(READY)
+	@$(BIN)/python -m tests.schemas
 
 clean:
 	rm -rf .venv build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
