@@ -30,11 +30,11 @@ from gsvckpt.model import Checkpoint
 
 _USES: Mapping[str, str] = {
     "gpt-weights": "for inference, and as a base for training",
-    "gpt-training": "to go on training; inference needs the GPT weights",
+    "gpt-training": "to resume training; inference needs the GPT weights",
     "sovits-weights": "for inference",
     "sovits-lora": "for inference, on top of the v3 or v4 base",
-    "sovits-generator-training": "to go on training; inference needs the SoVITS weights",
-    "sovits-discriminator-training": "to go on training, together with its G; never needed for inference",
+    "sovits-generator-training": "to resume training; inference needs the SoVITS weights",
+    "sovits-discriminator-training": "to resume training, together with its G; never needed for inference",
     "sovits-generator-base": "to start training from",
     "sovits-discriminator-base": "to start training from, together with its G",
 }
@@ -137,7 +137,7 @@ def _safety(examination: Examination) -> Text:
         if safety.globals
         else "it holds no pickle"
         if examination.checkpoint.container.format == "safetensors"
-        else "it names nothing",
+        else "it names no classes or functions",
         "unsafe": f"it {safety.tell_unsafe(4)}",
         "unknown": f"it {safety.tell_unknown(4)}" if safety.of("unknown") else "; ".join(doubt.why for doubt in safety.doubts),
     }[safety.verdict]
@@ -198,7 +198,7 @@ def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
 
 def _saving(what: str, amount: int, counted: Account, command: str) -> Text:
     share = f"{size(amount)} ({amount / counted.file:.0%})"
-    return Text.assemble(f"{what}: {share} can go", (": " if command else ""), (command, "bold"))
+    return Text.assemble(f"{what}: {share} can be removed", (": " if command else ""), (command, "bold"))
 
 
 def print_known(known: Checkpoint) -> None:

@@ -74,7 +74,7 @@ def print_inventory(
     parts += [f"{len(failures)} could not be read"] if failures else []
     parts += [f"{plural(found.others, 'other file')}"] if found.others else []
     lines = ["; ".join(parts)]
-    lines += [f"{size(strippable)} are training state that strip-optimizer removes; training then goes on with fresh moments"] if strippable else []
+    lines += [f"{size(strippable)} are training state that strip-optimizer removes; training then resumes with fresh moments"] if strippable else []
     if found.features:
         files, total = sum(one.files for one in found.features), sum(one.size for one in found.features)
         lines.append(f"feature caches: {plural(files, 'file')}, {size(total)}, can be made again by data preparation")

@@ -123,7 +123,7 @@ def print_globals(console: Console, safety: Safety) -> None:
         told = f"called with ({judged.arguments})" if judged.verdict != "safe" and judged.arguments else "called" if judged.called else "named"
         use = f"{told}; {judged.oddity}" if judged.oddity and judged.verdict == "unknown" else told
         table.add_row(Text(judged.verdict, style=VERDICTS[judged.verdict]), Text(printable(judged.name)), Text(printable(use)))
-    console.print(table if safety.globals else Text("it names nothing"))
+    console.print(table if safety.globals else Text("it names no classes or functions"))
 
 
 def print_memory(console: Console, examination: Examination, memory: Memory) -> None:

@@ -81,7 +81,7 @@ def _rule_lines(applied: Sequence[Applied]) -> Iterator[Line]:
         for glob, policy in one.policies.groups:
             yield line(f"[{printable(glob)}]: {_rules(spell_rules(policy), options)}", indent=2)
     if files and files[0].options != Policy():
-        yield line(f"rules of the command line, which go before: {_rules(spell_rules(files[0].options), {})}")
+        yield line(f"rules of the command line, which take precedence: {_rules(spell_rules(files[0].options), {})}")
 
 
 def _rules(rules: Mapping[str, object], before: Mapping[str, object]) -> str:
@@ -190,7 +190,7 @@ def _decision_lines(decision: Decision, word: str, style: str, demoted: Sequence
 def _summary(plan: PrunePlan) -> str:
     counts = {fate: [decision for group in plan.groups for decision in group.of(fate)] for fate in _FATES}
     if not plan.inventory.saves:
-        return "nothing to remove: there is no save of training"
+        return "nothing to remove: no saves were found"
     if plan.empty:
         return f"nothing to remove: {plural(len(counts['keep']), 'save')} stay"
     parts = [
@@ -219,8 +219,8 @@ def question(plan: PrunePlan, *, purge: bool) -> str:
     lines += [f"  {plural(len(shrinking), 'save')} shrink"] if shrinking else []
     largest = sorted((save for _, save in going), key=lambda save: -save.size)[:_LARGEST]
     lines += [f"  largest: {', '.join(f'{_short(save)} ({size(save.size)})' for save in largest)}"] if len(going) > 1 else []
-    what = "delete for good" if purge else "move to the trash"
-    return "\n".join([*lines, f"{what[0].upper()}{what[1:]} what is to go, {size(plan.freed)}?"])
+    asked = f"Delete {size(plan.freed)} for good?" if purge else f"Move {size(plan.freed)} to the trash?"
+    return "\n".join([*lines, asked])
 
 
 def _short(save: Save) -> str:

@@ -40,7 +40,7 @@ def print_rewritten(results: Sequence[Rewritten], *, verbose: bool) -> None:
     for done in results:
         lines = _lines(done.details, verbose=verbose)
         if not lines and done.output is not None and not done.changed:
-            lines = ["nothing to change in what it holds"]
+            lines = ["no change to its content"]
         for line in (*lines, *done.notes):
             text = Text(f"{printable(_name(done))}: {line}" if len(results) > 1 else line)
             console.print(text, soft_wrap=not console.is_terminal)

@@ -100,7 +100,7 @@ def misread_base(version: str | None, size: int) -> str | None:
     said = "v1" if is_v1 else "v2" if size < V3_MIN_SIZE else "v3"
     if said == version:
         return None
-    return f"3-get-semantic.py would take this {version} base for {said} by its size ({size:,} bytes), and training would stop with a size mismatch"
+    return f"3-get-semantic.py would mistake this {version} base for {said} by its size ({size:,} bytes), and training would stop with a size mismatch"
 
 
 def head_for(version: str | None, lora: bool, *, base: bool = False) -> str:
@@ -159,11 +159,11 @@ def warnings(identity: Identity, detected: Detection | UpstreamError | None, row
 
 
 def _consequence(version: str | None, lora: bool, base: bool, detected: Detection) -> str:
-    said = f"GPT-SoVITS takes this {describe(version, lora)} file for {_said(detected)}"
+    said = f"GPT-SoVITS mistakes this {describe(version, lora)} file for {_said(detected)}"
     if version == "v2" and detected.model == "v1" and not lora:
         return f"{said} because it is smaller than 82,978 KiB: the menus lack Cantonese and Korean; the model itself is corrected from its tensors"
     if version == "v1" and detected.model == "v2" and not lora:
-        return f"{said} by its {detected.rule}: the menus offer languages it does not know; the model itself is corrected from its tensors"
+        return f"{said} by its {detected.rule}: the menus offer languages that it does not know; the model itself is corrected from its tensors"
     if version in ("v2Pro", "v2ProPlus") and "Pro" not in detected.model:
         if base:
             return f"{said}: training from it works, but inference with it stops with a tensor size error (512 against 1024)"

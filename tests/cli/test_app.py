@@ -220,7 +220,7 @@ def test_a_pipe_gets_no_escape_codes_and_80_columns(gsvckpt, monkeypatch, tmp_pa
     run = gsvckpt(*argv, *([] if "--help" in argv else [path]))
     assert run.code == 0
     assert "\x1b" not in run.out + run.err
-    tables = [line for line in run.out.splitlines() if "can go: gsvckpt" not in line]  # a command is pasted, so it is never broken
+    tables = [line for line in run.out.splitlines() if "can be removed: gsvckpt" not in line]  # a command is pasted, so it is never broken
     assert max(map(len, tables)) <= 80
     assert argv != ("inspect",) or re.match("╭─ voice-.*….*-somebody-.pth ─╮\n", run.out)
 

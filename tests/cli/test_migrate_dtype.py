@@ -204,7 +204,7 @@ def test_v1_in_float32_is_larger_than_any_that_gpt_sovits_knows(gsvckpt, tmp_pat
     for more in ([], ["-n"]):
         run = gsvckpt("migrate", base, "--dtype", "float32", *more)
         assert_one_error(run, base, 4)
-        assert "3-get-semantic.py would take this v1 base for v2" in run.err
+        assert "3-get-semantic.py would mistake this v1 base for v2" in run.err
         assert os.listdir(tmp_path) == ["s2G.pth"]
     forced = gsvckpt.json("migrate", base, "--dtype", "float32", "--force", "-n").file
     assert any("3-get-semantic.py" in warning for warning in forced["warnings"])

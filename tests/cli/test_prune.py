@@ -79,7 +79,7 @@ def test_on_a_terminal_it_asks(gsvckpt, tmp_path, run, monkeypatch, answer, code
     before = snapshot(tmp_path)
     done = gsvckpt("prune", tmp_path, "--keep-last", "2", "--no-progress")
     assert done.code == code, done.err
-    assert "Move to the trash" in done.err
+    assert "to the trash? [y/N]" in done.err
     assert (snapshot(tmp_path) == before) == (code == 4)
 
 
@@ -488,7 +488,7 @@ def test_a_file_and_options_are_both_named(gsvckpt, tmp_path, run):
     shown = gsvckpt("prune", run, "--keep-last", "2", "-n").out.splitlines()
     assert shown[:2] == [
         f"rules of {run / 'gsvckpt.toml'}: keep-last 1 (not used), keep-every 5",
-        "rules of the command line, which go before: keep-last 2",
+        "rules of the command line, which take precedence: keep-last 2",
     ]
 
 

@@ -22,7 +22,7 @@ _S1_KEYS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_s
 _TRAINED = ("gpt-training", "sovits-generator-training", "sovits-discriminator-training")
 _OF_FILES = ("resume.keys", "resume.optimizer", "resume.lightning")  # checks of one file, and of the folder of a run
 _OF_RUNS = ("resume.pair", "resume.stale", "resume.finished")
-_OVER = "GPT-SoVITS says nothing, starts over from the pretrained model at epoch 1 and saves over what is here"
+_OVER = "GPT-SoVITS silently starts over from the pretrained model at epoch 1 and overwrites what is here"
 _PLAIN = 'gsvckpt migrate FILE --plain --in-place mends the file; so does pip install "pytorch-lightning<2.6"'
 
 

@@ -40,7 +40,7 @@ def bounds(bombs: Mapping[str, Tensor]) -> list[Finding]:
             "tensor.bounds",
             "error",
             name,
-            f"claims {tensor.nbytes:,} bytes, where its storage has {tensor.storage.nbytes:,}; {ruin}",
+            f"needs {tensor.nbytes:,} bytes of memory, but its storage has {tensor.storage.nbytes:,}; {ruin}",
             "do not load this file",
             f"shape {list(tensor.shape)[:8]}, stride {list(tensor.stride)[:8]}",
         )
