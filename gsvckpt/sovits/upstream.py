@@ -100,7 +100,7 @@ def misread_base(version: str | None, size: int) -> str | None:
     said = "v1" if is_v1 else "v2" if size < V3_MIN_SIZE else "v3"
     if said == version:
         return None
-    return f"3-get-semantic.py would mistake this {version} base for {said} by its size ({size:,} bytes), and training would stop with a size mismatch"
+    return f"3-get-semantic.py would mistake this {version} base for {said} by its size ({size:,} bytes), and training stops with a size mismatch"
 
 
 def head_for(version: str | None, lora: bool, *, base: bool = False) -> str:

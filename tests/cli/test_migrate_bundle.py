@@ -337,7 +337,7 @@ def test_a_stage_without_a_run_of_the_version_is_told(gsvckpt, voice, tmp_path):
     voice.pair(8, 40)
     file = bundle(gsvckpt, voice, tmp_path / "out")
     assert "checkpoints/epoch_002.ckpt" in origins(file)
-    assert any("there is no GPT run of v2Pro; logs_s1_v2 is taken" in warning for warning in file["warnings"])
+    assert any("there is no GPT run of v2Pro; logs_s1_v2 of another version is used" in warning for warning in file["warnings"])
 
 
 def test_of_one_epoch_saved_twice_the_later_pair_counts(gsvckpt, trained, tmp_path):

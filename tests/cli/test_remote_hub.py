@@ -106,5 +106,5 @@ def test_what_the_hub_has_not(hub):
 def test_nothing_is_written_to_the_hub(hub):
     run = spawn("convert-fp16", "hf://user/repo/voices/G_16.pth")
     assert run.returncode == 2
-    assert b"hf:// is only read" in run.stderr
+    assert b"hf:// can only be read" in run.stderr
     assert hub.asked == []

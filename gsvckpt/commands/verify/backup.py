@@ -23,6 +23,7 @@ from gsvckpt.files.streams import read_chunks
 from gsvckpt.files.temporary import is_temporary
 from gsvckpt.model import OpenSource
 from gsvckpt.sovits.runs import LARGEST_CONFIG, find_config_file
+from gsvckpt.units import plural
 
 _DIGEST = "xxh3_128"
 _CONFIG = ".config.json"  # behind the name of the checkpoint that it belongs to
@@ -130,7 +131,9 @@ def restore(path: str, entry: ManifestEntry, backup: str, progress: Progress | N
         with suppress(DamagedError):
             if _digest_of(copy, progress) == entry.digests[_DIGEST]:
                 return _put_back(copy, path, entry, progress)
-    why = f"{backup} has no copy of it with the recorded digest" + (f"; {tried} files of its size are different or damaged" if tried else "")
+    why = f"{backup} has no copy of it with the recorded digest" + (
+        f"; {plural(tried, 'file')} of its size there: different or damaged" if tried else ""
+    )
     raise DamagedError(why, path=path, hint="name the folder that --backup wrote to")
 
 

@@ -119,7 +119,7 @@ def test_a_version_means_the_layout_of_the_sources_own_kind(stack: ExitStack, na
         ("v2", "state-dict", "neither a file nor a layout for a state-dict"),
         ("zzz", "sovits-weights", "layouts: v1, v2"),
         ("", "sovits-weights", "layouts: v1, v2"),
-        ("no/such/file.pth", "sovits-weights", "no file"),
+        ("no/such/file.pth", "sovits-weights", "neither a file"),
     ],
 )
 def test_what_is_neither_is_a_mistake_with_a_hint(stack: ExitStack, name: str, kind: str, told: str) -> None:

@@ -132,7 +132,7 @@ def test_a_damaged_copy_never_replaces_anything(source: Path, tmp_path: Path) ->
     source.write_bytes(b"damaged")
     rotten = bytearray(ONE)
     rotten[7] ^= 1
-    with pytest.raises(DamagedError, match="no copy of it with the recorded digest; 1 of its size"):
+    with pytest.raises(DamagedError, match="no copy of it with the recorded digest; 1 file of its size"):
         restore(str(source), known, copies(tmp_path, bytes(rotten)))
     assert source.read_bytes() == b"damaged"
     assert sorted(os.listdir(tmp_path)) == ["G_1.pth", "b"]

@@ -98,7 +98,7 @@ def test_words_that_cannot_be_kept_are_never_lost(tmp_path: Path, old: str, new:
     assert old in text
     changed = text.replace(old, new) + ("# mine\n" if not new else "")
     (tmp_path / NAME).write_text(changed)
-    with pytest.raises(RefusedError, match=r"yours|others wrote"):
+    with pytest.raises(RefusedError, match=r"your edits|others wrote"):
         record(str(tmp_path), [ENTRY])
     assert (tmp_path / NAME).read_text() == changed
 

@@ -363,7 +363,7 @@ def test_ctrl_c_cancels_what_is_queued(shared: Cluster, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = finish(process, 60)
     assert process.returncode == 130, err
-    assert b"workers are at, they finish" in err
+    assert b"workers finish what they are working on" in err
     assert b"Traceback" not in err
     assert json.loads(out)["exit_code"] == 130
     while shared.count_tasks():
