@@ -77,7 +77,7 @@ class Settings(NamedTuple):
         return Resources(self.device, self.jobs, self.cluster)
 
     def locate(self, path: str) -> str:
-        """The path as it may be sent: whole where another machine will open it."""
+        """The path as it may be sent: absolute if another machine will open it."""
         return self.resources.locate(path)
 
     @property

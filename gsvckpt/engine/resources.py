@@ -1,4 +1,4 @@
-"""What a command may work with: a device, so many workers, a cluster."""
+"""The resources of a command: a device, a number of workers, a cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KNOWN_DEVICES = ("cpu", "auto", "cuda", "xpu", "mps")
 
 
 def require_device(name: str) -> str:
-    """Refuse a name that is no device, even where nothing will be computed. Whether a known one is there shows when it is needed."""
+    """Refuse an unknown device, even if nothing will be computed. Whether a known one exists is checked when it is needed."""
     kind, colon, number = name.partition(":")
     if kind not in _KNOWN_DEVICES or (colon and (kind == "auto" or not number.isdecimal())):
         from gsvckpt.devices.choice import choose
@@ -40,13 +40,13 @@ class Resources(NamedTuple):
 
     @property
     def threads(self) -> Threads:
-        """The same for what finds a device, which may take more of them where the user has said nothing."""
+        """The same for choosing a device, which may use more threads if the user did not set a number."""
         from gsvckpt.engine.placement import Threads  # inspect starts without it
 
         return Threads(self.workers, self.jobs is not None)
 
     def locate(self, path: str) -> str:
-        """The path as it may be sent: whole where another machine will open it."""
+        """The path as it may be sent: absolute if another machine will open it."""
         if self.cluster is None or is_url(path):
             return path
         return os.path.join(os.path.abspath(path), "") if path.endswith(("/", os.sep)) else os.path.abspath(path)

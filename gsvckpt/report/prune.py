@@ -203,7 +203,7 @@ def _summary(plan: PrunePlan) -> str:
 def print_full_disks(full: Sequence[tuple[str, int]]) -> None:
     """Say where moving files to the trash does not help now."""
     print_lines(
-        line(f"{printable(place)}: {size(free)} are free on its disk, where the trash lies, too: --purge frees the space now", "yellow")
+        line(f"{printable(place)}: only {size(free)} are free on its disk, and the trash is on the same disk: --purge frees the space now", "yellow")
         for place, free in full
     )
 

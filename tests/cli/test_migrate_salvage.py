@@ -159,7 +159,7 @@ def test_a_damaged_first_header_costs_nothing(gsvckpt, tmp_path):
     data[:40] = bytes(40)
     (tmp_path / "x.pth").write_bytes(data)
     file = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage").file
-    assert [(change["where"], change["to"]) for change in file["changes"]] == [("container", "written anew")]
+    assert [(change["where"], change["to"]) for change in file["changes"]] == [("container", "written again")]
     assert file["whole"] is True
     after = torch.load(tmp_path / "x.salvaged.pth", weights_only=True)["weight"]
     assert {name: value.tolist() for name, value in after.items()} == {f"layer.{n}": list(range(n, n + 400)) for n in range(6)}

@@ -155,7 +155,7 @@ def test_a_cut_safetensors_file_gives_what_lies_wholly_in_it(tmp_path: Path) -> 
 def test_a_header_that_was_cut_off_is_refused_in_plain_words(tmp_path: Path) -> None:
     data = safetensors({"layer.0": ("F32", (9,), bytes(36))})
     (tmp_path / "x.safetensors").write_bytes(data[:20])
-    said = r"^nothing can be salvaged: the file ends early: 20 bytes, a header of [0-9]+ announced$"
+    said = r"nothing can be salvaged: the file ends early: 20 bytes, a header of [0-9]+ announced$"
     with pytest.raises(DamagedError, match=said), open_salvaged(tmp_path / "x.safetensors"):
         pass
 

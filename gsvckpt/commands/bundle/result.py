@@ -1,4 +1,4 @@
-"""What bundling came to, and what migrate's JSON document says of it."""
+"""The result of bundling, and its part of migrate's JSON document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inspect on all that was named, without a word: the JSON objects of its files, and why others have none."""
+"""Run inspect on everything that was named: the JSON objects of its files, and the errors of the others. Nothing is printed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class InspectResult:
 
     @property
     def errors(self) -> tuple[GsvError, ...]:
-        """Why others could not."""
+        """The errors of the other files."""
         return tuple(one for one in self.objects if isinstance(one, GsvError))
 
     @property
     def exit_code(self) -> int:
-        """What the command would exit with."""
+        """The exit code that the command would have."""
         differs = int(self.difference is not None and not self.difference.equal)
         return max((error.exit_code for error in self.errors), default=differs)
 
@@ -57,7 +57,7 @@ class InspectResult:
 
 
 def inspect_all(paths: Sequence[str], view: View, resources: Resources, *, recursive: bool) -> InspectResult:
-    """Inspect files and what folders hold. Raises the first error where nothing could be read."""
+    """Inspect files, and the checkpoints in folders. Raises the first error if nothing could be read."""
     folders = [path for path in paths if is_folder(path)]
     found = find_files(folders, recursive=recursive, wanted="checkpoints")
     files = [*(path for path in paths if path not in folders), *found.checkpoints]
@@ -76,7 +76,7 @@ def _inspect_one(path: str, view: View, resources: Resources) -> InspectResult:
 
 
 def _collect(results: Iterable[Inspected | GsvError], found: Found) -> InspectResult:
-    """The result of all files. Raises the first error where there is nothing else."""
+    """The result of all files. Raises the first error if no file has a result."""
     objects: list[Mapping[str, object] | GsvError] = [*found.failures]
     warnings: list[str] = []
     for result in results:

@@ -202,7 +202,7 @@ def _decide(save: Save, run: RunRules, sound: Sequence[Save], rulings: Sequence[
         return Decision(save, "remove", against)
     count = run.policy.demote_after or 0
     if save in sound[:count]:
-        return Decision(save, "keep", (f"{_among('newest', count)}, which is left as it is",))
+        return Decision(save, "keep", (f"{_among('newest', count)}, which stays as it is",))
     if not save.trained:
         return Decision(save, "keep", ("has no optimizer state to remove",))
     return Decision(save, "demote", (f"not {_among('newest', count)}", *against))

@@ -1,4 +1,4 @@
-"""What prune's JSON document says of a plan, of what became of it, and of the trash's runs."""
+"""The JSON objects of prune: the plan, what was done, and the runs in the trash."""
 
 from __future__ import annotations
 

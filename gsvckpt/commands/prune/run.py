@@ -1,4 +1,4 @@
-"""prune from what was asked for to what became of it: rules read, the trash put in order, a plan made, the plan carried out."""
+"""Run prune from options to result: read the rules, tidy up the trash, make the plan, carry it out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PruneRules(NamedTuple):
     demote_to: DemoteTo | None
 
     def policy(self) -> Policy:
-        """Raises UsageError for one that makes no sense."""
+        """Raises UsageError for a rule that cannot be read."""
         return Policy(
             self.keep_last,
             self.keep_best,
@@ -55,7 +55,7 @@ class PruneRules(NamedTuple):
 
 
 class PruneFiles(NamedTuple):
-    """The files and the folder that options name: rules, a table with a metric, and where files are copied before they go."""
+    """The files and the folder that options name: rules, a table with a metric, and the folder to which files are copied before they are removed."""
 
     policy: str | None
     metrics: str | None
@@ -63,7 +63,7 @@ class PruneFiles(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What is to be planned: the folders, those whose trash is concerned, the rules for each, and what carries them out."""
+    """The task to plan: the folders, those whose trash is used, the rules for each, and the device and threads."""
 
     folders: tuple[str, ...]
     places: tuple[str, ...]
@@ -79,7 +79,7 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """A plan and, where it was carried out, what became of it. `warnings` are pairs of an option or a path, and a sentence."""
+    """A plan and, if it was carried out, its result. `warnings` are pairs of an option or a path, and a sentence."""
 
     plan: PrunePlan
     applied: tuple[Applied, ...]
@@ -93,12 +93,12 @@ class PruneResult:
 
     @property
     def freed(self) -> int:
-        """Bytes that the plan comes to; where it was carried out, those that really went or that emptying the trash frees."""
+        """The bytes that the plan frees; after it was carried out, those really freed, or that emptying the trash frees."""
         return self.plan.freed if self.cleared is None else self.cleared.freed
 
     @property
     def exit_code(self) -> int:
-        """What the command would exit with."""
+        """The exit code that the command would have."""
         return max((error.exit_code for error in self.errors), default=0)
 
     def as_json(self) -> dict[str, object]:
@@ -108,7 +108,7 @@ class PruneResult:
 
 
 def require_folders(folders: Sequence[str]) -> None:
-    """Raise UsageError for URLs, and MissingError for what is not there."""
+    """Raise UsageError for URLs, and MissingError for missing paths."""
     require_local(folders, "prune")
     for folder in folders:
         if not os.path.exists(folder):
@@ -116,7 +116,7 @@ def require_folders(folders: Sequence[str]) -> None:
 
 
 def places_of(paths: Sequence[str]) -> tuple[str, ...]:
-    """The folders whose trash is concerned: those that were named and those of files that were, each once, and none inside another."""
+    """The folders whose trash is used: named folders and the folders of named files, each once, and none inside another."""
     found: dict[str, str] = {}
     for path in paths:
         folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
@@ -125,7 +125,7 @@ def places_of(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def prepare(folders: Sequence[str], rules: Policy, files: PruneFiles, resources: Resources, *, purge: bool, dry_run: bool) -> Prepared:
-    """Read the rules. Raises UsageError where they make no sense or where there are none, and RefusedError where the trash is not ours."""
+    """Read the rules. Raises UsageError if they cannot be read or there are none, and RefusedError if the trash is not ours."""
     check_archive(files.archive, folders)
     _require_quoted(folders, rules)
     rule_set = rules_for(folders, rules, files.policy)
@@ -138,7 +138,7 @@ def prepare(folders: Sequence[str], rules: Policy, files: PruneFiles, resources:
 
 
 def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
-    """Raise UsageError where the shell, it seems, made names of a glob that says what to keep: all but the first stand among the folders then."""
+    """Raise UsageError if the shell seems to have expanded the glob of --keep: then all matches but the first are among the folders."""
     folders = {os.path.realpath(path) for path in paths if os.path.isdir(path)}
     files = [path for path in paths if not os.path.isdir(path) and os.path.realpath(os.path.dirname(path) or ".") in folders]
     if rules.keep and files:
@@ -147,7 +147,7 @@ def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
 
 
 def settle(places: Sequence[str], *, allowed: bool) -> tuple[tuple[str, str], ...]:
-    """Put the trash in order after a run that was interrupted, before a plan is made. Where that is not allowed, return what there is to warn of.
+    """Put the trash in order after a run that was interrupted, before a plan is made. If that is not allowed, return the warnings instead.
 
     Raises RefusedError where a file cannot be brought back.
     """
@@ -163,7 +163,7 @@ def settle(places: Sequence[str], *, allowed: bool) -> tuple[tuple[str, str], ..
 
 
 def make_plan(prepared: Prepared, progress: Progress) -> PruneResult:
-    """Plan it, and say what rules mean nothing. Raises as `plan_prune` does."""
+    """Make the plan, and warn of rules that match nothing. Raises as `plan_prune` does."""
     plan = plan_prune(prepared.folders, prepared.options, progress)
     warnings = [("--keep", f"{glob} matches no save") for glob in unmatched(plan, prepared.rules.keep)]
     groups = [group.group for group in plan.groups]
@@ -177,7 +177,7 @@ def make_plan(prepared: Prepared, progress: Progress) -> PruneResult:
 
 
 def clear(plan: PrunePlan, prepared: Prepared, watch: Callable[[str], AbstractContextManager[Progress]]) -> Cleared:
-    """Do what the plan says. Raises RefusedError where another prune was interrupted meanwhile."""
+    """Carry out the plan. Raises RefusedError if another prune was interrupted meanwhile."""
     with alone(prepared.places):
         if any(run.state != "done" for place in prepared.places for run in find_runs(place)):
             why = "another prune was interrupted here while the plan was made"

@@ -1,4 +1,4 @@
-"""Which files a plan moves, and into the trash of which folder: one on the same file system, as nothing is ever copied there."""
+"""Which files a plan moves, and into which trash: one on the same file system, because files are never copied there."""
 
 from __future__ import annotations
 

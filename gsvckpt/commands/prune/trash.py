@@ -1,4 +1,4 @@
-"""The trash of a folder: the runs in it, those that were interrupted, undoing the last one, and who may be at work."""
+"""The trash of a folder: its runs, repairing interrupted ones, undoing the last one, and locking."""
 
 from __future__ import annotations
 

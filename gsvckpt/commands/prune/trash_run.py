@@ -1,4 +1,4 @@
-"""Files that went, until nobody wants them back: moved, never copied, with a journal that is on the disk before the first of them moves.
+"""One run in the trash: files are moved, never copied, and the journal is on the disk before the first file moves.
 
 `FOLDER/.gsvckpt-trash/TIME/` holds one run: `files/` with the files under the paths that they had, and `journal.jsonl`. Its first lines are all
 steps of the run; what becomes of them shows in where the files are, so a kill at any moment leaves a state that `restore` understands. On a full disk

@@ -1,4 +1,4 @@
-"""What prune does with its trash alone: bring the last run back, or free the space."""
+"""Use prune's trash alone: bring the last run back, or delete its files for good."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gsvckpt.units import parse_duration
 
 @dataclass(frozen=True, slots=True)
 class TrashResult:
-    """The runs that were brought back or deleted, or would be, and the bytes that this frees."""
+    """The runs that were (or would be) restored or deleted, and the bytes that this frees."""
 
     runs: tuple[TrashRun, ...]
     errors: tuple[GsvError, ...] = ()
@@ -28,17 +28,17 @@ class TrashResult:
 
     @property
     def files(self) -> int:
-        """How many files these are."""
+        """The number of files."""
         return sum(len(run.steps) for run in self.runs) - len(self.errors)
 
     @property
     def exit_code(self) -> int:
-        """What the command would exit with."""
+        """The exit code that the command would have."""
         return max((error.exit_code for error in self.errors), default=0)
 
     @property
     def behind(self) -> Mapping[str, object]:
-        """The document's keys behind `files`."""
+        """The document's keys after `files`."""
         return {"runs": [run_json(run) for run in self.runs], "freed_bytes": self.freed, "groups": [], "ignored": []}
 
     def as_json(self) -> dict[str, object]:
@@ -47,7 +47,7 @@ class TrashResult:
 
 
 class Trash(NamedTuple):
-    """The options that are about the trash alone, as they were written."""
+    """The options that only concern the trash, as they were written."""
 
     undo: bool
     empty_trash: bool
@@ -55,11 +55,11 @@ class Trash(NamedTuple):
 
     @property
     def seconds(self) -> int:
-        """How long ago a run must have been whose files go for good."""
+        """The age from which the files of a run are deleted for good."""
         return parse_duration(self.older_than, "--older-than") if self.older_than else 0
 
     def asked(self, rules: Policy, files: PruneFiles, *, purge: bool) -> bool:
-        """Whether it is all about the trash. Raises UsageError for what cannot be meant together."""
+        """Whether only the trash is concerned. Raises UsageError for options that contradict each other."""
         if not (self.undo or self.empty_trash):
             if self.older_than is not None:
                 raise UsageError("can only be used with --empty-trash", where="--older-than")
@@ -83,13 +83,13 @@ def undo(places: Sequence[str], *, dry_run: bool) -> TrashResult:
 
 
 def find_old(places: Sequence[str], seconds: int) -> TrashResult:
-    """What emptying the trash of runs at least so many seconds ago would come to."""
+    """What emptying the trash of runs at least this many seconds old would free."""
     runs = tuple(run.filled for run in _old_runs(places, seconds))
     return TrashResult(runs, freed=sum(run.size for run in runs))
 
 
 def empty(places: Sequence[str], seconds: int) -> tuple[GsvError, ...]:
-    """Delete the files of these runs for good. Returns why some could not be."""
+    """Delete the files of these runs for good. Returns the errors of those that remain."""
     failures: list[GsvError] = []
     if has_trash(places):
         settle(places, allowed=True)

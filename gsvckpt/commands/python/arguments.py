@@ -1,4 +1,4 @@
-"""What callers may write for paths and globs, and which values they must not."""
+"""Check the arguments of the Python interface: paths, globs, numbers and choices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def paths_of(paths: Paths) -> list[str]:
 
 
 def path_of(path: AnyPath) -> str:
-    """The path, which may be a URL, as it may be shown: nothing that it hides gets into a result or an error."""
+    """The path or URL without secrets, so that none gets into a result or an error."""
     return conceal(os.fspath(path))
 
 
@@ -38,7 +38,7 @@ def texts_of(texts: Texts) -> tuple[str, ...]:
 
 
 def resources_of(device: str, jobs: int | None, cluster: str | None = None) -> Resources:
-    """Raises UsageError for what is no device, and for fewer than one worker."""
+    """Raise UsageError for an unknown device, and for fewer than one worker."""
     require_at_least(1, jobs, "--jobs")
     return Resources(require_device(device), jobs, cluster)
 

@@ -26,7 +26,7 @@ def inspect(
     jobs: int | None = None,
     cluster: str | None = None,
 ) -> InspectResult:
-    """What checkpoints are, without running a byte of them, as `gsvckpt inspect --json` tells it: `files` has its objects.
+    """Show what checkpoints are, without running any code from them; `files` has the objects of `gsvckpt inspect --json`.
 
     Raises GsvError where no file could be read; of several, `errors` has those that could not.
     """

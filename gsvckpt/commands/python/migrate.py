@@ -63,7 +63,7 @@ def migrate(
     jobs: int | None = None,
     cluster: str | None = None,
 ) -> RewriteResult | BundleResult:
-    """Bring checkpoints to the form that their next user needs, as `gsvckpt migrate` does; with `bundle`, copy one experiment's folder there.
+    """Convert checkpoints to the form that is needed next, as `gsvckpt migrate` does; with `bundle`, copy one voice to that folder.
 
     Raises GsvError where no source could be done; of several, `errors` has those that could not.
     """

@@ -48,7 +48,7 @@ def prune(
     device: str = "cpu",
     jobs: int | None = None,
 ) -> PruneResult | TrashResult:
-    """Move old saves to the trash by rules, as `gsvckpt prune --yes` does: nobody is asked. With `dry_run` the result is the plan alone.
+    """Move old saves to the trash by rules, as `gsvckpt prune --yes` does, without asking. With `dry_run` the result is only the plan.
 
     Raises GsvError where nothing could be planned; a file that could not be moved stays and is in `errors`.
     """

@@ -22,7 +22,7 @@ def strip_optimizer(
     jobs: int | None = None,
     cluster: str | None = None,
 ) -> RewriteResult:
-    """Remove optimizer, scheduler, scaler and callback state, as `gsvckpt strip-optimizer` does; each of `files` says in `details` what went.
+    """Remove optimizer, scheduler, scaler and callback state, as `gsvckpt strip-optimizer` does; each of `files` says in `details` what was removed.
 
     Raises GsvError where no source could be stripped; of several, `errors` has those that could not.
     """

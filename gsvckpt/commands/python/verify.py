@@ -34,7 +34,7 @@ def verify(
     jobs: int | None = None,
     cluster: str | None = None,
 ) -> VerifyResult:
-    """Know that checkpoints are sound, or exactly what is wrong with them, as `gsvckpt verify` tells it.
+    """Check that checkpoints are sound, and say exactly what is wrong if not, as `gsvckpt verify` does.
 
     Damage is a finding, and nothing is raised for it. Raises GsvError for options that exclude each other, and where no file could be opened at all.
     """

@@ -123,7 +123,7 @@ def _put_over(plan: Plan, base: Examination, merged: Merged, request: Request) -
     products = {storage: merged.products[original] for storage, original in made.items() if original in merged.products}
     head = base.checkpoint.container.head or "PK"
     plan = replace(plan, container="torch-zip", products=products, casts=casts, clamp=request.clamp, over=base.checkpoint, head=head)
-    return plan.with_root(root, Change("merge-lora", "container", "written anew", f"over a copy of {path}"))
+    return plan.with_root(root, Change("merge-lora", "container", "written again", f"over a copy of {path}"))
 
 
 def _of_generator(plan: Plan, identity: Identity, request: Request) -> tuple[small_weights.SmallFile, object, str, tuple[str, ...]]:

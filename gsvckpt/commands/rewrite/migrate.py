@@ -159,7 +159,7 @@ def _salvage(planned: Planned, task: Task) -> Planned:
     sections = split_sections(plan.root)
     lost = find_lost(plan.root, task.jobs, Silent())
     if is_damaged(plan.checkpoint):
-        plan = replace(plan, changes=(*plan.changes, Change("salvage", "container", "damaged", "written anew")))
+        plan = replace(plan, changes=(*plan.changes, Change("salvage", "container", "damaged", "written again")))
     if not lost:
         return replace(planned, plan=plan)
     of_model = {name: tensor for name, tensor in sections.tensors.items() if tensor.storage in lost}

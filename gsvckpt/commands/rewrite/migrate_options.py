@@ -1,4 +1,4 @@
-"""The options of migrate, which of them exclude each other, and the steps that they come to."""
+"""The options of migrate, which of them contradict each other, and the steps that they select."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADS = ("auto", *HEADS)
 
 
 class MigrateOptions(NamedTuple):
-    """What was asked for, as it was written."""
+    """The options as they were written."""
 
     salvage: bool
     to_inference: bool

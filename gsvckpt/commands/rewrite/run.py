@@ -1,4 +1,4 @@
-"""A writing command on all of its sources: what becomes of each, one after the other, and of all of them."""
+"""Run a writing command on all of its sources: the result of each, and of all together."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gsvckpt.files.progress import Progress, Silent
 
 
 class Outcome(NamedTuple):
-    """What became of one source. `output` is the name that was assigned to it, which a result may have changed."""
+    """The outcome for one source. `output` is the name that was assigned to it, which a result may have changed."""
 
     source: str
     output: str
     result: Rewritten | GsvError
 
     def exit_code(self, *, check: bool) -> int:
-        """The error's; 1 where something is lost or, for `--check`, where there is something to change."""
+        """The error's code; 1 if something is lost or, with `--check`, if something would change."""
         if isinstance(self.result, GsvError):
             return self.result.exit_code
         return int((check and self.result.changed) or not self.result.keeps_all)
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
 
 class RewriteRun(NamedTuple):
-    """What a writing command is to do: each source with the output that was assigned to it."""
+    """The task of a writing command: each source with the output that was assigned to it."""
 
     sources: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -46,14 +46,14 @@ class RewriteRun(NamedTuple):
     resources: Resources
 
     def outcomes(self, progress: Progress) -> Iterator[Outcome]:
-        """Carry it out, source by source; one that fails stops no other."""
+        """Carry it out, source by source; one that fails does not stop the others."""
         results = rewrite_files(self.job, self.sources, self.outputs, self.resources.workers, progress, self.resources.cluster)
         for source, output, result in zip(self.sources, self.outputs, results, strict=True):
             yield Outcome(source, output, result)
 
 
 def assign(sources: Sequence[str], destination: Destination, recipe: Recipe, resources: Resources) -> RewriteRun:
-    """Assign its output to each source; one that is named twice is one. Raises UsageError where that cannot be."""
+    """Assign an output to each source; a source named twice counts once. Raises UsageError if that is impossible."""
     located = tuple(dict.fromkeys(map(resources.locate, sources)))
     if destination.output is not None:
         destination = replace(destination, output=resources.locate(destination.output))
@@ -63,7 +63,7 @@ def assign(sources: Sequence[str], destination: Destination, recipe: Recipe, res
 
 @dataclass(frozen=True, slots=True)
 class RewriteResult:
-    """What a writing command came to. `check` says that it was only asked whether there is something to change."""
+    """The outcome of a writing command. `check` says that it was only asked whether anything would change."""
 
     command: str
     outcomes: tuple[Outcome, ...]
@@ -76,12 +76,12 @@ class RewriteResult:
 
     @property
     def errors(self) -> tuple[GsvError, ...]:
-        """Why the others were not."""
+        """The errors of the other sources."""
         return tuple(outcome.result for outcome in self.outcomes if isinstance(outcome.result, GsvError))
 
     @property
     def exit_code(self) -> int:
-        """What the command would exit with."""
+        """The exit code that the command would have."""
         return max((outcome.exit_code(check=self.check) for outcome in self.outcomes), default=0)
 
     def as_json(self) -> dict[str, object]:
@@ -90,7 +90,7 @@ class RewriteResult:
 
 
 def rewrite(command: str, run: RewriteRun) -> RewriteResult:
-    """Carry it out without a word. Raises the first error where nothing could be done."""
+    """Carry it out and print nothing. Raises the first error if nothing could be done."""
     result = RewriteResult(command, tuple(run.outcomes(Silent())), run.job.destination.check)
     if not result.files:
         raise result.errors[0]

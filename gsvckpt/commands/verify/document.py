@@ -1,4 +1,4 @@
-"""What verify's JSON document says of one file, and of what was done with it."""
+"""The JSON object of one verified file, with what was done with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""verify on all that was named: what is looked at, what is done with the results, and what that comes to."""
+"""Run verify on everything that was named: check the files, act on the results, and return the outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATUSES: tuple[Status, ...] = ("unsafe", "damaged", "unchecked", "suspect", "s
 
 
 class VerifyRequest(NamedTuple):
-    """What was asked for, as it was written."""
+    """The options as they were written."""
 
     paths: tuple[str, ...]
     quick: bool
@@ -44,7 +44,7 @@ class VerifyRequest(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What is to be looked at, for what, and what is to be done then."""
+    """The task of verify: the files, the checks, and what to do with the results."""
 
     targets: Targets
     options: Options
@@ -55,7 +55,7 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What verifying came to: `errors` are failures that belong to none of the `files`, `done` what was done with these, `warnings` about manifests
+    """The outcome of verify: `errors` are failures that belong to none of the `files`, `done` what was done with these, `warnings` about manifests
     by path; `folders` that were named held so many `others`.
     """
 
@@ -69,23 +69,23 @@ class VerifyResult:
 
     @property
     def status(self) -> Status:
-        """The worst of the files'."""
+        """The worst status of all files."""
         found = {result.status for result in self.files}
         return next((status for status in _STATUSES if status in found), "unchecked")
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Those of all files."""
+        """The findings of all files."""
         return tuple(finding for result in self.files for finding in result.findings)
 
     @property
     def unopened(self) -> tuple[GsvError, ...]:
-        """Why files could not be opened, of which `error` says the same."""
+        """The errors of files that could not be opened, as in their `error`."""
         return tuple(error for error in map(failure_of, self.files) if error is not None)
 
     @property
     def exit_code(self) -> int:
-        """What the command would exit with."""
+        """The exit code that the command would have."""
         worst = max((error.exit_code for error in self.errors), default=0)
         limit = SEVERITIES.index(self.fail_on)
         found = any(SEVERITIES.index(finding.severity) <= limit for finding in self.findings)
@@ -100,7 +100,7 @@ class VerifyResult:
 
     @property
     def behind(self) -> dict[str, object]:
-        """The document's keys behind `files`."""
+        """The document's keys after `files`."""
         return {"warnings": [{"path": path, "why": why} for path, why in self.warnings]} if self.warnings else {}
 
     def objects(self) -> Iterator[Mapping[str, object]]:
@@ -114,7 +114,7 @@ class VerifyResult:
 
 
 def prepare(asked: VerifyRequest, after: AfterVerify, resources: Resources) -> Prepared:
-    """Find what is to be looked at. Raises UsageError for options that exclude each other, RefusedError where something is in the way of what is to
+    """Find the files to verify. Raises UsageError for options that contradict each other, RefusedError where something is in the way of what is to
     be written, and MissingError or DamagedError for a manifest or list that cannot be read.
     """
     paths = list(map(resources.locate, asked.paths))
@@ -143,7 +143,7 @@ def _options(asked: VerifyRequest, resources: Resources) -> Options:
 
 
 def verify_all(prepared: Prepared, watch: Watch) -> VerifyResult:
-    """Verify everything, with what is missing beside what is there; then restore, copy, record and list, as was asked for."""
+    """Verify all files and report missing ones; then restore, copy, record and list, as the options say."""
     targets, options, after, resources, fail_on = prepared
     label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else "verify"
     with watch(label) as progress:
@@ -161,7 +161,7 @@ def verify_all(prepared: Prepared, watch: Watch) -> VerifyResult:
 
 
 def _restore(found: VerifyResult, prepared: Prepared, folder: str, watch: Watch) -> VerifyResult:
-    """Bring damaged and missing files back, and look at them again."""
+    """Restore damaged and missing files, and verify them again."""
     from gsvckpt.commands.verify.after import restore_damaged
 
     targets = prepared.targets
