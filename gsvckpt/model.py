@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 class OpenSource(Source, Protocol):
-    """A source that somebody opened, and has to close. `mtime_ns` is 0 where its time is not known."""
+    """An open source, which its opener has to close. `mtime_ns` is 0 where its time is not known."""
 
     @property
     def mtime_ns(self) -> int: ...

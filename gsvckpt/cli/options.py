@@ -154,7 +154,7 @@ def _options_of(group: type[Settings | Outputs]) -> Iterator[Parameter]:
 
 
 def open_device(settings: Settings, work: Work) -> Computing:
-    """The device for some work, told with `-v`. Raises UsageError for one that is not there."""
+    """The device for some work; `-v` reports it. Raises UsageError for one that is not there."""
     from gsvckpt.engine import placement
 
     found = placement.open_device(settings.device, work, settings.resources.threads, warn=partial(print_warning, ""))

@@ -145,7 +145,7 @@ class HostOnDemand:
 
 
 def may_have_gpu() -> bool:
-    """Whether the system has a GPU's driver, nobody has hidden it from CUDA, and torch is built for it. Only using it shows whether it works."""
+    """Whether the system has a GPU driver, the GPU is not hidden from CUDA, and torch is built for it. Only using it shows whether it works."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     return not hidden and _has_driver() and _torch_is_built_for_gpus()
 

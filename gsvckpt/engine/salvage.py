@@ -21,7 +21,7 @@ _BYTEORDERS = ("little", "big")
 
 @contextmanager
 def open_salvaged(path: str | PathLike[str]) -> Iterator[Checkpoint]:
-    """Open a checkpoint as ever where that works, else what is left of it: storages without bytes are at MISSING.
+    """Open a checkpoint normally if that works, else as much as is left of it: storages without bytes are at MISSING.
 
     Raises GsvError with the path filled in; that of the file as a whole where nothing can be had of it, and of the file that is damaged where the
     checkpoint is in several.
@@ -69,7 +69,7 @@ def find_salvaged(source: Source) -> Salvaged:
 
 
 def is_damaged(checkpoint: Checkpoint) -> bool:
-    """Whether its container was not read as a whole, or has more than belongs to it: then it is worth writing anew, whatever is lost."""
+    """Whether its container could not be read completely, or has extra bytes: then it is worth writing again, even if nothing is lost."""
     container = checkpoint.container
     return (container.format == "torch-zip" and not checkpoint.records) or (container.format == "safetensors" and bool(container.trailing))
 

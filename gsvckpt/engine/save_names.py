@@ -118,7 +118,7 @@ def says_progress(name: str) -> bool:
 
 
 def without_number(name: str, progress: tuple[int | None, int | None]) -> str:
-    """A name with `#` in place of the one number in it that is the progress told inside; the name itself where no number is that."""
+    """The name with `#` in place of the one number that is also the progress inside the file; unchanged if no number is."""
     epoch, step = progress
     known = {value for value in (epoch, epoch - 1 if epoch else None, step, step - 1 if step else None) if value is not None}
     known |= {step // 1000} if step and step % 1000 == 0 else set()

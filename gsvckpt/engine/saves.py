@@ -111,7 +111,7 @@ class Save:
 
     @property
     def readable(self) -> tuple[str, ...]:
-        """The files that are read whole before the save counts; of a folder, those of torch.distributed.checkpoint are none that anything reads."""
+        """The files that are read completely before the save counts; files of torch.distributed.checkpoint in a folder cannot be read."""
         return self.checkpoints if self.place else self.paths
 
     @property

@@ -52,7 +52,7 @@ def _release(path: str, held: Sequence[int]) -> None:
 
 
 def sweep_lock(folder: str) -> None:
-    """Remove the lock file that a killed process left in `folder`; one that somebody holds stays."""
+    """Remove the lock file that a killed process left in `folder`; a lock that is held stays."""
     if os.path.lexists(os.path.join(folder, _NAME)):
         with suppress(OutputError, RefusedError), locked(folder, patience=0):
             pass

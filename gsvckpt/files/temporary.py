@@ -31,7 +31,7 @@ _NO_SUCH_PROCESS, _STILL_ACTIVE, _QUERY = 87, 259, 0x1000  # ERROR_INVALID_PARAM
 
 
 def temp_name() -> str:
-    """A new name for a temporary file that nobody holds: it tells the process and the machine that write it."""
+    """A new name for a temporary file that is not locked: it names the process and the machine that write it."""
     return f"{_PREFIX}{os.getpid()}-{_machine()}-{os.urandom(8).hex()}{_SUFFIX}"
 
 
@@ -51,7 +51,7 @@ def temporary_file(folder: Path) -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """A new temporary folder in `folder`. It is held until the block ends, and then goes with all that is in it, if it is still there.
+    """A new temporary folder in `folder`. It is locked until the block ends, and is then removed with its content, if it is still there.
 
     Raises OSError.
     """
@@ -116,7 +116,7 @@ _swept: dict[str, float] = {}  # folders, and when this process looked through t
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed runs left: at once where the system says that nobody holds it; else when it was untouched for a while, as its process may
+    """Remove what killed runs left: at once if the system says that it is not locked; else after it was unchanged for a while, as its process may
     run on another machine.
     """
     place, now = str(folder), time.monotonic()

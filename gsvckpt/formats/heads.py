@@ -11,7 +11,7 @@ HEADS = (PLAIN, "00", "01", "02", "03", "04", "05", "06", "07")
 def begins_as_zip(head: bytes) -> bool:
     """`PK`, or any two digits: a version may come that is not in HEADS.
 
-    Anything else torch.load runs as a pickle, whatever zip stands behind; digits end that at once.
+    Anything else torch.load runs as a pickle, whatever zip follows; digits end that at once.
     """
     return head[:4] in (b"PK\x03\x04", b"PK\x05\x06") or (goes_on_as_zip(head) and head[:2].isdigit())
 

@@ -209,7 +209,7 @@ def print_full_disks(full: Sequence[tuple[str, int]]) -> None:
 
 
 def question(plan: PrunePlan, *, purge: bool) -> str:
-    """What the user is asked before anything happens: what goes, by kind, and the largest of it."""
+    """The question before anything happens: what is removed, by kind, and the largest saves among it."""
     going = [(group.group.kind, decision.save) for group in plan.groups for decision in group.of("remove")]
     shrinking = [decision.save for group in plan.groups for decision in group.of("demote")]
     kinds: dict[str, list[Save]] = {}

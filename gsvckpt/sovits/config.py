@@ -87,7 +87,7 @@ def path_text(value: object) -> str | None:
 
 
 def simple_form(value: Opaque) -> object:
-    """What stands for an object where no class is wanted; the object itself where nothing evidently does.
+    """The plain value for an object if no classes are wanted; the object itself if there is no obvious one.
 
     The dict of a `utils.HParams` or a namespace, the text of a path or a device, the number of a NumPy scalar. GPT-SoVITS reads a dict as it reads
     HParams (process_ckpt.py, TTS.py:506-531).

@@ -40,7 +40,7 @@ class Identity(NamedTuple):
     """What a checkpoint is.
 
     `version` is None where nothing decides; `versions` then holds those that remain (empty: no idea). A GPT file is v1 or v2, and v2 stands for
-    all later ones. `lora_rank` is None for what is no LoRA. `notes` are contradictions inside the file or with its name.
+    all later ones. `lora_rank` is None for anything but a LoRA. `notes` are contradictions inside the file or with its name.
     """
 
     kind: Kind

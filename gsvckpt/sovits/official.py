@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class OfficialFile(NamedTuple):
-    """One published file. `size` and the digests are None where nobody stated them exactly."""
+    """One published file. `size` and the digests are None if no source states them exactly."""
 
     name: str
     size: int | None = None
@@ -140,5 +140,5 @@ def named(path: str) -> tuple[OfficialFile, ...]:
 
 
 def candidates(size: int) -> tuple[OfficialFile, ...]:
-    """Official files of exactly this size whose header nobody stated: reading the whole file for its SHA-256 is worth it."""
+    """Official files of exactly this size whose header no source states: reading the whole file for its SHA-256 is worth it."""
     return tuple(file for file in OFFICIAL if file.size == size and file.md5_8k is None)

@@ -41,7 +41,7 @@ def has_config(kind: Kind) -> bool:
 
 
 def missing_fields(kind: Kind, config: object) -> tuple[str, ...]:
-    """Fields that GPT-SoVITS reads from the config of such a file and that are not there; none for kinds whose config nobody reads."""
+    """Fields that GPT-SoVITS reads from the config of such a file and that are missing; none for kinds whose config GPT-SoVITS does not read."""
     wanted = _GPT if kind == "gpt-weights" else _SOVITS if kind in ("sovits-weights", "sovits-lora") else {}
     if wanted and config is None:
         return ("config",)

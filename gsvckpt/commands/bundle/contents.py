@@ -32,7 +32,7 @@ class BundleItem(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """What of the experiment is not in the bundle, and the exit code that this comes to."""
+    """A file of the experiment that is not in the bundle, and the exit code for that."""
 
     path: str
     why: str

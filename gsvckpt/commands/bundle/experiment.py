@@ -222,7 +222,7 @@ def read_scores(root: object) -> CallbackScores:
 
 
 def best_of(names: Sequence[str], told: Sequence[CallbackScores]) -> tuple[str | None, str]:
-    """The best of these files, and a note where it is not the one that training called so. `names` and `told` are oldest first."""
+    """The best of these files, and a note if it is not the one that training called the best. `names` and `told` are oldest first."""
     newest = names[-1] if names else None
     told = [scores for scores in told if scores.best is not None or scores.scores]
     best = told[-1].best if told else None

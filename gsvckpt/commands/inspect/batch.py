@@ -48,7 +48,7 @@ class Sought(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """What was asked for of one file: its line of the inventory, or its JSON object; and what is to be told of the device."""
+    """The result for one file: its line of the inventory or its JSON object, and a message about the device."""
 
     facts: InventoryRow | dict[str, object]
     safety: Safety

@@ -86,7 +86,7 @@ class KnownStructure(NamedTuple):
     weight: int
 
     def has_length(self, data: bytearray) -> bool:
-        """Whether the pickle has the same length, which is told soonest."""
+        """Whether the pickle has the same length, which is the quickest check."""
         begin, end = self.length
         return int.from_bytes(data[begin:end], "little") == self.pickle[1] - self.pickle[0]
 

@@ -37,7 +37,7 @@ _FORMS = {
 
 
 class BeginningCache:
-    """Beginnings of files that were read, by which others are told: in the same folder, or anywhere where the tensors tell the version."""
+    """Beginnings of files that were read, by which other files are recognised: in the same folder, or anywhere where the tensors tell the version."""
 
     def __init__(self) -> None:
         self._known: dict[str, list[tuple[KnownBeginning, Facts]]] = {}

@@ -30,7 +30,7 @@ class Row(NamedTuple):
         return _number(self.cells[column], column, self.where)
 
     def whole(self, place: str) -> int | None:
-        """A whole number that tells a place; None where there is none, and for the parts of epochs that some log."""
+        """The integer in a cell; None if there is none, and for the fractions of epochs that some loggers write."""
         number = _number(self.places[place], place, self.where) if place in self.places else math.nan
         return int(number) if number.is_integer() else None
 

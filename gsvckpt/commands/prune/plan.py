@@ -38,7 +38,7 @@ class PruneOptions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What stays, goes and shrinks. `freed` are the bytes that this comes to; `demoted` what demoted files become; `ignored` is left alone."""
+    """What stays, goes and shrinks. `freed` are the bytes that this frees; `demoted` what demoted files become; `ignored` is left alone."""
 
     inventory: Inventory
     groups: tuple[GroupPlan, ...]

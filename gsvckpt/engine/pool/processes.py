@@ -25,7 +25,7 @@ _ENDS = ("SIGTERM", "SIGHUP")  # requests to end, where the system has them
 
 
 class PoolItem(Protocol):
-    """What a job is told of one file: a plain value, for any process."""
+    """The input of a job for one file: a plain value, for any process."""
 
     @property
     def path(self) -> str: ...
@@ -223,7 +223,7 @@ class _Process:
         self.interrupt()
 
     def perform(self, job: Job[T, R], items: Sequence[T], jobs: int) -> list[R]:
-        """Do a job as ever, so that nothing half-written stays at Ctrl-C. The process ends with its pool: by itself, it would take others along."""
+        """Run a job so that nothing half-written stays at Ctrl-C. The process ends with its pool: if it ended by itself, it would end others, too."""
         try:
             return self._work(job, items, jobs)
         except KeyboardInterrupt:

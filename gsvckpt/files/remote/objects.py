@@ -26,7 +26,7 @@ class ShortError(OSError):
 
 
 class Remote(Protocol):
-    """An object whose ranges can be had. `first` are its first bytes, where they came along."""
+    """An object of which ranges can be read. `first` are its first bytes, if the server sent them already."""
 
     @property
     def size(self) -> int: ...

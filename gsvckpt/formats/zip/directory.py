@@ -33,7 +33,7 @@ ENCRYPTED = 0x2041  # the three flags that mean so
 
 
 def is_storage(name: str) -> bool:
-    """Whether a record holds tensor bytes, by its name: nobody unpickles them."""
+    """Whether a record holds tensor bytes, by its name: no reader unpickles them."""
     return _STORAGE.search(name) is not None
 
 

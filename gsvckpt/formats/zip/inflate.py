@@ -14,7 +14,7 @@ _WINDOW = 1 << 18  # compressed bytes read at a time
 
 
 class Inflated:
-    """The contents of one deflated record. Reading on is cheap; reading before the place that was reached begins anew."""
+    """The contents of one deflated record. Reading forward is cheap; reading backward starts again from the beginning."""
 
     def __init__(self, source: Source, record: Record) -> None:
         self.path = source.path

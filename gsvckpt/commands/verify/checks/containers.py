@@ -37,7 +37,7 @@ def failure(error: GsvError, head: bytes, size: int, salvaged: Salvaged | None) 
 
 
 def torch_says(head: bytes, size: int, *, cut: bool) -> str:
-    """What torch.load raises at such a file, as users search for it; empty where it opens it or its words cannot be told.
+    """What torch.load raises at such a file, as users search for it; empty if torch opens the file or the message cannot be predicted.
 
     Measured with torch 2.6 and 2.13. `head` are the file's first bytes, `cut` says that it is a zip without its end.
     """
