@@ -24,7 +24,6 @@ from gsvckpt.units import size
 
 if TYPE_CHECKING:
     from gsvckpt.commands.inspect.batch import Inspected
-    from gsvckpt.engine.difference import Difference
     from gsvckpt.engine.statistics import Stats
 
 EXAMPLES = """
@@ -215,29 +214,29 @@ def _measure(examination: Examination, view: View, settings: Settings) -> Mappin
 
 
 def _compare(path: str, other: str, view: View, settings: Settings) -> int:
-    from gsvckpt.devices.choice import Work
-    from gsvckpt.engine.difference import differences
-    from gsvckpt.engine.placement import bytes_of
+    from gsvckpt.commands.inspect.run import Compared, compare
     from gsvckpt.report import inventory
 
-    documents: list[dict[str, object]] = []
-    found: list[Difference] = []
+    def work(path: str) -> Compared:
+        with settings.watch("comparing") as progress:
+            return compare(path, other, view, settings.resources, progress)
 
-    def compare(path: str) -> None:
-        with _opened(path, structure_only=False) as left, _opened(other, structure_only=False) as right, settings.watch("comparing") as progress:
-            view.require_match(left.state, right.state)
-            one, two = view.choose(left.state), view.choose(right.state)
-            device, threads, _ = open_device(settings, Work("difference", bytes_of(one) + bytes_of(two)))
-            found.append(differences(one, two, device, threads, progress))
+    (found,), code = try_each([path], work)
+    if isinstance(found, GsvError):
+        with printing(code):
             if settings.json:
-                documents.extend(document(side, view, {}) for side in (left, right))
-
-    results, code = try_each([path], compare)
-    documents += [failure_json(result) for result in results if isinstance(result, GsvError)]
-    code = code or int(not found[0].equal)
+                print_document("inspect", code, [failure_json(found)], {"diff": None})
+        return code
+    for warning in found.warnings:
+        print_warning("", warning)
+    if settings.verbose:
+        tell_device(found.computed.device, f"{found.computed.why} ({size(found.computed.nbytes)})")
+    for name, safety in zip((path, other), found.safety, strict=True):
+        warn_unsafe(name, safety)
+    code = int(not found.difference.equal)
     with printing(code):
         if settings.json:
-            print_document("inspect", code, documents, {"diff": diff_json(found[0]) if found else None})
-        elif found and (not settings.quiet or code):
-            inventory.print_difference(path, other, found[0], verbose=settings.verbose)
+            print_document("inspect", code, found.documents, {"diff": diff_json(found.difference)})
+        elif not settings.quiet or code:
+            inventory.print_difference(path, other, found.difference, verbose=settings.verbose)
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gsvckpt.commands.inspect.batch import Inspect, Inspected, inspect_files
 from gsvckpt.commands.inspect.result import View, diff_json, document
@@ -14,11 +15,12 @@ from gsvckpt.engine.document import document as whole_document
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.open import blame, open_checkpoint
-from gsvckpt.engine.placement import bytes_of, open_device
+from gsvckpt.engine.placement import Computed, bytes_of, open_device
 from gsvckpt.engine.resources import Resources
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.files.paths import is_folder
-from gsvckpt.files.progress import Silent
+from gsvckpt.files.progress import Progress, Silent
+from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.formats.shards import is_index
 
 
@@ -91,18 +93,34 @@ def _collect(results: Iterable[Inspected | GsvError], found: Found) -> InspectRe
     return whole
 
 
-def compare(path: str, other: str, view: View, resources: Resources) -> InspectResult:
+class Compared(NamedTuple):
+    """Two files beside each other: their JSON objects and what is known of their safety, in this order, and where numbers were computed."""
+
+    documents: tuple[Mapping[str, object], ...]
+    safety: tuple[Safety, ...]
+    difference: Difference
+    computed: Computed
+    warnings: tuple[str, ...]
+
+
+def compare(path: str, other: str, view: View, resources: Resources, progress: Progress) -> Compared:
     """Compare the tensors of two files. Raises GsvError where one of them cannot be read."""
     warnings: list[str] = []
     try:
         with blame(path), open_checkpoint(path) as first, open_checkpoint(other) as second:
-            left, right = examine(first), examine(second)
-            view.require_match(left.state, right.state)
-            one, two = view.choose(left.state), view.choose(right.state)
+            sides = (examine(first), examine(second))
+            view.require_match(*(side.state for side in sides))
+            one, two = (view.choose(side.state) for side in sides)
             work = Work("difference", bytes_of(one) + bytes_of(two))
-            device, threads, _ = open_device(resources.device, work, resources.threads, warn=warnings.append)
-            found = differences(one, two, device, threads, Silent())
-            documents = tuple(document(side, view, {}) for side in (left, right))
+            device, threads, why = open_device(resources.device, work, resources.threads, warn=warnings.append)
+            found = differences(one, two, device, threads, progress)
+            documents = tuple(document(side, view, {}) for side in sides)
     except OSError as caught:
         raise as_error(caught, path, MissingError) from caught
-    return InspectResult(documents, Found(), found, tuple(warnings))
+    return Compared(documents, tuple(side.safety for side in sides), found, Computed(device.name, why, work.nbytes), tuple(warnings))
+
+
+def compare_silently(path: str, other: str, view: View, resources: Resources) -> InspectResult:
+    """The same as a result. Raises GsvError where one of them cannot be read."""
+    found = compare(path, other, view, resources, Silent())
+    return InspectResult(found.documents, Found(), found.difference, found.warnings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gsvckpt.commands.inspect.result import View
-from gsvckpt.commands.inspect.run import InspectResult, compare, inspect_all
+from gsvckpt.commands.inspect.run import InspectResult, compare_silently, inspect_all
 from gsvckpt.commands.python.arguments import AnyPath, Paths, Texts, path_of, paths_of, require_choice, resources_of, texts_of
 from gsvckpt.errors import UsageError
 
@@ -45,4 +45,4 @@ def inspect(
         return inspect_all(several, view, resources, recursive=recursive)
     if len(several) != 1:
         raise UsageError("compares one file with another, so give one PATH", where="--diff")
-    return compare(several[0], path_of(diff), view, resources)
+    return compare_silently(several[0], path_of(diff), view, resources)
