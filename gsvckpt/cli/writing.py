@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 
 from gsvckpt.cli.options import Settings, make_engine, tell_device, try_each
@@ -14,7 +12,7 @@ from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.commands.rewrite.result import Rewritten
 from gsvckpt.commands.rewrite.run import assign
 from gsvckpt.engine.json_objects import failure_json
-from gsvckpt.errors import MissingError, OutputError, UsageError
+from gsvckpt.errors import OutputError, UsageError
 from gsvckpt.files.paths import name_of
 from gsvckpt.report.console import print_error, print_warning
 from gsvckpt.report.json_document import add_file, begin_document, print_document
@@ -25,7 +23,7 @@ from gsvckpt.units import size
 
 def rewrite_each(command: str, sources: Sequence[str], destination: Destination, recipe: Recipe, settings: Settings) -> int:
     """Rewrite every source and show what became of it. Returns the exit code."""
-    run = assign(sources, destination, recipe, settings.resources)
+    run = assign(command, sources, destination, recipe, settings.resources)
     alone = len(run.sources) == 1
     worst = 0
     done: list[Rewritten] = []  # without --json, for the table
@@ -41,8 +39,6 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
                     tell_device(name, f"{why} ({size(count)})" if alone else f"{why} ({size(count)} of {name_of(source)})")
                 done.append(result if not settings.json else result._replace(details={}))
             else:
-                if isinstance(result, MissingError) and os.path.isdir(source) and result.path == source:
-                    result.hint = result.hint or _name_files(command, source)
                 print_error(result)
             if settings.json:
                 add_file(outcome.as_json())
@@ -55,22 +51,6 @@ def rewrite_each(command: str, sources: Sequence[str], destination: Destination,
         for warning in result.warnings:
             print_warning(result.output or result.source, warning)
     return worst
-
-
-def _name_files(command: str, folder: str) -> str:
-    """What to run instead of a command for files on a folder."""
-    from gsvckpt.engine.discover import EXTENSIONS, find_files
-    from gsvckpt.sovits.runs import find_runs  # only this mistake needs them
-
-    inside = os.path.join(shlex.quote(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
-    endings = dict.fromkeys(os.path.splitext(path)[1] for path in find_files([folder], recursive=False).checkpoints)
-    globs = [f"{inside}*{ending}" for ending in endings if ending.lower() in EXTENSIONS]
-    if globs:
-        return f"name the files: gsvckpt {command} {' '.join(globs)}"
-    with suppress(MissingError):
-        if command == "migrate" and find_runs(folder):
-            return f"gsvckpt migrate {shlex.quote(folder)} --bundle DIR copies all of this voice into DIR, ready for another machine"
-    return f"name the files; gsvckpt inspect {shlex.quote(folder)} -r lists those below"
 
 
 def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: int | None, settings: Settings, *, dry_run: bool) -> int:

@@ -33,4 +33,4 @@ def convert_fp16(
     require_choice(on_overflow, get_args(OnOverflow), "--on-overflow")
     recipe = ConvertFp16(texts_of(keep), on_overflow, max_error)
     destination = Destination("fp16", path_or_none(output), in_place, force, dry_run, check)
-    return rewrite("convert-fp16", assign(paths_of(sources), destination, recipe, resources_of(device, jobs, cluster)))
+    return rewrite(assign("convert-fp16", paths_of(sources), destination, recipe, resources_of(device, jobs, cluster)))

@@ -96,7 +96,7 @@ def migrate(
     if bundle is not None:
         refuse_beside_bundle(asked, destination)
         return _bundle(paths_of(sources), path_of(bundle), asked, resources, dry_run=dry_run)
-    return rewrite("migrate", assign(paths_of(sources), destination, asked.recipe(destination, resources), resources))
+    return rewrite(assign("migrate", paths_of(sources), destination, asked.recipe(destination, resources), resources))
 
 
 def _bundle(sources: Sequence[str], folder: str, asked: MigrateOptions, resources: Resources, *, dry_run: bool) -> BundleResult:

@@ -28,4 +28,4 @@ def strip_optimizer(
     """
     recipe = StripOptimizer(texts_of(drop), texts_of(keep), force)
     destination = Destination("weights", path_or_none(output), in_place, force, dry_run, check)
-    return rewrite("strip-optimizer", assign(paths_of(sources), destination, recipe, resources_of(device, jobs, cluster)))
+    return rewrite(assign("strip-optimizer", paths_of(sources), destination, recipe, resources_of(device, jobs, cluster)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,7 +16,7 @@ from gsvckpt.commands.rewrite.result import Rewritten, as_json
 from gsvckpt.engine.document import document
 from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.resources import Resources
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files.progress import Progress, Silent
 
 
@@ -40,6 +43,7 @@ class Outcome(NamedTuple):
 class RewriteRun(NamedTuple):
     """The task of a writing command: each source with the output that was assigned to it."""
 
+    command: str
     sources: tuple[str, ...]
     outputs: tuple[str, ...]
     job: Rewrite
@@ -49,16 +53,18 @@ class RewriteRun(NamedTuple):
         """Carry it out, source by source; one that fails does not stop the others."""
         results = rewrite_files(self.job, self.sources, self.outputs, self.resources.workers, progress, self.resources.cluster)
         for source, output, result in zip(self.sources, self.outputs, results, strict=True):
+            if isinstance(result, MissingError) and os.path.isdir(source) and result.path == source:
+                result.hint = result.hint or _name_files(self.command, source)
             yield Outcome(source, output, result)
 
 
-def assign(sources: Sequence[str], destination: Destination, recipe: Recipe, resources: Resources) -> RewriteRun:
+def assign(command: str, sources: Sequence[str], destination: Destination, recipe: Recipe, resources: Resources) -> RewriteRun:
     """Assign an output to each source; a source named twice counts once. Raises UsageError if that is impossible."""
     located = tuple(dict.fromkeys(map(resources.locate, sources)))
     if destination.output is not None:
         destination = replace(destination, output=resources.locate(destination.output))
     job = Rewrite(recipe, destination, resources.device, fixed=resources.jobs is not None)
-    return RewriteRun(located, tuple(destination.assign(located)), job, resources)
+    return RewriteRun(command, located, tuple(destination.assign(located)), job, resources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +95,25 @@ class RewriteResult:
         return document(self.command, [outcome.as_json() for outcome in self.outcomes], self.exit_code)
 
 
-def rewrite(command: str, run: RewriteRun) -> RewriteResult:
+def rewrite(run: RewriteRun) -> RewriteResult:
     """Carry it out and print nothing. Raises the first error if nothing could be done."""
-    result = RewriteResult(command, tuple(run.outcomes(Silent())), run.job.destination.check)
+    result = RewriteResult(run.command, tuple(run.outcomes(Silent())), run.job.destination.check)
     if not result.files:
         raise result.errors[0]
     return result
+
+
+def _name_files(command: str, folder: str) -> str:
+    """What to run instead of a command for files on a folder."""
+    from gsvckpt.engine.discover import EXTENSIONS, find_files
+    from gsvckpt.sovits.runs import find_runs  # only this mistake needs them
+
+    inside = os.path.join(shlex.quote(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
+    endings = dict.fromkeys(os.path.splitext(path)[1] for path in find_files([folder], recursive=False).checkpoints)
+    globs = [f"{inside}*{ending}" for ending in endings if ending.lower() in EXTENSIONS]
+    if globs:
+        return f"name the files: gsvckpt {command} {' '.join(globs)}"
+    with suppress(MissingError):
+        if command == "migrate" and find_runs(folder):
+            return f"gsvckpt migrate {shlex.quote(folder)} --bundle DIR copies all of this voice into DIR, ready for another machine"
+    return f"name the files; gsvckpt inspect {shlex.quote(folder)} -r lists those below"

@@ -89,7 +89,7 @@ class Call(NamedTuple):
     """One thing, said in both ways."""
 
     words: str
-    paths: str | list[str]
+    paths: str | list[str] | list[Path]
     options: Mapping[str, Any] = {}
 
     def __str__(self) -> str:
@@ -112,6 +112,8 @@ CALLS = [
     Call("strip-optimizer logs/alice/logs_s2_v2/G_16.pth --in-place", "logs/alice/logs_s2_v2/G_16.pth", {"in_place": True}),
     Call("strip-optimizer logs/alice/logs_s2_v2/G_16.pth --drop learning_rate --force -n", "logs/alice/logs_s2_v2/G_16.pth",
          {"drop": "learning_rate", "force": True, "dry_run": True}),
+    Call("strip-optimizer logs lora.pth", ["logs", "lora.pth"]),
+    Call("migrate logs/alice voice.pth", [Path("logs/alice"), Path("voice.pth")]),
     Call("migrate voice.pth --to safetensors", "voice.pth", {"to": "safetensors"}),
     Call("migrate model.pth --salvage --rules ddp -o x.pth", "model.pth", {"salvage": True, "rules": "ddp", "output": "x.pth"}),
     Call("migrate voice.pth --max-shard-size 1000 -o out/ --to safetensors", "voice.pth",
