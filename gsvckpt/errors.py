@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, TypedDict
+
+from gsvckpt.hints import Hint, HintJson
 
 _LOOKED_AT = 5_000  # names that are compared with a wrong one
-TRY_SALVAGE = "get the file again, or what is whole of this one: gsvckpt migrate FILE --salvage"  # the hint at a file that ends early
+
+
+class ErrorJson(TypedDict):
+    """The `error` object of the JSON documents."""
+
+    kind: str
+    where: str
+    why: str
+    hint: HintJson
 
 
 class GsvError(Exception):
     """A failure, with a sentence for the user.
 
-    `where` is the place inside the file or the option that is at fault, `why` one sentence, `hint` what to do next
-    (empty when there is nothing to do). `path` is filled in by whoever knows it, usually the engine. `check` is the id of verify's check that
-    finds such a failure (see findings).
+    `where` is the place inside the file or the option that is at fault, `why` one sentence, `hint` what to do next:
+    a plain text where no command does it, empty when there is nothing to do. `path` is filled in by whoever knows it, usually the engine. `check` is
+    the id of verify's check that finds such a failure (see findings).
     """
 
     exit_code: ClassVar[int] = 3
     kind: ClassVar[str] = "error"
     usual_check: ClassVar[str] = "container.unreadable"
 
-    def __init__(self, why: str, *, where: str = "", hint: str = "", path: str = "", check: str = "") -> None:
+    def __init__(self, why: str, *, where: str = "", hint: Hint | str = "", path: str = "", check: str = "") -> None:
         super().__init__(why)
         self.check = check or self.usual_check
         self.why = why
         self.where = where
-        self.hint = hint
+        self.hint = Hint(hint) if isinstance(hint, str) else hint
         self.path = path
         self.known: object = None  # a Checkpoint with an empty root: what could be learnt all the same
 
@@ -35,9 +45,9 @@ class GsvError(Exception):
         """`PATH: where: why`, as far as they are known."""
         return ": ".join(part for part in (self.path, self.where, self.why) if part)
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> ErrorJson:
         """The `error` object of the JSON documents."""
-        return {"kind": self.kind, "where": self.where, "why": self.why, "hint": self.hint}
+        return {"kind": self.kind, "where": self.where, "why": self.why, "hint": self.hint.as_json()}
 
 
 def as_error(caught: GsvError | OSError, path: str, blame: type[GsvError], verb: str = "") -> GsvError:
@@ -89,7 +99,7 @@ class NotCheckpointError(GsvError):
     kind = "not-a-checkpoint"
     usual_check = "container.kind"
 
-    def __init__(self, why: str, *, where: str = "", hint: str = "", path: str = "", subject: str = "") -> None:
+    def __init__(self, why: str, *, where: str = "", hint: Hint | str = "", path: str = "", subject: str = "") -> None:
         super().__init__(why, where=where, hint=hint, path=path)
         self.subject = subject
 

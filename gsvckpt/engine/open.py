@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -11,7 +10,7 @@ from os import PathLike, fspath
 
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files.local import open_source
-from gsvckpt.files.paths import is_url, source_words
+from gsvckpt.files.paths import file_words, is_url
 from gsvckpt.files.secrets import conceal
 from gsvckpt.formats import shards, sniff
 from gsvckpt.model import Checkpoint, Source
@@ -47,9 +46,6 @@ def refuse_ambiguous(checkpoint: Checkpoint) -> None:
             raise DamagedError(f"{doubt.why}, so its content is ambiguous", where=doubt.where, hint="get the file again", check=doubt.check)
 
 
-_OWN = re.compile(r"(gsvckpt migrate|\.truncate\(\d+\)\") FILE")  # in hints of readers, the file itself
-
-
 @contextmanager
 def blame(path: str) -> Iterator[None]:
     """Errors raised inside learn which file they are about, and so do their hints."""
@@ -58,7 +54,7 @@ def blame(path: str) -> Iterator[None]:
     except GsvError as error:
         if not error.path:
             error.path = path
-            error.hint = _OWN.sub(lambda found: f"{found[1]} {source_words(path)}", error.hint)
+            error.hint = error.hint.fill(file_words(path))
         raise
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gsvckpt.errors import UsageError
+from gsvckpt.hints import quote_word
 
 SCHEME = r"[A-Za-z][A-Za-z0-9+.\-_]+://"  # two letters at least: `C:` is a drive
 URL = re.compile(SCHEME)
@@ -66,11 +67,12 @@ def is_writable(url: str) -> bool:
     return not url.lower().startswith((*WEB, "hf://"))  # of the hub, each write is a commit
 
 
-def source_words(path: str) -> str:
-    """A file as the source of a writing command in a hint, to be pasted. One with no room for an output beside it comes with a place for one."""
-    from shlex import quote  # hints are rare
-
-    return quote(path) if not is_url(path) or is_writable(path) else f"{quote(path)} -o ./"
+def file_words(path: str) -> Mapping[str, str]:
+    """What stands for `<FILE>` and `<SOURCE>` in the command of a hint. A source of a writing command that has no room for an output beside it comes
+    with a place for one.
+    """
+    word = quote_word(path)
+    return {"<FILE>": word, "<SOURCE>": word if not is_url(path) or is_writable(path) else f"{word} -o ./"}
 
 
 def names_local(url: str) -> bool:

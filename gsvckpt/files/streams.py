@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import mmap
-import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable
 
 from gsvckpt.errors import DamagedError
+from gsvckpt.files.paths import file_words
 from gsvckpt.files.progress import Progress
+from gsvckpt.hints import TRY_SALVAGE, Hint
 from gsvckpt.model import Source, Storage
 
 CHUNK = 1 << 21  # a multiple of every element size; larger ones gain nothing and leave the processor's cache
 BATCH = 1 << 23  # items are handed to workers in runs of about this many bytes, as most are tiny
+_ALTERED = Hint(f"{TRY_SALVAGE.text}: its bytes were altered on disk or in transfer, which torch.load does not notice", TRY_SALVAGE.command)
 
 
 class WorkItem(Protocol):
@@ -90,8 +92,7 @@ def chunks(
         raise DamagedError(
             f"the stored bytes have checksum {crc:08x}, their record states {expected:08x}",
             where=f"storage {storage.key}",
-            hint="bytes were altered on disk or in transfer, which torch.load does not notice; get the file again, "
-            f"or what is whole of this one: gsvckpt migrate {shlex.quote(storage.source.path)} --salvage",
+            hint=_ALTERED.fill(file_words(storage.source.path)),
             path=storage.source.path,
         )
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.characters import escape_json
 from gsvckpt.dtypes import SAFETENSORS_DTYPES, DType
-from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
+from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.heads import HEADS, PLAIN
 from gsvckpt.formats.pickle.calls import calls_of
 from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, NamedStorage, describe_tree, name_storages, require_code, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
+from gsvckpt.hints import TRY_SALVAGE
 from gsvckpt.model import MISSING, Checkpoint, Container, Path, Source, Storage, Tensor, contiguous_stride
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gsvckpt.errors import FLAWS, TRY_SALVAGE, DamagedError, NotCheckpointError, UnsupportedError
+from gsvckpt.errors import FLAWS, DamagedError, NotCheckpointError, UnsupportedError
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import ambiguity, heads, safetensors, torch_stream, torch_tar, torch_zip
 from gsvckpt.formats.pickle.machine import Machine
@@ -10,6 +10,7 @@ from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.zip import directory
 from gsvckpt.formats.zip.directory import Tail
+from gsvckpt.hints import TRY_SALVAGE, Hint
 from gsvckpt.model import Checkpoint, Container, Global, Source
 
 _GLIMPSE = 1 << 16  # bytes that tell nearly always that it is no pickle
@@ -143,7 +144,7 @@ def _overlong_zip(source: Source) -> DamagedError | None:
             return DamagedError(
                 f"{source.size - end:,} bytes follow the end of the zip, too many for any reader to find it",
                 where="end of file",
-                hint=f"python -c \"import sys; open(sys.argv[1], 'r+b').truncate({end})\" FILE cuts them off; keep a copy",
+                hint=Hint("cuts them off; keep a copy", f"python -c \"import sys; open(sys.argv[1], 'r+b').truncate({end})\" <FILE>"),
                 check="container.trailing",
             )
     return None

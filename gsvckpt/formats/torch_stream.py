@@ -6,13 +6,14 @@ import struct
 from typing import NamedTuple
 
 from gsvckpt.dtypes import DType
-from gsvckpt.errors import TRY_SALVAGE, DamagedError, GsvError, UnsupportedError
+from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
+from gsvckpt.hints import TRY_SALVAGE
 from gsvckpt.model import MISSING, Call, Checkpoint, Container, Doubt, Global, Source, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C

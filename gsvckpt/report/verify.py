@@ -68,7 +68,7 @@ def _finding_lines(finding: Finding) -> Iterator[Line]:
     if finding.found and finding.expected and len(finding.found) + len(finding.expected) < _SHORT:
         yield line(f"found {printable(finding.found)}, expected {printable(finding.expected)}", "dim", 10)
     if finding.hint:
-        yield line(f"hint: {printable(finding.hint)}", "cyan", 10)
+        yield line(f"hint: {printable(str(finding.hint))}", "cyan", 10)
 
 
 def _fate_lines(result: Verification, after: DoneAfterVerify, *, verbose: bool) -> Iterator[Line]:

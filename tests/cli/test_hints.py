@@ -25,14 +25,14 @@ def experiment(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "folder", "hint"),
     [
-        ("migrate", "logs/alice", "gsvckpt migrate logs/alice --bundle DIR "),
-        ("migrate", "logs/alice/", "gsvckpt migrate logs/alice/ --bundle DIR "),
-        ("migrate", "logs/alice/logs_s2_v2", "name the files: gsvckpt migrate logs/alice/logs_s2_v2/*.pth"),
-        ("migrate", "SoVITS weights", "name the files: gsvckpt migrate 'SoVITS weights'/*.pth"),
-        ("migrate", ".", "name the files; gsvckpt inspect . -r lists"),
-        ("migrate", "none", "name the files; gsvckpt inspect none -r lists"),
-        ("strip-optimizer", "logs/alice", "name the files; gsvckpt inspect logs/alice -r lists"),
-        ("convert-fp16", "SoVITS weights/", "name the files: gsvckpt convert-fp16 'SoVITS weights'/*.pth"),
+        ("migrate", "logs/alice", "gsvckpt migrate logs/alice --bundle <DIR>  # "),
+        ("migrate", "logs/alice/", "gsvckpt migrate logs/alice/ --bundle <DIR>  # "),
+        ("migrate", "logs/alice/logs_s2_v2", "gsvckpt migrate logs/alice/logs_s2_v2/*.pth"),
+        ("migrate", "SoVITS weights", "gsvckpt migrate 'SoVITS weights'/*.pth"),
+        ("migrate", ".", "gsvckpt inspect . -r  # lists"),
+        ("migrate", "none", "gsvckpt inspect none -r  # lists"),
+        ("strip-optimizer", "logs/alice", "gsvckpt inspect logs/alice -r  # lists"),
+        ("convert-fp16", "SoVITS weights/", "gsvckpt convert-fp16 'SoVITS weights'/*.pth"),
     ],
 )
 def test_a_folder_is_answered_with_what_to_name(gsvckpt, experiment, command, folder, hint):
@@ -44,7 +44,7 @@ def test_a_folder_is_answered_with_what_to_name(gsvckpt, experiment, command, fo
 def test_in_a_folder_of_files_their_ending_is_enough(gsvckpt, experiment, monkeypatch):
     monkeypatch.chdir(experiment)
     save(experiment / "x.$(touch pwned)", small(generator("v2"), "v2"))
-    assert gsvckpt("migrate", ".").err.splitlines()[1] == "hint: name the files: gsvckpt migrate *.pth"
+    assert gsvckpt("migrate", ".").err.splitlines()[1] == "hint: gsvckpt migrate *.pth  # names the files"
 
 
 # --- inspect and verify ------------------------------------------------------------------------------------------------------------------------
@@ -74,16 +74,17 @@ def recorded(gsvckpt, tmp_path):
 
 
 def hints(gsvckpt, *argv, exit_code=1):
-    return [finding["hint"] for file in gsvckpt.json("verify", *argv, exit_code=exit_code).document["files"] for finding in file.get("findings", ())]
+    files = gsvckpt.json("verify", *argv, exit_code=exit_code).document["files"]
+    return [finding["hint"]["command"] for file in files for finding in file.get("findings", ())]
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_missing_file_is_named(gsvckpt, recorded, tmp_path, named):
     recorded.unlink()
     found = hints(gsvckpt, recorded if named else recorded.parent, exit_code=3 if named else 1)
-    command = f"gsvckpt verify {shlex.quote(str(recorded))} --restore-from DIR"
-    assert [hint for hint in found if hint.startswith(command)]
-    (word, *argv) = shlex.split(command.replace("DIR", str(tmp_path / "copies")))
+    command = f"gsvckpt verify {shlex.quote(str(recorded))} --restore-from <BACKUP>"
+    assert command in found
+    (word, *argv) = shlex.split(command.replace("<BACKUP>", str(tmp_path / "copies")))
     assert word == "gsvckpt"
     assert gsvckpt(*argv).code == 0
     assert recorded.exists()
@@ -95,7 +96,7 @@ def test_where_copies_are_is_said_when_it_is_known(gsvckpt, recorded, tmp_path):
     found = hints(gsvckpt, recorded.parent, "--backup", folder)
     restoring = [hint for hint in found if "--restore-from" in hint]
     assert restoring
-    assert all(f"--restore-from {shlex.quote(str(folder))} " in hint for hint in restoring)
+    assert all(hint.endswith(f" --restore-from {shlex.quote(str(folder))}") for hint in restoring)
 
 
 def test_resuming_names_files_and_folders(gsvckpt, tmp_path):
@@ -103,12 +104,12 @@ def test_resuming_names_files_and_folders(gsvckpt, tmp_path):
     save(run / "G_16.pth", s2_training(generator("v2", enc_q=True), epoch=8))
     save(run / "D_16.pth", s2_training(discriminator(), epoch=7))
     found = hints(gsvckpt, run.parent, "--resume", "--layout", "none")
-    assert any(f"gsvckpt verify {shlex.quote(str(run))} --restore-from DIR" in hint for hint in found)
+    assert any(f"gsvckpt verify {shlex.quote(str(run))} --restore-from <BACKUP>" in hint for hint in found)
     save(tmp_path / "my logs" / "alice" / "logs_s1_v2" / "ckpt" / "epoch=1-step=12.ckpt", s1_training(gpt(dtype="float32")))
     found = hints(gsvckpt, run.parent, "--resume", "--layout", "none")
     path = run.parent / "logs_s1_v2" / "ckpt" / "epoch=1-step=12.ckpt"
     assert any(f"gsvckpt migrate {shlex.quote(str(path))} --plain" in hint for hint in found)
-    assert not any(" FILE" in hint or " FOLDER" in hint for hint in found)
+    assert not any("<FILE>" in hint or "<SOURCE>" in hint for hint in found)
 
 
 def test_a_manifest_that_is_not_there_names_the_folder(gsvckpt, recorded):
@@ -125,4 +126,4 @@ def test_readers_name_the_file(gsvckpt, tmp_path, command):
             two.writestr(name, one.read(name))
     run = gsvckpt(command, path)
     assert run.code == 3
-    assert f"hint: gsvckpt migrate {shlex.quote(str(path))} stores its records plainly" in run.err
+    assert f"hint: gsvckpt migrate {shlex.quote(str(path))}  # stores its records plainly" in run.err

@@ -193,5 +193,5 @@ def test_what_is_no_checkpoint_is_named_with_a_hint(gsvckpt, tmp_path, data):
     run = gsvckpt.json("inspect", path, exit_code=3)
     assert run.file["path"] == str(path)
     assert run.file["size"] == len(data)
-    assert run.file["error"]["hint"]
+    assert run.file["error"]["hint"]["text"]
     assert_one_error(run, path, 3)

@@ -209,14 +209,15 @@ def test_a_file_that_ends_early_is_told_of_with_what_helps(gsvckpt, tmp_path, ki
     for command in ("inspect", "migrate", "strip-optimizer"):
         assert "--salvage" in gsvckpt(command, path).err
     findings = gsvckpt.json("verify", path, exit_code=1).file["findings"]
-    assert ["--salvage" in finding["hint"] for finding in findings if finding["check"] == "container.truncated"] == [False, True]  # said once
+    told = [finding["hint"]["command"] for finding in findings if finding["check"] == "container.truncated"]
+    assert ["--salvage" in command for command in told] == [False, True]  # said once
     assert "--salvage" not in gsvckpt("migrate", path, "--salvage", "--exclude", "layer.*").err
 
 
 def test_what_salvage_cannot_help_is_not_told_so(gsvckpt, tmp_path):
     """Nothing is left of a file that was cut within its pickle."""
     (tmp_path / "x.pth").write_bytes(damaged("zip", 0.02))
-    assert all("--salvage" not in finding["hint"] for finding in gsvckpt.json("verify", tmp_path / "x.pth", exit_code=1).file["findings"])
+    assert all("--salvage" not in finding["hint"]["command"] for finding in gsvckpt.json("verify", tmp_path / "x.pth", exit_code=1).file["findings"])
     run = gsvckpt("migrate", tmp_path / "x.pth", "--salvage")
     assert (run.code, "hint: get the file again\n" in run.err) == (3, True)
 
@@ -229,7 +230,7 @@ def test_verify_names_salvage_where_an_altered_file_has_something_whole(gsvckpt,
     (tmp_path / "x.pth").write_bytes(data)
     found = [finding for finding in gsvckpt.json("verify", tmp_path / "x.pth", exit_code=1).file["findings"] if finding["check"] == "record.crc"]
     assert len(found) == len(altered)
-    assert all(("--salvage" in finding["hint"], "--record" in finding["hint"]) == (helps, False) for finding in found)
+    assert all(("--salvage" in finding["hint"]["command"], "--record" in finding["hint"]["command"]) == (helps, False) for finding in found)
     assert gsvckpt("migrate", tmp_path / "x.pth", "--salvage").code == (1 if helps else 4)
     assert "--salvage" in gsvckpt("migrate", tmp_path / "x.pth", "-o", tmp_path / "out.pth").err
 

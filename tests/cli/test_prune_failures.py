@@ -261,7 +261,7 @@ def test_a_folder_that_changes_meanwhile_is_left_alone_and_others_are_not(gsvckp
     assert names(other) == (["alice_e3_s48.pth"] if not shrinks else [f"alice_e{n}_s{n * 16}.pth" for n in (1, 2, 3)])
     (error,) = [file["error"] for file in run.document["files"]]
     assert error["kind"] == "changed"
-    assert error["hint"]
+    assert error["hint"]["text"]
     sizes = sum(len(whole("sovits", "v2", epoch, epoch * 16)) for epoch in (1, 2))
     assert run.document["freed_bytes"] == (0 if shrinks else sizes)
     assert bool(run.document["trash"]) == (more == [])
@@ -314,7 +314,7 @@ def test_what_cannot_be_moved_is_told_as_that(gsvckpt, tmp_path, monkeypatch):
         fails(monkeypatch, name, lambda source, *_: "_e1_" in source and "part" not in source, errno.EACCES)
     (error,) = [one["error"] for one in gsvckpt.json("prune", folder, "--keep-last", "2", "--yes", exit_code=5).document["files"]]
     assert "moved" in error["why"]
-    assert "write in its folder" in error["hint"]
+    assert "write in its folder" in error["hint"]["text"]
     assert snapshot(tmp_path) == before
 
 

@@ -176,7 +176,7 @@ def test_a_shard_that_ends_early_is_salvaged_by_its_own_name(gsvckpt, model):
         assert (run.code, wanted in run.err) == (3, True), run.err
     files = gsvckpt.json("verify", model[1] / INDEX, exit_code=1).document["files"]
     findings = next(file["findings"] for file in files if file["path"].endswith(INDEX))
-    assert [wanted in finding["hint"] for finding in findings] == [True]
+    assert [wanted == finding["hint"]["command"] for finding in findings] == [True]
     assert gsvckpt("migrate", shard, "--salvage").code == 1
 
 

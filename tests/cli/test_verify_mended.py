@@ -174,7 +174,7 @@ def test_a_hint_cannot_be_made_to_run_something_else(gsvckpt, tmp_path):
     name = "it's $(touch pwned) `touch pwned`.pth"
     save(tmp_path / name, s2_training(generator("v2", enc_q=True)), head=b"05")
     run = gsvckpt.json("verify", tmp_path / name, "--layout", "none", exit_code=1)
-    hint = next(f["hint"] for f in run.file["findings"] if f["check"] == "container.head")
+    hint = next(f["hint"]["command"] for f in run.file["findings"] if f["check"] == "container.head")
     program = f"{shlex.quote(sys.executable)} -m gsvckpt"
     subprocess.run(hint.replace("gsvckpt", program, 1), shell=True, check=True, cwd=tmp_path)  # noqa: S602 - what a user would do
     assert not (tmp_path / "pwned").exists()
@@ -204,7 +204,7 @@ def test_hints_name_the_file(gsvckpt, folder):  # noqa: F811
     path = save(folder / "G_0.pth", {**tree(0), "dec.v": tensor("float32", (2,))})
     flip(path)
     (finding,) = [f for f in gsvckpt.json("verify", path, exit_code=1).file["findings"] if f["check"] == "record.crc"]
-    assert finding["hint"].endswith(f"gsvckpt migrate {path} --salvage")
+    assert finding["hint"]["command"] == f"gsvckpt migrate {path} --salvage"
 
 
 # --- honest files ------------------------------------------------------------------------------------------------------------------------------

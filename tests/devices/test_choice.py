@@ -60,7 +60,7 @@ def test_without_torch_the_error_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UsageError, match="needs torch") as caught:
         choose("cuda")
-    assert "pip install torch" in caught.value.hint
+    assert "pip install torch" in str(caught.value.hint)
     assert choose("auto").name == "cpu"
 
 

@@ -63,7 +63,7 @@ def test_refuses_to_overwrite_before_it_writes_anything(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(OLD)
     with pytest.raises(RefusedError, match="exists already") as caught:
         publish(str(tmp_path / "x"), 1, lambda _: pytest.fail("wrote"), lambda _: None, overwrite=False)
-    assert (caught.value.exit_code, "--force" in caught.value.hint) == (4, True)
+    assert (caught.value.exit_code, "--force" in caught.value.hint.text) == (4, True)
 
 
 CRASHES = ["pwrite", "fsync", "replace", "open", "truncate"]
@@ -241,7 +241,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path, monke
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5, "total": 9})())
     with pytest.raises(OutputError, match=r"no space left: .* bytes are needed") as caught:
         publish(str(tmp_path / "x"), 1 << 60, lambda _: pytest.fail("wrote"), lambda _: None, overwrite=False)
-    assert "free some space" in caught.value.hint
+    assert "free some space" in caught.value.hint.text
     assert left_in(tmp_path) == []
 
 

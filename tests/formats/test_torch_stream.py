@@ -115,7 +115,7 @@ def test_a_whole_module_is_of_a_form_that_is_not_handled(tmp_path: Path, inside:
     with pytest.raises(UnsupportedError, match=r"holds a whole module \(.*Net\)") as caught, open_checkpoint(tmp_path / "in.pth"):
         pass
     assert caught.value.exit_code == 3
-    assert ".state_dict()" in caught.value.hint
+    assert ".state_dict()" in caught.value.hint.text
     names = {str(name) for name in caught.value.known.globals}
     layers = {"linear.Linear", "container.Sequential", "conv.Conv1d", "batchnorm.BatchNorm1d"}
     assert {f"torch.nn.modules.{name}" for name in layers} | {"torch._utils._rebuild_tensor_v2"} <= names

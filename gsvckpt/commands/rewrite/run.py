@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.resources import Resources
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files.progress import Progress, Silent
+from gsvckpt.hints import Hint, quote_word
 
 
 class Outcome(NamedTuple):
@@ -103,17 +103,17 @@ def rewrite(run: RewriteRun) -> RewriteResult:
     return result
 
 
-def _name_files(command: str, folder: str) -> str:
+def _name_files(command: str, folder: str) -> Hint:
     """What to run instead of a command for files on a folder."""
     from gsvckpt.engine.discover import EXTENSIONS, find_files
     from gsvckpt.sovits.runs import find_runs  # only this mistake needs them
 
-    inside = os.path.join(shlex.quote(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
+    inside = os.path.join(quote_word(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
     endings = dict.fromkeys(os.path.splitext(path)[1] for path in find_files([folder], recursive=False).checkpoints)
     globs = [f"{inside}*{ending}" for ending in endings if ending.lower() in EXTENSIONS]
     if globs:
-        return f"name the files: gsvckpt {command} {' '.join(globs)}"
+        return Hint("names the files", f"gsvckpt {command} {' '.join(globs)}")
     with suppress(MissingError):
         if command == "migrate" and find_runs(folder):
-            return f"gsvckpt migrate {shlex.quote(folder)} --bundle DIR copies all of this voice into DIR, ready for another machine"
-    return f"name the files; gsvckpt inspect {shlex.quote(folder)} -r lists those below"
+            return Hint("copies all of this voice into a folder, ready for another machine", f"gsvckpt migrate {quote_word(folder)} --bundle <DIR>")
+    return Hint("lists the files below, to name them", f"gsvckpt inspect {quote_word(folder)} -r")

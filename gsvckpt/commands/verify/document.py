@@ -33,7 +33,7 @@ def as_json(result: Verification, after: DoneAfterVerify, fail_on: Severity = "e
         "official": result.official,
         "status": result.status,
         "checks": result.checks(fail_on).as_json(),
-        "findings": [finding._asdict() for finding in result.findings],
+        "findings": [finding.as_json() for finding in result.findings],
         "digests": {name: result.digests.get(name) for name in ("md5", "sha256", "xxh3_128", "content")}
         | {name: digest for name, digest in result.digests.items() if name not in ("md5", "sha256", "xxh3_128", "content")},
         "safety": safety_json(result.safety),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import UsageError
-from gsvckpt.files.paths import source_words
+from gsvckpt.files.paths import file_words
+from gsvckpt.hints import NO_HINT, Hint, quote_word
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -84,20 +84,23 @@ class Finding(NamedTuple):
     severity: Severity
     where: str
     why: str
-    hint: str = ""
+    hint: Hint = NO_HINT
     found: str = ""
     expected: str = ""
 
+    def as_json(self) -> dict[str, object]:
+        """An object of `findings` in the JSON document."""
+        return {**self._asdict(), "hint": self.hint.as_json()}
+
 
 def name_file(finding: Finding, path: str) -> Finding:
-    """The finding with the file's name in place of `FILE` in its hint, so that it can be pasted."""
-    hint = finding.hint.replace("gsvckpt migrate FILE", f"gsvckpt migrate {source_words(path)}")
-    return finding._replace(hint=hint.replace(" FILE", f" {shlex.quote(path)}"))
+    """The finding with the file's name in the command of its hint, so that it can be pasted."""
+    return finding._replace(hint=finding.hint.fill(file_words(path)))
 
 
 def name_copies(finding: Finding, folder: str) -> Finding:
     """The finding with a hint that says where copies are."""
-    return finding._replace(hint=finding.hint.replace("--restore-from DIR", f"--restore-from {shlex.quote(folder)}"))
+    return finding._replace(hint=finding.hint.fill({"<BACKUP>": quote_word(folder)}))
 
 
 def select_checks(text: str | None) -> frozenset[str]:

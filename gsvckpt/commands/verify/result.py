@@ -10,9 +10,10 @@ from gsvckpt.commands.verify.checks.resume import ResumeState
 from gsvckpt.commands.verify.checksum_files import Listed
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Finding, Severity, is_damage, is_unchecked, worst
 from gsvckpt.commands.verify.manifest import ManifestEntry
-from gsvckpt.errors import GsvError, MissingError
+from gsvckpt.errors import ErrorJson, GsvError, MissingError
 from gsvckpt.files.progress import Progress
 from gsvckpt.formats.pickle.safety import Safety
+from gsvckpt.hints import Hint
 from gsvckpt.sovits.config import Plain
 
 Status = Literal["sound", "damaged", "unsafe", "suspect", "unchecked"]
@@ -90,7 +91,7 @@ class Verification(NamedTuple):
     tensors: Mapping[str, str] = {}
     config: Plain = None
     resume: ResumeState | None = None
-    error: Mapping[str, str] | None = None
+    error: ErrorJson | None = None
     official: str | None = None
     skipped: Mapping[str, str] = {}
 
@@ -123,7 +124,7 @@ def only(made: str, why: str) -> dict[str, str]:
 def failure_of(result: Verification) -> GsvError | None:
     """Why the file could not be opened; None where it could."""
     error = result.error
-    return MissingError(error["why"], where=error["where"], hint=error["hint"], path=result.path) if error is not None else None
+    return MissingError(error["why"], where=error["where"], hint=Hint(**error["hint"]), path=result.path) if error is not None else None
 
 
 def judge(findings: tuple[Finding, ...], safety: Safety) -> Status:

@@ -6,6 +6,7 @@ from gsvckpt.errors import MissingError
 from gsvckpt.files.paths import join
 from gsvckpt.files.remote.filesystems import explained, open_filesystem
 from gsvckpt.files.secrets import conceal, reveal
+from gsvckpt.hints import NO_HINT
 
 
 def list_files(folder: str, *, recursive: bool) -> list[str]:
@@ -20,7 +21,7 @@ def list_files(folder: str, *, recursive: bool) -> list[str]:
                 found = [entry["name"] for entry in filesystem.ls(path, detail=True) if entry["type"] == "file"]
     except MissingError as error:
         if "no such file" in error.why:
-            error.why, error.hint = error.why.replace("no such file", "no such folder"), ""
+            error.why, error.hint = error.why.replace("no such file", "no such folder"), NO_HINT
         raise
     base = path.rstrip("/") + "/"
     url = reveal(folder).partition("?")[0]

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.files.budget import MOST_DIRECTORY, MOST_RECORDS, too_much
 from gsvckpt.files.local import read_bytes
+from gsvckpt.hints import Hint
 from gsvckpt.model import Distant, Record, Source
 
 # Bytes from the end in which torch's reader finds the end record: 17 windows of 4,096 bytes, each 4,093 before the one behind it, as it gives up only
@@ -266,7 +267,7 @@ def require_plain(record: Record) -> Record:
         raise UnsupportedError(
             "is compressed; torch stores its records uncompressed",
             where=record.name,
-            hint="gsvckpt migrate FILE stores its records plainly",
+            hint=Hint("stores its records plainly", "gsvckpt migrate <SOURCE>"),
             check="container.compressed",
         )
     return record

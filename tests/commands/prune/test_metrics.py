@@ -75,7 +75,7 @@ def test_of_several_columns_one_must_be_named(tmp_path: Path) -> None:
     read = table(tmp_path, "epoch,loss/g,mos,note\n1,3,4,x\n2,2,,y\n")
     with pytest.raises(UsageError) as caught:
         find_scores(EPOCHS, Wanted(table=read))
-    assert (caught.value.where, caught.value.hint) == ("--metric", "name one: --metric loss/g")
+    assert (caught.value.where, caught.value.hint.text) == ("--metric", "name one: --metric loss/g")
     assert "loss/g, mos" in caught.value.why
     assert find_scores(EPOCHS, Wanted("mos", table=read))[:2] == ("mos", False)
     assert values(EPOCHS, Wanted("mos", table=read)) == {"alice-e1.ckpt": 4.0}
@@ -84,7 +84,7 @@ def test_of_several_columns_one_must_be_named(tmp_path: Path) -> None:
     assert caught.value.where == f"{read.path}:2"
     with pytest.raises(UsageError, match="has no column 'moss'") as caught:
         find_scores(EPOCHS, Wanted("moss", table=read))
-    assert caught.value.hint == "did you mean mos?"
+    assert caught.value.hint.text == "did you mean mos?"
     with pytest.raises(UsageError, match="no column of numbers to rank by: val_loss"):
         find_scores(EPOCHS, Wanted(table=table(tmp_path, "epoch;val_loss\n1;0,5\n")))
 
@@ -402,7 +402,7 @@ def test_without_the_package_one_is_told_how_to_get_it(tmp_path: Path, monkeypat
     assert find_scores([one], Wanted("mos", table=table(tmp_path, "step,mos\n10,3"))).values == {one: 3.0}
     with pytest.raises(MissingError) as caught:
         find_scores([one], Wanted("mos"))
-    assert (caught.value.path, caught.value.hint) == (str(folder), 'pip install "gsvckpt[tensorboard]"')
+    assert (caught.value.path, str(caught.value.hint)) == (str(folder), 'pip install "gsvckpt[tensorboard]"')
 
 
 def test_what_is_slow_to_import_is_not_until_it_is_needed() -> None:

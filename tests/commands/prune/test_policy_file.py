@@ -113,7 +113,7 @@ def test_a_manifest_may_have_a_policy_and_other_tables(tmp_path: Path) -> None:
 def test_a_policy_for_a_manifest_is_judged_as_any(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read(tmp_path, "[files]\n[prune]\nkeep-lst = 3\n", NAME)
-    assert (caught.value.where, caught.value.hint) == (f"{tmp_path / NAME}:3", "did you mean keep-last?")
+    assert (caught.value.where, caught.value.hint.text) == (f"{tmp_path / NAME}:3", "did you mean keep-last?")
 
 
 # --- mistakes and their lines --------------------------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_mistakes(tmp_path: Path, text: str | bytes, line: int, why: str, hint: 
         read(tmp_path, text if isinstance(text, bytes) else text.replace("\n", newline))
     assert caught.value.where == f"{tmp_path / 'policy.toml'}:{line}"
     assert caught.value.why.startswith(why)
-    assert caught.value.hint.startswith(hint)
+    assert caught.value.hint.text.startswith(hint)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_duration(text, "--keep-within")
-    assert (caught.value.where, caught.value.hint) == ("--keep-within", "7d, 36h, 2w or 90min")
+    assert (caught.value.where, caught.value.hint.text) == ("--keep-within", "7d, 36h, 2w or 90min")
 
 
 @given(st.integers(1, 10**9), st.sampled_from([("w", 604_800), ("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)]))

@@ -45,7 +45,7 @@ def test_the_nearest_counts_and_nothing_too_far_above(source: Path, tmp_path: Pa
     put(tmp_path / "config.json", {"far": 1})
     with pytest.raises(MissingError) as caught:
         training_config.find(str(source), None)
-    assert "--config" in caught.value.hint
+    assert "--config" in str(caught.value.hint)
     put(source.parents[1] / "config.json", {"name": "above"})
     put(source.parent / "config.json", {"name": "beside"})
     assert training_config.find(str(source), None).config == {"name": "beside"}

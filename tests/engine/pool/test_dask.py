@@ -309,7 +309,7 @@ def test_a_worker_that_sees_another_file_touches_nothing(tmp_path: Path, sight: 
     result = _Shipped(Inspect(None), __version__)(_Parcel(Sought(path), path, sight), 1, Silent())
     assert isinstance(result, ClusterError)
     assert (result.path, result.exit_code) == (path, 3)
-    assert "same paths" in result.hint
+    assert "same paths" in result.hint.text
     checked = _Shipped(Verify(Options()), __version__)(_Parcel(Candidate(path), path, sight), 1, Silent())
     assert (checked.status, checked.path) == ("unchecked", path)
 

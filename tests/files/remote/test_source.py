@@ -21,6 +21,7 @@ from gsvckpt.files.remote import source as remote
 from gsvckpt.files.remote.filesystems import open_filesystem
 from gsvckpt.files.remote.objects import HEAD
 from gsvckpt.files.remote.source import BLOCK, RemoteSource
+from gsvckpt.hints import Hint
 from tests.support.web import serve
 
 SIZE = 3 * BLOCK + 12_345
@@ -151,7 +152,7 @@ def test_a_server_without_ranges_is_told_and_nothing_is_downloaded(web, data):
     web.spoil = ignore_ranges
     with pytest.raises(MissingError, match="cannot send parts of a file, only all of its") as caught, open_source(web.url("file.bin")):
         pass
-    assert caught.value.hint == "download it first"
+    assert caught.value.hint == Hint("download it first")
     assert len(web.requests) == 1
 
 
@@ -259,7 +260,7 @@ def test_without_fsspec_the_hint_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(MissingError, match="fsspec") as caught, open_source("s3://bucket/a.pth"):
         pass
-    assert caught.value.hint == "pip install 'gsvckpt[remote]'"
+    assert str(caught.value.hint) == "pip install 'gsvckpt[remote]'"
 
 
 def test_without_the_protocols_package_the_hint_says_what_to_install(monkeypatch):
@@ -267,7 +268,7 @@ def test_without_the_protocols_package_the_hint_says_what_to_install(monkeypatch
     monkeypatch.delitem(import_module("fsspec.registry")._registry, "s3", raising=False)
     with pytest.raises(MissingError, match="s3fs") as caught, open_source("s3://bucket/a.pth"):
         pass
-    assert caught.value.hint == "pip install 'gsvckpt[remote]'"
+    assert str(caught.value.hint) == "pip install 'gsvckpt[remote]'"
 
 
 def test_the_hugging_face_hub_is_reached_through_its_own_package():

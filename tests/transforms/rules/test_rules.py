@@ -231,7 +231,7 @@ def test_mistakes(tmp_path: Path, text: str | bytes, line: int | None, why: str,
     path = str(tmp_path / "rules.toml")
     assert caught.value.where == (f"{path}:{line}" if line else path)
     assert caught.value.exit_code == 2
-    assert hint in caught.value.hint
+    assert hint in caught.value.hint.text
 
 
 pieces = st.sampled_from(
@@ -277,7 +277,7 @@ def test_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(MissingError, match="cannot be read") as caught:
         read_rules(name)
     assert caught.value.path == name
-    assert "ddp, lightning, torch-compile" in caught.value.hint
+    assert "ddp, lightning, torch-compile" in caught.value.hint.text
 
 
 def test_a_file_goes_before_a_preset_and_a_folder_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

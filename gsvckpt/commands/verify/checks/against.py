@@ -14,6 +14,7 @@ from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UnsupportedError
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.streams import Buffers, check_unchanged, for_each
+from gsvckpt.hints import NO_HINT
 from gsvckpt.model import Tensor
 
 _LISTED = 20
@@ -62,7 +63,7 @@ def _compare(one: Examination, other: Examination, jobs: int, progress: Progress
     both = [name for name in theirs if name in mine]
     reshaped = [name for name in both if mine[name].shape != theirs[name].shape]
     found += [
-        Finding("against.shape", "error", name, "has another shape", "", str(list(mine[name].shape)), str(list(theirs[name].shape)))
+        Finding("against.shape", "error", name, "has another shape", NO_HINT, str(list(mine[name].shape)), str(list(theirs[name].shape)))
         for name in reshaped[:_LISTED]
     ]
     found += _changed_types({name: (mine[name], theirs[name]) for name in both})
@@ -75,7 +76,7 @@ def _compare(one: Examination, other: Examination, jobs: int, progress: Progress
     counted = {pair.name: count for pair, count in for_each(pairs, differs, jobs=jobs, progress=progress).items() if count}
     check_unchanged([one.checkpoint.source, other.checkpoint.source])
     found += [
-        Finding("against.values", "error", name, f"{count:,} of {mine[name].numel:,} values differ", "", f"{count:,} values", "0")
+        Finding("against.values", "error", name, f"{count:,} of {mine[name].numel:,} values differ", NO_HINT, f"{count:,} values", "0")
         for name, count in list(counted.items())[:_LISTED]
     ]
     if len(counted) > _LISTED:

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from gsvckpt.commands.verify.checks.versions import rewrite_head
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.engine.examine import Examination
-from gsvckpt.errors import TRY_SALVAGE, GsvError
+from gsvckpt.errors import GsvError
 from gsvckpt.formats.torch_salvage import Salvaged
 from gsvckpt.formats.zip.directory import is_storage
+from gsvckpt.hints import NO_HINT, TRY_SALVAGE, Hint
 from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import Detection
 
 _OPCODES = frozenset(b"(.0123456789BCEFGIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b")  # to protocol 2
-_AGAIN = "get the file again"
+_AGAIN = Hint("get the file again")
 _SEEKS_TOO_FAR = (4_096, 70_000)  # bytes of a cut zip between which torch's reader asks the system for a place before the file
 _LISTED = 20  # records named one by one
 _BY_INFERENCE = ("sovits-weights", "sovits-lora")  # kinds that GPT-SoVITS opens whatever their head (process_ckpt.py:129-138)
@@ -31,7 +32,7 @@ def failure(error: GsvError, head: bytes, size: int, salvaged: Salvaged | None) 
     found = [Finding(error.check, "error", error.where, why, hint)]
     if salvaged is not None and salvaged.tensors:
         share = f"{salvaged.complete:,} of {salvaged.tensors:,}"
-        hint = "gsvckpt migrate FILE --salvage writes what is whole" if salvaged.complete else ""
+        hint = Hint("writes what is whole", "gsvckpt migrate <SOURCE> --salvage") if salvaged.complete else NO_HINT
         found.append(Finding(error.check, "info", "tensors", f"{share} tensors still have all their bytes", hint, share))
     return found
 
@@ -83,7 +84,7 @@ def byteorder(checkpoint: Checkpoint) -> list[Finding]:
     if order == "little":
         return []
     why = f"its numbers are in {order[:20]!r} byte order, which GPT-SoVITS never writes, so they were not examined"
-    return [Finding("container.unsupported", "error", "byteorder", why, "load it with torch and save it again", order[:20], "little")]
+    return [Finding("container.unsupported", "error", "byteorder", why, Hint("load it with torch and save it again"), order[:20], "little")]
 
 
 def trailing(checkpoint: Checkpoint) -> list[Finding]:
@@ -92,7 +93,7 @@ def trailing(checkpoint: Checkpoint) -> list[Finding]:
     if not count or container.format != "torch-stream":  # behind a zip's pickle they are a doubt (see ambiguity)
         return []
     why = f"{count:,} bytes follow the last storage; torch.load ignores them"
-    return [Finding("container.trailing", "warning", "end of file", why, "harmless where a copy appended zeros; otherwise get the file again")]
+    return [Finding("container.trailing", "warning", "end of file", why, Hint("harmless where a copy appended zeros; otherwise get the file again"))]
 
 
 def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Finding]:
@@ -122,7 +123,7 @@ def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Findin
         found.append(Finding("record.crc", "error", "records", f"and {len(wrong) - _LISTED:,} more altered records"))
     if unknown:
         why = f"{len(unknown):,} of {len(crcs):,} records state no checksum: torch wrote them with checksums switched off, so damage would not show"
-        found.append(Finding("record.crc", "warning", unknown[0].name, why, "gsvckpt verify FILE --record keeps a digest of its own", "0"))
+        found.append(Finding("record.crc", "warning", unknown[0].name, why, Hint("keeps a digest of its own", "gsvckpt verify <FILE> --record"), "0"))
     return found
 
 

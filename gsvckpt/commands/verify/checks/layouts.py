@@ -10,12 +10,14 @@ from gsvckpt.commands.verify.checks.answer import Answer, Skipped
 from gsvckpt.commands.verify.findings import Finding, Severity
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import UsageError
+from gsvckpt.hints import NO_HINT, Hint
 from gsvckpt.model import Tensor
 from gsvckpt.sovits import layouts, requirements
 from gsvckpt.sovits.config import find_config
 from gsvckpt.sovits.kinds import Kind
 from gsvckpt.sovits.versions import VERSIONS
 
+_FLOATS = "float16 or float32"
 _LISTED = 20  # tensors of other shape named one by one
 _NAMED = 3  # names in one line
 
@@ -64,7 +66,7 @@ def compare(examination: Examination, wanted: str = "auto") -> Answer:
     found = _normal(examination, name)
     if difference.missing:
         why = f"{_count(difference.missing, 'tensor')} of {name} {_are(difference.missing)} missing: {_list(difference.missing)}; {manners.missing}"
-        hint = "get the file again, or save it anew: gsvckpt migrate FILE --like BASE --fill takes them from a base"
+        hint = Hint("takes them from a base; better get the file again, or save it anew", "gsvckpt migrate <SOURCE> --like <BASE> --fill")
         found.append(Finding("layout.missing", "error", difference.missing[0], why, hint, f"{len(state):,} tensors", f"{len(expected):,} tensors"))
     if difference.extra:
         why = f"{_count(difference.extra, 'tensor')} {_are(difference.extra)} not part of {name}: {_list(difference.extra)}; {manners.extra}"
@@ -74,7 +76,7 @@ def compare(examination: Examination, wanted: str = "auto") -> Answer:
         )
     for tensor, shape, reference in difference.wrong_shape[:_LISTED]:
         why = f"has the shape {list(shape)} where {name} has {list(reference)}; loading stops with a size mismatch"
-        found.append(Finding("layout.shape", "error", tensor, why, "it is of another version or model", str(list(shape)), str(list(reference))))
+        found.append(Finding("layout.shape", "error", tensor, why, Hint("it is of another version or model"), str(list(shape)), str(list(reference))))
     if len(difference.wrong_shape) > _LISTED:
         found.append(Finding("layout.shape", "error", "tensors", f"and {len(difference.wrong_shape) - _LISTED:,} more of another shape"))
     return [*found, *_dtypes(state, expected)]
@@ -107,15 +109,7 @@ def _normal(examination: Examination, name: str) -> list[Finding]:
 def _dtypes(state: Mapping[str, Tensor], expected: layouts.ModelLayout) -> list[Finding]:
     wrong = [name for name in expected if name in state and not state[name].dtype.floating]
     found = [
-        Finding(
-            "layout.dtype",
-            "error",
-            name,
-            "holds no floating-point numbers; loading rounds or fails",
-            "",
-            state[name].dtype.name,
-            "float16 or float32",
-        )
+        Finding("layout.dtype", "error", name, "holds no floating-point numbers; loading rounds or fails", NO_HINT, state[name].dtype.name, _FLOATS)
         for name in wrong[:_LISTED]
     ]
     counts = Counter(state[name].dtype.name for name in expected if name in state and state[name].dtype.floating)
@@ -134,12 +128,12 @@ def config(examination: Examination) -> Answer:
     found = []
     if missing:
         why = f"{_count(missing, 'field')} that GPT-SoVITS reads {_are(missing)} missing: {_list(missing)}; loading stops with an error"
-        found.append(Finding("layout.config", "error", missing[0], why, "it can be taken from another file of the same voice or version"))
+        found.append(Finding("layout.config", "error", missing[0], why, Hint("it can be taken from another file of the same voice or version")))
     if requirements.needs_plain_dict(kind, raw):
         found.append(Finding("layout.config", "error", "config", "is an object, but GPT-SoVITS calls config.get, which only a dict has"))
     for field, said, has in requirements.wrong_sizes(kind, raw, examination.state):
         why = f"says {said!s:.40} where the tensors have {has}; loading stops with a size mismatch"
-        found.append(Finding("layout.config", "error", f"config.{field}", why, "", f"{said!s:.40}", str(has)))
+        found.append(Finding("layout.config", "error", f"config.{field}", why, NO_HINT, f"{said!s:.40}", str(has)))
     return found
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from gsvckpt.commands.verify.checksum_files import ChecksumFile, Listed
 from gsvckpt.commands.verify.findings import Finding
+from gsvckpt.hints import NO_HINT, Hint
 
-_AGAIN = "get the file again"
+_AGAIN = Hint("get the file again")
 
 
 def compare(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
@@ -27,7 +28,7 @@ def confirm(listed: Listed | None, digests: Mapping[str, str]) -> list[Finding]:
     if listed is None or name is None:
         return []
     why = "has the digest that the checksum file lists, which says nothing about its content"
-    return [Finding("checksum.match", "info", "file", why, "", f"{name} {listed.digest}", listed.digest)]
+    return [Finding("checksum.match", "info", "file", why, NO_HINT, f"{name} {listed.digest}", listed.digest)]
 
 
 def missing(listed: Listed) -> Finding:
@@ -40,4 +41,4 @@ def malformed(file: ChecksumFile) -> list[Finding]:
     if not file.malformed:
         return []
     told = ", ".join(map(str, file.malformed[:10])) + (" ..." if len(file.malformed) > 10 else "")
-    return [Finding("checksum.malformed", "warning", file.path, f"lines that are no checksum lines: {told}", "", str(len(file.malformed)), "0")]
+    return [Finding("checksum.malformed", "warning", file.path, f"lines that are no checksum lines: {told}", NO_HINT, str(len(file.malformed)), "0")]

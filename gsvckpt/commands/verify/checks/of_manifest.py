@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.commands.verify.manifest import DIGESTS, ManifestEntry
+from gsvckpt.hints import Hint
 
-_RECORD = "if it was saved anew, record it: gsvckpt verify FILE --record"
-_RESTORE = "gsvckpt verify FILE --restore-from DIR brings it back from a backup"
+_RECORD = Hint("records it, if it was saved anew", "gsvckpt verify <FILE> --record")
+_RESTORE = Hint("brings it back from a backup", "gsvckpt verify <FILE> --restore-from <BACKUP>")
 
 
 def compare(entry: ManifestEntry, size: int, mtime_ns: int, digests: Mapping[str, str], tensors: Mapping[str, str]) -> list[Finding]:
@@ -51,13 +52,13 @@ def _time(mtime_ns: int) -> str:
 
 def missing(entry: ManifestEntry) -> Finding:
     """A recorded file that is missing."""
-    hint = f"{_RESTORE}; --record --forget drops the entry"
+    hint = Hint(f"{_RESTORE.text}; --record --forget drops the entry", _RESTORE.command)
     return Finding("manifest.missing", "error", "file", "was recorded but is missing now", hint, "no file", f"{entry.size:,} bytes")
 
 
 def new() -> Finding:
     """A file that the manifest beside it does not name."""
-    return Finding("manifest.new", "info", "file", "is not in the manifest", "gsvckpt verify FILE --record adds it")
+    return Finding("manifest.new", "info", "file", "is not in the manifest", Hint("adds it", "gsvckpt verify <FILE> --record"))
 
 
 def nothing_recorded() -> Finding:

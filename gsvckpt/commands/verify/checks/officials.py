@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gsvckpt.commands.verify.checks.answer import Answer, Skipped
 from gsvckpt.commands.verify.findings import Finding, Severity
+from gsvckpt.hints import NO_HINT, Hint
 from gsvckpt.sovits import official
 
 _NOT_NAMED = Skipped("no official file has this name")
@@ -26,7 +27,7 @@ def identify(path: str, sha256: str | None) -> Answer:
     if match(path, sha256) is not None:
         return [_same(path, sha256)]
     why = f"is called like the official {named[0].name} and is another: saved anew, or trained further"
-    return [Finding("official.digest", "info", "file", why, "", sha256, named[0].sha256 or "")]
+    return [Finding("official.digest", "info", "file", why, NO_HINT, sha256, named[0].sha256 or "")]
 
 
 def compare(path: str, sha256: str | None) -> Answer:
@@ -43,7 +44,7 @@ def compare(path: str, sha256: str | None) -> Answer:
         return [_same(path, sha256)]
     severity: Severity = "error" if named[0].sources > 1 else "warning"
     why = f"is not the official {named[0].name}: altered, incomplete or another edition"
-    return [Finding("official.digest", severity, "file", why, "download it again", sha256, named[0].sha256 or "")]
+    return [Finding("official.digest", severity, "file", why, Hint("download it again"), sha256, named[0].sha256 or "")]
 
 
 def _same(path: str, sha256: str) -> Finding:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.formats.pickle.safety import Safety, Verdict
+from gsvckpt.hints import Hint
 
 _NAMED = 6
-_TRUST = "load it only if you trust whoever wrote it"
+_TRUST = Hint("load it only if you trust whoever wrote it")
 
 
 def safety(verdict: Safety) -> list[Finding]:
@@ -15,7 +16,7 @@ def safety(verdict: Safety) -> list[Finding]:
     told = ", ".join(worst[:_NAMED]) + (f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else "")
     if verdict.verdict == "unsafe":
         why = verdict.tell_unsafe(_NAMED)
-        return [Finding("pickle.safety", "error", "pickle", why, "do not load this file", told, "names of data only")]
+        return [Finding("pickle.safety", "error", "pickle", why, Hint("do not load this file"), told, "names of data only")]
     if verdict.verdict == "unknown" and worst:
         return [Finding("pickle.safety", "error", "pickle", verdict.tell_unknown(_NAMED), _TRUST, told, "names of data only")]
     return []

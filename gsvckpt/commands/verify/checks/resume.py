@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import GsvError
+from gsvckpt.hints import NO_HINT, Hint, quote_word
 from gsvckpt.model import Opaque, walk
 from gsvckpt.sovits import requirements
 from gsvckpt.sovits.config import lookup
@@ -23,7 +23,7 @@ _TRAINED = ("gpt-training", "sovits-generator-training", "sovits-discriminator-t
 _OF_FILES = ("resume.keys", "resume.optimizer", "resume.lightning")  # checks of one file, and of the folder of a run
 _OF_RUNS = ("resume.pair", "resume.stale", "resume.finished")
 _OVER = "GPT-SoVITS silently starts over from the pretrained model at epoch 1 and overwrites what is here"
-_PLAIN = 'gsvckpt migrate FILE --plain --in-place mends the file; so does pip install "pytorch-lightning<2.6"'
+_PLAIN = Hint('mends the file; so does pip install "pytorch-lightning<2.6"', "gsvckpt migrate <FILE> --plain --in-place")
 
 
 class ResumeState(NamedTuple):
@@ -71,7 +71,7 @@ def assess_file(name: str, state: ResumeState, run: TrainingRun | None) -> list[
     elif state.kind in ("sovits-generator-training", "sovits-discriminator-training"):
         found = _loadable(name, state)
     else:
-        hint = "training files are called G_*.pth, D_*.pth and epoch=*-step=*.ckpt, in logs/<experiment>"
+        hint = Hint("training files are called G_*.pth, D_*.pth and epoch=*-step=*.ckpt, in logs/<experiment>")
         return [Finding("resume.file", "error", name, f"is not a training file ({state.kind}), so training cannot resume from it", hint, state.kind)]
     if run is not None and name not in (run.generator, run.discriminator):
         taken = run.discriminator if state.kind == "sovits-discriminator-training" else run.generator
@@ -102,7 +102,7 @@ def _openable(name: str, state: ResumeState) -> list[Finding]:
     missing = [key for key in _S1_KEYS if key not in state.keys]
     if missing:
         why = f"lacks {', '.join(missing)}: training stops with a KeyError"
-        hint = "empty lists are enough: gsvckpt strip-optimizer leaves them"
+        hint = Hint("empty lists are enough: gsvckpt strip-optimizer leaves them")
         found.append(Finding("resume.keys", "error", name, why, hint, ", ".join(missing)))
     if state.paths:
         why = f"names pathlib.{min(state.paths)}: pytorch-lightning 2.6 with torch 2.6 refuses it (Unsupported global)"
@@ -114,7 +114,8 @@ def _openable(name: str, state: ResumeState) -> list[Finding]:
 
 def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) -> list[Finding]:
     if run.failure:
-        return [Finding("resume.file", "error", run.folder, f"a name makes GPT-SoVITS fail ({run.failure}); {_OVER}", "rename files to G_<step>.pth")]
+        why = f"a name makes GPT-SoVITS fail ({run.failure}); {_OVER}"
+        return [Finding("resume.file", "error", run.folder, why, Hint("rename files to G_<step>.pth"))]
     if run.generator is None:
         return [_nothing("G_*.pth")]
     found: list[Finding] = []
@@ -129,14 +130,15 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
         found += _loadable(name, state)
     if pairs and run.discriminator is None:
         why = f"there is no D_*.pth beside {run.generator}, and GPT-SoVITS loads D first: {_OVER}"
-        found.append(Finding("resume.pair", "error", run.generator, why, "put the D file of the same epoch back", "no D", "G and D"))
+        found.append(Finding("resume.pair", "error", run.generator, why, Hint("put the D file of the same epoch back"), "no D", "G and D"))
     generator = known.get(run.generator)
     discriminator = known.get(run.discriminator or "")
     if generator is None:
         return found
     if discriminator is not None and discriminator.epoch != generator.epoch:
         why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}; training continues with both"
-        hint = f"put the file of the same epoch back: gsvckpt verify {shlex.quote(run.folder)} --restore-from DIR brings it from a backup"
+        command = f"gsvckpt verify {quote_word(run.folder)} --restore-from <BACKUP>"
+        hint = Hint("put the file of the same epoch back: this brings it from a backup", command)
         found.append(Finding("resume.pair", "warning", run.generator, why, hint, str(discriminator.epoch), str(generator.epoch)))
     found += _stale(run, generator, states)
     blocked = any(finding.severity == "error" for finding in found)
@@ -146,11 +148,11 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
 def _loadable(name: str, state: ResumeState) -> list[Finding]:
     missing = [key for key in _S2_KEYS if key not in state.keys]
     if missing:
-        hint = "gsvckpt strip-optimizer leaves `optimizer: None`, from which training goes on" if missing == ["optimizer"] else ""
+        hint = Hint("gsvckpt strip-optimizer leaves `optimizer: None`, from which training goes on") if missing == ["optimizer"] else NO_HINT
         return [Finding("resume.keys", "error", name, f"lacks {', '.join(missing)}: {_OVER}", hint, ", ".join(missing))]
     if state.groups is not None and state.wanted_groups is not None and state.groups != state.wanted_groups:
         why = f"its optimizer has groups of {_groups(state.groups)} parameters, this model's has {_groups(state.wanted_groups)}: {_OVER}"
-        hint = "gsvckpt strip-optimizer FILE --in-place removes it, and training goes on with fresh moments"
+        hint = Hint("removes it, and training goes on with fresh moments", "gsvckpt strip-optimizer <FILE> --in-place")
         return [Finding("resume.optimizer", "error", name, why, hint, _groups(state.groups), _groups(state.wanted_groups))]
     if state.groups is None:
         return [Finding("resume.optimizer", "info", name, "has no optimizer state: training resumes with fresh moments")]
@@ -184,7 +186,7 @@ def _outcome(run: TrainingRun, state: ResumeState, *, blocked: bool) -> list[Fin
     files = " and ".join(filter(None, (run.generator, run.discriminator)))
     if epochs is not None and state.epoch >= epochs:
         why = f"{files}: epoch {state.epoch} of {epochs} is done, so GPT-SoVITS trains nothing and saves nothing"
-        hint = "raise the total number of epochs"
+        hint = Hint("raise the total number of epochs")
         return [Finding("resume.finished", "warning", str(run.generator), why, hint, str(state.epoch), f"below {epochs}")]
     total = f" of {epochs}" if epochs is not None else ""
     return [Finding("resume.file", "info", str(run.generator), f"training resumes from {files} at epoch {state.epoch + 1}{total}")]
@@ -194,7 +196,7 @@ def _nothing(pattern: str) -> Finding:
     return Finding("resume.file", "warning", "folder", f"there is no {pattern}: training starts from the pretrained model at epoch 1", found="none")
 
 
-def _instead(run: TrainingRun, name: str) -> str:
+def _instead(run: TrainingRun, name: str) -> Hint:
     """What to do so that another file is taken: the whole pair goes, or is brought back where nothing else is there."""
     if run.stage == "gpt":
         gone = {name}
@@ -203,10 +205,9 @@ def _instead(run: TrainingRun, name: str) -> str:
         gone = {name, *(other for other in run.names if other[1:] == name[1:])}
         rest = next((other for other in sorted(run.names) if other not in gone and other.startswith("G_")), None)
     if rest is None:
-        return (
-            f"nothing else is there to go on from: gsvckpt verify {shlex.quote(run.folder)} --resume --restore-from DIR brings it back from a backup"
-        )
-    return f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again"
+        command = f"gsvckpt verify {quote_word(run.folder)} --resume --restore-from <BACKUP>"
+        return Hint("brings it back from a backup; nothing else is there to go on from", command)
+    return Hint(f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again")
 
 
 def skipped_of_file(state: ResumeState) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from gsvckpt.commands.verify.findings import Finding, Severity
 from gsvckpt.devices.device import Extremes
 from gsvckpt.dtypes import DTYPES
+from gsvckpt.hints import NO_HINT, Hint
 from gsvckpt.model import Storage, Tensor
 
 _LISTED = 20  # tensors named one by one
@@ -41,7 +42,7 @@ def bounds(bombs: Mapping[str, Tensor]) -> list[Finding]:
             "error",
             name,
             f"needs {tensor.nbytes:,} bytes of memory, but its storage has {tensor.storage.nbytes:,}; {ruin}",
-            "do not load this file",
+            Hint("do not load this file"),
             f"shape {list(tensor.shape)[:8]}, stride {list(tensor.stride)[:8]}",
         )
         for name, tensor in bombs.items()
@@ -59,12 +60,13 @@ def finite(weights: Mapping[str, Tensor], numbers: Mapping[str, Extremes], kept:
     for name, seen in list(wild.items())[:_LISTED]:
         parts = [f"{count:,} {what}" for count, what in ((seen.nan, "NaN"), (seen.infinite, "infinite")) if count]
         severity: Severity = "info"
-        hint = ""
+        hint = NO_HINT
         if name in weights:
             severity = "error" if seen.nan or ours else "warning"
-            hint = "training diverged or the file is damaged: use an earlier one"
+            hint = Hint("training diverged or the file is damaged: use an earlier one")
         elif name in kept:
-            severity, hint = "error", "resuming from it spreads to the weights: use an earlier one, or remove the state with gsvckpt strip-optimizer"
+            severity = "error"
+            hint = Hint("removes the state, as resuming spreads it to the weights; or use an earlier file", "gsvckpt strip-optimizer <SOURCE>")
         found.append(Finding("tensor.finite", severity, name, f"{' and '.join(parts)} of {seen.count:,} values", hint, ", ".join(parts), "0"))
     if len(wild) > _LISTED:
         severity = "error" if any(name in weights or name in kept for name in list(wild)[_LISTED:]) else "info"
@@ -87,7 +89,7 @@ def ranges(tensors: Mapping[str, Tensor], extremes: Mapping[str, Extremes]) -> l
             "info" if "_codebook." in name else "warning",
             name,
             f"{extremes[name].beyond:,} values are beyond float16: they become infinite when GPT-SoVITS saves weights for inference",
-            "convert-fp16 keeps such a tensor as it is" if "_codebook." not in name else "sums of the quantizer, which inference does not use",
+            Hint("convert-fp16 keeps such a tensor as it is" if "_codebook." not in name else "sums of the quantizer, which inference does not use"),
             f"{extremes[name].largest:.6g}",
             "at most 65,504",
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 from gsvckpt.commands.verify.checks.answer import Answer, Skipped
 from gsvckpt.commands.verify.findings import Finding, Severity
 from gsvckpt.engine.examine import Examination
-from gsvckpt.files.paths import is_url, source_words
+from gsvckpt.files.paths import is_url
+from gsvckpt.hints import NO_HINT, Hint
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.training_progress import is_comparable
 from gsvckpt.sovits.upstream import UpstreamError
 
-_RESIZE = "gsvckpt migrate FILE writes a copy of the size that GPT-SoVITS expects"
+_RESIZE = Hint("writes a copy of the size that GPT-SoVITS expects", "gsvckpt migrate <SOURCE>")
 
 
 def detection(examination: Examination) -> Answer:
@@ -37,27 +36,22 @@ def detection(examination: Examination) -> Answer:
             severity = "error"
         said = upstream.describe(detected.model, detected.lora) if misread else ""
         known = upstream.describe(identity.version, examination.is_lora) if misread else ""
-        found.append(Finding("version.upstream", severity, detected.rule, text, _mend(examination) if misread else "", said, known))
+        found.append(Finding("version.upstream", severity, detected.rule, text, _mend(examination) if misread else NO_HINT, said, known))
     return found
 
 
-def _mend(examination: Examination) -> str:
+def _mend(examination: Examination) -> Hint:
     identity, container = examination.identity, examination.checkpoint.container
     base = identity.kind == "sovits-generator-base"
     wanted = upstream.head_for(identity.version, examination.is_lora, base=base)
     if container.format == "torch-zip" and container.head != wanted and identity.version is not None:
         return rewrite_head(examination.checkpoint.source.path, wanted)
-    return _RESIZE if upstream.padded_size(identity.version, examination.checkpoint.source.size, base=base) is not None else ""
+    return _RESIZE if upstream.padded_size(identity.version, examination.checkpoint.source.size, base=base) is not None else NO_HINT
 
 
-def rewrite_head(path: str, head: str) -> str:
-    """A command that puts these two bytes at the front of a file, whatever its name holds."""
-    import shlex
-
-    if is_url(path):
-        return f"gsvckpt migrate --head {head} {source_words(path)}"
-    quoted = shlex.quote(path) if os.name != "nt" else f'"{path}"'  # no file name on Windows holds a quote
-    return f"gsvckpt migrate --head {head} --in-place {'-- ' if quoted.startswith('-') else ''}{quoted}"
+def rewrite_head(path: str, head: str) -> Hint:
+    """A command that puts these two bytes at the front of a file."""
+    return Hint("puts these two bytes at its front", f"gsvckpt migrate --head {head} {'<SOURCE>' if is_url(path) else '--in-place <FILE>'}")
 
 
 def _corrected(examination: Examination) -> bool:
@@ -79,7 +73,7 @@ def claims(examination: Examination) -> Answer:
 def name(examination: Examination) -> Answer:
     """A file name whose epoch or step is not the content's: renamed, or copied over another."""
     checkpoint, notes = examination.checkpoint, examination.identity.progress.notes
-    hint = "the content counts; rename the file"
+    hint = Hint("the content counts; rename the file")
     if not notes and not is_comparable(checkpoint.root, checkpoint.source.path, checkpoint.container.metadata):
         return Skipped("its name and its content do not both say an epoch or a step")
     return [Finding("version.name", "warning", "name", note, hint) for note in notes]

@@ -14,6 +14,7 @@ from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.errors import FLAWS
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.zip.directory import END, END64, LOCAL, LOCATOR, MAX32, Tail, find_tail, read_entries
+from gsvckpt.hints import Hint
 from gsvckpt.model import Distant, Record, Source
 
 _ZIP64, _PADDING = 0x0001, 0x4246  # extra fields: 64-bit sizes, and `FB`, with which torch aligns its data
@@ -24,7 +25,7 @@ _INFO_ZIP = (0x031E, 0x032D, 0x033F)
 _NEEDS_ZIP64 = 45
 _FEW = 3  # records from which on one that differs from all others is remarkable
 _TOGETHER = 4_096  # records whose headers are got at once
-_AGAIN = "no reader looks there, but bytes were altered: get the file again, or compare its digest"
+_AGAIN = Hint("no reader looks there, but bytes were altered: get the file again, or compare its digest")
 
 Fields = tuple[int, ...]  # of CENTRAL
 _PACKED, _SIZE, _COMMENT = 8, 9, 12
@@ -71,7 +72,7 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
                 end = limit
     if unread:
         why = f"{unread:,} of {len(records):,} local headers lie between tensors of a remote file and were not read"
-        found.append(Finding("container.headers", "info", "local headers", why, "without --quick they are read, too"))
+        found.append(Finding("container.headers", "info", "local headers", why, Hint("without --quick they are read, too")))
     if tail.offset != end:
         found.append(_gap(end, tail.offset, "zip directory"))
     found += _idle_places(records, central, needed)
@@ -82,7 +83,7 @@ def audit(source: Source, records: Sequence[Record], tail: Tail) -> list[Finding
                 "warning",
                 "end of file",
                 f"{tail.trailing:,} bytes follow the end of the zip; torch.load ignores them",
-                "harmless where a download or copy appended zeros; otherwise get the file again",
+                Hint("harmless where a download or copy appended zeros; otherwise get the file again"),
             )
         )
     return found
@@ -185,7 +186,7 @@ def _end_records(source: Source, tail: Tail, central: Iterable[Fields]) -> Itera
 
 def _gap(begin: int, end: int, before: str) -> Finding:
     why = f"{end - begin:,} bytes before it, from byte {begin:,}, belong to nothing"
-    return Finding("container.gap", "warning", before, why, "bytes may hide there; get the file again from where it came")
+    return Finding("container.gap", "warning", before, why, Hint("bytes may hide there; get the file again from where it came"))
 
 
 def _oddity(check: str, where: str, why: str, found: str = "", expected: str = "") -> Finding:

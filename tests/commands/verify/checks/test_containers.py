@@ -75,7 +75,7 @@ def test_what_can_be_saved_of_a_cut_file_is_told(tmp_path: Path) -> None:
     result = verify(tmp_path / "x.pth", data[: data.find(b"archive/data/3") + 60])
     (remains,) = [finding for finding in result.findings if finding.where == "tensors"]
     assert remains.found == "3 of 6"
-    assert "--salvage" in remains.hint
+    assert "--salvage" in remains.hint.command
 
 
 def test_altered_bytes_of_a_tensor_are_named_by_the_tensor(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_training_file_under_a_head_cannot_be_resumed(tmp_path: Path) -> None:
     tree = {"model": TREE["weight"], "iteration": 1, "optimizer": None, "learning_rate": 1e-4}
     result = verify(tmp_path / "G_1.pth", torch_zip(tree, head=b"05"))
     assert "container.head" in ids(result)
-    assert "--head PK" in next(finding.hint for finding in result.findings if finding.check == "container.head")
+    assert "--head PK" in next(finding.hint.command for finding in result.findings if finding.check == "container.head")
 
 
 def test_the_hint_mends_the_head(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_the_hint_mends_the_head(tmp_path: Path) -> None:
     path = tmp_path / "G 1.pth"
     tree = {"model": TREE["weight"], "iteration": 1, "optimizer": None, "learning_rate": 1e-4}
     result = verify(path, torch_zip(tree, head=b"05"))
-    hint = next(finding.hint for finding in result.findings if finding.check == "container.head")
+    hint = next(finding.hint.command for finding in result.findings if finding.check == "container.head")
     _, *arguments = shlex.split(hint)
     subprocess.run([sys.executable, "-m", "gsvckpt", *arguments], check=True)
     assert "container.head" not in ids(verify(path))
@@ -134,8 +134,8 @@ def test_the_hint_cuts_off_what_is_too_much(tmp_path: Path) -> None:
     import subprocess
 
     result = verify(tmp_path / "x y.pth", saved() + bytes(70_000))
-    hint = next(finding.hint for finding in result.findings if finding.check == "container.trailing")
-    _, *arguments = shlex.split(hint.partition(" cuts them off")[0])
+    hint = next(finding.hint.command for finding in result.findings if finding.check == "container.trailing")
+    _, *arguments = shlex.split(hint)
     subprocess.run([sys.executable, *arguments], check=True)
     assert verify(tmp_path / "x y.pth").status == "sound"
 

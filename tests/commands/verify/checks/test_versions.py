@@ -32,7 +32,7 @@ def test_a_pro_voice_under_pk_is_an_error_and_the_hint_has_the_head(tmp_path: Pa
     assert found(path, data) == [("version.upstream", "error")]
     (finding,) = [finding for finding in remarkable(verify(path, data, QUICK)) if finding.check == "version.upstream"]
     assert (finding.found, finding.expected) == ("v2", "v2Pro") or finding.found == "v1"
-    assert "--head 05" in finding.hint
+    assert "--head 05" in finding.hint.command
 
 
 def test_v2_below_its_size_is_a_warning(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_hint_at_migrate_is_given_where_that_mends_the_size(tmp_path: Path, 
     path, data = tmp_path / "x_e8_s16.pth", torch_zip(small(generator("v2", "float16"), "v2"))
     monkeypatch.setattr(upstream, "V2_MIN_SIZE", len(data) + missing)
     (finding,) = [finding for finding in remarkable(verify(path, data, QUICK)) if finding.check == "version.upstream"]
-    assert ("gsvckpt migrate" in finding.hint) is mends
+    assert ("gsvckpt migrate" in finding.hint.command) is mends
     assert main(["migrate", str(path), "-q"]) == 0
     assert (tmp_path / "x_e8_s16.migrated.pth").exists() is mends
     if mends:
