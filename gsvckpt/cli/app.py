@@ -14,6 +14,7 @@ import typer
 
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.files.secrets import conceal, forget
+from gsvckpt.hints import Hint
 from gsvckpt.report.console import print_error
 from gsvckpt.report.json_document import forget_document, print_document
 from gsvckpt.report.output import LostOutput, printing
@@ -107,7 +108,8 @@ def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
         with printing(code if isinstance(code, int) else 0):
             sys.stdout.flush()
     except typer.TyperException as error:
-        code = _fail(UsageError(_message(error), hint=" ".join(["gsvckpt", *asked, "--help"])), arguments, asked)
+        hint = Hint(f"lists the {'options' if asked else 'commands'}", " ".join(["gsvckpt", *asked, "--help"]))
+        code = _fail(UsageError(_message(error), hint=hint), arguments, asked)
     except GsvError as error:
         code = _fail(error, arguments, asked)
     except SystemExit as stop:

@@ -23,8 +23,8 @@ _FURTHEST = 1 << 28  # bytes from the end in which the end of a zip is looked fo
 _AGAIN = "download it again; the file came incomplete or is a web page"
 _CHOOSE = "choose a .pth, .ckpt or .safetensors file"
 # (signature, at, what it is, what to do)
-_OTHERS: tuple[tuple[bytes, int, str, str], ...] = (
-    (b"version https://git-lfs", 0, "a Git LFS pointer, which only names the file", "fetch the real one with: git lfs pull"),
+_OTHERS: tuple[tuple[bytes, int, str, Hint | str], ...] = (
+    (b"version https://git-lfs", 0, "a Git LFS pointer, which only names the file", Hint("fetches the real one", "git lfs pull")),
     (b"GGUF", 0, "a GGUF model", ""),
     (b"\x89HDF\r\n", 0, "an HDF5 file (Keras)", ""),
     (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "unpack it first"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory
 from gsvckpt.commands.inspect.result import View
 from gsvckpt.engine.examine import Examination
 from gsvckpt.files.paths import name_of
+from gsvckpt.hints import quote_word
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
 from gsvckpt.sovits.config import config_of
@@ -181,7 +181,7 @@ def _modules(console: Console, examination: Examination, counted: Account, view:
 
 def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
     """What wastes space, and the command that gets it back; and what a training file is good for besides."""
-    quoted = printable(shlex.quote(examination.checkpoint.source.path))
+    quoted = printable(quote_word(examination.checkpoint.source.path))
     if examination.identity.kind in ("gpt-training", "sovits-generator-training"):
         yield Text.assemble("weights for inference: ", (f"gsvckpt migrate {quoted} --to-inference", "bold"))
     if counted.saves_strip:

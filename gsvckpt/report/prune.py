@@ -19,6 +19,7 @@ from gsvckpt.commands.prune.policy import Policy
 from gsvckpt.commands.prune.policy_file import Applied, spell_rules
 from gsvckpt.commands.prune.result import left_by_reason
 from gsvckpt.engine.saves import Ignored, Save
+from gsvckpt.hints import quote_word
 from gsvckpt.report.console import print_lines
 from gsvckpt.report.output import Line, line
 from gsvckpt.units import plural, printable, size
@@ -255,12 +256,6 @@ def _cleared_lines(cleared: Cleared, paths: Sequence[str], *, purged: bool) -> I
     parts += [f"{plural(len(cleared.smaller), 'save')} made smaller"] if cleared.smaller else []
     yield line(f"{', '.join(parts) or 'nothing was removed'}; {size(cleared.freed)} {'freed' if purged else 'to free'}", "bold")
     if not purged and (cleared.gone or cleared.smaller):
-        named = " ".join(_quoted(path) for path in paths)
+        named = " ".join(map(quote_word, paths))
         yield line(f"gsvckpt prune {named} --undo         # brings it back", "dim")
         yield line(f"gsvckpt prune {named} --empty-trash  # frees the space", "dim")
-
-
-def _quoted(path: str) -> str:
-    import shlex
-
-    return shlex.quote(path)

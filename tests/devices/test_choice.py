@@ -69,7 +69,7 @@ def test_without_torch_the_error_is_the_same_in_a_fresh_process():
     done = subprocess.run([sys.executable, "-c", code, "verify", "x.pth", "--device", "cuda"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("gsvckpt: device: cuda needs torch, which cannot be imported: ")
-    assert done.stderr.splitlines()[1:] == ["hint: pip install torch, or use cpu"]
+    assert done.stderr.splitlines()[1:] == ["hint: pip install torch  # or use cpu"]
 
 
 def test_torch_device_of_the_host():

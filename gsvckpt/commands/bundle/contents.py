@@ -11,6 +11,7 @@ from gsvckpt.commands.bundle.experiment import TITLES, BundleStage, File, agrees
 from gsvckpt.commands.verify.manifest import MARK, ManifestEntry, spell
 from gsvckpt.commands.verify.result import Verification
 from gsvckpt.errors import DamagedError, GsvError, MissingError, RefusedError
+from gsvckpt.hints import Hint, quote_word
 
 How = Literal["copy", "extracted", "written"]
 
@@ -158,7 +159,7 @@ def nothing_left(planned: Bundle) -> GsvError:
     left = max(planned.left_out, key=lambda left: left.exit_code)
     why = f"no checkpoint of it can be bundled; {os.path.relpath(left.path, planned.source)} {left.why}"
     kind = RefusedError if left.exit_code == RefusedError.exit_code else DamagedError
-    return kind(why, path=planned.source, hint=f"gsvckpt verify {planned.source} -r tells what is wrong with each")
+    return kind(why, path=planned.source, hint=Hint("tells what is wrong with each", f"gsvckpt verify {quote_word(planned.source)} -r"))
 
 
 def portable(name: str) -> str:

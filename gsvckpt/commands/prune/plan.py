@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from gsvckpt.engine.saves import Group, Ignored, Save, freed_by
 from gsvckpt.errors import GsvError, MissingError, RefusedError
 from gsvckpt.files.progress import Progress
 from gsvckpt.files.publish import TRASH
+from gsvckpt.hints import Hint, quote_word
 
 # What a file must stand that is kept in another's place: all of its bytes are there, as they were saved, and its weights are numbers.
 _SOUND = "container,record,pickle,tensor,-tensor.range"
@@ -65,7 +65,8 @@ def plan_prune(paths: Sequence[str], options: PruneOptions, progress: Progress) 
     for path in paths:
         above, _, inside = os.path.abspath(path).partition(f"{os.sep}{TRASH}")
         if inside[:1] in ("", os.sep) and above != os.path.abspath(path):
-            raise RefusedError("is in the trash of gsvckpt", path=path, hint=f"gsvckpt prune {shlex.quote(above)} --undo, or --empty-trash")
+            hint = Hint("brings back the last run; --empty-trash frees the space", f"gsvckpt prune {quote_word(above)} --undo")
+            raise RefusedError("is in the trash of gsvckpt", path=path, hint=hint)
     inventory = take_inventory(paths, options.computer.jobs)
     if not inventory.saves and not inventory.ignored:
         raise _nothing(paths, inventory)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gsvckpt.engine.saves import Group
 from gsvckpt.errors import MissingError
+from gsvckpt.hints import Hint
 
 _NAME = "events.out.tfevents.*"
 _CHECKPOINTS = (".ckpt", ".pth", ".pt", ".safetensors")
@@ -81,7 +82,7 @@ def read_events(paths: Sequence[str], tags: Container[str]) -> list[Event]:
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError as error:
         why = "there are TensorBoard event files here; reading a metric from them needs the tensorboard package"
-        raise MissingError(why, path=os.path.dirname(paths[0]), hint='pip install "gsvckpt[tensorboard]"') from error
+        raise MissingError(why, path=os.path.dirname(paths[0]), hint=Hint("installs it", 'pip install "gsvckpt[tensorboard]"')) from error
     found = []
     for path in paths:
         try:

@@ -10,6 +10,7 @@ from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, MissingError, UsageError
 from gsvckpt.files import toml
 from gsvckpt.files.paths import is_url
+from gsvckpt.hints import Hint
 from gsvckpt.model import Opaque
 from gsvckpt.sovits.config import find_config, simple_form
 from gsvckpt.sovits.runs import LARGEST_CONFIG, find_config_file
@@ -97,7 +98,7 @@ def _of_checkpoint(path: str) -> dict[str, object]:
     except UsageError:
         raise
     except GsvError as error:
-        hint = "gsvckpt inspect FILE --config writes the config of small weights"
+        hint = Hint("writes the config of small weights", "gsvckpt inspect <WEIGHTS> --config")
         raise UsageError(f"is neither JSON nor TOML nor a checkpoint: {error.why}", where="--config", path=path, hint=hint) from error
     if not isinstance(config, dict):
         raise UsageError("holds no config", where="--config", path=path)

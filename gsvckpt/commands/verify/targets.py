@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -19,6 +18,7 @@ from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
 from gsvckpt.files.paths import folder_of, is_folder, is_url, name_of, require_local
 from gsvckpt.formats import shards
 from gsvckpt.formats.pickle.safety import Safety
+from gsvckpt.hints import Hint, quote_word
 from gsvckpt.sovits.runs import TrainingRun, find_runs
 
 
@@ -91,7 +91,8 @@ class _Manifests:
         manifest = read_manifest(path)
         if manifest is None:
             folder = targets[0] if is_folder(targets[0]) else folder_of(targets[0]) or os.curdir
-            raise MissingError("there is no such manifest", path=path, hint=f"record one: gsvckpt verify {shlex.quote(folder)} --record")
+            hint = Hint("records one", f"gsvckpt verify {quote_word(folder)} --record")
+            raise MissingError("there is no such manifest", path=path, hint=hint)
         self._by_folder[folders.pop()] = manifest
 
     def of(self, folder: str) -> Manifest | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from gsvckpt.engine.pool.processes import Job, Lost, PoolItem, Workers, run_on
 from gsvckpt.errors import ClusterError, GsvError
 from gsvckpt.files.progress import Progress, Share
+from gsvckpt.hints import Hint, quote_word
 from gsvckpt.version import __version__
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ PATIENCE = 10  # seconds to reach the scheduler, and for it to have a worker
 _WINDOW = 8  # tasks for each thread of the cluster that are with it or wait for their turn
 _MOST = 512  # tasks at all
 _SAME = "every machine must see the same files under the same paths"
-_INSTALL = f"pip install gsvckpt=={__version__} on every worker"
+_DASK = Hint("installs it", 'pip install "gsvckpt[dask]"')
+_INSTALL = Hint("on every worker", f"pip install gsvckpt=={__version__}")
 
 T = TypeVar("T", bound=PoolItem)
 R = TypeVar("R")
@@ -172,7 +174,7 @@ def _connected(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ClusterError("needs Dask, which is not installed", where="--cluster", hint="pip install 'gsvckpt[dask]'") from error
+        raise ClusterError("needs Dask, which is not installed", where="--cluster", hint=_DASK) from error
     for name in (*logging.root.manager.loggerDict, "distributed.client"):
         if name.startswith(("distributed", "tornado", "asyncio")):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what goes wrong is told in one line, by us
@@ -196,7 +198,8 @@ def _count_threads(client: Client, address: str) -> int:
         found = client.run(locate, "gsvckpt.__version__", on_error="return")  # of the standard library, so that every worker has it
         threads = sum(client.nthreads().values())
     except Exception as error:  # TimeoutError, and whatever a cluster that goes away raises
-        raise ClusterError(f"the cluster at {address} has no worker that answers", where="--cluster", hint="start a `dask worker`") from error
+        hint = Hint("starts one", f"dask worker {quote_word(address)}")
+        raise ClusterError(f"the cluster at {address} has no worker that answers", where="--cluster", hint=hint) from error
     for worker, version in found.items():
         if version != __version__ and not isinstance(version, OSError):  # one that is too busy, or just went, is asked again by each task
             has = f"gsvckpt {version}, not {__version__}" if isinstance(version, str) else "no gsvckpt"
@@ -219,5 +222,5 @@ def _explain(error: Exception) -> Lost:
 
 
 def _failure(error: Exception) -> ClusterError:
-    hint = _INSTALL if isinstance(error, ImportError) else "its worker's log may say more"
+    hint = _INSTALL if isinstance(error, ImportError) else Hint("its worker's log may say more")
     return ClusterError(f"failed on the cluster: {type(error).__name__}{f': {error}' if str(error) else ''}"[:300], hint=hint)

@@ -9,8 +9,9 @@ from typing import Any
 from gsvckpt.errors import ChangedError, GsvError, MissingError, OutputError, UnreachableError
 from gsvckpt.files.paths import name_of, names_local
 from gsvckpt.files.secrets import redact, reveal
+from gsvckpt.hints import Hint
 
-_INSTALL = "pip install 'gsvckpt[remote]'"
+_INSTALL = Hint("installs what opens URLs", 'pip install "gsvckpt[remote]"')
 _EXTRA = ("s3", "s3a", "http", "https", "hf")  # what comes with the extra
 _CREDENTIALS = "credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_PROFILE, HF_TOKEN, FSSPEC_..."
 _CHANGED = "wait until it is written, then try again"
@@ -40,7 +41,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
                 return filesystem(scheme, client_kwargs={"trust_env": True, **conf.get(scheme, {}).get("client_kwargs", {})}), reveal(url)
             found, path = url_to_fs(reveal(url))
         except ImportError as error:
-            hint = _INSTALL if scheme in _EXTRA else "install it beside gsvckpt"
+            hint = _INSTALL if scheme in _EXTRA else Hint("install it beside gsvckpt")
             raise MissingError(f"cannot be opened: {redact(str(error))}", path=url, hint=hint) from error
         except ValueError as error:
             if "rotocol" not in str(error):

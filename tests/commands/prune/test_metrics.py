@@ -402,7 +402,7 @@ def test_without_the_package_one_is_told_how_to_get_it(tmp_path: Path, monkeypat
     assert find_scores([one], Wanted("mos", table=table(tmp_path, "step,mos\n10,3"))).values == {one: 3.0}
     with pytest.raises(MissingError) as caught:
         find_scores([one], Wanted("mos"))
-    assert (caught.value.path, str(caught.value.hint)) == (str(folder), 'pip install "gsvckpt[tensorboard]"')
+    assert (caught.value.path, caught.value.hint.command) == (str(folder), 'pip install "gsvckpt[tensorboard]"')
 
 
 def test_what_is_slow_to_import_is_not_until_it_is_needed() -> None:

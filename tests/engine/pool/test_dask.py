@@ -299,7 +299,7 @@ def test_without_dask(tmp_path: Path) -> None:
         [sys.executable, "-c", code, "inspect", tmp_path, "--cluster", "tcp://x:1"], capture_output=True, check=False, env=environment(), text=True
     )
     assert done.returncode == 3
-    assert "pip install 'gsvckpt[dask]'" in done.stderr
+    assert 'pip install "gsvckpt[dask]"' in done.stderr
     assert "Traceback" not in done.stderr
 
 

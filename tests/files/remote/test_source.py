@@ -260,7 +260,7 @@ def test_without_fsspec_the_hint_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(MissingError, match="fsspec") as caught, open_source("s3://bucket/a.pth"):
         pass
-    assert str(caught.value.hint) == "pip install 'gsvckpt[remote]'"
+    assert caught.value.hint.command == 'pip install "gsvckpt[remote]"'
 
 
 def test_without_the_protocols_package_the_hint_says_what_to_install(monkeypatch):
@@ -268,7 +268,7 @@ def test_without_the_protocols_package_the_hint_says_what_to_install(monkeypatch
     monkeypatch.delitem(import_module("fsspec.registry")._registry, "s3", raising=False)
     with pytest.raises(MissingError, match="s3fs") as caught, open_source("s3://bucket/a.pth"):
         pass
-    assert str(caught.value.hint) == "pip install 'gsvckpt[remote]'"
+    assert caught.value.hint.command == 'pip install "gsvckpt[remote]"'
 
 
 def test_the_hugging_face_hub_is_reached_through_its_own_package():
