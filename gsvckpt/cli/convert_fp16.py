@@ -15,15 +15,15 @@ from gsvckpt.engine.write import OnOverflow
 EXAMPLES = """
 **Examples**
 
-`gsvckpt convert-fp16 G_16.pth`  writes fp16-G_16.pth beside it
+`gsvckpt convert-fp16 G_16.pth  # writes fp16-G_16.pth beside it`
 
-`gsvckpt convert-fp16 voices/*.pth -o small/`  several files into a folder
+`gsvckpt convert-fp16 voices/*.pth -o small/  # several files into a folder`
 
-`gsvckpt convert-fp16 model.safetensors --in-place --keep '*.norm.*'`
+`gsvckpt convert-fp16 a.safetensors --keep 'dec.*'  # but the decoder`
 
-`gsvckpt convert-fp16 https://host/model.pth -o s3://bucket/small/`  nothing lies on the disk meanwhile
+`gsvckpt convert-fp16 https://host/a.pth -o s3://bucket/small/  # needs no disk`
 
-`gsvckpt convert-fp16 model.pth --dry-run --json`  the audit alone, for a script
+`gsvckpt convert-fp16 G_16.pth --dry-run --json  # the audit alone, for scripts`
 """
 
 

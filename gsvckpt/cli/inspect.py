@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 EXAMPLES = """
 **Examples**
 
-`gsvckpt inspect voice.pth`  what it is, where the bytes go, what GPT-SoVITS will take it for
+`gsvckpt inspect voice.pth  # what it is, and where its bytes go`
 
-`gsvckpt inspect logs/ -r`  an inventory of every checkpoint below a folder
+`gsvckpt inspect logs/ -r  # an inventory of every checkpoint below a folder`
 
-`gsvckpt inspect voice.pth --tensors --stats --include 'dec.*'`
+`gsvckpt inspect voice.pth --tensors --stats --include 'dec.*'  # these tensors`
 
-`gsvckpt inspect https://host/voice.pth s3://bucket/logs/`  little of each file is read
+`gsvckpt inspect https://host/a.pth s3://bucket/logs/  # little of each is read`
 
-`gsvckpt inspect G_16.pth --diff G_32.pth`  what training changed; exit 1 when they differ
+`gsvckpt inspect G_16.pth --diff G_32.pth  # what training changed`
 
-`gsvckpt inspect *.pth --json | jq '.files[] | [.path, .kind, .version]'`
+`gsvckpt inspect *.pth --json | jq '.files[] | [.path, .kind]'  # for scripts`
 """
 
 

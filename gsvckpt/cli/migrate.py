@@ -15,19 +15,19 @@ from gsvckpt.files.paths import require_local
 EXAMPLES = """
 **Examples**
 
-`gsvckpt migrate old-voice.pth`  into today's container, with the head that GPT-SoVITS expects
+`gsvckpt migrate old-voice.pth  # into the form that GPT-SoVITS expects`
 
-`gsvckpt migrate logs/alice/logs_s2_v2/G_16.pth --to-inference`  writes alice_e8_s16.pth beside it
+`gsvckpt migrate logs/alice/logs_s2_v2/G_16.pth --to-inference  # small weights`
 
-`gsvckpt migrate alice_e8_s16_l32.pth --merge-lora s2Gv3.pth`  full v3 weights, without peft
+`gsvckpt migrate alice_e8_s16_l32.pth --merge-lora s2Gv3.pth  # full v3 weights`
 
-`gsvckpt migrate epoch=1-step=12.ckpt --plain -o fixed/`  resumes under pytorch-lightning 2.6 again
+`gsvckpt migrate epoch=1-step=12.ckpt --plain -o fixed/  # for Lightning 2.6`
 
-`gsvckpt migrate broken.pth --salvage --like base.pth --fill`  what is whole, the rest from another file
+`gsvckpt migrate broken.pth --salvage --like base.pth --fill  # rest from base`
 
-`gsvckpt migrate model.pth --rules ddp --dtype float16 --dry-run`
+`gsvckpt migrate model.pth --rules ddp --dtype float16 --dry-run  # a plan`
 
-`gsvckpt migrate logs/alice --bundle alice/`  all of one voice in one folder, for another machine
+`gsvckpt migrate logs/alice --bundle alice/  # one voice, for another machine`
 
 **Steps**, in this order: --salvage, --to-inference, --merge-lora, --rules, --include/--exclude, --like and --fill,
 --plain, --scrub-paths, --dtype, --to, --head

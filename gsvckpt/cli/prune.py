@@ -27,17 +27,19 @@ from gsvckpt.units import plural, size
 EXAMPLES = """
 **Examples**
 
-`gsvckpt prune logs/alice --keep-last 2 --dry-run`  what would go, and why
+`gsvckpt prune logs/alice --keep-last 2 --dry-run  # what would go, and why`
 
-`gsvckpt prune logs/alice --keep-last 2 --keep-best 1`  the newest two and the best one stay
+`gsvckpt prune logs/alice --keep-last 2 --keep-best 1  # these three stay`
 
-`gsvckpt prune logs --keep-every 5 --keep-last 1 --yes`  for scripts: no question asked
+`gsvckpt prune logs --keep-every 5 --keep-last 1 --yes  # asks nothing`
 
-`gsvckpt prune logs/alice --demote-after 1`  older files lose their optimizer state instead
+`gsvckpt prune logs/alice --demote-after 1  # older ones lose optimizer state`
 
-`gsvckpt prune SoVITS_weights_v2 --max-size 2GB --archive /mnt/old`
+`gsvckpt prune SoVITS_weights_v2 --max-size 2GB --archive /mnt/old  # moves old`
 
-`gsvckpt prune logs/alice --undo`, or `gsvckpt prune logs/alice --empty-trash` to free the space
+`gsvckpt prune logs/alice --undo  # brings back what went`
+
+`gsvckpt prune logs/alice --empty-trash  # frees the space`
 """
 _SCARCE = 5_000_000_000  # bytes; below that, or 2 % of the disk, the next saves may not fit
 _RULES, _DOING, _TRASH = "What stays", "How it is done", "Trash"

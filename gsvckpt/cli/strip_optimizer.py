@@ -14,13 +14,13 @@ from gsvckpt.commands.rewrite.strip_optimizer import StripOptimizer
 EXAMPLES = """
 **Examples**
 
-`gsvckpt strip-optimizer logs/me/logs_s2_v2/G_16.pth`  writes weights-G_16.pth beside it
+`gsvckpt strip-optimizer G_16.pth  # writes weights-G_16.pth beside it`
 
-`gsvckpt strip-optimizer logs/me/logs_s2_v2/[GD]_16.pth --in-place`  frees the space at once
+`gsvckpt strip-optimizer logs_s2_v2/[GD]_16.pth --in-place  # frees the space`
 
-`gsvckpt strip-optimizer run.ckpt -o small.ckpt --drop callbacks`
+`gsvckpt strip-optimizer run.ckpt -o small.ckpt --drop callbacks  # and these`
 
-`gsvckpt strip-optimizer *.ckpt --check`  exit 1 when there is something to strip
+`gsvckpt strip-optimizer *.ckpt --check  # exit 1 where something can go`
 """
 
 

@@ -17,21 +17,23 @@ from gsvckpt.report.output import printing, write_out
 EXAMPLES = f"""
 **Examples**
 
-`gsvckpt verify voice.pth`  is it whole, safe, and what GPT-SoVITS will take it for?
+`gsvckpt verify voice.pth  # is it whole and safe, will GPT-SoVITS take it?`
 
-`gsvckpt verify logs/ -r --record`  and remember what the files are, in gsvckpt.toml beside them
+`gsvckpt verify logs/ -r --record  # and remember the files, in gsvckpt.toml`
 
-`gsvckpt verify logs/alice --resume`  would training go on here, from which file, at which epoch?
+`gsvckpt verify logs/alice --resume  # would training go on, and from where?`
 
-`gsvckpt verify logs/ -r --backup /mnt/copies`, later `gsvckpt verify logs/ -r --restore-from /mnt/copies`
+`gsvckpt verify logs/ -r --backup /mnt/copies  # and copy what is sound`
 
-`gsvckpt verify stranger.pth --checks pickle.safety`  would loading it run code?
+`gsvckpt verify logs/ -r --restore-from /mnt/copies  # and bring back the rest`
 
-`gsvckpt verify s3://bucket/logs/ -r --quick`  a URL of a folder ends in a slash
+`gsvckpt verify stranger.pth --checks pickle.safety  # would it run code?`
 
-`gsvckpt verify small.pth --against big.pth`  are these the same tensors?
+`gsvckpt verify s3://bucket/logs/ -r --quick  # a folder's URL ends in a slash`
 
-`gsvckpt verify models/ --format sarif > verify.sarif`
+`gsvckpt verify small.pth --against big.pth  # are these the same tensors?`
+
+`gsvckpt verify models/ --format sarif > verify.sarif  # for code hosts`
 
 **Checks**
 
