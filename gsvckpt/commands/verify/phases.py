@@ -1,4 +1,4 @@
-"""What verify does with one file before it asks anything: it opens it, and reads its bytes once. Each step returns what it learnt."""
+"""Open one file and read its bytes once, before any check. Each step returns what it learnt as a value."""
 
 from __future__ import annotations
 

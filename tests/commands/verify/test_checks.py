@@ -165,12 +165,12 @@ def test_resuming(gsvckpt_json: Callable[..., dict[str, Checks]], tmp_path: Path
     found = gsvckpt_json(place)
     run, file = found["logs_s2_v2"], found["G_16.pth"]
     assert {"resume.file", "resume.keys", "resume.pair", "resume.stale", "resume.finished"} <= {*run["passed"], *run["failed"]}
-    assert run["skipped"]["resume.lightning"] == "is checked of GPT's files only"
+    assert run["skipped"]["resume.lightning"] == "checked only for GPT files"
     assert run["skipped"]["record.crc"] == "this is the folder of a training run"
-    assert file["skipped"]["resume.keys"] == "is answered for the training run"
+    assert file["skipped"]["resume.keys"] == "reported for the folder of the training run"
     own = gsvckpt_json(place / "G_16.pth")["G_16.pth"]
     assert {"resume.file", "resume.keys"} <= {*own["passed"], *own["failed"]}
-    assert own["skipped"]["resume.pair"] == "is answered for the folder of the training run"
+    assert own["skipped"]["resume.pair"] == "reported for the folder of the training run"
 
 
 def test_resuming_without_a_file(gsvckpt_json: Callable[..., dict[str, Checks]], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What checks answer: what they found, or why they were not made."""
+"""The answers of checks, findings or the reason why a check was skipped, and how they are put together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of any file, whether it could be opened or not, and what is said of one that could not."""
+"""Check what can be checked of any file, also of one that could not be opened: manifest, checksum file, reading."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def ask_lists(source: OpenSource, contents: Contents, asked: Asked, *, compared:
     expected, line = asked.expected, asked.expected.listed
     if not expected.lists:
         return [*answers, Answered(_LIST, Skipped("--checksums was not given"))]
-    match: Answer = of_list.confirm(line, contents.digests) if compared else Skipped("only a file that cannot be examined is asked this")
+    match: Answer = of_list.confirm(line, contents.digests) if compared else Skipped("only for files that cannot be examined")
     found: Answer = of_list.compare(line, contents.digests) if not asked.options.quick else Skipped("--quick reads no bytes")
     answers = [
         Answered(("checksum.match",), _UNLISTED if line is None else match),
         *answers,
         Answered(("checksum.mismatch", "checksum.unlisted"), found),
         Answered(("checksum.missing",), _UNLISTED if line is None else []),
-        Answered(("checksum.malformed",), Skipped("is answered for the checksum file itself")),
+        Answered(("checksum.malformed",), Skipped("reported for the checksum file itself")),
     ]
     if line is None:
         answers.append(Answered(("checksum.mismatch",), _UNLISTED))

@@ -59,7 +59,7 @@ def compare(examination: Examination, wanted: str = "auto") -> Answer:
     rank = identity.lora_rank or 32
     closest = layouts.closest(state, options, rank)
     if closest is None:
-        return Skipped("--layout none" if wanted == "none" else "no reference layout of this kind and version is known")
+        return Skipped("--layout none was given" if wanted == "none" else "no reference layout of this kind and version is known")
     name, difference = closest
     manners = _MANNERS.get(identity.kind, _SILENT)
     expected = layouts.layout(name, rank)

@@ -214,7 +214,7 @@ def skipped_of_file(state: ResumeState) -> dict[str, str]:
     """The checks that `assess_file` does not make, each with the reason."""
     if state.kind not in _TRAINED:
         return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "this is no training file")
-    return dict.fromkeys(_OF_RUNS, "is answered for the folder of the training run") | _skipped_by_content([state])
+    return dict.fromkeys(_OF_RUNS, "reported for the folder of the training run") | _skipped_by_content([state])
 
 
 def skipped_of_run(run: TrainingRun, states: Mapping[str, ResumeState | GsvError], found: Sequence[Finding]) -> dict[str, str]:
@@ -238,8 +238,8 @@ def skipped_of_run(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
 
 def _skipped_by_content(states: Sequence[ResumeState]) -> dict[str, str]:
     if states[0].kind == "gpt-training":
-        return {"resume.optimizer": "is checked of SoVITS's files only"}
-    skipped = {"resume.lightning": "is checked of GPT's files only"}
+        return {"resume.optimizer": "checked only for SoVITS files"}
+    skipped = {"resume.lightning": "checked only for GPT files"}
     if any(state.groups is None or state.wanted_groups is None for state in states):
         skipped["resume.optimizer"] = "there is no optimizer state, or none is known to compare it with"
     elif any(key not in state.keys for state in states for key in _S2_KEYS):

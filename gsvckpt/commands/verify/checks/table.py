@@ -1,4 +1,4 @@
-"""The checks of a checkpoint that was opened: which ids each answers, and how."""
+"""Check a checkpoint that was opened: one table of all its checks, with the ids that each row answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from gsvckpt.engine.examine import Examination
 from gsvckpt.model import Distant
 
 _NO_ZIP = Skipped("only a torch zip has this")
-_NO_PICKLE = Skipped("a safetensors file has no pickle")
 _SHARDS = Skipped("each shard is checked by itself")
 _PART = Skipped("the names and shapes of a shard are checked with those of the whole checkpoint")
 _ZIP = (
@@ -157,7 +156,7 @@ def _against(examination: Examination, _: Contents, asked: Asked) -> Answer:
 
 
 def _resume(_: Examination, __: Contents, asked: Asked) -> Answer:
-    return Skipped("is answered for the training run" if asked.options.resume else "--resume was not given")
+    return Skipped("reported for the folder of the training run" if asked.options.resume else "--resume was not given")
 
 
 def _is_sharded(examination: Examination) -> bool:
