@@ -384,7 +384,7 @@ def test_the_manifest_forgets_what_went_and_undo_brings_it_back(gsvckpt, tmp_pat
     (folder / "gsvckpt.toml").write_text("# mine\n" + (folder / "gsvckpt.toml").read_text()) if (folder / "gsvckpt.toml").exists() else None
     before = snapshot(tmp_path)
     gsvckpt.json("prune", folder, "--keep-last", "1", "--yes")
-    assert "manifest.missing" not in gsvckpt("verify", folder, "--json").out
+    assert '"check": "manifest.missing"' not in gsvckpt("verify", folder, "--json").out
     gsvckpt.json("prune", folder, "--undo")
     assert snapshot(tmp_path) == before
 
