@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import file_words
 from gsvckpt.hints import NO_HINT, TRY_SALVAGE, Hint, quote_word
+from tests.support.hints import problems_in
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,17 @@ def test_a_shell_runs_nothing_in_a_name(tmp_path: Path, name: str) -> None:
     hint = Hint("shows it", "printf '%s|' <FILE> <BACKUP>").fill(file_words(name)).fill({"<BACKUP>": quote_word("copies")})
     done = subprocess.run(["sh", "-c", str(hint)], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout, list(tmp_path.iterdir())) == (f"{'./' if name.startswith('-') else ''}{name}|copies|", [])
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_one"),
+    [
+        ("hint: gsvckpt verify 'a b.pth' --record  # records it", False),
+        ("x\n  hint: gsvckpt --help  # lists the commands", False),
+        ("hint: get it again", False),
+        ("hint: gsvckpt verify a.pth --recrod  # records it", True),
+        ("hint: gsvckpt mend a.pth", True),
+    ],
+)
+def test_what_all_hints_that_tests_print_are_held_to(printed: str, is_one: bool) -> None:
+    assert bool(problems_in(printed)) == is_one

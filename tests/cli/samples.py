@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.builders import Make, Name, Store, View, hparams, row_major, tensor, torch_zip
+from support.hints import problems_in
 
 from gsvckpt.cli.app import main
 
@@ -50,6 +51,7 @@ class Program:
         code = main([os.fspath(word) for word in argv])
         out, err = self._capsys.readouterr()
         assert "Traceback" not in err
+        assert problems_in(f"{out}\n{err}") == []
         return Run(code, out, err)
 
     def json(self, *argv, exit_code=0):
