@@ -200,7 +200,7 @@ def _add_listed(targets: Targets, checksums: ChecksumFile) -> None:
 def absent(targets: Targets, options: Options) -> list[Verification]:
     """Results for missing files, and for lines of the checksum file that cannot be read."""
     found = [_missing(path, entry, named=path in targets.named) for path, entry in targets.recorded.items()]
-    gone = only("checksum.missing", "the file is not there")
+    gone = only("checksum.missing", "the file is missing")
     found += [Verification(line.path, "damaged", (of_list.missing(line),), skipped=gone) for line in targets.listed]
     if targets.checksums is not None and targets.checksums.malformed:
         skipped = only("checksum.malformed", "this is a checksum file")
@@ -212,7 +212,7 @@ def _missing(path: str, entry: ManifestEntry, *, named: bool) -> Verification:
     """A recorded file that is gone: damage to a folder, and a missing input where the file itself was named."""
     error = MissingError("there is no such file", path=path).as_json() if named else None
     finding = name_file(of_manifest.missing(entry), path)
-    return Verification(path, "unchecked" if named else "damaged", (finding,), error=error, skipped=only("manifest.missing", "the file is not there"))
+    return Verification(path, "unchecked" if named else "damaged", (finding,), error=error, skipped=only("manifest.missing", "the file is missing"))
 
 
 def is_forgotten(result: Verification) -> bool:

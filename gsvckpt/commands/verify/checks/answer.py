@@ -34,7 +34,7 @@ class Found(NamedTuple):
     skipped: Mapping[str, str]
 
 
-def gather(answers: Iterable[Answered], selected: Collection[str], otherwise: str = "was not asked") -> Found:
+def gather(answers: Iterable[Answered], selected: Collection[str], otherwise: str = "was not asked for") -> Found:
     """Unite answers. What stopped a check comes first; `otherwise` says why checks that nobody answered were skipped.
 
     Of a check that was selected, either a finding is there, or why it was skipped, or it passed.

@@ -1,4 +1,4 @@
-"""Checks of a file against what its manifest recorded of it."""
+"""Checks of a file against its entry in a manifest."""
 
 from __future__ import annotations
 

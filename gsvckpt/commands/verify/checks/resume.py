@@ -220,19 +220,19 @@ def skipped_of_file(state: ResumeState) -> dict[str, str]:
 def skipped_of_run(run: TrainingRun, states: Mapping[str, ResumeState | GsvError], found: Sequence[Finding]) -> dict[str, str]:
     """The checks that `assess`, which found this, did not make, each with the reason."""
     if run.failure or run.generator is None:
-        return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "there is no file to go on from")
+        return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "there is no file to resume from")
     taken = [state for path in run.chosen if not isinstance(state := states[path], GsvError)]
     if len(taken) < len(run.chosen):
-        return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "a file that would be taken cannot be read")
+        return dict.fromkeys((*_OF_FILES, *_OF_RUNS), "a file that would be used cannot be read")
     skipped = _skipped_by_content(taken)
     if run.stage == "gpt":
         skipped["resume.pair"] = "GPT is trained with one file"
     elif not _has_pairs(run):
         skipped["resume.pair"] = "v3 and v4 are trained without a discriminator"
     if any(finding.severity == "error" for finding in found):
-        skipped["resume.finished"] = "training does not go on from here"
+        skipped["resume.finished"] = "training would not resume from here"
     elif taken[-1].epoch is None or _epochs(run, taken[-1]) is None:
-        skipped["resume.finished"] = "the epoch, or how many are to be trained, is not known"
+        skipped["resume.finished"] = "the epoch, or the total number of epochs, is not known"
     return skipped
 
 

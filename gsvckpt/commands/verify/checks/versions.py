@@ -75,5 +75,5 @@ def name(examination: Examination) -> Answer:
     checkpoint, notes = examination.checkpoint, examination.identity.progress.notes
     hint = Hint("the content counts; rename the file")
     if not notes and not is_comparable(checkpoint.root, checkpoint.source.path, checkpoint.container.metadata):
-        return Skipped("its name and its content do not both say an epoch or a step")
+        return Skipped("its name and its content do not both state an epoch or a step")
     return [Finding("version.name", "warning", "name", note, hint) for note in notes]
