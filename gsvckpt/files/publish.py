@@ -142,7 +142,7 @@ def move(source: str, target: str) -> None:
             _take_name(Path(source), Path(target), target, overwrite=False)
             _drop_name(source, target)
     except OSError as error:
-        hint = "gsvckpt needs to write in its folder" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+        hint = "let gsvckpt write in its folder" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
         raise OutputError(f"cannot be moved: {reason(error)}", path=source, hint=hint) from error
 
 

@@ -407,7 +407,7 @@ def test_what_a_pickle_makes_is_counted(monkeypatch: pytest.MonkeyPatch, name: s
     limit, code, what = BOMBS[name]
     opened(code)
     monkeypatch.setattr(f"gsvckpt.files.budget.{limit}", 30)
-    with pytest.raises(UnsupportedError, match=f"^too much for a checkpoint: more than 30 {what}") as caught:
+    with pytest.raises(UnsupportedError, match=f"too much for a checkpoint: more than 30 {what}") as caught:
         opened(code)
     assert caught.value.check == "pickle.bomb"
 

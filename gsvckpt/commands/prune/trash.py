@@ -164,7 +164,7 @@ def alone(folders: Sequence[str]) -> Iterator[None]:
             except OSError as error:
                 if is_full(error):  # there is no trash yet that another run could be at work in
                     continue
-                raise OutputError(f"cannot be made: {error.strerror}", path=place, hint="gsvckpt needs to write in the folder") from error
+                raise OutputError(f"cannot be made: {error.strerror}", path=place, hint="let gsvckpt write in the folder") from error
             stack.callback(_leave, place)
             try:
                 stack.enter_context(locked(place, patience=0))

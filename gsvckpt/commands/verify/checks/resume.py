@@ -148,7 +148,7 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
 def _loadable(name: str, state: ResumeState) -> list[Finding]:
     missing = [key for key in _S2_KEYS if key not in state.keys]
     if missing:
-        hint = Hint("gsvckpt strip-optimizer leaves `optimizer: None`, from which training goes on") if missing == ["optimizer"] else NO_HINT
+        hint = Hint("`gsvckpt strip-optimizer` leaves `optimizer: None`, from which training goes on") if missing == ["optimizer"] else NO_HINT
         return [Finding("resume.keys", "error", name, f"lacks {', '.join(missing)}: {_OVER}", hint, ", ".join(missing))]
     if state.groups is not None and state.wanted_groups is not None and state.groups != state.wanted_groups:
         why = f"its optimizer has groups of {_groups(state.groups)} parameters, this model's has {_groups(state.wanted_groups)}: {_OVER}"
