@@ -180,7 +180,7 @@ DIES_AFTER_PUBLISHING = """
     """
 
 
-DYING = {  # options, and what is told of the one file that the dying worker had published
+DYING = {  # options, and what is told of a file that the dying worker had published without an answer
     "-o OUT/": ("refused", "exists already"),
     "-o OUT/ --force": None,
     "--in-place": ("cluster", "a worker sees another file of this name, or not all of it"),
@@ -208,7 +208,9 @@ def test_a_worker_that_dies_between_publishing_and_answering(own: Cluster, tmp_p
     files = json.loads(run.out.replace("/there/", "/here/").replace("/in/", "/copy/"))["files"]
     others = [(file, twin) for file, twin in zip(files, expected, strict=True) if file != twin]
     told = DYING[options]
-    assert [(file["error"]["kind"], file["error"]["why"]) for file, _ in others] == ([told] if told is not None else [])
+    # It died at its third output. Results of the two before it may have been on their way, and go with it.
+    assert {(file["error"]["kind"], file["error"]["why"]) for file, _ in others} == ({told} if told is not None else set())
+    assert len(others) <= 3
     assert all(twin["written"] and not file["written"] for file, twin in others)
     assert (here.code, run.code) == (3, 4 if told is not None and told[0] == "refused" else 3)
 
