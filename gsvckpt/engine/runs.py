@@ -34,14 +34,16 @@ def divide_runs(saves: Sequence[Save]) -> Divided:
     slack = 0.0 if inside else sum(save.size for save in saves) / _COPIED_PER_SECOND + _TIMES_TELL * len(saves)
     runs: list[list[Save]] = []
     note = ""
+    furthest: Save | None = None  # the save of the most training in the run so far; of equals the last
     for save in sorted(saves, key=lambda save: (_clock(save, inside=inside), save.age)):
-        furthest = _furthest(runs[-1]) if runs else None
         anew = furthest is not None and _is_before(save, furthest)
         if furthest is None or (anew and _clock(save, inside=inside) - _clock(furthest, inside=inside) > slack):
             runs.append([save])
+            furthest = save
         else:
             note = _UNTOLD if anew else note
             runs[-1].append(save)
+            furthest = furthest if anew else save
     return Divided(_named(runs, inside=inside), note)
 
 
@@ -59,14 +61,6 @@ def _named(runs: Sequence[Sequence[Save]], *, inside: bool) -> tuple[tuple[Save,
 def _clock(save: Save, *, inside: bool) -> float:
     """When it was saved, in seconds since 1970."""
     return save.saved if inside and save.saved is not None else save.mtime_ns / 1e9
-
-
-def _furthest(run: Sequence[Save]) -> Save:
-    """The save of the most training; of equals the last."""
-    best = run[0]
-    for save in run[1:]:
-        best = best if _is_before(save, best) else save
-    return best
 
 
 def _is_before(one: Save, other: Save) -> bool:

@@ -74,6 +74,7 @@ class _Task:
     progress: Progress
     archive: Backup | None
     known: Mapping[str, Mapping[str, SaveFile]]
+    ignored: frozenset[str]
 
 
 def carry_out(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progress: Progress) -> Cleared:
@@ -88,9 +89,9 @@ def carry_out(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progre
     runs: dict[str, TrashRun] = {}
     done, later = Done(), list[str]()
     try:
-        done = _begin_runs(task, work, manifests, runs)
+        room = done = _begin_runs(task, work, manifests, runs)
         for one in work:
-            done = done.and_then(_clear(task, one, runs[one.root], done))
+            done = done.and_then(_clear(task, one, runs[one.root], done, room.gone))
         for one_manifest in manifests:
             failures, folder = _forget(task, runs[one_manifest.root], one_manifest.step, done)
             done = done.and_then(Done(failures=failures))
@@ -111,7 +112,8 @@ def _make_task(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progr
         for file in save.files:
             known.setdefault(os.path.dirname(file.path), {})[file.path] = file
     archive = Backup(orders.archive) if orders.archive is not None else None
-    return _Task(plan, tuple(path for path in paths if os.path.isdir(path)), orders, progress, archive, known)
+    ignored = frozenset(os.path.normpath(left.path) for left in plan.inventory.ignored)
+    return _Task(plan, tuple(path for path in paths if os.path.isdir(path)), orders, progress, archive, known, ignored)
 
 
 def _begin_runs(task: _Task, work: Sequence[Work], manifests: Sequence[ManifestStep], runs: dict[str, TrashRun]) -> Done:
@@ -149,8 +151,8 @@ def _end_runs(runs: Iterable[TrashRun], *, purge: bool) -> list[GsvError]:
     return failures
 
 
-def _clear(task: _Task, work: Work, run: TrashRun, before: Done) -> Done:
-    """Carry out one run, oldest saves first. `before` is what was done already."""
+def _clear(task: _Task, work: Work, run: TrashRun, before: Done, deleted: Sequence[Save]) -> Done:
+    """Carry out one run, oldest saves first. `before` is what was done already, and `deleted` what of it made room for the trash."""
     steps = {run.original(step): step for step in work.steps}
     try:
         _require_same(task, work.group, before)
@@ -158,7 +160,7 @@ def _clear(task: _Task, work: Work, run: TrashRun, before: Done) -> Done:
         return Done(failures=(error,))
     done = Done()
     for save in reversed(doomed(work.group)):
-        if save not in before.gone:
+        if save not in deleted:
             try:
                 done = done.and_then(_clear_save(task, save, run, steps))
             except (GsvError, OSError) as caught:  # one save that fails must not stop the others
@@ -208,7 +210,7 @@ def _require_same(task: _Task, group: GroupPlan, before: Done) -> None:
     folder = group.group.folder
     moved = {path for save in (*before.gone, *before.smaller) for path in save.paths}
     places = {os.path.normpath(one.place) for save in before.smaller for one in task.plan.demoted[save]}
-    expected = moved | places | {os.path.normpath(left.path) for left in task.plan.inventory.ignored}
+    expected = moved | places | task.ignored
     now = {os.path.normpath(path) for path in find_files([folder or "."], recursive=False).checkpoints} - expected
     then = task.known.get(folder, {})
     come = sorted(now - set(then))
