@@ -154,10 +154,16 @@ class OneTensor(_OneTensor, total=False):
     stats: Values | None
 
 
+class Part(TypedDict):
+    number: int
+    of: int
+
+
 class _Inspected(TypedDict):
     path: str
     size: int
     container: Outer
+    part: Part | None
     kind: Kind
     version: Version | None
     version_evidence: list[str]

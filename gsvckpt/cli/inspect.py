@@ -156,8 +156,8 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
     if len(paths) == len(files) == 1 and is_index(files[0]) and not recursive and settings.cluster is None:  # the folder is one checkpoint
         return _show_one(files[0], view, settings)
     if view.asks_for_parts and not settings.json:
-        return try_each(files, lambda path: _show(path, view, settings), found.failures)[1]
-    failures: list[GsvError] = [*found.failures]
+        return try_each(files, lambda path: _show(path, view, settings), found.errors)[1]
+    failures: list[GsvError] = [*found.errors]
     worst = max((error.exit_code for error in failures), default=0)
     for error in failures:
         print_error(error)
@@ -187,7 +187,7 @@ def _show_many(paths: Sequence[str], view: View, settings: Settings, *, recursiv
             return worst
         for error in failures:
             _warn_of(error, settings)
-        if not settings.quiet and (entries or found.features or len(failures) > len(found.failures)):
+        if not settings.quiet and (entries or found.features or len(failures) > len(found.errors)):
             inventory.print_inventory(
                 entries, failures, found, folders[0] if len(paths) == len(folders) == 1 else None, verbose=view.verbose, sort=sort
             )

@@ -19,6 +19,7 @@ from gsvckpt.engine.saves import OTHERS, Facts, Group, Ignored, Save, SaveFile, 
 from gsvckpt.errors import GsvError
 from gsvckpt.files.local import open_source, read_bytes
 from gsvckpt.formats import torch_distributed
+from gsvckpt.formats.shards import missing_parts
 
 TRAINER_STATE = "trainer_state.json"  # transformers.trainer_callback.TrainerState
 _LARGEST = 1 << 26  # bytes of one; its history has a line for each logged step
@@ -172,21 +173,8 @@ def _why_damaged(save: Save, facts: Sequence[Facts], usual: frozenset[str]) -> s
     for one in facts:
         if one.damaged:
             return f"{os.path.relpath(one.file.path, save.place)} {one.why}"
-    lacking = sorted(usual - set(_inner_names(save))) or _missing_parts(save)
+    lacking = sorted(usual - set(_inner_names(save))) or [os.path.relpath(one.missing[0], save.place) for one in missing_parts(save.paths)]
     if lacking:
         return f"its {lacking[0]} is missing"
     distributed = [os.path.dirname(path) for path in save.paths if os.path.basename(path) == torch_distributed.METADATA]
     return next((why for folder in distributed if (why := torch_distributed.find_damage(folder))), "")
-
-
-def _missing_parts(save: Save) -> list[str]:
-    """The files that `model-00001-of-00004.safetensors` promises and that are not there."""
-    there = {os.path.relpath(path, save.place) for path in save.paths}
-    missing = []
-    for name in sorted(there):
-        match = re.search(r"[0-9]{1,6}(?=([-_]of[-_])([0-9]{1,5})(?![0-9]))", name)
-        count = int(match[2]) if match else 0
-        if match and count <= 1000:
-            wanted = (f"{name[: match.start()]}{number:0{len(match[0])}}{name[match.end() :]}" for number in range(1, count + 1))
-            missing += [other for other in wanted if other not in there]
-    return missing

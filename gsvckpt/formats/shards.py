@@ -1,25 +1,31 @@
-"""A checkpoint in several files with an index, as transformers writes large models: `NAME.safetensors.index.json`, `pytorch_model.bin.index.json`."""
+"""A checkpoint in several files with an index, as transformers writes large models: `NAME.safetensors.index.json`, `pytorch_model.bin.index.json`.
+
+Shards without an index are known by their names alone: they are named as parts, and not read as one checkpoint.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from gsvckpt.errors import DamagedError, MissingError, UnsupportedError, as_error
 from gsvckpt.files.budget import MOST_SHARDS, too_much
 from gsvckpt.files.local import RestingSource, allow_open_files, make_source, read_bytes
-from gsvckpt.files.paths import folder_of, is_url, join
+from gsvckpt.files.paths import folder_of, is_url, join, name_of
 from gsvckpt.formats.heads import HEADS
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.pickle.calls import calls_of, merge_calls
 from gsvckpt.formats.safetensors_tree import HEAD, TREE, restore
 from gsvckpt.model import Checkpoint, OpenSource, Source, Tensor, tensor_of
 
-INDEX = ".index.json"
+_INDEX = re.compile(r"\.index(?:\.[\w-]+)?\.json\Z")  # diffusers puts a variant between: `.index.fp16.json`
+_PART = re.compile(r"(?<![0-9])([0-9]{1,6})([-_]of[-_])([0-9]{1,5})(?![0-9])")
 _MOST_OPEN = 2_000  # files at a time
 _LARGEST_INDEX = 1 << 26  # 200,000 names of 80 letters are 20 MB
 
@@ -51,10 +57,68 @@ class ShardedSource:
             part.check_unchanged()
 
 
+class Part(NamedTuple):
+    """What `model-00002-of-00004.safetensors` says of itself: it is number 2 of 4."""
+
+    before: str
+    digits: str
+    after: str
+    total: int
+
+    @property
+    def number(self) -> int:
+        return int(self.digits)
+
+    def sibling(self, number: int) -> str:
+        """The path of another part."""
+        return f"{self.before}{number:0{len(self.digits)}}{self.after}"
+
+
+def read_part(path: str) -> Part | None:
+    """What a file's name says of the shards of one checkpoint; None where it does not say that it is one of them."""
+    name = name_of(path)
+    match = _PART.search(name)
+    if match is None or not 1 <= int(match[3]) <= MOST_SHARDS or int(match[1]) > int(match[3]):
+        return None
+    before = path[: len(path) - len(name)] + name[: match.start(1)]
+    return Part(before, match[1], name[match.end(1) :], int(match[3]))
+
+
+class MissingParts(NamedTuple):
+    """Shards that are not there, though `there` says by its name that they should be."""
+
+    there: str
+    total: int
+    missing: tuple[str, ...]
+
+    @property
+    def why(self) -> str:
+        """A sentence about the first of them."""
+        more = len(self.missing) - 1
+        others = "" if not more else f", as {name_of(self.missing[1])}" + (f" and {more - 1:,} more are" if more > 1 else " is")
+        return f"there is no such file{others}, though {name_of(self.there)} is one of {self.total:,} parts: the checkpoint is incomplete"
+
+
+def missing_parts(paths: Iterable[str]) -> list[MissingParts]:
+    """The shards that the names of others promise and that are not among `paths`. Numbers begin at 0 or at 1."""
+    families: dict[tuple[str, str], list[Part]] = {}
+    for path in paths:
+        if (part := read_part(path)) is not None:
+            families.setdefault((part.before, part.after), []).append(part)
+    found = []
+    for parts in families.values():
+        first, numbers = min(parts, key=lambda part: part.number), {part.number for part in parts}
+        begin = min(first.number, 1)
+        missing = tuple(first.sibling(number) for number in range(begin, begin + first.total) if number not in numbers)
+        if missing:
+            found.append(MissingParts(first.sibling(first.number), first.total, missing))
+    return found
+
+
 def find_index(folder: str) -> str | None:
     """The path of the one index in a folder; None where there is none. Raises UnsupportedError where there are several."""
     try:
-        found = sorted(name for name in os.listdir(folder) if name.endswith(INDEX))
+        found = sorted(name for name in os.listdir(folder) if is_index(name))
     except OSError:
         return None
     if len(found) > 1:
@@ -64,7 +128,12 @@ def find_index(folder: str) -> str | None:
 
 def is_index(path: str) -> bool:
     """Whether a path is called like an index."""
-    return path.endswith(INDEX)
+    return _INDEX.search(path) is not None
+
+
+def indexed_name(index: str) -> str:
+    """The path of an index without its ending, as `model.safetensors`."""
+    return _INDEX.sub("", index)
 
 
 def members(index: str) -> tuple[str, ...]:
@@ -92,7 +161,7 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     for name, shard in weight_map.items():
         tensor = tensor_of(shards[shard].root.get(name)) if isinstance(shards[shard].root, dict) else None  # type: ignore[attr-defined]
         if tensor is None:
-            raise DamagedError(f"should be in {shard}, but is not", where=name, path=index)
+            raise DamagedError(_why_elsewhere(name, shard, shards), where=name, path=index)
         tensors[name] = tensor
     for shard, opened in shards.items():
         unknown = next((key for key in opened.root if weight_map.get(str(key)) != shard), None) if isinstance(opened.root, dict) else None
@@ -112,6 +181,14 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
         root, more = restore(tensors, metadata)
         return Checkpoint(source, container, root, tuple(dict.fromkeys((*classes, *more))), doubts=doubts, calls=merge_calls(calls, calls_of(root)))
     return Checkpoint(source, container, tensors, classes, doubts=doubts, calls=calls)
+
+
+def _why_elsewhere(name: str, said: str, shards: Mapping[str, Checkpoint]) -> str:
+    """What is wrong with a tensor that is not in the shard that the index names."""
+    real = next((shard for shard, opened in shards.items() if isinstance(opened.root, dict) and name in opened.root), None)
+    if real is None:
+        return f"should be in {said}, but no file of this checkpoint has it"
+    return f"is in {real}, but the index says that it is in {said}"
 
 
 def _open(path: str, stack: ExitStack, *, structure_only: bool, rest: bool) -> OpenSource:

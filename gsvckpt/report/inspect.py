@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory, group
-from gsvckpt.commands.inspect.result import View
+from gsvckpt.commands.inspect.result import View, part_json
 from gsvckpt.engine.examine import Examination
 from gsvckpt.files.paths import name_of
 from gsvckpt.hints import quote_word
@@ -105,7 +105,9 @@ def _facts(examination: Examination, counted: Account, view: View) -> Iterator[t
     head = f", head {printable(container.head)}" if container.head is not None else ""
     folder = f", folder {printable(container.prefix)}" if container.prefix and view.verbose else ""
     files = f" in {plural(container.shards, 'file')}" if container.shards else ""
-    yield "container", Text(f"{container.format}{head}{folder}, {plural(container.records, 'record')}{files}")
+    named = part_json(examination.checkpoint)
+    part = f", part {named['number']} of {named['of']}" if named is not None else ""
+    yield "container", Text(f"{container.format}{head}{folder}, {plural(container.records, 'record')}{files}{part}")
     if examination.upstream is not None:
         yield "GPT-SoVITS", _upstream(examination)
     if examination.official is not None:

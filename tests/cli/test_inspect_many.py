@@ -76,12 +76,14 @@ def test_a_folder_without_checkpoints_does_not_stop_the_others(gsvckpt, voices, 
 
 
 @pytest.mark.skipif(not LINK_TO_ITSELF, reason="needs symbolic links")
-def test_odd_entries_of_a_folder_are_passed_over(gsvckpt, voices):
-    (voices / "loop.pth").symlink_to(voices / "loop.pth")
-    (voices / "gone.pth").symlink_to(voices / "nowhere.pth")
+def test_odd_entries_of_a_folder_are_passed_over_and_links_to_nothing_are_named(gsvckpt, voices):
     (voices / "up").symlink_to(voices)
     os.mkfifo(voices / "pipe.pth")
     assert len(gsvckpt.json("inspect", voices, "-r").document["files"]) == 4
+    (voices / "loop.pth").symlink_to(voices / "loop.pth")
+    (voices / "gone.pth").symlink_to(voices / "nowhere.pth")
+    files = gsvckpt.json("inspect", voices, "-r", exit_code=3).document["files"]
+    assert [os.path.basename(file["path"]) for file in files if "error" in file] == ["gone.pth", "loop.pth"]
 
 
 # --- two files compared --------------------------------------------------------------------------------------------------------------------------

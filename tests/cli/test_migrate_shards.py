@@ -80,7 +80,7 @@ def broken(folder, change):
     ("change", "said"),
     [
         (lambda index: index["weight_map"].update({"layer.0": "../secret"}), "outside the folder"),
-        (lambda index: index["weight_map"].update({"layer.0": "model-00002-of-00002.safetensors"}), "should be in"),
+        (lambda index: index["weight_map"].update({"layer.0": "model-00002-of-00002.safetensors"}), "is in model-00001-of-00002.safetensors"),
         (lambda index: index["weight_map"].pop("layer.0"), "does not say so"),
         (lambda index: index["weight_map"].update({"more": "model-00002-of-00002.safetensors"}), "should be in"),
         (lambda index: index["weight_map"].update({"layer.0": "model-00009-of-00002.safetensors"}), "no such file"),

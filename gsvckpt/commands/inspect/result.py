@@ -13,7 +13,8 @@ from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.json_objects import container_json, safety_json
 from gsvckpt.errors import UsageError, similar_names
 from gsvckpt.files.paths import absolute, is_url
-from gsvckpt.model import Tensor
+from gsvckpt.formats.shards import read_part
+from gsvckpt.model import Checkpoint, Tensor
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import KINDS
 from gsvckpt.sovits.names import experiment
@@ -29,6 +30,12 @@ def upstream_json(detected: Detection | UpstreamError | None) -> dict[str, objec
     return None if detected is None else detected._asdict()
 
 
+def part_json(checkpoint: Checkpoint) -> dict[str, object] | None:
+    """Which of several files it is, as its name says; null for a file that is not one of several, and for an index, which stands for all."""
+    part = read_part(checkpoint.source.path) if not checkpoint.container.shards else None
+    return {"number": part.number, "of": part.total} if part is not None else None
+
+
 def examination_json(examination: Examination, counted: Account) -> dict[str, object]:
     """One checkpoint as `inspect --json` shows it, without what has to be asked for."""
     identity, match = examination.identity, examination.official
@@ -36,6 +43,7 @@ def examination_json(examination: Examination, counted: Account) -> dict[str, ob
         "path": examination.checkpoint.source.path,
         "size": examination.checkpoint.source.size,
         "container": container_json(examination.checkpoint.container),
+        "part": part_json(examination.checkpoint),
         "kind": identity.kind,
         "version": identity.version,
         "version_evidence": list(identity.version_evidence),

@@ -79,7 +79,7 @@ def _inspect_one(path: str, view: View, resources: Resources) -> InspectResult:
 
 def _collect(results: Iterable[Inspected | GsvError], found: Found) -> InspectResult:
     """The result of all files. Raises the first error if no file has a result."""
-    objects: list[Mapping[str, object] | GsvError] = [*found.failures]
+    objects: list[Mapping[str, object] | GsvError] = [*found.errors]
     warnings: list[str] = []
     for result in results:
         if isinstance(result, GsvError):

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from gsvckpt.commands.prune.classify import look_files, measure
 from gsvckpt.commands.prune.guards import BEST, Guards, best_names_in
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
-from gsvckpt.engine.discover import Features, Found, find_files
+from gsvckpt.engine.discover import Found, find_files
 from gsvckpt.engine.folder_saves import Folder, find_folders, read_state, sort_folders
+from gsvckpt.engine.listing import Features
 from gsvckpt.engine.runs import divide_runs
 from gsvckpt.engine.saves import Facts, Group, Ignored, Save, SaveFile, find_saves, is_usual_kind, not_looked_at
 from gsvckpt.errors import GsvError

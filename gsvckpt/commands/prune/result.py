@@ -12,8 +12,8 @@ from gsvckpt.commands.prune.execute import Cleared
 from gsvckpt.commands.prune.plan import PrunePlan
 from gsvckpt.commands.prune.policy_file import Applied
 from gsvckpt.commands.prune.trash_run import TrashRun
-from gsvckpt.engine.discover import Features
 from gsvckpt.engine.json_objects import failure_json
+from gsvckpt.engine.listing import Features
 from gsvckpt.engine.saves import Ignored, Save
 
 

@@ -47,6 +47,7 @@ class Destination:
         elif len(sources) > 1 or self.output.endswith(("/", os.sep)) or is_folder(self.output):
             if not is_url(self.output) and os.path.exists(self.output) and not os.path.isdir(self.output):
                 raise UsageError(f"{self.output} is a file, but several sources need a folder", where="--output")
+            self._refuse_one_name(sources)
             names = [name_of(name_beside(source, self.word) if self.word == SALVAGED else source) for source in plain]
             outputs = [join(self.output, name) for name in names]
         else:
@@ -70,6 +71,14 @@ class Destination:
         if listed_in:
             said.append(f"GPT-SoVITS looks for such weights in its {listed_in}: -o {listed_in}/ writes them there")
         return tuple(said)
+
+    def _refuse_one_name(self, sources: Sequence[str]) -> None:
+        """Raise UsageError where several sources would go to a folder that is called like one file."""
+        chosen = self.output or ""
+        extension = os.path.splitext(chosen)[1].lower()
+        if len(sources) > 1 and extension in _EXTENSIONS and not chosen.endswith(("/", os.sep)) and not is_folder(chosen):
+            why = f"{chosen} is the name of one file, but there are {len(sources)} sources"
+            raise UsageError(why, where="--output", hint="name a folder that ends in a slash, or give each source its own run")
 
     def _refuse_urls(self, sources: Sequence[str]) -> None:
         """Raise UsageError for what cannot be done with URLs."""
@@ -120,6 +129,9 @@ class Destination:
             return None
         if os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
             return RefusedError("is the source itself", path=output, hint="--in-place replaces it; -o PATH writes elsewhere")
+        if folder and self.output == output and os.path.splitext(output)[1].lower() in _EXTENSIONS:
+            why = f"{output} is the name of one file, but --max-shard-size writes several files into a folder"
+            return UsageError(why, where="--output", hint="name a folder, or leave out --max-shard-size")
         if folder and (taken := folder_obstacle(output)) is not None:
             return taken
         if not folder and not self.force and os.path.exists(output):

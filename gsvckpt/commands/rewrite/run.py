@@ -105,7 +105,8 @@ def rewrite(run: RewriteRun) -> RewriteResult:
 
 def _name_files(command: str, folder: str) -> Hint:
     """What to run instead of a command for files on a folder."""
-    from gsvckpt.engine.discover import EXTENSIONS, find_files
+    from gsvckpt.engine.discover import find_files
+    from gsvckpt.engine.listing import EXTENSIONS
     from gsvckpt.sovits.runs import find_runs  # only this mistake needs them
 
     inside = os.path.join(quote_word(os.path.normpath(folder)), "") if os.path.normpath(folder) != os.curdir else ""
