@@ -1,4 +1,4 @@
-"""Read the scores that Lightning's ModelCheckpoint stores in every file."""
+"""Read what Lightning stores in its files besides the weights: the scores of ModelCheckpoint, and paths as objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from gsvckpt.files.local import read_bytes
-from gsvckpt.model import tensor_of
+from gsvckpt.model import Opaque, tensor_of, walk
 from gsvckpt.sovits.names import basename
 
 _FLOATS = {"float64": ("<d", 8), "float32": ("<f", 4), "float16": ("<e", 2)}
@@ -60,6 +60,14 @@ def save_folder(root: object) -> str | None:
         if isinstance(state, dict) and isinstance(state.get("dirpath"), str):
             return str(state["dirpath"])
     return None
+
+
+def path_classes(root: object) -> frozenset[str]:
+    """The classes of pathlib in a checkpoint, such as `PosixPath`. For any of them pytorch-lightning 2.6 with torch 2.6 and newer refuses to resume
+    from the file, as it loads with `weights_only` then.
+    """
+    leaves = (leaf for _, leaf in walk(root) if isinstance(leaf, Opaque))
+    return frozenset(leaf.name.name for leaf in leaves if leaf.name.module in ("pathlib", "pathlib._local"))
 
 
 def _number(value: object) -> float | None:

@@ -164,7 +164,17 @@ def test_a_voice_is_completed_by_its_own_version_alone(gsvckpt, tmp_path, ours, 
     reference = save(tmp_path / "b.pth", small({**generator(theirs), "more": numbers((2,))}, theirs))
     run = gsvckpt("migrate", source, "--like", reference, "--fill", "-n")
     assert run.code == code
-    assert code == 0 or f"is {ours}, but {reference} is {theirs}: " in run.err
+    assert code == 0 or f"is {ours}, but {reference} is {theirs}" in run.err
+    assert ("another network, and no conversion exists" in run.err) == ("Pro" in theirs)
+
+
+@pytest.mark.parametrize("theirs", ["v2Pro", "sovits-v2Pro-small", "v3"])
+def test_a_layout_of_another_network_is_refused_for_what_it_is(gsvckpt, tmp_path, theirs):
+    source = save(tmp_path / "a.pth", small(generator("v2"), "v2"))
+    run = gsvckpt("migrate", source, "--like", theirs, "--fill", "-n")
+    assert run.code == 4
+    assert "another network, and no conversion exists" in run.err
+    assert "train again with the same recordings" in run.err
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,29 @@ def test_s1_keeps_empty_lists_and_its_loops(gsvckpt, tmp_path):
     assert (after["optimizer_states"], after["lr_schedulers"]) == ([], [])
     for key in ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "hparams_name", "hyper_parameters"):
         assert_same(after[key], before[key])
+
+
+@pytest.mark.parametrize("command", ["strip-optimizer", "convert-fp16", "migrate"])
+def test_a_gpt_training_file_says_what_todays_lightning_needs(gsvckpt, tmp_path, command):
+    source = save(tmp_path / "epoch=1-step=12.ckpt", s1_training(gpt(dtype="float32")))
+    output = tmp_path / "it's out.ckpt"
+    run = gsvckpt.json(command, source, "-o", output)
+    (note,) = (note for note in run.file["notes"] if "pytorch-lightning 2.6" in note)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(output, weights_only=True)  # as Lightning does
+    program, *words = shlex.split(note.rpartition(": ")[2])
+    assert (program, gsvckpt(*words).code) == ("gsvckpt", 0)
+    assert torch.load(output, weights_only=True)["hyper_parameters"]["output_dir"] == "logs/xxx/logs_s1_v2"
+
+
+def test_nothing_is_said_of_lightning_where_nothing_is_to_be_done(gsvckpt, tmp_path):
+    source = save(tmp_path / "epoch=1-step=12.ckpt", s1_training(gpt(dtype="float32")))
+    assert gsvckpt.json("migrate", source, "--plain", "-o", tmp_path / "plain.ckpt").file["notes"] == []
+    assert not any(
+        "lightning" in note for note in gsvckpt.json("strip-optimizer", tmp_path / "plain.ckpt", "-o", tmp_path / "out.ckpt").file["notes"]
+    )
+    other = save(tmp_path / "G_16.pth", s2_training(generator("v2", enc_q=True)))
+    assert gsvckpt.json("strip-optimizer", other, "-o", tmp_path / "out.pth").file["notes"] == []
 
 
 def test_every_tensor_that_stays_keeps_its_exact_bytes(gsvckpt, tmp_path):

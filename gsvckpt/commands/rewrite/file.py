@@ -21,8 +21,10 @@ from gsvckpt.formats.pickle.calls import calls_of
 from gsvckpt.formats.pickle.mentions import globals_of
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.sniff import read_head
+from gsvckpt.hints import quote_word
 from gsvckpt.sovits import kinds, upstream
 from gsvckpt.sovits.kinds import Identity
+from gsvckpt.sovits.lightning import path_classes
 from gsvckpt.sovits.sections import split_sections
 from gsvckpt.transforms.plan import Plan, begin
 
@@ -154,8 +156,16 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
         warnings=tuple(warnings),
         details=file_plan.recipe.details(examination, planned, written),
         overflowed=len(written.overflowed),
-        notes=destination.notes(file_plan.source, file_plan.output, planned.listed_in),
+        notes=(*destination.notes(file_plan.source, file_plan.output, planned.listed_in), *_notes_of_lightning(planned.plan.root, file_plan.output)),
     )
+
+
+def _notes_of_lightning(root: object, output: str) -> tuple[str, ...]:
+    """What is to be done before today's Lightning resumes from an output. It was so of the source as well."""
+    if not (isinstance(root, dict) and "pytorch-lightning_version" in root and path_classes(root)):
+        return ()
+    command = f"gsvckpt migrate {quote_word(output)} --plain --in-place"
+    return (f"pytorch-lightning 2.6 and newer, with torch 2.6 and newer, resumes from it only after: {command}",)
 
 
 def _sum_up_nothing(file_plan: FilePlan, written: Written | None, *, rehearsed: bool) -> Rewritten:

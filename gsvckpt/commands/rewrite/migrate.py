@@ -219,19 +219,19 @@ def _like(planned: Planned, task: Task) -> Planned:
     asked, identity, lost = task.asked, planned.identity, planned.lost
     path, tensors = _state(planned.plan)
     reference = open_reference(str(asked.like), identity, task.stack)
-    check_family(reference, identity, tensors)
     matching = match(tensors, reference.shapes)
+    missing = [name for name in reference.shapes if name not in matching and (not lost or name in lost)]  # a voice stays a voice
+    if asked.fill and missing and not asked.force:
+        check_version(reference, identity, len(missing))
+    check_family(reference, identity, tensors)
     said = [f"{name}: {why}" for name, why in conflicts(tensors, reference.shapes)]
     plan = keep_tensors(planned.plan, path, lambda name: name not in tensors or name in matching, "like")
-    missing = [name for name in reference.shapes if name not in matching and (not lost or name in lost)]  # a voice stays a voice
     if not asked.fill:
         if missing:
             said.append(f"{len(missing):,} tensors of {reference.name} are missing, the first {missing[0]}; --fill takes them from a file")
         return replace(planned, plan=plan, warnings=(*planned.warnings, *said))
     if missing and not reference.tensors:
         raise UsageError(f"{reference.name} is a layout, which holds no numbers", where="--fill", hint="name a checkpoint with --like FILE")
-    if missing and not asked.force:
-        check_version(reference, identity, len(missing))
     entries = {name: reference.tensors[name] for name in missing}
     plan = put_tensors(plan, path, entries, *(Change("fill", name, "missing", reference.name, -entries[name].nbytes) for name in missing))
     return replace(planned, plan=plan, warnings=(*planned.warnings, *said))

@@ -28,6 +28,13 @@ class Reference(NamedTuple):
     tensors: Mapping[str, Tensor]
     identity: Identity | None = None
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions that it may be of; a layout of a generator or LoRA is of the version in its name."""
+        if self.identity is not None:
+            return self.identity.versions
+        return tuple(part for part in self.name.split("-") if part in VERSIONS and self.name.startswith(("sovits-", "lora-")))
+
 
 def open_examined(path: str, stack: ExitStack) -> Examination:
     """Open a checkpoint, also one that another program compressed, until the stack closes it."""
@@ -95,11 +102,15 @@ def check_family(reference: Reference, identity: Identity, tensors: Mapping[str,
 
 def check_version(reference: Reference, identity: Identity, count: int) -> None:
     """Raise RefusedError where a model would be completed with `count` tensors of another version: each loads, and together they are no voice."""
-    other = reference.identity.versions if reference.identity is not None else ()
+    family = reference.identity.family if reference.identity is not None else "sovits-generator"
+    other = reference.versions if family == identity.family else ()
     if other and identity.versions and not set(other) & set(identity.versions):
         ours, theirs = (" or ".join(versions) for versions in (identity.versions, other))
+        both = {*other, *identity.versions}
+        alike = both <= {"v1", "v2"} or both <= {"v3", "v4"}  # the first two differ in two tensors, the others in none
         raise RefusedError(
-            f"is {ours}, but {reference.name} is {theirs}: {count:,} of its tensors would be mixed into this file",
+            f"is {ours}, but {reference.name} is {theirs}{'' if alike else ', another network, and no conversion exists'}: {count:,} of its tensors"
+            " would be mixed into this file",
             where="--fill",
-            hint=f"--like FILE of {ours}; --force mixes them",
+            hint=f"--like FILE of {ours} fills it; for {theirs}, train again with the same recordings; --force mixes them",
         )

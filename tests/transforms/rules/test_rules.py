@@ -283,7 +283,8 @@ def test_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_file_goes_before_a_preset_and_a_folder_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ddp").mkdir()
-    assert read_rules("ddp") == (Rule("strip-prefix", "module."),)
+    (preset,) = read_rules("ddp")
+    assert preset.action == "rename"
     (tmp_path / "ddp").rmdir()
     (tmp_path / "ddp").write_text(GOOD)
     assert read_rules("ddp") == (Rule("drop", "x", line=2),)
@@ -305,7 +306,23 @@ def net() -> torch.nn.Module:
 
 def test_ddp() -> None:
     assert rename(read_rules("ddp"), torch.nn.DataParallel(net()).state_dict()) == list(net().state_dict())
-    assert rename(read_rules("ddp"), ["a.module.b", "modules.a"]) == ["a.module.b", "modules.a"]
+    wrapped = [
+        "module.module.a",
+        "x.module.y",
+        "_fsdp_wrapped_module.b._fsdp_wrapped_module.c",
+        "module._fsdp_wrapped_module._checkpoint_wrapped_module.d",
+    ]
+    assert rename(read_rules("ddp"), wrapped) == ["a", "x.y", "b.c", "d"]
+    others = ["modules.a", "my_module.b", "x.submodule.c", "module", "x.module"]
+    assert rename(read_rules("ddp"), others) == others
+
+
+def test_ddp_and_torch_compile_give_the_same_in_either_order() -> None:
+    ddp, compiled = read_rules("ddp"), read_rules("torch-compile")
+    names = ["module._orig_mod.a", "_orig_mod.module.b", "_orig_mod.module._orig_mod.x._orig_mod.c", "y.module._orig_mod.d", "e.weight"]
+    for rules in ((*ddp, *compiled), (*compiled, *ddp)):
+        assert rename(rules, names) == ["a", "b", "x.c", "y.d", "e.weight"]
+    assert rename((*ddp, *compiled), {f"module.{name}": 0 for name in torch.nn.DataParallel(net()).state_dict()}) == list(net().state_dict())
 
 
 def test_torch_compile() -> None:

@@ -10,10 +10,10 @@ from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import GsvError
 from gsvckpt.hints import NO_HINT, Hint, quote_word
-from gsvckpt.model import Opaque, walk
 from gsvckpt.sovits import requirements
 from gsvckpt.sovits.config import lookup
 from gsvckpt.sovits.kinds import Kind
+from gsvckpt.sovits.lightning import path_classes
 from gsvckpt.sovits.names import LATEST_STEP
 from gsvckpt.sovits.runs import TrainingRun, newest_lightning
 
@@ -46,7 +46,6 @@ def summarise(examination: Examination) -> ResumeState:
     optimizer = entries.get("optimizer")
     wanted = requirements.optimizer_groups(identity.kind, identity.version, examination.state, lora=identity.lora_rank is not None)
     epochs = lookup(entries.get("hyper_parameters"), "config", "train", "epochs")
-    paths = {leaf.name.name for _, leaf in walk(root) if isinstance(leaf, Opaque) and leaf.name.module in ("pathlib", "pathlib._local")}
     return ResumeState(
         identity.kind,
         identity.version,
@@ -54,7 +53,7 @@ def summarise(examination: Examination) -> ResumeState:
         frozenset(str(key) for key in entries),
         requirements.group_sizes(optimizer),
         wanted,
-        frozenset(paths),
+        path_classes(root),
         epochs if type(epochs) is int else None,
     )
 
