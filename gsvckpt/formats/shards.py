@@ -154,8 +154,9 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     allow_open_files(0 if rest else len(names))
     sources: list[OpenSource] = []
     shards: dict[str, Checkpoint] = {}
+    others = _other_shards(folder, names) if not is_url(index) else []
     for name in names:
-        sources.append(_open(join(folder, name), stack, structure_only=structure_only, rest=rest))
+        sources.append(_open(join(folder, name), stack, others, structure_only=structure_only, rest=rest))
         shards[name] = read_shard(sources[-1])
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
@@ -191,10 +192,22 @@ def _why_elsewhere(name: str, said: str, shards: Mapping[str, Checkpoint]) -> st
     return f"is in {real}, but the index says that it is in {said}"
 
 
-def _open(path: str, stack: ExitStack, *, structure_only: bool, rest: bool) -> OpenSource:
+def _other_shards(folder: str, names: Sequence[str]) -> list[str]:
+    """The shards in a folder of this machine that an index does not name; none where it names any that is there."""
+    try:
+        there = set(os.listdir(folder or os.curdir))
+    except OSError:
+        return []
+    return [] if there & set(names) else sorted(name for name in there if read_part(name) is not None)
+
+
+def _open(path: str, stack: ExitStack, others: Sequence[str], *, structure_only: bool, rest: bool) -> OpenSource:
     if not is_url(path) and not os.path.lexists(path):
-        why = "there is no such file, though the index names it: the checkpoint is incomplete"
-        raise MissingError(why, path=path, hint="get it again, into the same folder", check="container.truncated")
+        why, hint = "there is no such file, though the index names it: the checkpoint is incomplete", "get it again, into the same folder"
+        if others:
+            why = f"there is no such file, and the folder holds {others[0]}, which the index does not name: it is the index of another save"
+            hint = "get the index of the shards that are there, into the same folder"
+        raise MissingError(why, path=path, hint=hint, check="container.truncated")
     source = RestingSource(path) if rest and not is_url(path) else make_source(path, structure_only=structure_only)
     stack.callback(source.close)
     return source

@@ -203,3 +203,79 @@ def test_an_index_that_names_an_index_hides_nothing(gsvckpt, tmp_path, named):
         (tmp_path / name).write_text(json.dumps({"weight_map": {"x": named}}))
     assert len(gsvckpt.json("inspect", tmp_path, exit_code=3).document["files"]) == 2
     assert "sound" not in statuses(gsvckpt.json("verify", tmp_path, exit_code=1)).values()
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_missing_shard_is_damage_to_the_whole(gsvckpt, model, command, indexed):
+    folder = model[1]
+    gone = shards(folder)[1]
+    gone.unlink()
+    if not indexed:
+        (folder / INDEX).unlink()
+    run = gsvckpt(command, folder)
+    assert run.code == {"inspect": 3, "verify": 1}[command]
+    assert gone.name in run.out + run.err
+    assert "the checkpoint is incomplete" in run.out + run.err
+    document = gsvckpt.json(command, folder, exit_code=run.code).document
+    assert "get it again, into the same folder" in json.dumps(document)
+
+
+def test_shards_without_an_index_are_named_as_parts(gsvckpt, model):
+    folder = model[1]
+    (folder / INDEX).unlink()
+    total = len(shards(folder))
+    files = gsvckpt.json("inspect", folder).document["files"]
+    assert [file["part"] for file in files] == [{"number": number, "of": total} for number in range(1, total + 1)]
+    assert f"part 2 of {total}" in gsvckpt("inspect", shards(folder)[1]).out
+    assert gsvckpt("verify", folder).code == 0
+
+
+def test_the_index_of_another_save_is_told(gsvckpt, model, tmp_path):
+    gsvckpt.json("migrate", model[0], "--to", "safetensors", "--max-shard-size", "3000", "-o", tmp_path / "larger")
+    (tmp_path / "larger" / INDEX).write_bytes((model[1] / INDEX).read_bytes())
+    run = gsvckpt("verify", tmp_path / "larger")
+    assert run.code == 1
+    assert "it is the index of another save" in " ".join(run.out.split())
+    assert gsvckpt("migrate", tmp_path / "larger", "-o", tmp_path / "x.safetensors").code == 3
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_tensor_in_another_shard_is_said_where_it_is(gsvckpt, model):
+    index = json.loads((model[1] / INDEX).read_text())
+    first, second = shards(model[1])[:2]
+    name = next(name for name, shard in index["weight_map"].items() if shard == first.name)
+    index["weight_map"][name] = second.name
+    (model[1] / INDEX).write_text(json.dumps(index))
+    run = gsvckpt("verify", model[1])
+    assert run.code == 1
+    assert f"is in {first.name}, but the index says that it is in {second.name}" in " ".join(run.out.split())
+    index["weight_map"]["nowhere"] = second.name
+    index["weight_map"][name] = first.name
+    (model[1] / INDEX).write_text(json.dumps(index))
+    assert "no file of this checkpoint has it" in " ".join(gsvckpt("verify", model[1]).out.split())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.fp16.json", "pytorch_model.safetensors.index.non_ema.json"])
+def test_an_index_of_a_variant_is_one(gsvckpt, model, tmp_path, name):
+    (model[1] / INDEX).rename(model[1] / name)
+    assert gsvckpt.json("inspect", model[1]).file["path"] == str(model[1] / name)
+    back = gsvckpt.json("migrate", model[1], "--to", "torch", "-o", tmp_path / "back.pth").file["output"]
+    assert torch.load(back).keys() == torch.load(model[0]).keys()
+    shards(model[1])[0].unlink()
+    assert gsvckpt("verify", model[1]).code == 1
+
+
+@pytest.mark.parametrize("name", ["one.safetensors", "one.pth", "one.CKPT"])
+def test_a_folder_is_never_called_like_a_file(gsvckpt, model, tmp_path, name):
+    sources = [*shards(model[1])[:2]]
+    run = gsvckpt("migrate", *sources, "--to", "torch", "-o", tmp_path / name)
+    assert run.code == 2
+    assert f"{name} is the name of one file, but there are 2 sources" in run.err
+    run = gsvckpt("migrate", model[1], "--to", "safetensors", "--max-shard-size", "900", "-o", tmp_path / name)
+    assert run.code == 2
+    assert f"{name} is the name of one file" in run.err
+    assert not (tmp_path / name).exists()
+    assert gsvckpt("migrate", *sources, "--to", "torch", "-o", f"{tmp_path / name}/").code == 0
+    assert gsvckpt("migrate", model[1], "--to", "safetensors", "-o", tmp_path / "whole.safetensors").code == 0
+    assert (tmp_path / "whole.safetensors").is_file()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from gsvckpt.commands.verify.checks import of_list, of_manifest, resume
+from gsvckpt.commands.verify.checks.files import missing_part
 from gsvckpt.commands.verify.checksum_files import ChecksumFile, Listed, read_checksums
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
 from gsvckpt.commands.verify.file import peek
@@ -24,7 +25,7 @@ from gsvckpt.sovits.runs import TrainingRun, find_runs
 
 class Targets:
     """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing
-    (`named`, those that were named themselves); `parts`, the files that are shards of another target;
+    (`named`, those that were named themselves); `incomplete`, shards whose others are missing; `parts`, the files that are shards of another target;
     `failures` of folders; `runs` and the files `asked` about, where it was resuming; `others`, how many files of the folders are no checkpoints.
     """
 
@@ -38,6 +39,7 @@ class Targets:
         self.asked: list[str] = []
         self.named: set[str] = set()
         self.parts: set[str] = set()
+        self.incomplete: list[shards.MissingParts] = []
         self.others = 0
         self.checksums = checksums
         self.folders: list[str] = []
@@ -144,6 +146,7 @@ def _add_parts(targets: Targets, path: str, root: str | None = None) -> None:
 def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: bool) -> None:
     found = find_files([folder], recursive=recursive, thorough=True)
     targets.folders.append(folder)
+    targets.incomplete += found.incomplete
     checkpoints = [path for path in found.checkpoints if not is_kept_aside(path)]
     targets.others += found.others + len(found.checkpoints) - len(checkpoints)
     for path in checkpoints:
@@ -159,7 +162,8 @@ def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: 
                 targets.recorded[path] = entry
                 targets.roots[path] = folder
     is_empty = len(targets.recorded) == before  # a folder of which all that was recorded is gone is no folder without checkpoints
-    targets.failures += [error for error in found.failures if is_empty or error.path != folder]
+    told = (folder, *targets.recorded) if not is_empty else tuple(targets.recorded)  # what was recorded is told as missing already
+    targets.failures += [error for error in found.failures if error.path not in told]
 
 
 def _manifest_folders(folder: str, *, recursive: bool) -> list[str]:
@@ -201,6 +205,9 @@ def absent(targets: Targets, options: Options) -> list[Verification]:
     """Results for missing files, and for lines of the checksum file that cannot be read."""
     found = [_missing(path, entry, named=path in targets.named) for path, entry in targets.recorded.items()]
     gone = only("checksum.missing", "the file is missing")
+    parts = [one for one in targets.incomplete if one.missing[0] not in targets.recorded]
+    without = only("container.truncated", "the file is missing")
+    found += [Verification(one.missing[0], "damaged", (missing_part(one),), skipped=without) for one in parts]
     found += [Verification(line.path, "damaged", (of_list.missing(line),), skipped=gone) for line in targets.listed]
     if targets.checksums is not None and targets.checksums.malformed:
         skipped = only("checksum.malformed", "this is a checksum file")

@@ -10,6 +10,7 @@ from gsvckpt.commands.verify.result import Asked
 from gsvckpt.errors import ChangedError
 from gsvckpt.files.paths import name_of
 from gsvckpt.formats import shards
+from gsvckpt.hints import Hint
 from gsvckpt.model import OpenSource
 
 _MANIFEST = tuple(check for check in CHECKS if family(check) == "manifest")
@@ -39,6 +40,11 @@ def _fall_apart(found: Unreadable, source: OpenSource) -> Finding:
     error = found.error
     shard = name_of(error.path) if error.path and error.path != source.path else ""
     return Finding(error.check, "error", ": ".join(part for part in (shard, error.where) if part) or "index", error.why, error.hint)
+
+
+def missing_part(found: shards.MissingParts) -> Finding:
+    """Shards that are not there, though the names of others say that they should be."""
+    return Finding("container.truncated", "error", "file", found.why, Hint("get it again, into the same folder"))
 
 
 def ask_reading(contents: Contents, asked: Asked) -> list[Answered]:
