@@ -162,7 +162,8 @@ class Container:
 
     `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `trailing`, those that
     follow the end of what was read: of the pickle in its record, of the last storage in a stream; `compressed`, records that are not stored plainly;
-    `shards` counts the files of a checkpoint that is in several.
+    `shards` counts the files of a checkpoint that is in several; `refused` says why torch.load refuses the file though its tensors are there.
+    `byteorder` is that of the file; tensors are read as little-endian numbers in any case.
     """
 
     format: Literal["torch-zip", "torch-stream", "safetensors", "pickle"]
@@ -174,6 +175,7 @@ class Container:
     trailing: int = 0
     compressed: int = 0
     shards: int = 0
+    refused: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

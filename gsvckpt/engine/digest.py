@@ -59,7 +59,8 @@ def read_contents(
     for name, tensor in tensors.items():
         if not content and device is None:
             continue
-        if tensor.nbytes != tensor.storage.nbytes or tensor.stride != contiguous_stride(tensor.shape):
+        is_all = tensor.storage.source is checkpoint.source and tensor.nbytes == tensor.storage.nbytes
+        if not is_all or tensor.stride != contiguous_stride(tensor.shape):
             odd[name] = tensor
             continue
         place = plain[name] = tensor.storage.offset, tensor.nbytes
@@ -97,7 +98,7 @@ def _content(tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> str:
 
 
 class _Odd(NamedTuple):
-    """A tensor that is not the whole of its storage in row-major order."""
+    """A tensor that is not the whole of its storage in row-major order, or whose bytes are not those of the file."""
 
     name: str
     nbytes: int

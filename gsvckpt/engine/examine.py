@@ -55,6 +55,8 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     foreign = opened and checkpoint.container.format == "safetensors"
     detected = upstream.detect(head, source.size) if opened and not foreign else None
     warnings = (*identity.notes, *upstream.warnings(identity, detected, rows), *([_FOREIGN] if foreign else []))
+    if checkpoint.container.refused:
+        warnings = (f"torch.load refuses it: {checkpoint.container.refused}; gsvckpt migrate writes a file that it opens", *warnings)
     weights = _all_weights(checkpoint.root, sections)
     safety = judge_checkpoint(checkpoint)
     return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, detected, match_official(source), warnings)

@@ -166,7 +166,6 @@ def _known(name: str, names: Mapping[str, Tensor]) -> str:
 
 
 def _load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: TorchDevice) -> dict[str, TorchTensor]:
-    _require_little_endian(checkpoint)
     refuse_ambiguous(checkpoint)
     from gsvckpt.devices import transfer
     from gsvckpt.devices.choice import torch_device
@@ -193,4 +192,5 @@ def _view(tensor: Tensor, mapped: mmap.mmap) -> Array:
 
 def _require_little_endian(checkpoint: Checkpoint) -> None:
     if checkpoint.container.byteorder != "little":
-        raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
+        why = "its numbers are those of a big-endian machine, so a view of the file does not have their values"
+        raise UnsupportedError(why, hint="the `torch` method turns them round; gsvckpt migrate writes a little-endian file")

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from gsvckpt.devices.device import LARGEST, Audit, Device, Matrix
 from gsvckpt.dtypes import UNTYPED
 from gsvckpt.engine.open import read
-from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError, UnsupportedError
+from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.local import LocalSource, open_source
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.files.publish import Target, publish
@@ -32,8 +32,6 @@ Approve = Callable[[Layout], None]
 
 def lay_out(plan: Plan) -> Layout:
     """The file that `plan` makes, to the byte. Raises UnsupportedError for what cannot be written back exactly."""
-    if plan.checkpoint.container.byteorder != "little":
-        raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
     if plan.container == "safetensors":
         from gsvckpt.formats import safetensors  # no other container needs it
 

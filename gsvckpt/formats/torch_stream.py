@@ -1,4 +1,7 @@
-"""torch's container before 1.6: five pickles, then the storages one after another (torch/serialization.py, `_legacy_save`)."""
+"""torch's container before 1.6: five pickles, then the storages one after another (torch/serialization.py, `_legacy_save`).
+
+The storages are little-endian on every machine (torch/csrc/serialization.cpp), whatever `little_endian` in the third pickle says; torch ignores it.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         protocol, position = _load(data, position, found, StorageTable(announce))
         if magic != MAGIC or protocol != 1001:
             raise DamagedError("does not begin with torch's magic number and protocol 1001")
-        system, start = _load(data, position, found, StorageTable(announce))
+        _, start = _load(data, position, found, StorageTable(announce))
         _, position = _load(data, start, found, StorageTable(announce))
         if found.modules:
             raise UnsupportedError(f"holds a whole module ({found.modules[0]}), not only its tensors", hint=_SAVE_STATE)
@@ -74,10 +77,9 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
     except GsvError as error:
         error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(found.names), calls=merge_calls(found.calls))
         raise
-    order = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
     end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
-    container = Container("torch-stream", records=5 + len(sizes), byteorder=order, storages=total, trailing=source.size - end)
+    container = Container("torch-stream", records=5 + len(sizes), storages=total, trailing=source.size - end)
     return Checkpoint(source, container, root, tuple(found.names), doubts=doubts, calls=calls)
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from gsvckpt.dtypes import UNTYPED, DType
-from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError
+from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
+from gsvckpt.formats.byteswap import Swapped
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, StorageTable, rebuild
-from gsvckpt.formats.zip.directory import ENCRYPTED, Tail, read_records, require_plain
+from gsvckpt.formats.torch_reader import BIG, LITTLE, find_folder, find_refusal
+from gsvckpt.formats.zip.directory import ENCRYPTED, Tail, first_name, read_records, require_plain
 from gsvckpt.formats.zip.inflate import DEFLATED, Inflated
 from gsvckpt.model import Checkpoint, Container, Global, Record, Source, Storage, Tensor
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 MAX_INFLATED_PICKLE = 1 << 22  # 20,000 tensors; a few kilobytes could become any size
 PREFIX = "archive"  # torch's name for a file without one; GPT-SoVITS's own folder is the time of saving, different each time
 PADDING = ".data/padding"  # an extra record that no reader asks for; it moves the file into the size window that GPT-SoVITS expects
+_TEXT = 64  # bytes of a record that states one word or number
+_SOUGHT = re.compile(r"data\.pkl|byteorder|(?:\.data/)?version|\.storage_alignment|data/.*", re.DOTALL)  # what torch looks for in its folder
 _STORAGE = "storage"  # one object, so that the pickle spells it once
 
 
@@ -35,19 +40,22 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
     facts in `known`.
     """
     records = read_records(source, tail)
-    prefix = _find_prefix(records)
-    by_name = {fold(record.name[len(prefix) :]): record for record in records if fold(record.name).startswith(fold(prefix))}
+    first = first_name(source, tail)
+    prefix = _find_prefix(records, first)
+    by_name = _by_name(records, prefix)
+    opener = _Opener(source, by_name, inflate=inflate)
     container = Container(
         format="torch-zip",
         records=len(records),
         head=read_bytes(source, 0, 2).decode("latin-1"),
         prefix=prefix.rstrip("/"),
-        byteorder=_byteorder(_Opener(source, by_name, inflate=inflate)),
+        byteorder=_byteorder(opener.text("byteorder")),
         storages=sum(record.size for name, record in by_name.items() if name.startswith("data/")),
+        refused=find_refusal(first, prefix, (record.name for record in records), opener.text) or _backslashes(by_name),
     )
     machine: Machine | None = None
     try:
-        opened = _Opener(source, by_name, inflate=inflate)
+        opened = replace(opener, byteorder=container.byteorder)
         pickled = opened.record("data.pkl")
         most = budget.MOST_PICKLE if pickled.method == 0 else MAX_INFLATED_PICKLE
         if pickled.size > most:
@@ -67,14 +75,14 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
         raise
 
 
-def _find_prefix(records: Sequence[Record]) -> str:
-    """The folder that holds data.pkl. torch takes it from the first record's name; here any one folder will do, but only one.
+def _find_prefix(records: Sequence[Record], first: str) -> str:
+    """The folder that holds data.pkl. torch takes that of the `first` entry in the directory; here any one folder will do, but only one.
 
     torch looks names up without regard to case (miniz, mz_zip_reader_locate_file), and so is it done here.
     """
-    names = [record.name for record in records]
+    names = [_with_slashes(record.name) for record in records]
     found = [name[: -len("data.pkl")] for name in names if fold(name) == "data.pkl" or fold(name).endswith("/data.pkl")]
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+    if found and any(name in names for name in (f"{found[0]}constants.pkl", f"{find_folder(first)}constants.pkl")):
         raise NotCheckpointError(
             "this is a TorchScript program, not a checkpoint",
             hint="torch.jit.load opens it; export the weights with .state_dict()",
@@ -89,6 +97,24 @@ def _find_prefix(records: Sequence[Record]) -> str:
     return found[0]
 
 
+def _with_slashes(name: str) -> str:
+    """A record's name as zip spells it; some archivers on Windows write backslashes."""
+    return name.replace("\\", "/")
+
+
+def _by_name(records: Sequence[Record], prefix: str) -> dict[str, Record]:
+    """The records of the folder by their names in it, as torch compares them. Where a name is there with slashes and with backslashes, torch finds
+    the former.
+    """
+    named = [(fold(_with_slashes(record.name)), record) for record in sorted(records, key=lambda record: "\\" not in record.name)]
+    return {name[len(fold(prefix)) :]: record for name, record in named if name.startswith(fold(prefix))}
+
+
+def _backslashes(by_name: Mapping[str, Record]) -> str:
+    wrong = next((record.name for name, record in by_name.items() if "\\" in record.name and _SOUGHT.fullmatch(name)), None)
+    return f"{wrong[:60]} has backslashes for slashes in its name" if wrong is not None else ""
+
+
 def _name_zip(names: Sequence[str]) -> str:
     count = "1 entry" if len(names) == 1 else f"{len(names):,} entries, first"
     inside = f"{count} {names[0][:60]!r}" if names else "no entries"
@@ -96,15 +122,21 @@ def _name_zip(names: Sequence[str]) -> str:
         return f"this is a NumPy .npz archive, not a checkpoint ({inside})"
     if "[Content_Types].xml" in names:
         return f"this is an Office document, not a checkpoint ({inside})"
-    if any(name.endswith((".pth", ".ckpt", ".pt", ".safetensors", ".bin")) for name in names):
-        return f"this is a zip of files, not a checkpoint; a checkpoint is inside ({inside})"
+    inner = [name for name in names if name.endswith((".pth", ".ckpt", ".pt", ".safetensors", ".bin")) and not _is_aside(name)]
+    if inner:
+        more = f"{len(inner):,} checkpoints are inside, the first {inner[0][:60]}" if len(inner) > 1 else f"a checkpoint is inside: {inner[0][:60]}"
+        return f"this is a zip archive of files, not a checkpoint; {more}"
     return f"this is a zip of something else, not a checkpoint ({inside})"
 
 
-def _byteorder(opened: _Opener) -> str:
-    """Torch 2.1 and later say it; before that it was always little."""
-    record = opened.find("byteorder")
-    return read_bytes(*opened.place(record), min(record.size, 8)).decode("latin-1") if record is not None else "little"
+def _is_aside(name: str) -> bool:
+    """Whether macOS's archiver put an entry into a zip beside the real one."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
+
+
+def _byteorder(text: bytes | None) -> str:
+    """What the record says. Torch 2.1 and later write it; before that it was always little."""
+    return text.decode("latin-1") if text is not None else LITTLE
 
 
 def fold(name: str) -> str:
@@ -112,31 +144,45 @@ def fold(name: str) -> str:
     return name.lower() if name.isascii() else name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
+@dataclass(frozen=True, slots=True)
 class _Opener:
     """Where the contents of records are: in the file, or for compressed ones behind an inflater."""
 
-    def __init__(self, source: Source, by_name: Mapping[str, Record], *, inflate: bool) -> None:
-        self._source, self._by_name, self._inflate = source, by_name, inflate
+    source: Source
+    by_name: Mapping[str, Record]
+    inflate: bool
+    byteorder: str = LITTLE
 
-    def find(self, name: str) -> Record | None:
-        return self._by_name.get(name)
+    def text(self, name: str) -> bytes | None:
+        """The beginning of a small record; None where there is no such record, or it is compressed and that is not asked for."""
+        record = self.by_name.get(name)
+        if record is None or (record.method != 0 and not self._inflates(record)):
+            return None
+        return read_bytes(*self.place(record), min(record.size, _TEXT))
 
     def record(self, name: str) -> Record:
-        record = self._by_name[name]
-        if self._inflate and record.method == DEFLATED and not record.flags & ENCRYPTED:
-            return record
-        return require_plain(record)
+        record = self.by_name[name]
+        return record if self._inflates(record) else require_plain(record)
+
+    def _inflates(self, record: Record) -> bool:
+        return self.inflate and record.method == DEFLATED and not record.flags & ENCRYPTED
 
     def place(self, record: Record) -> tuple[Source, int]:
-        return (self._source, record.offset) if record.method != DEFLATED or not self._inflate else (Inflated(self._source, record), 0)
+        return (self.source, record.offset) if record.method != DEFLATED or not self.inflate else (Inflated(self.source, record), 0)
 
     def locate(self, key: str, dtype: DType, location: str, numel: int) -> Storage:
-        if f"data/{key}" not in self._by_name:
+        if f"data/{key}" not in self.by_name:
             raise DamagedError("its record is missing", where=f"storage {key}", check="tensor.bounds")
         record = self.record(f"data/{key}")
         if record.size != numel * dtype.itemsize:
             raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name, check="tensor.bounds")
-        return Storage(key, dtype, numel, location, *self.place(record), record.crc or None)
+        source, offset = self.place(record)
+        if self.byteorder != BIG:  # another word is refused by torch, and nearly certainly a damaged `little`
+            return Storage(key, dtype, numel, location, source, offset, record.crc or None)
+        if dtype is UNTYPED and numel:
+            why = "holds raw bytes of a big-endian machine, which torch itself does not turn round"
+            raise UnsupportedError(why, where=record.name, hint="load it on such a machine, and save it there as another type")
+        return Storage(key, dtype, numel, location, Swapped(source, offset, dtype, record.size), 0)  # the stated checksum is of the other order
 
 
 def lay_out(root: object, dtype_of: Callable[[Storage], DType], head: str = "PK", padding: int | None = None) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,11 @@ def test_views_share_their_storage() -> None:
     assert root[0].storage is root[1].storage
 
 
-def test_a_big_endian_stream_says_so() -> None:
-    assert read(torch_stream({"a": 1}, little=False)).container.byteorder == "big"
+def test_a_stream_is_little_endian_whatever_it_says_of_its_machine(tmp_path: Path) -> None:
+    data = torch_stream({"a": tensor("int32", (2,), [1, 2])}, little=False)
+    assert storage_bytes(read(data).root["a"].storage) == struct.pack("<2i", 1, 2)
+    (tmp_path / "x.pth").write_bytes(data)
+    assert torch.load(tmp_path / "x.pth")["a"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

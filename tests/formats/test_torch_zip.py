@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from support.builders import Entry, Store, View, elements, hparams, read, row_ma
 from support.oracle import DTYPES, SAMPLES, assert_same, assert_sees, filled, hparams_class, views
 
 from gsvckpt.engine.open import open_checkpoint
-from gsvckpt.engine.write import Engine, lay_out
+from gsvckpt.engine.write import Engine
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.model import Opaque, Storage, Tensor, walk
 from gsvckpt.transforms.plan import begin
@@ -151,11 +152,15 @@ def test_bytes_behind_the_directory_are_passed_over_as_torch_does(tmp_path: Path
     assert read(data).root["w"].shape == (1,)
 
 
-def test_a_big_endian_file_is_read_but_not_written() -> None:
-    checkpoint = read(torch_zip({"w": tensor("float32", (1,))}, extras={"byteorder": b"big"}))
+def test_big_endian_numbers_are_turned_round() -> None:
+    checkpoint = read(torch_zip({"w": tensor("int32", (1,), [1 << 24])}, extras={"byteorder": b"big"}))
     assert checkpoint.container.byteorder == "big"
-    with pytest.raises(UnsupportedError, match="big-endian"):
-        lay_out(begin(checkpoint))
+    assert storage_bytes(checkpoint.root["w"].storage) == struct.pack("<i", 1)
+
+
+def test_raw_bytes_of_a_big_endian_machine_are_refused_as_torch_does_not_turn_them_round() -> None:
+    with pytest.raises(UnsupportedError, match="torch itself does not turn round"):
+        read(torch_zip({"w": tensor("uint16", (1,), [1])}, extras={"byteorder": b"big"}))
 
 
 def test_a_record_outside_the_folder_does_not_replace_the_one_inside() -> None:

@@ -156,7 +156,9 @@ def find_structure(examination: Examination, counted: Account) -> KnownStructure
 def _find_tail(checkpoint: Checkpoint) -> directory.Tail | None:
     """The end of a local torch zip in which nothing can hide; None for any other file."""
     container, source = checkpoint.container, checkpoint.source
-    if container.format != "torch-zip" or container.compressed or not isinstance(source, LocalSource) or checkpoint.doubts:
+    if container.format != "torch-zip" or container.compressed or container.byteorder != "little" or checkpoint.doubts:
+        return None
+    if not isinstance(source, LocalSource):
         return None
     tail = directory.find_tail(source)
     return None if hiding_places(source, checkpoint.records, tail) else tail

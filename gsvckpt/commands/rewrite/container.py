@@ -28,6 +28,10 @@ def contain(plan: Plan, to: Literal["torch", "safetensors"] | None, shard_size: 
         plan = replace(plan, changes=(*plan.changes, Change("to", "shards", was, now)))
     if before.compressed:
         plan = replace(plan, changes=(*plan.changes, Change("to", f"{before.compressed:,} records", "compressed", "stored")))
+    if before.refused and wanted == before.format:
+        plan = replace(plan, changes=(*plan.changes, Change("to", "container", "a zip that torch refuses", wanted)))
+    if before.byteorder != "little":
+        plan = replace(plan, changes=(*plan.changes, Change("to", "byte order", before.byteorder, "little")))
     if wanted == "safetensors":
         return replace(plan, container="safetensors", metadata=_readable(plan), shard_size=shard_size)
     if shard_size is not None:

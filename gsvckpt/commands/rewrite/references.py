@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gsvckpt.engine.examine import Examination, examine, match_official
 from gsvckpt.engine.open import blame, open_checkpoint
-from gsvckpt.errors import RefusedError, UnsupportedError, UsageError, did_you_mean
+from gsvckpt.errors import RefusedError, UsageError, did_you_mean
 from gsvckpt.files.paths import is_url
 from gsvckpt.model import Tensor
 from gsvckpt.sovits import layouts, official
@@ -40,8 +40,6 @@ def open_examined(path: str, stack: ExitStack) -> Examination:
     """Open a checkpoint, also one that another program compressed, until the stack closes it."""
     checkpoint = stack.enter_context(open_checkpoint(path, inflate=True))
     with blame(path):
-        if checkpoint.container.byteorder != "little":
-            raise UnsupportedError("was saved on a big-endian machine", hint="load it with torch and save it again")
         return examine(checkpoint)
 
 

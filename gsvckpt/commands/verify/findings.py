@@ -20,6 +20,7 @@ CHECKS: Mapping[str, str] = {
     "container.unreadable": "Can every byte be read?",
     "container.changed": "Did the file stay unchanged while it was read?",
     "container.unsupported": "Does it have a form that can be examined?",
+    "container.torch": "Does the zip have what torch's reader requires besides the data?",
     "container.head": "Do the programs that read it accept its first two bytes?",
     "container.header": "Is the safetensors header valid?",
     "container.directory": "Is the zip's directory sound?",

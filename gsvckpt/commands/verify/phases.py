@@ -102,7 +102,7 @@ def read_opened(examination: Examination, source: OpenSource, asked: Asked) -> C
     named = named_tensors(checkpoint, examination.state)
     bombs = overclaiming(named, source.size)
     sound = {name: tensor for name, tensor in named.items() if name not in bombs}
-    numbers = checkpoint.container.byteorder == "little" and asked.wants("tensor.finite", "tensor.range")
+    numbers = asked.wants("tensor.finite", "tensor.range")
     return _read(checkpoint, sound, asked, numbers=numbers, all_tensors=not bombs)._replace(bombs=bombs)
 
 

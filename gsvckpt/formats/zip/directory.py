@@ -29,7 +29,7 @@ _DESCRIPTORS = (16, 24)  # bytes behind the data, with 32-bit and 64-bit sizes, 
 _DESCRIPTOR = max(_DESCRIPTORS)
 _ALIGNMENT = 64  # of data in torch's files
 _TOGETHER = 4_096  # local headers that are got at once
-_STORAGE = re.compile(r"(?:^|/)data/[0-9]+$")
+_STORAGE = re.compile(r"(?:^|[/\\])data[/\\][0-9]+$")  # archivers on Windows may write backslashes
 ENCRYPTED = 0x2041  # the three flags that mean so
 
 
@@ -150,6 +150,14 @@ def _foresee(entry: ZipEntry, fields: tuple[int, ...], end: int) -> int | None:
         if begin == least or (begin % _ALIGNMENT == 0 and least < begin < least + 2 * _ALIGNMENT):
             return begin
     return None
+
+
+def first_name(source: Source, tail: Tail) -> str:
+    """The name of the first entry in the directory, which need not be the first in the file; empty where there is none."""
+    if not tail.entries or tail.size < CENTRAL.size:
+        return ""
+    length = CENTRAL.unpack(read_bytes(source, tail.offset, CENTRAL.size))[10]
+    return _decode(read_bytes(source, tail.offset + CENTRAL.size, min(length, tail.size - CENTRAL.size)))
 
 
 def read_entries(source: Source, tail: Tail) -> list[tuple[ZipEntry, tuple[int, ...]]]:

@@ -114,9 +114,7 @@ def test_bytes_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_other_byte_orders(tmp_path: Path) -> None:
     found = verify(tmp_path / "x.pth", torch_zip(PLAIN, extras={"byteorder": b"big"})).checks()
-    assert found.failed == ("container.unsupported",)
-    assert found.skipped["tensor.finite"] == found.skipped["tensor.range"] == "its numbers are in 'big' order"
-    assert "record.crc" in found.passed
+    assert {"record.crc", "tensor.finite", "container.torch"} <= set(found.passed)
 
 
 def test_checksums_that_are_not_stated(tmp_path: Path) -> None:

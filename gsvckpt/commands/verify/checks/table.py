@@ -66,8 +66,10 @@ def _head(examination: Examination, _: Contents, __: Asked) -> Answer:
     return containers.head(examination) if examination.checkpoint.records else _NO_ZIP
 
 
-def _byteorder(examination: Examination, _: Contents, __: Asked) -> Answer:
-    return [] if _is_sharded(examination) else containers.byteorder(examination.checkpoint)
+def _refused(examination: Examination, _: Contents, __: Asked) -> Answer:
+    if _is_sharded(examination):
+        return _SHARDS
+    return containers.refused(examination.checkpoint) if examination.checkpoint.records else _NO_ZIP
 
 
 def _rest(examination: Examination, _: Contents, __: Asked) -> Answer:
@@ -173,9 +175,7 @@ def _unread(examination: Examination, contents: Contents, asked: Asked) -> Skipp
         return _SHARDS
     if asked.options.quick:
         return Skipped("--quick reads no tensor bytes")
-    if contents.error is not None:
-        return Skipped(f"the bytes cannot be read: {contents.error.why}")
-    return Skipped(f"its numbers are in {examination.checkpoint.container.byteorder[:20]!r} order")
+    return Skipped(f"the bytes cannot be read: {contents.error.why}" if contents.error is not None else "no numbers were read")
 
 
 # In the order in which findings of one severity are told.
@@ -187,7 +187,7 @@ TABLE = (
     Check(("pickle.encoding", "pickle.damaged", "pickle.bomb"), _pickle),
     Check(("pickle.safety",), _safety),
     Check(("container.head",), _head),
-    Check((), _byteorder),
+    Check(("container.torch",), _refused),
     Check(("container.directory", "container.headers", "container.gap", "container.trailing"), _rest),
     Check(("container.headers", "container.gap"), _local_headers),
     Check(("tensor.bounds",), _bounds),

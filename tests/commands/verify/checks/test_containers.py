@@ -144,9 +144,6 @@ def test_bytes_behind_an_old_file(tmp_path: Path) -> None:
     assert ids(verify(tmp_path / "x.pth", torch_stream(TREE) + bytes(3))) == {"container.trailing"}
 
 
-@pytest.mark.parametrize(
-    "data", [zipped([Entry("a/data.pkl", b"x", method=8)]), torch_zip(TREE, extras={"byteorder": b"big"})], ids=["deflated", "big-endian"]
-)
-def test_what_cannot_be_examined_is_never_sound(tmp_path: Path, data: bytes) -> None:
-    result = verify(tmp_path / "x.pth", data)
+def test_what_cannot_be_examined_is_never_sound(tmp_path: Path) -> None:
+    result = verify(tmp_path / "x.pth", zipped([Entry("a/data.pkl", b"x", method=8)]))
     assert result.status in ("unchecked", "damaged"), result
