@@ -1,6 +1,7 @@
 """A checkpoint in several files with an index, as transformers writes large models: `NAME.safetensors.index.json`, `pytorch_model.bin.index.json`.
 
-Shards without an index are known by their names alone: they are named as parts, and not read as one checkpoint.
+A zip of torch that was unpacked into a folder is read likewise (see torch_unpacked). Shards without an index are known by their names alone: they are
+named as parts, and not read as one checkpoint.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gsvckpt.errors import DamagedError, MissingError, UnsupportedError, as_erro
 from gsvckpt.files.budget import MOST_SHARDS, too_much
 from gsvckpt.files.local import RestingSource, allow_open_files, make_source, read_bytes
 from gsvckpt.files.paths import folder_of, is_url, join, name_of
+from gsvckpt.formats import torch_unpacked
 from gsvckpt.formats.heads import HEADS
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.pickle.calls import calls_of, merge_calls
@@ -116,19 +118,22 @@ def missing_parts(paths: Iterable[str]) -> list[MissingParts]:
 
 
 def find_index(folder: str) -> str | None:
-    """The path of the one index in a folder; None where there is none. Raises UnsupportedError where there are several."""
+    """The path of the one index in a folder, or of the pickle of a checkpoint that was unpacked into it; None where there is none.
+
+    Raises UnsupportedError where there are several.
+    """
     try:
-        found = sorted(name for name in os.listdir(folder) if is_index(name))
+        found = sorted(name for name in os.listdir(folder) if _INDEX.search(name) is not None)
     except OSError:
         return None
     if len(found) > 1:
         raise UnsupportedError(f"holds {len(found)} indexes: {', '.join(found[:3])}", path=folder, hint="name the one that is wanted")
-    return os.path.join(folder, found[0]) if found else None
+    return os.path.join(folder, found[0]) if found else torch_unpacked.find_pickle(folder)
 
 
 def is_index(path: str) -> bool:
-    """Whether a path is called like an index."""
-    return _INDEX.search(path) is not None
+    """Whether a path stands for a checkpoint in several files: it is called like an index, or it is the pickle of an unpacked zip."""
+    return _INDEX.search(path) is not None or torch_unpacked.is_unpacked(path)
 
 
 def indexed_name(index: str) -> str:
@@ -138,6 +143,8 @@ def indexed_name(index: str) -> str:
 
 def members(index: str) -> tuple[str, ...]:
     """The paths of the shards that an index names, there or not. Raises as `read` does for the index itself."""
+    if torch_unpacked.is_unpacked(index):
+        return torch_unpacked.files_of(index)[1:]
     weight_map, _ = _read_index(index)
     return tuple(join(folder_of(index), name) for name in dict.fromkeys(weight_map.values()))
 
@@ -147,6 +154,8 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
 
     Raises MissingError for a shard that is not there, DamagedError where index and shards contradict each other, and what opening a shard raises.
     """
+    if torch_unpacked.is_unpacked(index):
+        return torch_unpacked.read(index, lambda files: _join_files(index, files, stack))
     weight_map, metadata = _read_index(index)
     folder = folder_of(index)
     names = tuple(dict.fromkeys(weight_map.values()))
@@ -182,6 +191,13 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
         root, more = restore(tensors, metadata)
         return Checkpoint(source, container, root, tuple(dict.fromkeys((*classes, *more))), doubts=doubts, calls=merge_calls(calls, calls_of(root)))
     return Checkpoint(source, container, tensors, classes, doubts=doubts, calls=calls)
+
+
+def _join_files(path: str, files: Sequence[str], stack: ExitStack) -> tuple[ShardedSource, tuple[int, ...]]:
+    rest = len(files) > _MOST_OPEN
+    allow_open_files(0 if rest else len(files))
+    sources = [_open(file, stack, (), structure_only=False, rest=rest) for file in files]
+    return ShardedSource(path, sources), tuple(source.size for source in sources)
 
 
 def _why_elsewhere(name: str, said: str, shards: Mapping[str, Checkpoint]) -> str:

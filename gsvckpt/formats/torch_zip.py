@@ -39,15 +39,18 @@ def read(source: Source, tail: Tail, *, inflate: bool = False) -> Checkpoint:
     Raises NotCheckpointError for another kind of zip, DamagedError and UnsupportedError with the record in `where`; those carry the container's
     facts in `known`.
     """
-    records = read_records(source, tail)
-    first = first_name(source, tail)
+    return read_folder(source, read_records(source, tail), first_name(source, tail), inflate=inflate)
+
+
+def read_folder(source: Source, records: tuple[Record, ...], first: str, *, inflate: bool = False) -> Checkpoint:
+    """Read a checkpoint from records that were found in `source`; `first` is the name of the one that was listed first. Raises as `read` does."""
     prefix = _find_prefix(records, first)
     by_name = _by_name(records, prefix)
     opener = _Opener(source, by_name, inflate=inflate)
     container = Container(
         format="torch-zip",
         records=len(records),
-        head=read_bytes(source, 0, 2).decode("latin-1"),
+        head=read_bytes(source, 0, min(2, source.size)).decode("latin-1"),
         prefix=prefix.rstrip("/"),
         byteorder=_byteorder(opener.text("byteorder")),
         storages=sum(record.size for name, record in by_name.items() if name.startswith("data/")),

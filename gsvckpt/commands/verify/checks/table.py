@@ -15,6 +15,7 @@ from gsvckpt.model import Distant
 
 _NO_ZIP = Skipped("only a torch zip has this")
 _SHARDS = Skipped("each shard is checked by itself")
+_UNPACKED = Skipped("its records are files, which state no checksum; gsvckpt migrate makes a checkpoint of them")
 _PART = Skipped("the names and shapes of a shard are checked with those of the whole checkpoint")
 _ZIP = (
     *("container.directory", "container.headers", "container.duplicate", "container.overlap", "container.range"),
@@ -42,7 +43,7 @@ def _opening(_: Examination, __: Contents, ___: Asked) -> Answer:
 
 def _opening_zip(examination: Examination, _: Contents, __: Asked) -> Answer:
     if _is_sharded(examination):
-        return _SHARDS
+        return _by_parts(examination)
     return [] if examination.checkpoint.records else _NO_ZIP
 
 
@@ -67,16 +68,17 @@ def _head(examination: Examination, _: Contents, __: Asked) -> Answer:
 
 
 def _refused(examination: Examination, _: Contents, __: Asked) -> Answer:
-    if _is_sharded(examination):
-        return _SHARDS
-    return containers.refused(examination.checkpoint) if examination.checkpoint.records else _NO_ZIP
+    checkpoint = examination.checkpoint
+    if checkpoint.records or checkpoint.container.refused:
+        return containers.refused(checkpoint)
+    return _by_parts(examination) if _is_sharded(examination) else _NO_ZIP
 
 
 def _rest(examination: Examination, _: Contents, __: Asked) -> Answer:
     """All bytes that are no data: of a zip everywhere, else behind the end."""
     checkpoint = examination.checkpoint
     if _is_sharded(examination):
-        return _SHARDS
+        return _by_parts(examination)
     return zip_bytes.look(checkpoint.source, checkpoint.records) if checkpoint.records else containers.trailing(checkpoint)
 
 
@@ -104,7 +106,7 @@ def _stated_checksums(_: Examination, contents: Contents, __: Asked) -> Answer:
 
 
 def _bounds(examination: Examination, contents: Contents, _: Asked) -> Answer:
-    return _SHARDS if _is_sharded(examination) else tensors.bounds(contents.bombs)
+    return _by_parts(examination) if _is_sharded(examination) else tensors.bounds(contents.bombs)
 
 
 def _finite(examination: Examination, contents: Contents, asked: Asked) -> Answer:
@@ -144,7 +146,9 @@ def _name(examination: Examination, _: Contents, asked: Asked) -> Answer:
 
 
 def _official(examination: Examination, contents: Contents, _: Asked) -> Answer:
-    return _SHARDS if _is_sharded(examination) else officials.identify(examination.checkpoint.source.path, contents.digests.get("sha256"))
+    return (
+        _by_parts(examination) if _is_sharded(examination) else officials.identify(examination.checkpoint.source.path, contents.digests.get("sha256"))
+    )
 
 
 def _against(examination: Examination, _: Contents, asked: Asked) -> Answer:
@@ -161,6 +165,11 @@ def _resume(_: Examination, __: Contents, asked: Asked) -> Answer:
     return Skipped("reported for the folder of the training run" if asked.options.resume else "--resume was not given")
 
 
+def _by_parts(examination: Examination) -> Skipped:
+    """Why a check of one file's bytes is left out for a checkpoint in several files."""
+    return _UNPACKED if examination.checkpoint.container.refused else _SHARDS
+
+
 def _is_sharded(examination: Examination) -> bool:
     return examination.checkpoint.container.shards > 0
 
@@ -172,7 +181,7 @@ def _format(examination: Examination) -> str:
 def _unread(examination: Examination, contents: Contents, asked: Asked) -> Skipped:
     """Why the bytes of tensors were not read."""
     if _is_sharded(examination):
-        return _SHARDS
+        return _by_parts(examination)
     if asked.options.quick:
         return Skipped("--quick reads no tensor bytes")
     return Skipped(f"the bytes cannot be read: {contents.error.why}" if contents.error is not None else "no numbers were read")
