@@ -11,7 +11,7 @@ import tomli as tomllib
 import xxhash
 from support.builders import tensor, torch_zip
 
-from .samples import assert_one_error, leftovers
+from .samples import assert_one_error, leftovers, numbers, save
 
 
 def tree(value: float):
@@ -232,3 +232,59 @@ def test_official_files_are_known_by_their_digest(gsvckpt, tmp_path, monkeypatch
     (tmp_path / "chinese-hubert-base" / "config.json").write_bytes(text[:-1])
     run = gsvckpt.json("verify", tmp_path, "-r", exit_code=1)
     assert checks(run)["config.json"] == ["official.digest"]
+
+
+# --- a copy is another file, in another folder -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backup", [".", "logs", "logs/../logs", "link"])
+def test_a_file_is_no_copy_of_itself(gsvckpt, tmp_path, monkeypatch, backup):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs").mkdir()
+    save(tmp_path / "logs" / "x.pth", {"w": numbers((3,))})
+    (tmp_path / "link").symlink_to("logs")
+    monkeypatch.chdir(tmp_path / "logs" if backup == "." else tmp_path)
+    for source in (["."], ["x.pth"]) if backup == "." else (["logs"], ["logs/x.pth"], ["logs", "-r"]):
+        for _ in range(2):
+            run = gsvckpt("verify", *source, "--backup", backup)
+            assert (run.code, "where a copy would be lost with it" in run.err) == (2, True)
+            gsvckpt("verify", *source, "--record")
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["gsvckpt.toml", "x.pth"]
+
+
+def test_a_folder_above_takes_a_copy_of_its_own(gsvckpt, tmp_path):
+    source = tmp_path / "logs" / "alice" / "x.pth"
+    source.parent.mkdir(parents=True)
+    save(source, {"w": numbers((3,))})
+    gsvckpt("verify", source.parent, "--record")
+    for word in ("1 copied", "1 had a copy"):
+        run = gsvckpt("verify", tmp_path / "logs" / "alice", "--backup", tmp_path)
+        assert (run.code, word in run.out) == (0, True)
+    assert not (tmp_path / "alice" / "x.pth").samefile(source)
+
+
+@pytest.mark.parametrize("kind", ["hard link", "symbolic link"])
+def test_a_link_in_the_folder_of_copies_is_no_copy(gsvckpt, tmp_path, kind):
+    source = tmp_path / "logs" / "x.pth"
+    source.parent.mkdir()
+    save(source, {"w": numbers((3,))})
+    (tmp_path / "backup").mkdir()
+    link = tmp_path / "backup" / "logs" / "x.pth"
+    link.parent.mkdir()
+    if kind == "hard link":
+        os.link(source, link)
+    else:
+        link.symlink_to(source)
+    gsvckpt("verify", link.parent, "--record")
+    run = gsvckpt("verify", source.parent, "--backup", tmp_path / "backup")
+    assert (run.code, "1 copied" in run.out) == (0, True)
+    (copy,) = (path for path in link.parent.glob("*.pth") if not path.samefile(source))
+    assert copy.read_bytes() == source.read_bytes()
+    assert "1 had a copy" in gsvckpt("verify", source.parent, "--backup", tmp_path / "backup").out
+
+
+def test_copies_inside_the_verified_folder_are_not_copied_again(gsvckpt, tmp_path):
+    save(tmp_path / "x.pth", {"w": numbers((3,))})
+    for _ in range(3):
+        assert gsvckpt("verify", tmp_path, "-r", "--backup", tmp_path / "backup").code == 0
+    assert list((tmp_path / "backup").rglob("*.pth")) == [tmp_path / "backup" / tmp_path.name / "x.pth"]

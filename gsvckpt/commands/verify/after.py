@@ -93,7 +93,7 @@ def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, st
     copied: dict[str, Copied] = {}
     failures: list[GsvError] = []
     for result in results:
-        if not result.intact or not _recordable(result, failures):
+        if not result.intact or _is_copy(result.path, folder, roots) or not _recordable(result, failures):
             continue
         place = place_for(result.path, roots.get(result.path))
         try:
@@ -101,6 +101,12 @@ def back_up(results: Sequence[Verification], folder: str, roots: Mapping[str, st
         except (GsvError, OSError) as caught:
             failures.append(as_error(caught, result.path, OutputError))
     return copied, failures
+
+
+def _is_copy(path: str, folder: str, roots: Mapping[str, str]) -> bool:
+    """Whether a file lies in the folder of copies, which lies in the folder that was verified: copies are not copied again."""
+    backup, root = (os.path.join(os.path.realpath(place), "") for place in (folder, roots.get(path) or os.path.dirname(path)))
+    return backup != root and backup.startswith(root) and os.path.realpath(path).startswith(backup)
 
 
 def restore_damaged(damaged: Mapping[str, ManifestEntry | None], folder: str, progress: Progress) -> tuple[dict[str, Restored], list[GsvError]]:
@@ -173,7 +179,15 @@ class AfterVerify(NamedTuple):
                 raise file_obstacle(self.backup) or UsageError("is not a folder", where="--backup", path=self.backup)
             from gsvckpt.commands.verify.backup import place_for  # most runs copy nothing
 
+            files = [path for path in files if not _is_copy(path, self.backup, roots)]
             copies = [os.path.join(self.backup, place_for(path, roots.get(path))) for path in files]
+            backup = os.path.realpath(self.backup)
+            own = next(
+                (path for path in files if backup in map(os.path.realpath, (os.path.dirname(path), roots.get(path, os.path.dirname(path))))), None
+            )
+            if own is not None:
+                why = f"{self.backup} is the folder of {own} itself, where a copy would be lost with it"
+                raise UsageError(why, where="--backup", hint="name another folder, best on another disk")
             places += [*copies, *(os.path.join(folder, NAME) for folder in dict.fromkeys(map(os.path.dirname, copies)))]
         for place in places:
             obstacle = file_obstacle(place)

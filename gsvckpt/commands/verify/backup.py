@@ -14,7 +14,7 @@ import xxhash
 from gsvckpt.characters import escape_json
 from gsvckpt.commands.verify.damaged_names import damaged_name
 from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, read_manifest, record
-from gsvckpt.errors import ChangedError, DamagedError, OutputError
+from gsvckpt.errors import ChangedError, DamagedError, OutputError, RefusedError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.progress import Progress, Silent
@@ -48,7 +48,7 @@ class Backup:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._by_digest: dict[str, str] | None = None
+        self._by_digest: dict[str, list[str]] | None = None
 
     def store(self, path: str, place: str, entry: ManifestEntry, config: object, progress: Progress | None = None, *, reread: bool = False) -> Copied:
         """Copy a file that was found sound to `place` (below the folder), with its config beside it, unless its bytes are there already; `reread`
@@ -59,15 +59,18 @@ class Backup:
         if any("\ud800" <= char <= "\udfff" for char in entry.name):  # a byte of a name that is none
             raise OutputError("its name is not valid Unicode, so a manifest cannot hold it", path=path, hint="rename the file")
         digest = entry.digests[_DIGEST]
-        known = self._copies().get(digest)
-        if known is not None and (not reread or _digest_of(known, progress) == digest):
+        others = [copy for copy in self._copies().get(digest, []) if not (in_its_folder(copy, path) or _is_same(copy, path))]
+        known = next((copy for copy in others if not reread or _digest_of(copy, progress) == digest), None)
+        if known is not None:
             self._store_config(path, known, config)
             return Copied(known, made=False)
         target = os.path.join(self.folder, place)
+        if in_its_folder(target, path):
+            raise RefusedError("would be copied into its own folder, where it would be lost with it", path=path, hint="name another folder")
         obstacle = file_obstacle(target)
         if obstacle is not None:
             raise obstacle
-        if os.path.lexists(target) and _digest_of(target) != digest:  # another good copy, or a file that is not ours: it stays
+        if _is_same(target, path) or (os.path.lexists(target) and _digest_of(target) != digest):  # another good copy, or not a file of ours: it stays
             stem, extension = os.path.splitext(target)
             target = f"{stem}.{digest[:8]}{extension}"
         made = not (os.path.lexists(target) and _digest_of(target) == digest)
@@ -77,10 +80,10 @@ class Backup:
         self._store_config(path, target, config)
         facts = os.stat(target)
         record(os.path.dirname(target), [entry._replace(name=os.path.basename(target), size=facts.st_size, mtime_ns=facts.st_mtime_ns)])
-        self._copies()[digest] = target
+        self._copies().setdefault(digest, []).append(target)
         return Copied(target, made)
 
-    def _copies(self) -> dict[str, str]:
+    def _copies(self) -> dict[str, list[str]]:
         """Copies by digest, from the manifests: those that are still of the recorded size and time."""
         if self._by_digest is None:
             self._by_digest = {}
@@ -90,13 +93,23 @@ class Backup:
                     with suppress(OSError):
                         facts = os.stat(os.path.join(folder, entry.name))
                         if (facts.st_size, facts.st_mtime_ns) == (entry.size, entry.mtime_ns) and _DIGEST in entry.digests:
-                            self._by_digest.setdefault(entry.digests[_DIGEST], os.path.join(folder, entry.name))
+                            self._by_digest.setdefault(entry.digests[_DIGEST], []).append(os.path.join(folder, entry.name))
         return self._by_digest
 
     def _store_config(self, path: str, copy: str, config: object) -> None:
         text = _config_text(config) if config else _config_nearby(path)
         if text and not os.path.lexists(copy + _CONFIG):
             publish_bytes(copy + _CONFIG, text, overwrite=False)
+
+
+def in_its_folder(copy: str, path: str) -> bool:
+    """Whether a copy would lie in the folder of the file itself, whatever leads there."""
+    return os.path.realpath(os.path.dirname(copy)) == os.path.realpath(os.path.dirname(path))
+
+
+def _is_same(copy: str, path: str) -> bool:
+    """Whether two names lead to one file, as links do: its bytes are there once."""
+    return os.path.exists(copy) and os.path.exists(path) and os.path.samefile(copy, path)
 
 
 def _config_text(config: object) -> bytes:

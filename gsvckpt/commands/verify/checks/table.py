@@ -146,9 +146,9 @@ def _name(examination: Examination, _: Contents, asked: Asked) -> Answer:
 
 
 def _official(examination: Examination, contents: Contents, _: Asked) -> Answer:
-    return (
-        _by_parts(examination) if _is_sharded(examination) else officials.identify(examination.checkpoint.source.path, contents.digests.get("sha256"))
-    )
+    if _is_sharded(examination):
+        return _by_parts(examination)
+    return officials.identify(examination.checkpoint.source.path, contents.digests.get("sha256"))
 
 
 def _against(examination: Examination, _: Contents, asked: Asked) -> Answer:
