@@ -99,8 +99,8 @@ class NotCheckpointError(GsvError):
     kind = "not-a-checkpoint"
     usual_check = "container.kind"
 
-    def __init__(self, why: str, *, where: str = "", hint: Hint | str = "", path: str = "", subject: str = "") -> None:
-        super().__init__(why, where=where, hint=hint, path=path)
+    def __init__(self, why: str, *, where: str = "", hint: Hint | str = "", path: str = "", check: str = "", subject: str = "") -> None:
+        super().__init__(why, where=where, hint=hint, path=path, check=check)
         self.subject = subject
 
 

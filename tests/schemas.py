@@ -374,6 +374,7 @@ class Begun(TypedDict, total=False):
     folders: list[str]
     ignored: int
     features: Features
+    skipped: list[Place]
     error: Error
 
 
@@ -384,6 +385,7 @@ class InspectDocument(Begun, total=False):
 class VerifyDocument(TypedDict, total=False):
     folders: list[str]
     ignored: int
+    skipped: list[Place]
     warnings: list[Place]
     error: Error
 

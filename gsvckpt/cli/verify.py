@@ -158,7 +158,7 @@ def _print(found: VerifyResult, prepared: Prepared, settings: Settings, form: Fo
             print_document("verify", found.exit_code, found.objects(), found.behind)
         else:
             _print_results(found, prepared, settings)
-    for path, why in found.warnings:
+    for path, why in (*((path, f"was not looked into: {why}") for path, why in found.skipped), *found.warnings):
         print_warning(path, why)
     for result in found.files:
         warn_unsafe(result.path, result.safety)

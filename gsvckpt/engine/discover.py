@@ -52,7 +52,8 @@ class Found:
         if not self.folders:
             return {}
         features = {"files": sum(one.files for one in self.features), "bytes": sum(one.size for one in self.features)}
-        return {"folders": list(self.folders), "ignored": self.others, **({"features": features} if self.features else {})}
+        skipped = {"skipped": [{"path": path, "why": why} for path, why in self.skipped]} if self.skipped else {}
+        return {"folders": list(self.folders), "ignored": self.others, **({"features": features} if self.features else {}), **skipped}
 
 
 def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = False, wanted: Wanted = "all") -> Found:
@@ -99,7 +100,8 @@ def _shards(index: str) -> tuple[str, ...]:
 def _is_checkpoint(path: str) -> bool:
     if shards.is_index(path):
         return shards.indexed_name(path).endswith(_SHARDED) or bool(_shards(path))
-    if os.path.splitext(path)[1].lower() in EXTENSIONS:
+    is_apple = os.path.basename(path).startswith("._") and not is_url(path)
+    if os.path.splitext(path)[1].lower() in EXTENSIONS and not is_apple:
         return True
     if is_url(path):
         return False
@@ -109,9 +111,12 @@ def _is_checkpoint(path: str) -> bool:
             head = file.read(_PEEK)
     except OSError:
         return False
+    if is_apple and head.startswith(sniff.APPLE_DOUBLE):
+        return False
     holds_pickle = b"data.pkl" in head  # in a zip's first record: documents and programs are zips, too
     is_zip = heads.goes_on_as_zip(head) and (head[:1] == b"0" or (head[:2] == b"PK" and holds_pickle))
-    return is_zip or torch_stream.looks_like(head) or safetensors.looks_like(head, size)
+    named = is_apple and os.path.splitext(path)[1].lower() in EXTENSIONS
+    return named or is_zip or torch_stream.looks_like(head) or safetensors.looks_like(head, size)
 
 
 def _deserves_a_look(path: str) -> bool:

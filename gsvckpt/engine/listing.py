@@ -135,11 +135,11 @@ def _once(files: Sequence[str]) -> list[str]:
 
 
 def _why_skipped(name: str, beside: Sequence[os.DirEntry[str]], wanted: Wanted) -> str:
-    """Why a folder is not looked into for saves; empty where it is. `beside` is what lies in the same folder."""
-    if wanted != "saves":
-        return ""
+    """Why a folder is not looked into; empty where it is. `beside` is what lies in the same folder."""
     if name in COPY_FOLDERS:
         return "holds copies that other programs keep"
+    if wanted != "saves":
+        return ""
     names = {entry.name for entry in beside}
     if "GPT_SoVITS" in names and names & _WORKPLACE and not (name.lower().startswith("logs") or "weights" in name.lower()):
         return "a folder of GPT-SoVITS itself, of which only logs* and *weights* hold saves"

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from os import PathLike, fspath
 
-from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.files.local import open_source
-from gsvckpt.files.paths import file_words, is_url
+from gsvckpt.files.paths import file_words, folder_of, is_url, name_of
 from gsvckpt.files.secrets import conceal
 from gsvckpt.formats import shards, sniff
 from gsvckpt.model import Checkpoint, Source
@@ -67,5 +67,20 @@ def read(source: Source, *, inflate: bool = False) -> Checkpoint:
     """Read a checkpoint from an open source. No byte of it is run."""
     try:
         return sniff.read(source, inflate=inflate)
+    except DamagedError as error:
+        raise _unfinished(source, error) or error from error.__cause__
     except (MemoryError, RecursionError) as error:  # a crafted file may get here; an honest one does not
         raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error
+
+
+def _unfinished(source: Source, error: DamagedError) -> UnsupportedError | None:
+    """That a damaged file is a download which has not ended, by its name or by the file that its download manager keeps beside it."""
+    from gsvckpt.engine.save_names import download_of  # only damaged files need it
+
+    beside = [] if is_url(source.path) else os.listdir(folder_of(source.path) or os.curdir)
+    sign = download_of(name_of(source.path), beside)
+    if not sign:
+        return None
+    found = UnsupportedError(f"is an unfinished download: {sign}", where=error.where, hint="let it finish, or download it again")
+    found.known = error.known
+    return found

@@ -6,6 +6,7 @@ A bare number says nothing: `voice_2.pth` may be a second voice. Names of GPT-So
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _EDGE = r"(?:(?<=[-_. =/(\[])|^)"
@@ -136,6 +137,14 @@ def copy_of(name: str) -> str | None:
         if match is not None:
             return f"{match['name'].rstrip()}{match['end']}"
     return None
+
+
+def download_of(name: str, beside: Iterable[str]) -> str:
+    """What shows that a file is an unfinished download: its own name, or a file that a download manager keeps beside it; empty if nothing does."""
+    if is_partial(name):
+        return f"it is called {name}"
+    kept = next((other for other in beside if other.lower().startswith(f"{name.lower()}.") and is_partial(other)), None)
+    return f"{kept} lies beside it" if kept is not None else ""
 
 
 def is_partial(name: str) -> bool:

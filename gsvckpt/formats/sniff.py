@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from gsvckpt.errors import FLAWS, DamagedError, NotCheckpointError, UnsupportedError
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import ambiguity, heads, safetensors, torch_stream, torch_tar, torch_zip
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.pickle.state import EndOfPickle
+from gsvckpt.formats.torch_objects import storage_of
 from gsvckpt.formats.zip import directory
 from gsvckpt.formats.zip.directory import Tail
 from gsvckpt.hints import TRY_SALVAGE, Hint
-from gsvckpt.model import Checkpoint, Container, Global, Source
+from gsvckpt.model import MISSING, Checkpoint, Container, Global, Source, Storage
 
 _GLIMPSE = 1 << 16  # bytes that tell nearly always that it is no pickle
 _PEEK = 1 << 24  # far more than any pickle that torch writes for GPT-SoVITS
@@ -50,6 +53,7 @@ _OTHERS: tuple[tuple[bytes, int, str, Hint | str], ...] = (
     (b"\x7fELF", 0, "a program", ""),
     (b"MZ", 0, "a Windows program", "do not run it"),
 )
+APPLE_DOUBLE = b"\x00\x05\x16\x07"  # `._NAME`: what macOS keeps of a file NAME where the file system has no place for it
 _ONNX = (b"\x08\x03", b"\x08\x04", b"\x08\x05", b"\x08\x06", b"\x08\x07", b"\x08\x08", b"\x08\x09", b"\x08\x0a", b"\x08\x0b")  # ir_version
 
 
@@ -151,6 +155,9 @@ def _overlong_zip(source: Source) -> DamagedError | None:
 
 
 def _name(source: Source, head: bytes) -> DamagedError | NotCheckpointError:
+    if head[:4] == APPLE_DOUBLE:
+        why = "this is a metadata file of macOS (AppleDouble), not a checkpoint"
+        return NotCheckpointError(why, hint="leave it: it belongs to the file of the same name without `._`", check="container.unsupported")
     for signature, at, what, hint in _OTHERS:
         if head[at : at + len(signature)] == signature:
             return NotCheckpointError(f"this is {what}, not a checkpoint", hint=hint)
@@ -198,7 +205,7 @@ def _run_as_pickle(source: Source, offset: int = 0) -> tuple[Machine, bool, bool
     finished = endless = False
     for window in (_GLIMPSE, _PEEK):
         buffer = read_bytes(source, offset, max(min(source.size - offset, window), 0))
-        machine = Machine(buffer, reduce=lambda _name, _args: None, persist=lambda _pid: None, max_opcodes=_PEEK_OPCODES)
+        machine = Machine(buffer, reduce=lambda _name, _args: None, persist=_stand_in, max_opcodes=_PEEK_OPCODES)
         try:
             machine.run()
             finished = True
@@ -210,6 +217,25 @@ def _run_as_pickle(source: Source, offset: int = 0) -> tuple[Machine, bool, bool
             break
     doubtful = endless or any(not doubt.agreed for doubt in machine.doubts)
     return machine, finished, doubtful
+
+
+def _stand_in(pid: object) -> object:
+    """A storage without a place, so that a tensor made of it is known for one; None for any other persistent id."""
+    try:
+        key, dtype, location, numel, _ = storage_of(pid)
+    except DamagedError:
+        return None
+    return Storage(key, dtype, numel, location, Nowhere(), MISSING)
+
+
+class Nowhere(NamedTuple):
+    """A source without bytes."""
+
+    path: str = ""
+    size: int = 0
+
+    def read_into(self, offset: int, _: memoryview) -> None:
+        raise DamagedError(f"there is no byte {offset:,}")
 
 
 def _is_text(head: bytes) -> bool:

@@ -78,6 +78,7 @@ def print_inventory(
     if found.features:
         files, total = sum(one.files for one in found.features), sum(one.size for one in found.features)
         lines.append(f"feature caches: {plural(files, 'file')}, {size(total)}, can be made again by data preparation")
+    lines += [f"not looked into: {printable(path)} ({why})" for path, why in found.skipped]
     for line in lines:
         console.print(line, soft_wrap=not console.is_terminal)
     if shortened:

@@ -323,7 +323,8 @@ def test_outputs_of_a_gpt_run_stand_above_the_folder_that_is_emptied(gsvckpt, li
     assert (above / name).exists()
     assert os.listdir(lightning.parent) == [lightning.name]
     assert "one folder up" in file["notes"][0]
-    assert [note.rpartition(": -o ")[2] for note in file["notes"][1:]] == ["GPT_weights_v2Pro/ writes them there"] * ("--to-inference" in argv)
+    notes = [note for note in file["notes"][1:] if "pytorch-lightning" not in note]
+    assert [note.rpartition(": -o ")[2] for note in notes] == ["GPT_weights_v2Pro/ writes them there"] * ("--to-inference" in argv)
 
 
 def test_the_table_says_why_it_stands_elsewhere(gsvckpt, lightning, tmp_path):
@@ -332,7 +333,8 @@ def test_the_table_says_why_it_stands_elsewhere(gsvckpt, lightning, tmp_path):
     assert_one_error(run, lightning.parents[1] / "weights-epoch=9-step=90.ckpt", 4)
     assert "exists already" in run.err
     for options in (["-o", tmp_path / "x.ckpt"], ["--in-place"]):
-        assert gsvckpt.json("strip-optimizer", lightning, *options, "-n").file["notes"] == []
+        notes = gsvckpt.json("strip-optimizer", lightning, *options, "-n").file["notes"]
+        assert [note for note in notes if "pytorch-lightning" not in note] == []
     assert "one folder up" not in gsvckpt("strip-optimizer", lightning, "--in-place").out
 
 

@@ -64,7 +64,8 @@ def test_the_audit_is_that_of_convert_fp16(gsvckpt, tmp_path, shape):
     two = gsvckpt.json("migrate", source, "--dtype", "float16", "-o", tmp_path / "two.pth").file
     assert two.keys() >= AUDIT
     for file in (one, two):
-        file.pop("output")
+        output = file.pop("output")
+        file["notes"] = [note.replace(output, "OUT") for note in file["notes"]]
     assert one == {key: two[key] for key in one}
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
 

@@ -19,13 +19,13 @@ from gsvckpt.engine.listing import Features
 from gsvckpt.engine.runs import divide_runs
 from gsvckpt.engine.saves import Facts, Group, Ignored, Save, SaveFile, find_saves, is_usual_kind, not_looked_at
 from gsvckpt.errors import GsvError
+from gsvckpt.formats.sniff import APPLE_DOUBLE
 from gsvckpt.formats.torch_distributed import PART
 from gsvckpt.sovits.names import is_stray
 
 STRAYS = "strays"
 _WORKPLACE = ("webui.py", "GPT_SoVITS", "logs", "weight.json")
 _STRAY_SECONDS = 3_600  # GPT-SoVITS saves under such a name first, and a save takes minutes at most
-_APPLE = b"\x00\x05\x16\x07"  # AppleDouble: what macOS keeps of a file where the file system has no place for it
 
 
 class Inventory(NamedTuple):
@@ -180,7 +180,7 @@ def _why_left(path: str, roots: Sequence[str]) -> str:
         target = os.path.realpath(path)
         inside = any(target.startswith(os.path.join(os.path.realpath(root), "")) for root in roots)
         return f"a link to {target}" + ("" if inside else ", outside the folder")
-    if os.path.basename(path).startswith("._") and _begins(path, _APPLE):
+    if os.path.basename(path).startswith("._") and _begins(path, APPLE_DOUBLE):
         return "a macOS metadata file, not a checkpoint"
     return not_looked_at(path)
 

@@ -156,13 +156,14 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
         warnings=tuple(warnings),
         details=file_plan.recipe.details(examination, planned, written),
         overflowed=len(written.overflowed),
-        notes=(*destination.notes(file_plan.source, file_plan.output, planned.listed_in), *_notes_of_lightning(planned.plan.root, file_plan.output)),
+        notes=(*destination.notes(file_plan.source, file_plan.output, planned.listed_in), *_notes_of_lightning(planned.plan, file_plan.output)),
     )
 
 
-def _notes_of_lightning(root: object, output: str) -> tuple[str, ...]:
+def _notes_of_lightning(plan: Plan, output: str) -> tuple[str, ...]:
     """What is to be done before today's Lightning resumes from an output. It was so of the source as well."""
-    if not (isinstance(root, dict) and "pytorch-lightning_version" in root and path_classes(root)):
+    root = plan.root
+    if plan.container != "torch-zip" or not (isinstance(root, dict) and "pytorch-lightning_version" in root and path_classes(root)):
         return ()
     command = f"gsvckpt migrate {quote_word(output)} --plain --in-place"
     return (f"pytorch-lightning 2.6 and newer, with torch 2.6 and newer, resumes from it only after: {command}",)

@@ -66,6 +66,7 @@ class VerifyResult:
     folders: tuple[str, ...]
     others: int
     fail_on: Severity
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def status(self) -> Status:
@@ -96,7 +97,8 @@ class VerifyResult:
     @property
     def before(self) -> dict[str, object]:
         """The document's keys before `files`."""
-        return {"folders": list(self.folders), "ignored": self.others} if self.folders else {}
+        skipped = {"skipped": [{"path": path, "why": why} for path, why in self.skipped]} if self.skipped else {}
+        return {"folders": list(self.folders), "ignored": self.others, **skipped} if self.folders else {}
 
     @property
     def behind(self) -> dict[str, object]:
@@ -150,7 +152,7 @@ def verify_all(prepared: Prepared, watch: Watch) -> VerifyResult:
         results = verify_files(targets.files, options, resources.workers, progress, resources.cluster)
     files = (*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results))
     done = DoneAfterVerify(asked=after.asked)
-    found = VerifyResult(files, tuple(targets.failures), done, (), tuple(targets.folders), targets.others, fail_on)
+    found = VerifyResult(files, tuple(targets.failures), done, (), tuple(targets.folders), targets.others, fail_on, tuple(targets.skipped))
     if after.restore_from is not None:
         found = _restore(found, prepared, after.restore_from, watch)
     if after.backup is not None:

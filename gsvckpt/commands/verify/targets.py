@@ -27,7 +27,8 @@ from gsvckpt.sovits.runs import TrainingRun, find_runs
 class Targets:
     """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing
     (`named`, those that were named themselves); `incomplete`, shards whose others are missing; `parts`, the files that are shards of another target;
-    `failures` of folders; `runs` and the files `asked` about, where it was resuming; `others`, how many files of the folders are no checkpoints.
+    `failures` of folders; `runs` and the files `asked` about, where it was resuming; `skipped`, folders that
+    were not looked into, and why; `others`, how many files of the folders are no checkpoints.
     """
 
     def __init__(self, checksums: ChecksumFile | None) -> None:
@@ -41,6 +42,7 @@ class Targets:
         self.named: set[str] = set()
         self.parts: set[str] = set()
         self.incomplete: list[shards.MissingParts] = []
+        self.skipped: list[tuple[str, str]] = []
         self.others = 0
         self.checksums = checksums
         self.folders: list[str] = []
@@ -148,6 +150,7 @@ def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: 
     found = find_files([folder], recursive=recursive, thorough=True)
     targets.folders.append(folder)
     targets.incomplete += found.incomplete
+    targets.skipped += found.skipped
     checkpoints = [path for path in found.checkpoints if not is_kept_aside(path)]
     targets.others += found.others + len(found.checkpoints) - len(checkpoints)
     for path in checkpoints:
