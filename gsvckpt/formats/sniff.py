@@ -87,7 +87,10 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
             raise _overlong_zip(source) or _cut_zip(source, head)
         return torch_zip.read(source, tail, inflate=inflate), tail
     if torch_tar.is_tar(head):  # torch.load tries this before its own older format, so it comes before that here, too
-        raise NotCheckpointError("this is a tar archive (torch before 0.1.10 saved such files), not a checkpoint", hint="unpack it first")
+        found = torch_tar.read(source)
+        if found is None:
+            raise NotCheckpointError("this is a tar archive, not a checkpoint", hint="unpack it first")
+        return found, None
     if heads.goes_on_as_zip(head) and directory.has_tail(source):  # GPT-SoVITS puts PK over whatever the first two bytes are
         raise _two_at_once(source)
     machine, finished, doubtful = _run_as_pickle(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gsvckpt.dtypes import DTYPES, STORAGE_DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError
@@ -13,25 +14,38 @@ from gsvckpt.model import Global, Storage, Tensor
 MAX_DIMS = 64  # torch's own limit
 MAX_ELEMENTS = 1 << 62  # beyond this torch's int64 arithmetic overflows
 REBUILD_V2, REBUILD_V3 = Global("torch._utils", "_rebuild_tensor_v2"), Global("torch._utils", "_rebuild_tensor_v3")
+REBUILD_V1 = Global("torch._utils", "_rebuild_tensor")
+_NO_HOOKS: OrderedDict[object, object] = OrderedDict()
 _MODULES = ("torch", "torch.storage")
+_LENGTHS = {"_rebuild_tensor": (4,), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8)}  # how many arguments each has
+
+
+class StorageView(NamedTuple):
+    """A part of a storage that stands for one by itself (torch before 0.4): `start` and `numel` count elements."""
+
+    storage: Storage
+    start: int
+    numel: int
 
 
 def rebuild(name: Global, args: object) -> Tensor | None:
-    """The tensor that a call of `_rebuild_tensor_v2` or `_v3` stands for; None for every other call, which then stays opaque.
+    """The tensor that a call of `_rebuild_tensor`, `_v2` or `_v3` stands for; None for every other call, which then stays opaque.
 
     So do tensors with hooks or with conjugate or negative bits, whose bytes mean something else. Raises DamagedError for one that reaches
     outside its storage.
     """
-    if name.module != "torch._utils" or name.name not in ("_rebuild_tensor_v2", "_rebuild_tensor_v3") or not isinstance(args, tuple):
+    if name.module != "torch._utils" or name.name not in _LENGTHS or not isinstance(args, tuple) or not args or len(args) not in _LENGTHS[name.name]:
         return None
     has_dtype = name.name == "_rebuild_tensor_v3"
-    if len(args) not in ((7, 8) if has_dtype else (6, 7)) or not isinstance(args[0], Storage) or (len(args) > 6 + has_dtype and args[-1]):
+    requires_grad, hooks = args[4:6] if len(args) > 4 else (False, _NO_HOOKS)
+    storage, start, shape, stride = args[:4]
+    if not isinstance(storage, (Storage, StorageView)) or (len(args) > 6 + has_dtype and args[-1]):
         return None
-    storage, start, shape, stride, requires_grad, hooks = args[:6]
+    root, begin, size = (storage, 0, storage.numel) if isinstance(storage, Storage) else storage
     if type(hooks) is not OrderedDict or hooks or vars(hooks):
         return None
-    dtype = _named_dtype(args[6]) if has_dtype else storage.dtype
-    if dtype is None or (storage.dtype is not UNTYPED and dtype is not storage.dtype) or not isinstance(requires_grad, bool):
+    dtype = _named_dtype(args[6]) if has_dtype else root.dtype
+    if dtype is None or (root.dtype is not UNTYPED and dtype is not root.dtype) or not isinstance(requires_grad, bool):
         return None
     if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride) or len(shape) > MAX_DIMS or not _is_size(start):
         raise DamagedError("a tensor with impossible sizes", check="tensor.bounds")
@@ -41,12 +55,12 @@ def rebuild(name: Global, args: object) -> Tensor | None:
             raise DamagedError("a tensor with impossible sizes", check="tensor.bounds")
         numel *= n
         last += (n - 1) * step
-    if numel > MAX_ELEMENTS or (numel and (last + 1) * dtype.itemsize > storage.nbytes):
+    nbytes = size * root.dtype.itemsize
+    if numel > MAX_ELEMENTS or (numel and (last + 1) * dtype.itemsize > nbytes):
         raise DamagedError(
-            f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {storage.nbytes:,} bytes (storage {storage.key})",
-            check="tensor.bounds",
+            f"a tensor of shape {list(shape)[:8]} reaches outside its storage of {nbytes:,} bytes (storage {root.key})", check="tensor.bounds"
         )
-    return Tensor(storage, dtype, shape, stride, start, requires_grad)
+    return Tensor(root, dtype, shape, stride, begin + start, requires_grad)
 
 
 def _named_dtype(value: object) -> DType | None:
@@ -87,11 +101,9 @@ class StorageTable:
         self._locate = locate
         self.by_key: dict[str, Storage] = {}
 
-    def persist(self, pid: object) -> Storage:
+    def persist(self, pid: object) -> Storage | StorageView:
         """Resolve a persistent id. Raises DamagedError when a key comes back as another type or size, which a cast could not keep consistent."""
         key, dtype, location, numel, view = storage_of(pid)
-        if view is not None:
-            raise DamagedError("a storage that is a view of another (torch before 0.4)", where=f"storage {key}")
         storage = self.by_key.get(key)
         if storage is None:
             if len(self.by_key) >= budget.MOST_TENSORS:
@@ -99,4 +111,11 @@ class StorageTable:
             storage = self.by_key[key] = self._locate(key, dtype, location, numel)
         elif (storage.dtype, storage.numel) != (dtype, numel):
             raise DamagedError(f"described twice, as {storage.numel:,} {storage.dtype.name} and as {numel:,} {dtype.name}", where=f"storage {key}")
-        return storage
+        return storage if view is None else _view(storage, view)
+
+
+def _view(storage: Storage, view: object) -> StorageView:
+    """The part of a storage that its persistent id tells: (key of the part, its start, its elements)."""
+    if not isinstance(view, tuple) or len(view) != 3 or not _is_size(view[1]) or not _is_size(view[2]) or view[1] + view[2] > storage.numel:
+        raise DamagedError("is said to be a part of a storage that does not hold it", where=f"storage {storage.key}", check="tensor.bounds")
+    return StorageView(storage, view[1], view[2])

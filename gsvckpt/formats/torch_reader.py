@@ -40,6 +40,12 @@ def find_refusal(first: str, prefix: str, names: Iterable[str], read_text: Calla
     return _version(read_text) or _byte_order(read_text("byteorder")) or _alignment(read_text(".storage_alignment"))
 
 
+def refuse_texts(count: int) -> str:
+    """Why torch.load refuses a pickle with so many byte strings of Python 2 that are no UTF-8, as it reads them as such; empty for none."""
+    texts = "1 text" if count == 1 else f"{count:,} texts"
+    return f"it holds {texts} of Python 2 that are no UTF-8, read here as Latin-1 (torch.load does with encoding='latin1')" if count else ""
+
+
 def _version(read_text: Callable[[str], bytes | None]) -> str:
     text = read_text(".data/version")
     text = text if text is not None else read_text("version")

@@ -9,13 +9,14 @@ import struct
 from typing import NamedTuple
 
 from gsvckpt.dtypes import DType
-from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
 from gsvckpt.formats.torch_objects import StorageTable, module_of, rebuild
+from gsvckpt.formats.torch_reader import refuse_texts
 from gsvckpt.hints import TRY_SALVAGE
 from gsvckpt.model import MISSING, Call, Checkpoint, Container, Doubt, Global, Source, Storage
 
@@ -23,7 +24,6 @@ MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # MAGIC as every protocol from 2 on spells it
 HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, MAGIC, in protocol 2
 _FIRST_WINDOW = 1 << 18
-_SAVE_STATE = "load it with the program that wrote it, and save its .state_dict()"
 
 
 def looks_like(head: bytes) -> bool:
@@ -59,52 +59,46 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         return Storage(key, dtype, numel, location, source, -1)  # the place is known only behind the last pickle
 
     # Two passes over the object pickle: its tensors need the storages' places, which stand behind it.
-    found = _PicklesRead({}, [], [], [])
+    found = _PicklesRead({}, [], [])
     try:
-        magic, position = _load(data, 0, found, StorageTable(announce))
-        protocol, position = _load(data, position, found, StorageTable(announce))
+        magic, position, _ = _load(data, 0, found, StorageTable(announce))
+        protocol, position, _ = _load(data, position, found, StorageTable(announce))
         if magic != MAGIC or protocol != 1001:
             raise DamagedError("does not begin with torch's magic number and protocol 1001")
-        _, start = _load(data, position, found, StorageTable(announce))
-        _, position = _load(data, start, found, StorageTable(announce))
-        if found.modules:
-            raise UnsupportedError(f"holds a whole module ({found.modules[0]}), not only its tensors", hint=_SAVE_STATE)
-        keys, position = _load(data, position, found, StorageTable(announce))
+        _, start, _ = _load(data, position, found, StorageTable(announce))
+        _, position, _ = _load(data, start, found, StorageTable(announce))
+        keys, position, _ = _load(data, position, found, StorageTable(announce))
         doubts, calls = tuple(found.doubts), merge_calls(found.calls)  # the second pass finds the same
         places = _place(source, keys, sizes, position, partial=partial)
         table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
-        root, _ = _load(data, start, found, table)
+        root, _, latin1 = _load(data, start, found, table)
     except GsvError as error:
         error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(found.names), calls=merge_calls(found.calls))
         raise
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
     end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
-    container = Container("torch-stream", records=5 + len(sizes), storages=total, trailing=source.size - end)
+    container = Container("torch-stream", records=5 + len(sizes), storages=total, trailing=source.size - end, refused=refuse_texts(latin1))
     return Checkpoint(source, container, root, tuple(found.names), doubts=doubts, calls=calls)
 
 
 class _PicklesRead(NamedTuple):
-    """What was met in the pickles so far: names, doubts, calls, and the classes of whole modules."""
+    """What was met in the pickles so far."""
 
     names: dict[Global, Global]
     doubts: list[Doubt]
     calls: list[Call]
-    modules: list[Global]
 
 
-def _load(data: bytes, position: int, found: _PicklesRead, table: StorageTable) -> tuple[object, int]:
-    """One pickle, and where it ends. A whole module stands for its class, and the reading goes on, so that all names behind it are known."""
+def _load(data: bytes, position: int, found: _PicklesRead, table: StorageTable) -> tuple[object, int, int]:
+    """One pickle, where it ends, and how many of its texts are no UTF-8. The id of a module's class stands for the class."""
 
     def persist(pid: object) -> object:
         module = module_of(pid)
-        if module is None:
-            return table.persist(pid)
-        found.modules.append(module)
-        return module
+        return table.persist(pid) if module is None else module
 
     machine = Machine(data, reduce=rebuild, persist=persist, position=position)
     try:
-        return machine.run(), machine.position
+        return machine.run(), machine.position, machine.latin1
     finally:
         found.names.update(machine.globals)
         found.doubts.extend(machine.doubts)

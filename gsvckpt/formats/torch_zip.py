@@ -16,7 +16,7 @@ from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.byteswap import Swapped
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, StorageTable, rebuild
-from gsvckpt.formats.torch_reader import BIG, LITTLE, find_folder, find_refusal
+from gsvckpt.formats.torch_reader import BIG, LITTLE, find_folder, find_refusal, refuse_texts
 from gsvckpt.formats.zip.directory import ENCRYPTED, Tail, first_name, read_records, require_plain
 from gsvckpt.formats.zip.inflate import DEFLATED, Inflated
 from gsvckpt.model import Checkpoint, Container, Global, Record, Source, Storage, Tensor
@@ -70,6 +70,7 @@ def read_folder(source: Source, records: tuple[Record, ...], first: str, *, infl
             raise DamagedError(
                 "the stored bytes do not have the checksum that the zip states", where=pickled.name, hint="get the file again", check="record.crc"
             )
+        container = replace(container, refused=container.refused or refuse_texts(machine.latin1))
         container = replace(container, trailing=pickled.size - machine.position, compressed=sum(record.method != 0 for record in records))
         doubts = tuple(doubt._replace(where=f"{pickled.name}, {doubt.where}") for doubt in machine.doubts)
         return Checkpoint(source, container, root, tuple(machine.globals), records, doubts, machine.calls)

@@ -29,7 +29,7 @@ def contain(plan: Plan, to: Literal["torch", "safetensors"] | None, shard_size: 
     if before.compressed:
         plan = replace(plan, changes=(*plan.changes, Change("to", f"{before.compressed:,} records", "compressed", "stored")))
     if before.refused and wanted == before.format:
-        plan = replace(plan, changes=(*plan.changes, Change("to", "container", "a zip that torch refuses", wanted)))
+        plan = replace(plan, changes=(*plan.changes, Change("to", "container", "a file that torch refuses", wanted)))
     if before.byteorder != "little":
         plan = replace(plan, changes=(*plan.changes, Change("to", "byte order", before.byteorder, "little")))
     if wanted == "safetensors":

@@ -35,7 +35,7 @@ from gsvckpt.transforms.salvage import leave_out
 from gsvckpt.transforms.scrub import Scrubber, scrub
 from gsvckpt.transforms.state_dict import conflicts, keep_tensors, match, put_tensors, rename_tensors
 
-_WITHOUT_CHECKSUMS = ("torch-stream", "safetensors")
+_WITHOUT_CHECKSUMS = ("torch-stream", "torch-tar", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Machine:
         self.executed = 0
         self._stop: int | None = None
         self.doubts: tuple[Doubt, ...] = ()
+        self._start = position
         self._state = State(data, reduce, persist, position)
         if memo is not None:
             self._state.memo = memo
@@ -71,8 +72,21 @@ class Machine:
         """Whether the pickle left no other object on the stack, and copied nothing (see State.charge)."""
         return not self._state.stack and not self._state.copied
 
+    @property
+    def latin1(self) -> int:
+        """How many byte strings of Python 2 are no UTF-8. They are read as Latin-1, and so are all others of this pickle then."""
+        return self._state.latin1
+
     def run(self) -> object:
         """Return the pickled value. Raises DamagedError (EndOfPickle at the end of the data) or UnsupportedError with the byte in `where`."""
+        root = self._run_once()
+        if not (self._state.latin1 and self._state.utf8):
+            return root
+        before, self.doubts, self.position = self._state, (), self._start
+        self._state = State(self.data, before.reduce, before.persist, self._start, all_latin1=True)
+        return self._run_once()
+
+    def _run_once(self) -> object:
         try:
             return self._run()
         finally:
@@ -154,6 +168,7 @@ def run_fragment(data: bytes, texts: Mapping[int, str], reduce: Reduce) -> Pickl
         machine.position != len(data) + 1
         or not machine.is_clean
         or machine.doubts
+        or machine.latin1
         or _is_odd(machine)
         or any(memo[number] is not text for number, text in texts.items())
     ):

@@ -236,12 +236,30 @@ def op_string(m: State, position: int) -> int:  # the repr of a Python 2 str
     if not re.fullmatch(_QUOTED, line):
         m.doubt(position, "a text with its own quotes inside, as no pickler writes it", agreed=True)
     if b"\\" not in line:  # next to nothing, where entering catch_warnings takes microseconds
-        m.stack.append(line[1:-1].decode())
+        m.stack.append(m.decode(line[1:-1]))
         return position
     with catch_warnings():
         simplefilter("ignore")  # Python warns of escapes that repr never writes
-        m.stack.append(escape_decode(line[1:-1])[0].decode())
+        m.stack.append(m.decode(escape_decode(line[1:-1])[0]))
     return position
+
+
+def _byte_string(m: State, position: int, count: int) -> int:
+    raw = m.take(position, count)
+    if count > MAX_TEXT:
+        raise UnsupportedError(f"a text of {count:,} bytes: built to exhaust memory", check="pickle.bomb")
+    if count > LONG_TEXT:
+        m.spell(count)
+    m.stack.append(m.decode(raw))
+    return position + count
+
+
+def op_binstring(m: State, position: int) -> int:
+    return _byte_string(m, position + 4, _U32(m.data, position)[0])
+
+
+def op_short_binstring(m: State, position: int) -> int:
+    return _byte_string(m, position + 1, m.data[position])
 
 
 def _bytes(m: State, position: int, count: int) -> int:
@@ -300,8 +318,8 @@ SCALARS: Mapping[int, Handler] = {
     0x4D: op_binint2,
     0x4E: op_none,
     0x53: op_string,
-    0x54: op_binunicode,  # BINSTRING and SHORT_BINSTRING: the text of Python 2, which torch reads as UTF-8
-    0x55: op_short_binunicode,
+    0x54: op_binstring,  # BINSTRING and SHORT_BINSTRING: the text of Python 2
+    0x55: op_short_binstring,
     0x56: op_unicode,
     0x58: op_binunicode,
     0x67: op_get,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from gsvckpt.errors import DamagedError, UnsupportedError
 from gsvckpt.files import budget
@@ -23,15 +24,17 @@ class State:
 
     `globals` holds every name met so far, `made` every Opaque, also those that are thrown away again, and `called` the names whose calls made
     something else; `frames` the first byte and the end of each frame, `start` is where the pickle begins; `containers` counts lists and dicts.
+    Of the byte strings of Python 2 that are no ASCII, `utf8` counts those that were read as UTF-8, and `latin1` the others; with `all_latin1` none is
+    read as UTF-8.
     """
 
     __slots__ = (
-        *("called", "comparisons", "containers", "copied", "data", "doubts", "frames", "globals", "heavy", "letters", "made", "marks", "memo"),
-        *("ordered", "persist", "rebuilt", "reduce", "stack", "start", "taken", "tensors", "tuples"),
+        *("all_latin1", "called", "comparisons", "containers", "copied", "data", "doubts", "frames", "globals", "heavy", "latin1", "letters", "made"),
+        *("marks", "memo", "ordered", "persist", "rebuilt", "reduce", "stack", "start", "taken", "tensors", "tuples", "utf8"),
     )
 
-    def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0) -> None:
-        self.data, self.start = data, start
+    def __init__(self, data: bytes, reduce: Reduce, persist: Persist, start: int = 0, *, all_latin1: bool = False) -> None:
+        self.data, self.start, self.all_latin1 = data, start, all_latin1
         self.doubts: list[Doubt] = []
         self.frames: list[tuple[int, int]] = []
         self.reduce, self.persist = reduce, persist
@@ -45,7 +48,7 @@ class State:
         self.rebuilt: Global | None = None
         self.taken: dict[int, object] = {}  # by identity: what something was made from (see uses)
         self.comparisons = budget.Comparisons()
-        self.containers = self.copied = self.heavy = self.letters = self.tensors = self.tuples = 0
+        self.containers = self.copied = self.heavy = self.letters = self.tensors = self.tuples = self.latin1 = self.utf8 = 0
 
     def take(self, position: int, count: int) -> bytes:
         """The next `count` bytes. Raises EndOfPickle when there are fewer."""
@@ -92,6 +95,18 @@ class State:
         self.heavy += weight
         if self.heavy > budget.MOST_HEAVY:
             raise budget.too_much("objects of the large kinds", budget.MOST_HEAVY, check="pickle.bomb")
+
+    def decode(self, raw: bytes) -> str:
+        """The text of a byte string of Python 2: torch reads it as UTF-8, and people who know of others pass it `encoding="latin1"`."""
+        if raw.isascii():
+            return raw.decode("ascii")
+        if not self.all_latin1:
+            with suppress(UnicodeDecodeError):
+                text = raw.decode()
+                self.utf8 += 1
+                return text
+        self.latin1 += 1
+        return raw.decode("latin-1")
 
     def spell(self, count: int) -> None:
         """Count the characters of a long text."""

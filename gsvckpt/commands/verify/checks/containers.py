@@ -79,11 +79,14 @@ def head(examination: Examination) -> list[Finding]:
 
 
 def refused(checkpoint: Checkpoint) -> list[Finding]:
-    """What torch's reader misses in a zip whose tensors are all there, and a byte order that it turns round."""
+    """What torch's reader misses in a file whose tensors are all there, and a byte order that it turns round."""
     container = checkpoint.container
     if container.refused:
         why = f"torch.load refuses the file although its tensors are there: {container.refused}"
-        return [Finding("container.torch", "error", "zip", why, Hint("writes a file that torch opens", "gsvckpt migrate <FILE>"))]
+        return [Finding("container.torch", "error", "file", why, Hint("writes a file that torch opens", "gsvckpt migrate <FILE>"))]
+    if container.format == "torch-tar":
+        why = "has the form of torch before 0.1.10, which torch.load opens only with weights_only=False"
+        return [Finding("container.torch", "info", "file", why, Hint("writes today's form", "gsvckpt migrate <FILE>"), "torch-tar", "torch-zip")]
     if container.byteorder == "little":
         return []
     why = "its numbers are those of a big-endian machine; torch turns them round while it loads, and so does gsvckpt"
