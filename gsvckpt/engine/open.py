@@ -12,6 +12,7 @@ from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.paths import file_words, folder_of, is_url, name_of
 from gsvckpt.files.secrets import conceal
+from gsvckpt.files.temporary import is_temporary
 from gsvckpt.formats import shards, sniff
 from gsvckpt.model import Checkpoint, Source
 
@@ -79,7 +80,7 @@ def _unfinished(source: Source, error: DamagedError) -> UnsupportedError | None:
 
     beside = [] if is_url(source.path) else os.listdir(folder_of(source.path) or os.curdir)
     sign = download_of(name_of(source.path), beside)
-    if not sign:
+    if not sign or is_temporary(name_of(source.path)):  # gsvckpt's own are complete when they are read back, or the disk is at fault
         return None
     found = UnsupportedError(f"is an unfinished download: {sign}", where=error.where, hint="let it finish, or download it again")
     found.known = error.known

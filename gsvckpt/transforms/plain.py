@@ -10,6 +10,7 @@ from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.tree import rebuild
 
 HOST = "cpu"
+_WORDS: dict[type, str] = {str: "text", dict: "dict", list: "list", Tensor: "tensor"}  # what an object became
 
 
 def simplify(plan: Plan, simple: Callable[[Opaque], object]) -> Plan:
@@ -85,7 +86,7 @@ def _count_keys(root: object, simple: Callable[[Opaque], object]) -> dict[str, i
 
 
 def _form(value: object) -> str:
-    return "text" if isinstance(value, str) else "dict" if isinstance(value, dict) else "number"
+    return next((word for kind, word in _WORDS.items() if isinstance(value, kind)), "number")
 
 
 def _places(places: list[str]) -> str:

@@ -20,8 +20,9 @@ from gsvckpt.engine.salvage import find_lost, is_damaged, open_salvaged
 from gsvckpt.engine.write import OnOverflow, Written
 from gsvckpt.errors import RefusedError, UsageError, closest
 from gsvckpt.files.progress import Silent
+from gsvckpt.formats.pickle.numpy_values import plain_value
 from gsvckpt.formats.pickle.weights_only import tell_refused
-from gsvckpt.model import Checkpoint, Path, Tensor
+from gsvckpt.model import Checkpoint, Opaque, Path, Tensor
 from gsvckpt.sovits import kinds, names, small_weights
 from gsvckpt.sovits.config import find_config, path_text, simple_form
 from gsvckpt.sovits.kinds import Identity
@@ -238,7 +239,13 @@ def _like(planned: Planned, task: Task) -> Planned:
 
 
 def _make_plain(planned: Planned, _: Task) -> Planned:
-    return replace(planned, plan=simplify(planned.plan, simple_form))
+    return replace(planned, plan=simplify(planned.plan, _simple))
+
+
+def _simple(value: Opaque) -> object:
+    """The plain value of an object: of NumPy's arrays and numbers, of configs, paths and devices; the object itself for any other."""
+    found = plain_value(value)
+    return found if found is not value else simple_form(value)
 
 
 def _scrub(planned: Planned, _: Task) -> Planned:

@@ -6,10 +6,11 @@ from collections import Counter
 
 from gsvckpt.formats.pickle.python2 import readings
 from gsvckpt.formats.pickle.torch_names import ALLOWED
+from gsvckpt.hints import quote_word
 from gsvckpt.model import Global, Opaque, children
 
 _MAPPINGS = frozenset({Global("collections", "OrderedDict"), Global("collections", "Counter")})
-_MOST_TOLD = 5  # classes in a warning
+_MOST_TOLD, _MOST_DROPPED = 5, 12  # classes, and root entries, in a warning
 _EMPTY_BYTES = Global("builtins", "bytes")  # protocol 2 calls it for b""
 
 
@@ -49,4 +50,7 @@ def tell_refused(root: object) -> list[str]:
         return []
     told = [f"{name} ({count:,})" for name, count in found.most_common(_MOST_TOLD)]
     rest = [f"{len(found) - _MOST_TOLD:,} more"] if len(found) > _MOST_TOLD else []
-    return [f"torch.load(weights_only=True) refuses the remaining classes: {', '.join(told + rest)}"]
+    keys = [key for key, value in root.items() if isinstance(key, str) and refused(value)] if isinstance(root, dict) else []
+    drops = " ".join(f"--drop {quote_word(key)}" for key in keys)
+    mend = f"; strip-optimizer {drops} removes what they are in" if 0 < len(keys) <= _MOST_DROPPED else ""
+    return [f"torch.load(weights_only=True) refuses the remaining classes: {', '.join(told + rest)}{mend}"]
