@@ -102,7 +102,8 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
     if torch_stream.looks_like(head):
         return torch_stream.read(source), None
     if (names and finished) or judge_all(names, machine.calls).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it")
+        said = " (torch: Invalid magic number; corrupt file?)" if finished and not doubtful else ""
+        bare = UnsupportedError(f"a bare pickle that torch.save did not write{said}", hint="no tensors can be read from it; do not load it")
         bare.known = Checkpoint(source, Container("pickle", records=1), None, names, calls=machine.calls)
         raise bare
     raise _name(source, head)

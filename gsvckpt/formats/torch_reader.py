@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 LONGEST_NAME = 511  # bytes of a record's name that torch compares (MZ_ZIP_MAX_ARCHIVE_FILENAME_SIZE)
 VERSIONS = range(1, 11)  # kMinSupportedFileFormatVersion and kMaxSupportedFileFormatVersion
 LITTLE, BIG = "little", "big"  # what the record `byteorder` may say
+_NO_FOLDER = " (torch: file in archive is not in a subdirectory)"  # torch's own words, for those who search for them
+_NO_VERSION = ' (torch: Expected hasRecord("version") to be true, but got false)'
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)([0-9]+)")  # as C's strtoull takes it, whatever follows
 _INT = re.compile(rb"\s*[+-]?[0-9]+(?:_[0-9]+)*\s*")  # as Python's int takes it
 
@@ -29,28 +31,38 @@ def find_refusal(first: str, prefix: str, names: Iterable[str], read_text: Calla
     """
     folder = find_folder(first)
     if not prefix or folder is None:
-        return f"its records are in no folder ({first[:60]})" if not prefix else f"{first[:60]} is outside the folder {prefix}"
+        return f"its records are in no folder{_NO_FOLDER}" if not prefix else f"{first[:60]} is outside the folder {prefix}{_NO_FOLDER}"
     if prefix != folder:
-        return f"its records are one folder too deep, in {prefix}" if prefix.startswith(folder) else f"{first[:60]} is outside the folder {prefix}"
+        deep = prefix.startswith(folder)
+        return (
+            f"its records are one folder too deep, in {prefix}{_NO_VERSION}" if deep else f"{first[:60]} is outside the folder {prefix}{_NO_VERSION}"
+        )
     if len(folder.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
         return f"the name of its folder has more than {LONGEST_NAME} bytes"
+    refusal = _version(read_text)
+    if refusal:
+        return refusal
     outside = next((name for name in names if not name.startswith(folder)), None)
     if outside is not None:
-        return f"{outside[:60]} is outside the folder {folder[:60]}"
-    return _version(read_text) or _byte_order(read_text("byteorder")) or _alignment(read_text(".storage_alignment"))
+        return f"{outside[:60]} is outside the folder {folder[:60]}{_NO_FOLDER}"
+    return _byte_order(read_text("byteorder")) or _alignment(read_text(".storage_alignment"))
 
 
 def refuse_texts(count: int) -> str:
     """Why torch.load refuses a pickle with so many byte strings of Python 2 that are no UTF-8, as it reads them as such; empty for none."""
     texts = "1 text" if count == 1 else f"{count:,} texts"
-    return f"it holds {texts} of Python 2 that are no UTF-8, read here as Latin-1 (torch.load does with encoding='latin1')" if count else ""
+    return (
+        f"it holds {texts} of Python 2 that are no UTF-8, read here as Latin-1 (torch: UnicodeDecodeError, unless encoding='latin1' is given)"
+        if count
+        else ""
+    )
 
 
 def _version(read_text: Callable[[str], bytes | None]) -> str:
     text = read_text(".data/version")
     text = text if text is not None else read_text("version")
     if text is None:
-        return "it has no record `version`"
+        return f"it has no record `version`{_NO_VERSION}"
     match = _NUMBER.match(text)
     value = int(match[2]) if match is not None else -1
     if value >= 1 << 64:
@@ -59,12 +71,15 @@ def _version(read_text: Callable[[str], bytes | None]) -> str:
         value = -value % (1 << 64)
     if value in VERSIONS:
         return ""
-    return f"it states format version {text[:20].decode('latin-1').strip()!r}, where torch reads {VERSIONS.start} to {VERSIONS.stop - 1}"
+    said = " (torch: Attempted to read a PyTorch file with version)" if 0 <= value < 1 << 64 else ""
+    return f"it states format version {text[:20].decode('latin-1').strip()!r}, where torch reads {VERSIONS.start} to {VERSIONS.stop - 1}{said}"
 
 
 def _byte_order(text: bytes | None) -> str:
     told = text.decode("latin-1") if text is not None else LITTLE
-    return "" if told in (LITTLE, BIG) else f"it states the byte order {told[:20]!r}, which is neither little nor big"
+    return (
+        "" if told in (LITTLE, BIG) else f"it states the byte order {told[:20]!r}, which is neither little nor big (torch: Unknown endianness type)"
+    )
 
 
 def _alignment(text: bytes | None) -> str:

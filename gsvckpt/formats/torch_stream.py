@@ -115,8 +115,10 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
         if position + 8 + numel * dtype.itemsize > source.size:
             if partial:
                 return places | dict.fromkeys(keys[index:], MISSING)
+            short = position + 8 + numel * dtype.itemsize - source.size
+            said = f" (torch: unexpected EOF, expected {short} more bytes. The file might be corrupted.)" if source.size > position + 8 else ""
             raise DamagedError(
-                f"the file ends early: {index:,} of {len(keys):,} storages are complete",
+                f"the file ends early: {index:,} of {len(keys):,} storages are complete{said}",
                 where=f"storage {key}",
                 hint=TRY_SALVAGE,
                 check="container.truncated",

@@ -176,7 +176,8 @@ class _Opener:
 
     def locate(self, key: str, dtype: DType, location: str, numel: int) -> Storage:
         if f"data/{key}" not in self.by_name:
-            raise DamagedError("its record is missing", where=f"storage {key}", check="tensor.bounds")
+            why = f"its record is missing (torch: PytorchStreamReader failed locating file data/{key}: file not found)"
+            raise DamagedError(why, where=f"storage {key}", check="tensor.bounds")
         record = self.record(f"data/{key}")
         if record.size != numel * dtype.itemsize:
             raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name, check="tensor.bounds")

@@ -66,6 +66,7 @@ REFUSED: dict[str, Callable[[], Mapping[str, bytes]]] = {
     "an alignment that is no number": lambda: inside("a", __storage_alignment=b"x"),
     "an empty alignment": lambda: inside("a", __storage_alignment=b""),
 }
+UNTOLD = ("a folder name that is too long", "backslashes in the folder", "no number", "an empty version", "a version of 20 digits")
 TAKEN: dict[str, Callable[[], Mapping[str, bytes]]] = {
     "as torch wrote it": lambda: inside("a"),
     "version 1": versioned(b"1\n"),
@@ -227,3 +228,13 @@ def test_a_big_endian_file_is_not_mapped(big):
         with pytest.raises(UnsupportedError, match="big-endian"):
             checkpoint.numpy("float32")
         assert torch.equal(checkpoint.torch("float32"), big[2]["float32"])
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name not in ("an alignment that is no number", "an empty alignment")])
+def test_torchs_own_words_stand_in_the_finding(gsvckpt, tmp_path, name):
+    path = write(tmp_path / "x.pth", REFUSED[name]())
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever it is, its words are compared
+        torch.load(path, weights_only=True)
+    (finding,) = (finding for finding in gsvckpt.json("verify", path, exit_code=1).file["findings"] if finding["severity"] == "error")
+    words = finding["why"].partition("(torch: ")[2].rpartition(")")[0]
+    assert (words in str(caught.value)) if words else name in UNTOLD

@@ -18,14 +18,15 @@ from gsvckpt.sovits.upstream import Detection
 _OPCODES = frozenset(b"(.0123456789BCEFGIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b")  # to protocol 2
 _AGAIN = Hint("get the file again")
 _SEEKS_TOO_FAR = (4_096, 70_000)  # bytes of a cut zip between which torch's reader asks the system for a place before the file
+_TORCH = " (torch: "  # before torch's own words, where the reader of a format knows them
 _LISTED = 20  # records named one by one
 _BY_INFERENCE = ("sovits-weights", "sovits-lora")  # kinds that GPT-SoVITS opens whatever their head (process_ckpt.py:129-138)
 
 
 def failure(error: GsvError, head: bytes, size: int, salvaged: Salvaged | None) -> list[Finding]:
     """Why a file could not be opened, in torch's words, too, and what of it is whole."""
-    said = torch_says(head, size, cut=error.check == "container.truncated")
-    why = error.why.replace(" (torch: failed finding central directory)", "")
+    why, _, known = error.why.removesuffix(")").partition(_TORCH) if error.why.endswith(")") else (error.why, "", "")
+    said = torch_says(head, size, cut=error.check == "container.truncated") or known
     if said:
         why += f"; torch.load says `{said}`" + (")" if " (" in said else "")
     hint = error.hint if error.hint != TRY_SALVAGE else _AGAIN  # what is told below says whether anything is whole

@@ -35,7 +35,9 @@ def overclaiming(tensors: Mapping[str, Tensor], file_size: int) -> dict[str, Ten
 
 def bounds(bombs: Mapping[str, Tensor]) -> list[Finding]:
     """Tensors that would need far more memory than the file has bytes. Opening it has made sure that none reaches outside its storage."""
-    ruin = "copying it would exhaust memory" if len(bombs) == 1 else f"so do {len(bombs) - 1:,} more; copying them would exhaust memory"
+    ruin = "copying it would exhaust memory (OutOfMemoryError)"
+    if len(bombs) > 1:
+        ruin = f"so do {len(bombs) - 1:,} more; copying them would exhaust memory (OutOfMemoryError)"
     return [
         Finding(
             "tensor.bounds",
