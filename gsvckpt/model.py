@@ -231,15 +231,24 @@ Leaf = Tensor | Storage | Opaque
 _WALKED = (dict, list, tuple, Opaque, Tensor, Storage)  # leaves, and what may hold them
 
 
+_PARAMETERS = frozenset(Global("torch._utils", f"_rebuild_parameter{end}") for end in ("", "_with_state"))
+_REBUILDERS = frozenset(("torch._utils", "torch._tensor", "torch.tensor"))
+
+
 def is_parameter(value: object) -> bool:
-    """An nn.Parameter: an Opaque whose first argument is the tensor (`torch._utils._rebuild_parameter`)."""
+    """An nn.Parameter, with or without attributes: an Opaque whose first argument is the tensor."""
     return (
         isinstance(value, Opaque)
-        and value.name == Global("torch._utils", "_rebuild_parameter")
+        and value.name in _PARAMETERS
         and isinstance(value.args, tuple)
         and bool(value.args)
         and isinstance(value.args[0], Tensor)
     )
+
+
+def is_tensor_recipe(value: object) -> bool:
+    """Whether an object is what torch makes a tensor of, by the function that it calls."""
+    return isinstance(value, Opaque) and value.name.module in _REBUILDERS and value.name.name.startswith("_rebuild_")
 
 
 def tensor_of(value: object) -> Tensor | None:

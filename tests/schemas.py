@@ -159,6 +159,14 @@ class Part(TypedDict):
     of: int
 
 
+class Special(TypedDict):
+    name: str
+    form: str
+    dtype: str
+    shape: list[int | None]
+    bytes: int
+
+
 class _Inspected(TypedDict):
     path: str
     size: int
@@ -172,6 +180,7 @@ class _Inspected(TypedDict):
     progress: Progress
     lora_rank: int | None
     tensors: int
+    special: list[Special]
     parameters: int
     bytes: Bytes
     dtypes: Mapping[str, OfType]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.formats.pickle.safety import Safety, judge_checkpoint
@@ -13,8 +13,11 @@ from gsvckpt.model import Checkpoint, Distant, Source, Tensor, format_path
 from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.official import Match
-from gsvckpt.sovits.sections import Role, Sections, split_sections, state_tensors
+from gsvckpt.sovits.sections import Role, Sections, split_sections, state_recipes, state_tensors
 from gsvckpt.sovits.upstream import Detection, UpstreamError
+
+if TYPE_CHECKING:
+    from gsvckpt.formats.pickle.special_tensors import SpecialTensor
 
 _FOREIGN = "GPT-SoVITS reads no safetensors files; gsvckpt migrate --to torch makes one that it reads"
 
@@ -22,6 +25,7 @@ _FOREIGN = "GPT-SoVITS reads no safetensors files; gsvckpt migrate --to torch ma
 class Examination(NamedTuple):
     """`roles` are those of the root entries; `state` is the model's state dict, `weights` that and others such as EMA copies by root key.
 
+    `special` are the model's other tensors, which are kept as recipes: quantized, sparse and the like.
     `rows` are the state's phoneme rows, by which GPT-SoVITS corrects v1 and v2; `upstream` is what it says before that.
     """
 
@@ -34,6 +38,7 @@ class Examination(NamedTuple):
     rows: int | None
     upstream: Detection | UpstreamError | None
     official: Match | None
+    special: Mapping[str, SpecialTensor]
     warnings: tuple[str, ...] = ()
 
     @property
@@ -58,8 +63,16 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     if checkpoint.container.refused:
         warnings = (f"torch.load refuses it: {checkpoint.container.refused}; gsvckpt migrate writes a file that it opens", *warnings)
     weights = _all_weights(checkpoint.root, sections)
+    recipes = state_recipes(checkpoint.root, sections.path)
+    special: Mapping[str, SpecialTensor] = {}
+    if recipes:
+        from gsvckpt.formats.pickle.special_tensors import special_tensors  # few files have any
+
+        special = special_tensors(recipes)
     safety = judge_checkpoint(checkpoint)
-    return Examination(checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, detected, match_official(source), warnings)
+    return Examination(
+        checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, detected, match_official(source), special, warnings
+    )
 
 
 def match_official(source: Source, *, thorough: bool = False) -> Match | None:

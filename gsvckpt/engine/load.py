@@ -14,7 +14,7 @@ from gsvckpt.files.local import LocalSource
 from gsvckpt.files.secrets import conceal
 from gsvckpt.formats.pickle.safety import Safety, judge_checkpoint
 from gsvckpt.model import Checkpoint, Source, Tensor
-from gsvckpt.sovits.sections import find_state_path, state_tensors
+from gsvckpt.sovits.sections import find_state_path, state_recipes, state_tensors
 
 if TYPE_CHECKING:
     import mmap
@@ -45,9 +45,12 @@ def load_state_dict(path: str | os.PathLike[str], device: TorchDevice = "cpu", i
     Needs the memory of the tensors and a few MiB besides: bytes are read straight into their place, by several threads, and checked against the
     file's checksums. Tensors that share memory in the file share it here; views keep their strides. Training state is left in the file. Raises
     UsageError for a device that is not there, MissingError when nothing is chosen, ChangedError when the file changes meanwhile, and what `open_file`
-    raises. `auto` is the first CUDA device where there is one, else the CPU.
+    raises; UnsupportedError for a chosen tensor that is more than numbers in a storage, as sparse and quantized ones are.
+
+    `auto` is the first CUDA device where there is one, else the CPU.
     """
     with open_file(path) as checkpoint, blame(conceal(os.fspath(path))):
+        _refuse_special(checkpoint.root, include)
         chosen = select(checkpoint.state_dict, include)
         return _load(checkpoint.checkpoint, chosen, device)
 
@@ -139,18 +142,33 @@ class OpenCheckpoint:
         self.close()
 
 
-def select(tensors: Mapping[str, Tensor], include: Include | None) -> dict[str, Tensor]:
-    """The tensors that `include` chooses, in order; all for None. Raises MissingError when it chooses none."""
+def _refuse_special(root: object, include: Include | None) -> None:
+    """Raise UnsupportedError where tensors are chosen that are kept as recipes: a state dict without them would lack names in silence."""
+    recipes = state_recipes(root, find_state_path(root))
+    name = next((name for name in recipes if _matches(name, include)), None)
+    if name is not None:
+        from gsvckpt.formats.pickle.special_tensors import describe  # few files have any
+
+        why = f"is a special tensor ({describe(recipes[name]).form}), which only torch.load makes"
+        raise UnsupportedError(why, where=name, hint="`include` chooses the others")
+
+
+def _matches(name: str, include: Include | None) -> bool:
     from fnmatch import fnmatchcase
 
     if include is None:
-        chosen = dict(tensors)
-    elif callable(include):
-        chosen = {name: tensor for name, tensor in tensors.items() if include(name)}
-    else:
+        return True
+    if callable(include):
+        return include(name)
+    return any(name == glob or fnmatchcase(name, glob) for glob in ((include,) if isinstance(include, str) else include))
+
+
+def select(tensors: Mapping[str, Tensor], include: Include | None) -> dict[str, Tensor]:
+    """The tensors that `include` chooses, in order; all for None. Raises MissingError when it chooses none."""
+    chosen = {name: tensor for name, tensor in tensors.items() if _matches(name, include)}
+    if not chosen and tensors and include is not None and not callable(include):
         globs = (include,) if isinstance(include, str) else tuple(include)
-        chosen = {name: tensor for name, tensor in tensors.items() if any(name == glob or fnmatchcase(name, glob) for glob in globs)}
-        if not chosen and tensors and globs:
+        if globs:
             _known(globs[0], tensors)
     if not chosen:
         raise MissingError(f"none of its {len(tensors):,} model tensors matches" if tensors else "it holds no model tensors", where="include")

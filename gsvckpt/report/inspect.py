@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def print_examination(examination: Examination, view: View, measured: Mapping[st
     if view.asks_for_parts:
         from gsvckpt.report import listings  # not needed for the overview, which is to appear at once
     if view.tensors:
-        listings.print_tensors(view.choose(examination.state), measured, stats=view.stats)
+        listings.print_tensors(view.choose(examination.state), measured, examination.special, stats=view.stats)
     if view.config:
         listings.print_config(config_of(examination.checkpoint), view.config, examination.checkpoint.source.path)
     if view.globals:
@@ -99,6 +100,10 @@ def _facts(examination: Examination, counted: Account, view: View) -> Iterator[t
     parameters = sum(tensor.numel for tensor in examination.state.values())
     if examination.state:
         yield "model", Text(f"{plural(len(examination.state), 'tensor')}, {count(parameters)} parameters, {dtypes}")
+    if examination.special:
+        forms = Counter(special.form for special in examination.special.values())
+        told = ", ".join(f"{number:,} {form}" for form, number in forms.items())
+        yield "special", Text(f"{plural(len(examination.special), 'more tensor')}: {printable(told)}; kept as they are")
     shares = [(counted.weights, "weights"), (counted.optimizer, "training state"), (counted.unused, "unused"), (counted.other, "other")]
     parts = [f"{size(amount)} {word}" for amount, word in shares if amount >= counted.file / 200]
     yield "size", Text(size(counted.file) + (f" = {' + '.join(parts)}" if len(parts) > 1 else ""))

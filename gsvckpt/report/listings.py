@@ -24,16 +24,18 @@ from gsvckpt.units import printable, shape, size
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Stats
+    from gsvckpt.formats.pickle.special_tensors import SpecialTensor
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = " .:-=+*#%@"
 _STATISTICS = f" {'min':>9} {'max':>9} {'mean':>9} {'std':>8} {'histogram':<16}"
 
 
-def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | None], *, stats: bool) -> None:
+def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | None], special: Mapping[str, SpecialTensor], *, stats: bool) -> None:
     """One line a tensor in fixed columns, which grep and awk understand and which prints thousands at once, as a rich table does not.
 
-    The name stands last, so that a long one breaks nothing. On a terminal that is too narrow for statistics, they have a line of their own.
+    The name stands last, so that a long one breaks nothing; a `special` tensor has its form behind it. On a terminal that is too narrow for
+    statistics, they have a line of their own.
     """
     console = make_console()
     levels = _LEVELS if console.encoding.startswith("utf") else _ASCII_LEVELS
@@ -48,6 +50,9 @@ def print_tensors(state: Mapping[str, Tensor], measured: Mapping[str, Stats | No
         for (name, tensor), text in zip(state.items(), shapes, strict=True):
             out.append(f"{printable(name)}, {tensor.dtype.name}, {size(tensor.nbytes)}")
             out.append(f"  {text:<{width}}{_statistics(measured.get(name), levels)}")
+    for name, one in special.items():
+        sizes = f"[{', '.join('?' if number < 0 else str(number) for number in one.shape)}]"
+        out.append(f"{one.dtype:<9} {sizes:<{width}} {size(one.nbytes):>9} {printable(name)} ({printable(one.form)})")
     write_out("\n".join(out) + "\n")
 
 

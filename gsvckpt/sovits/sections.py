@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 from gsvckpt.errors import UnsupportedError
 from gsvckpt.files import budget
-from gsvckpt.model import Opaque, Path, Tensor, format_key, tensor_of, walk
+from gsvckpt.model import Opaque, Path, Tensor, format_key, is_tensor_recipe, tensor_of, walk
+from gsvckpt.sovits import modules
 
 Role = Literal["weights", "optimizer", "scheduler", "scaler", "loop", "callback", "other"]
 
@@ -173,20 +174,35 @@ def state_tensors(root: object, state_path: Path | None, known: Mapping[object, 
     """
     if state_path is None:
         return {}
-    value = root
-    for key in state_path:
-        value = value[key] if isinstance(value, dict) and key in value else None
+    value = _at(root, state_path)
     if not state_path and isinstance(root, dict):
         value = _model_part(root, roles(root) if known is None else known)
     found: dict[str, Tensor] = {}
     left = budget.MOST_NAMES
     for path, tensor in _tensors(value):
-        name = ".".join(map(format_key, path)) or WHOLE_FILE
+        name = _name(path)
         left -= len(name)
         if left < 0:
             raise budget.too_much("characters in names of tensors", budget.MOST_NAMES, where=f"{name[:80]}...")
         found.setdefault(name, tensor)
     return found
+
+
+def state_recipes(root: object, state_path: Path | None) -> dict[str, Opaque]:
+    """The model's other tensors by name: those that are kept as recipes, as they are more than numbers in a storage."""
+    value = _at(root, state_path) if state_path is not None else None
+    return {_name(path): leaf for path, leaf in _state_leaves(value) if isinstance(leaf, Opaque)}
+
+
+def _name(path: Path) -> str:
+    return ".".join(map(format_key, path)) or WHOLE_FILE
+
+
+def _at(root: object, state_path: Path) -> object:
+    value = root
+    for key in state_path:
+        value = value[key] if isinstance(value, dict) and key in value else None
+    return value
 
 
 def _model_part(root: dict[object, object], known: Mapping[object, Role]) -> dict[object, object]:
@@ -239,9 +255,23 @@ def _leaves(root: dict[object, object]) -> Iterator[tuple[object, object]]:
 
 
 def _tensors(value: object) -> Iterator[tuple[Path, Tensor]]:
+    return ((path, leaf) for path, leaf in _state_leaves(value) if isinstance(leaf, Tensor))
+
+
+def _state_leaves(value: object) -> Iterator[tuple[Path, Tensor | Opaque]]:
+    """The tensors in a tree, and the recipes of others, which are not looked into: their parts are no tensors of the model. A whole module shows the
+    names that its `state_dict()` would give.
+    """
+    inside: Path | None = None
     try:
-        for path, leaf in walk(value):
-            if isinstance(leaf, Tensor) and "<metadata>" not in path:
+        for path, leaf in walk(modules.as_states(value)):
+            if inside is not None and path[: len(inside)] == inside:
+                continue
+            inside = None
+            if is_tensor_recipe(leaf):
+                inside = path
+                yield path, leaf  # type: ignore[misc]  # a recipe is an Opaque
+            elif isinstance(leaf, Tensor) and "<metadata>" not in path:
                 yield path, leaf
     except UnsupportedError:
         return

@@ -52,6 +52,7 @@ def examination_json(examination: Examination, counted: Account) -> dict[str, ob
         "progress": {"epoch": identity.progress.epoch, "step": identity.progress.step, "info": identity.progress.info},
         "lora_rank": identity.lora_rank,
         "tensors": len(examination.state),
+        "special": [{"name": name, **special.as_json()} for name, special in examination.special.items()],
         "parameters": sum(tensor.numel for tensor in examination.state.values()),
         "bytes": {
             "file": counted.file,

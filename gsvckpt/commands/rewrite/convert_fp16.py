@@ -44,7 +44,7 @@ class ConvertFp16:
                 raise UsageError(f"no tensor is called {glob}", where="--keep", hint=similar_names(glob, list(weights)))
         chosen = self._select(examination).chosen
         planned = cast(plan, chosen, DTYPES["float16"], clamp=self.on_overflow == "clamp") if chosen else plan
-        return Planned(planned, examination.identity)
+        return Planned(planned, examination.identity, warnings=_tell_special(examination))
 
     def accept(self, written: Written) -> None:
         for storage, done in written.audits.items():
@@ -60,3 +60,13 @@ class ConvertFp16:
 
     def _select(self, examination: Examination) -> Selection:
         return select(examination.checkpoint.root, examination.weights, DTYPES["float16"], self.keep)
+
+
+def _tell_special(examination: Examination) -> tuple[str, ...]:
+    """Which tensors are not looked into, so that they keep their types."""
+    special = examination.special
+    if not special:
+        return ()
+    name, first = next(iter(special.items()))
+    rest = f", and {len(special) - 1:,} more" if len(special) > 1 else ""
+    return (f"{name} ({first.form}){rest} {'are' if rest else 'is'} left as {'they are' if rest else 'it is'}: only plain tensors are cast",)
