@@ -84,5 +84,5 @@ def test_each_object_counts_once_and_the_warning_names_the_most() -> None:
     assert refused(root)[Global("utils", "HParams")] == 3
     (told,) = tell_refused(root)
     assert "utils.HParams (3), somebody.Thing (2), " in told
-        assert "2 more; strip-optimizer --drop a --drop b " in told
+    assert "2 more; strip-optimizer --drop a --drop b " in told
     assert tell_refused({"w": root["w"]}) == []
