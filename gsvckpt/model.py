@@ -158,12 +158,12 @@ class Opaque:
 @dataclass(frozen=True, slots=True)
 class Container:
     """Facts of the outer file. `head`: the first two bytes of a zip as text, also of the one that a safetensors file came from; `prefix`: the folder
-    inside it; `records`: how many entries it has.
+    inside it; `records`: how many entries it has. `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor
+    data, referred to or not; `trailing`, those that follow the end of what was read: of the pickle in its record, of the last storage in a stream;
+    `compressed`, records that are not stored plainly; `shards` counts the files of a checkpoint that is in several.
 
-    `metadata` is a safetensors header's `__metadata__`; `storages` counts the bytes of all tensor data, referred to or not; `trailing`, those that
-    follow the end of what was read: of the pickle in its record, of the last storage in a stream; `compressed`, records that are not stored plainly;
-    `shards` counts the files of a checkpoint that is in several; `refused` says why torch.load refuses the file though its tensors are there.
-    `byteorder` is that of the file; tensors are read as little-endian numbers in any case.
+    `refused` says why torch.load refuses the file though its tensors are there; `stale`, in what the tree in a safetensors header differs from the
+    tensors, which another program changed since. `byteorder` is that of the file; tensors are read as little-endian numbers in any case.
     """
 
     format: Literal["torch-zip", "torch-stream", "torch-tar", "safetensors", "pickle"]
@@ -176,7 +176,16 @@ class Container:
     compressed: int = 0
     shards: int = 0
     refused: str = ""
+    stale: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class OriginalView(NamedTuple):
+    """How a tensor lay in torch's storage before it got one of its own: tensors of one `group` shared it; steps and start count elements."""
+
+    group: int
+    stride: tuple[int, ...]
+    start: int
 
 
 class Doubt(NamedTuple):
@@ -214,7 +223,7 @@ class Checkpoint:
     """An opened checkpoint: where it is, what holds it, and its tree.
 
     `globals` are all names in every pickle that any reader may find in the file, in order of first use, and `calls` which of them are called;
-    `records` what a zip holds, in file order; `doubts` where readers may part.
+    `records` what a zip holds, in file order; `doubts` where readers may part; `views` how tensors lay before they were separated.
     """
 
     source: Source
@@ -224,13 +233,12 @@ class Checkpoint:
     records: tuple[Record, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     calls: tuple[Call, ...] = ()
+    views: Mapping[Tensor, OriginalView] = field(default_factory=dict)
 
 
 Path = tuple[object, ...]
 Leaf = Tensor | Storage | Opaque
 _WALKED = (dict, list, tuple, Opaque, Tensor, Storage)  # leaves, and what may hold them
-
-
 _PARAMETERS = frozenset(Global("torch._utils", f"_rebuild_parameter{end}") for end in ("", "_with_state"))
 _REBUILDERS = frozenset(("torch._utils", "torch._tensor", "torch.tensor"))
 

@@ -139,6 +139,9 @@ def migrate(
             rich_help_panel=_STEPS,
         ),
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Leave out bytes that no tensor reaches, as around slices of a larger one.", rich_help_panel=_STEPS)
+    ] = False,
     bundle: Annotated[
         str | None,
         typer.Option(
@@ -177,6 +180,7 @@ def migrate(
         to,
         head,
         max_shard_size,
+        compact,
     )
     destination = asked.destination(*outputs)
     if bundle is not None:

@@ -60,6 +60,9 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     foreign = opened and checkpoint.container.format == "safetensors"
     detected = upstream.detect(head, source.size) if opened and not foreign else None
     warnings = (*identity.notes, *upstream.warnings(identity, detected, rows), *([_FOREIGN] if foreign else []))
+    if checkpoint.container.stale:
+        told = f"another program changed it after gsvckpt wrote it ({checkpoint.container.stale}), so it is read as it is now: a dict of tensors"
+        warnings = (told, *warnings)
     if checkpoint.container.refused:
         warnings = (f"torch.load refuses it: {checkpoint.container.refused}; gsvckpt migrate writes a file that it opens", *warnings)
     weights = _all_weights(checkpoint.root, sections)

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from gsvckpt.devices.device import LARGEST, Audit, Device, Matrix
-from gsvckpt.dtypes import UNTYPED
+from gsvckpt.engine.contiguous import partly_reached
 from gsvckpt.engine.open import read
+from gsvckpt.engine.read_back import ask_library, difference
+from gsvckpt.engine.strided_read import logical_bytes
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.local import LocalSource, open_source
 from gsvckpt.files.progress import Progress, Silent
@@ -17,7 +19,6 @@ from gsvckpt.files.publish import Target, publish
 from gsvckpt.files.streams import CHUNK, Buffers, buffer, check_unchanged, chunks, crc32, for_each
 from gsvckpt.formats import torch_overlay, torch_zip
 from gsvckpt.formats.layout import Layout, Text
-from gsvckpt.formats.pickle.equality import first_difference
 from gsvckpt.model import Checkpoint, Storage, Tensor, walk
 from gsvckpt.sovits.sections import find_state_path
 from gsvckpt.sovits.upstream import MAX_PADDING
@@ -35,7 +36,7 @@ def lay_out(plan: Plan) -> Layout:
     if plan.container == "safetensors":
         from gsvckpt.formats import safetensors  # no other container needs it
 
-        return safetensors.lay_out(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root))
+        return safetensors.lay_out(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root), plan.views)
     if plan.over is not None:
         return torch_overlay.lay_out(plan.over, _over(plan, plan.over), plan.dtype_of)
     layout = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head)
@@ -110,7 +111,8 @@ class Engine:
             if not accept(written):
                 target.drop()
             elif target.ordered:
-                move = partial(self._move, plan=written.plan, target=target, places=dict(written.layout.storages))
+                reached = partly_reached(written.plan)
+                move = partial(self._move, plan=written.plan, target=target, places=dict(written.layout.storages), reached=reached)
                 checksums = write_in_order(written.layout, checksums, move, target, jobs=self.jobs, progress=self.progress)
             done.append((written, checksums))
 
@@ -134,7 +136,7 @@ class Engine:
         def fill(target: Target) -> None:
             places = dict(layout.storages)
             self.progress.expect(sum(storage.nbytes for storage in places))
-            work = partial(self._move, plan=plan, target=target, places=places)
+            work = partial(self._move, plan=plan, target=target, places=places, reached=partly_reached(plan))
             checksums.update((storage, crc) for storage, (crc, _) in for_each(places, work, jobs=self.jobs, progress=self.progress).items())
             target.resize(layout.size)
             for offset, piece in (*layout.texts, *layout.close(checksums)):
@@ -170,7 +172,7 @@ class Engine:
                 computed |= {storage for storage, _ in layout.storages if storage.crc is None}
             places = {storage: offset for storage, offset in layout.storages if target is not None or storage in computed}
             self.progress.expect(sum(storage.nbytes for storage in places))
-            work = partial(self._move, plan=plan, target=target, places=places)
+            work = partial(self._move, plan=plan, target=target, places=places, reached=partly_reached(plan))
             moved = for_each(places, work, jobs=self.jobs, progress=self.progress)
             beyond = {storage: audit.overflowed for storage, (_, audit) in moved.items() if audit is not None and audit.overflowed}
             overflowed |= beyond
@@ -199,27 +201,43 @@ class Engine:
             return {}
         small = [storage for storage in plan.casts if storage.nbytes < _SMALL]
         self.progress.expect(sum(storage.nbytes for storage in small))
-        work = partial(self._move, plan=plan, target=None, places=dict.fromkeys(small, 0))
+        work = partial(self._move, plan=plan, target=None, places=dict.fromkeys(small, 0), reached=partly_reached(plan))
         moved = for_each(small, work, jobs=self.jobs, progress=self.progress)
         return {storage: audit.overflowed for storage, (_, audit) in moved.items() if audit is not None and audit.overflowed}
 
     def _move(
-        self, storage: Storage, buffers: Buffers, *, plan: Plan, target: Target | None, places: Mapping[Storage, int]
+        self,
+        storage: Storage,
+        buffers: Buffers,
+        *,
+        plan: Plan,
+        target: Target | None,
+        places: Mapping[Storage, int],
+        reached: Mapping[Storage, tuple[Tensor, ...]],
     ) -> tuple[int, Audit | None]:
-        """Copy or cast one storage to its place. Returns the checksum of what was written, and the audit of a cast."""
+        """Copy or cast one storage to its place. Returns the checksum of what was written, and the audit of a cast: of the values that tensors reach,
+        which are `reached` where that is not all of the storage.
+        """
         place, to = places[storage], plan.casts.get(storage)
         audit = Audit() if to is not None else None
+        parts = reached.get(storage, ())
         crc = 0
         for chunk in self._contents(storage, plan, buffers):
             data = chunk
             if to is not None:
                 assert self.device is not None and audit is not None  # noqa: S101 - whoever plans a cast brings a device; for the type checker
                 data = buffers.out[: len(chunk) // storage.dtype.itemsize * to.itemsize]
-                audit += self.device.cast(chunk, storage.dtype, data, to, clamp=plan.clamp)
+                found = self.device.cast(chunk, storage.dtype, data, to, clamp=plan.clamp)
+                audit += found if not parts else Audit()
             crc = crc32(data, crc)
             if target is not None:
                 target.write_at(place, data)
                 place += len(data)
+        for tensor in parts:
+            assert self.device is not None and audit is not None and to is not None  # noqa: S101 - as above
+            for part in logical_bytes(tensor, CHUNK // tensor.dtype.itemsize):
+                scratch = buffer(len(part) // tensor.dtype.itemsize * to.itemsize)
+                audit += self.device.cast(part, tensor.dtype, scratch, to, clamp=plan.clamp)
         return crc, audit
 
     def _contents(self, storage: Storage, plan: Plan, buffers: Buffers) -> Iterator[memoryview]:
@@ -253,6 +271,7 @@ class Engine:
                 if place is not None or source.size != written.layout.size:
                     raise DamagedError("differs from the plan", where=place or "size")
                 self._compare_bytes(twins, checksums)
+                ask_library(plan, source)
             except GsvError as error:
                 raise OutputError(
                     f"the output does not read back as it was written: {error.where}: {error.why}", hint="the disk may be failing"
@@ -280,24 +299,6 @@ def _checksum(storage: Storage, buffers: Buffers) -> int:
     for _, chunk in chunks(storage, buffers):
         crc = crc32(chunk, crc)
     return crc
-
-
-def difference(plan: Plan, root: object, twins: dict[Storage, Storage]) -> str | None:
-    """The first place where a tree that was read differs from the plan; `twins` is filled with which storage became which."""
-    return first_difference(plan.root, root, lambda one, two: _same_leaf(plan, one, two, twins))
-
-
-def _same_leaf(plan: Plan, one: Tensor | Storage, two: Tensor | Storage, twins: dict[Storage, Storage]) -> bool:
-    if isinstance(one, Tensor) and isinstance(two, Tensor):
-        if (one.shape, one.stride, one.start, one.requires_grad) != (two.shape, two.stride, two.start, two.requires_grad):
-            return False
-        if one.storage.dtype is UNTYPED and one.dtype is not two.dtype:
-            return False
-        one, two = one.storage, two.storage
-    if not isinstance(one, Storage) or not isinstance(two, Storage):
-        return False
-    same = (plan.dtype_of(one), one.numel, one.location) == (two.dtype, two.numel, two.location)
-    return same and twins.setdefault(one, two) is two
 
 
 def write_in_order(

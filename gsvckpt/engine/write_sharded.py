@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from gsvckpt.engine.open import read
-from gsvckpt.engine.write import Approve, Engine, Written, difference
+from gsvckpt.engine.read_back import difference
+from gsvckpt.engine.write import Approve, Engine, Written
 from gsvckpt.errors import OutputError, UsageError
 from gsvckpt.files.budget import MOST_SHARDS
 from gsvckpt.files.local import LocalSource
@@ -62,7 +63,7 @@ def _read_closing(source: Source) -> Checkpoint:
 
 
 def _lay_out(plan: Plan, limit: int) -> tuple[tuple[Shard, ...], bytes]:
-    shards, index = lay_out_shards(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root), limit)
+    shards, index = lay_out_shards(plan.root, plan.dtype_of, plan.metadata, plan.head, find_state_path(plan.root), plan.views, limit)
     if len(shards) > MOST_SHARDS:
         raise UsageError(f"{limit:,} bytes a file would make {len(shards):,} files", where="--max-shard-size", hint="name a larger size")
     return shards, index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ from gsvckpt.formats.pickle.calls import calls_of
 from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, NamedStorage, describe_tree, name_storages, require_code, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
 from gsvckpt.hints import TRY_SALVAGE
-from gsvckpt.model import MISSING, Checkpoint, Container, Path, Source, Storage, Tensor, contiguous_stride
+from gsvckpt.model import MISSING, Checkpoint, Container, OriginalView, Path, Source, Storage, Tensor, contiguous_stride
 
 if TYPE_CHECKING:
     from gsvckpt.formats.layout import Layout
@@ -45,27 +46,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
     Every rule of the format is checked first: sizes without overflow, offsets without gap or overlap, ending at the end of the file. Raises
     DamagedError and UnsupportedError with the tensor in `where`.
     """
-    import json  # most runs open no safetensors file
-
-    length = int.from_bytes(read_bytes(source, 0, 8), "little")
-    if length > MAX_HEADER:
-        raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
-    if length > source.size - 8:
-        raise DamagedError(
-            f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header", check="container.truncated"
-        )
-    try:
-        text = read_bytes(source, 8, length)
-        budget.require_small(text, "header")
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"is not valid JSON ({str(error)[:80]})", where="header", check="container.header") from error
-    if not isinstance(header, dict):
-        raise DamagedError("is not a JSON object", where="header", check="container.header")
-    metadata = header.pop(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise DamagedError("its metadata must be text", where="header", check="container.header")
-    base = 8 + length
+    header, metadata, base = _read_header(source)
     if len(header) > budget.MOST_TENSORS:
         raise budget.too_much("tensors", budget.MOST_TENSORS, where="header")
     entries = sorted(((name, *_entry(name, entry)) for name, entry in header.items()), key=lambda entry: entry[3:])
@@ -90,11 +71,38 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
     if TREE not in metadata:
         return Checkpoint(source, container, flat)
     try:
-        root, names = restore(flat, metadata)
+        found = restore(flat, metadata)
     except GsvError as error:
         error.known = Checkpoint(source, container, None)
         raise
-    return Checkpoint(source, container, root, names, calls=calls_of(root))
+    if found.stale:
+        return Checkpoint(source, replace(container, stale=found.stale), flat)
+    return Checkpoint(source, container, found.root, found.names, calls=calls_of(found.root), views=found.views)
+
+
+def _read_header(source: Source) -> tuple[dict[str, object], dict[str, str], int]:
+    """The entries of the header, its metadata, and where the data begin."""
+    import json  # most runs open no safetensors file
+
+    length = int.from_bytes(read_bytes(source, 0, 8), "little")
+    if length > MAX_HEADER:
+        raise UnsupportedError(f"a header of {length:,} bytes; the format allows {MAX_HEADER:,}", where="header")
+    if length > source.size - 8:
+        raise DamagedError(
+            f"the file ends early: {source.size:,} bytes, a header of {length:,} announced", where="header", check="container.truncated"
+        )
+    try:
+        text = read_bytes(source, 8, length)
+        budget.require_small(text, "header")
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"is not valid JSON ({str(error)[:80]})", where="header", check="container.header") from error
+    if not isinstance(header, dict):
+        raise DamagedError("is not a JSON object", where="header", check="container.header")
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise DamagedError("its metadata must be text", where="header", check="container.header")
+    return header, metadata, 8 + length
 
 
 def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
@@ -133,19 +141,52 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
+def list_with_library(path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type and shape of each tensor as the safetensors package itself reads them, by name. Raises DamagedError where it refuses the file."""
+    from safetensors import SafetensorError, safe_open  # a few milliseconds, which only a check of what others see needs
+
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except SafetensorError as error:
+        raise DamagedError(f"the safetensors package refuses it: {error}", where="header", check="container.header") from error
+
+
+def find_disagreement(source: Source) -> str:
+    """In what the safetensors package reads a file of this machine otherwise than gsvckpt; empty where both list the same names, types and shapes."""
+    theirs = list_with_library(source.path)
+    header, _, _ = _read_header(source)
+    ours = {name: (dtype.code, shape) for name, entry in header.items() for dtype, shape, *_ in [_entry(name, entry)]}
+    name = next((name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)), None)
+    return "" if name is None else f"the safetensors package reads {name[:80]} as {theirs.get(name)}, and gsvckpt as {ours.get(name)}"
+
+
 def lay_out(
-    root: object, dtype_of: Callable[[Storage], DType], metadata: Mapping[str, str], head: str = "PK", state_path: Path | None = ()
+    root: object,
+    dtype_of: Callable[[Storage], DType],
+    metadata: Mapping[str, str],
+    head: str = "PK",
+    state_path: Path | None = (),
+    views: Mapping[Tensor, OriginalView] | None = None,
 ) -> Layout:
     """Plan the safetensors file of a tree: every storage once, in the order of the tree, those of large elements first, so that all are aligned.
 
-    What is no tensor goes into the metadata, beside those that are given. Pure. Raises UnsupportedError for what cannot be written back exactly.
+    What is no tensor goes into the metadata, beside those that are given, and so does how tensors lay before (`views`). Pure. Raises
+    UnsupportedError for what cannot be written back exactly.
     """
     named = name_storages(root, state_path, dtype_of)
-    return _file(list(named.values()), dtype_of, _metadata(root, named, metadata, head))
+    return _file(list(named.values()), dtype_of, _metadata(root, named, metadata, head, views or {}))
 
 
 def lay_out_shards(
-    root: object, dtype_of: Callable[[Storage], DType], metadata: Mapping[str, str], head: str, state_path: Path | None, limit: int
+    root: object,
+    dtype_of: Callable[[Storage], DType],
+    metadata: Mapping[str, str],
+    head: str,
+    state_path: Path | None,
+    views: Mapping[Tensor, OriginalView],
+    limit: int,
 ) -> tuple[tuple[Shard, ...], bytes]:
     """Plan several files of at most `limit` bytes of tensors each (one tensor may be larger), named and indexed as transformers does.
 
@@ -167,13 +208,15 @@ def lay_out_shards(
     shards = tuple(Shard(name, _file(group, dtype_of, {"format": "pt"})) for name, group in zip(names, groups, strict=True))
     total = sum(storage.numel * dtype_of(storage).itemsize for storage in named)
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
-    index = {"metadata": {"total_size": total, **_metadata(root, named, metadata, head)}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": total, **_metadata(root, named, metadata, head, views)}, "weight_map": weight_map}
     text = json.dumps(index, indent=2, ensure_ascii=False).encode("utf-8", "replace").decode()
     return shards, escape_json(text).encode() + b"\n"
 
 
-def _metadata(root: object, named: Mapping[Storage, NamedStorage], metadata: Mapping[str, str], head: str) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if key not in OWN} | describe_tree(root, named, head)
+def _metadata(
+    root: object, named: Mapping[Storage, NamedStorage], metadata: Mapping[str, str], head: str, views: Mapping[Tensor, OriginalView]
+) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key not in OWN} | describe_tree(root, named, head, views)
 
 
 def _file(entries: Sequence[NamedStorage], dtype_of: Callable[[Storage], DType], metadata: Mapping[str, str]) -> Layout:

@@ -11,15 +11,19 @@ from typing import NamedTuple
 
 from gsvckpt.dtypes import DTYPES, UNTYPED, DType
 from gsvckpt.errors import DamagedError, UnsupportedError
+from gsvckpt.files.memory import MemorySource
 from gsvckpt.formats.heads import PLAIN
 from gsvckpt.formats.json_values import Json, read_json, write_json
 from gsvckpt.formats.pickle.mentions import globals_of
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, rebuild
-from gsvckpt.model import Global, Opaque, Path, Storage, Tensor, contiguous_stride, format_key, storages_of, walk
+from gsvckpt.model import Global, Opaque, OriginalView, Path, Storage, Tensor, contiguous_stride, format_key, storages_of, walk
 
 TREE, STORAGES, HEAD = "gsvckpt.tree", "gsvckpt.storages", "gsvckpt.head"
 OWN = (TREE, STORAGES, HEAD)
 _HOST = "cpu"
+
+
+_NOWHERE = Storage("", UNTYPED, 0, _HOST, MemorySource(b"", "nothing"), 0)  # stands for a tensor that is not there any more
 
 
 class NamedStorage(NamedTuple):
@@ -62,21 +66,24 @@ def name_storages(root: object, state_path: Path | None, dtype_of: Callable[[Sto
     return named
 
 
-def describe_tree(root: object, named: Mapping[Storage, NamedStorage], head: str) -> dict[str, str]:
+def describe_tree(root: object, named: Mapping[Storage, NamedStorage], head: str, views: Mapping[Tensor, OriginalView]) -> dict[str, str]:
     """The metadata from which `restore` makes the tree again; none of it where the tree is a dict of tensors and the header says everything."""
     from gsvckpt.formats.tree_json import encode
 
     facts = _facts(named)
     plain = type(root) is dict and all(isinstance(value, Tensor) and _is_entry(key, value, named) for key, value in root.items())
-    if plain and not facts and len({id(value) for value in root.values()} if isinstance(root, dict) else ()) == len(named):
+    if plain and not facts and not views and len({id(value) for value in root.values()} if isinstance(root, dict) else ()) == len(named):
         return {} if head == PLAIN else {HEAD: head}
 
     def describe(leaf: Tensor | Storage) -> Json:
         if isinstance(leaf, Storage):
             return {"storage": named[leaf].name}
         entry = named[leaf.storage]
-        if leaf.shape == entry.shape and _fills_storage(leaf) and not leaf.requires_grad:
-            return entry.name
+        view = views.get(leaf)
+        if leaf.shape == entry.shape and _fills_storage(leaf):
+            lay: dict[str, Json] = {"lay": [view.group, list(view.stride), view.start]} if view is not None else {}
+            lay |= {"requires_grad": True} if leaf.requires_grad else {}
+            return {"of": entry.name, **lay} if lay else entry.name
         told: dict[str, Json] = {"of": entry.name, "shape": list(leaf.shape), "stride": list(leaf.stride), "start": leaf.start}
         if leaf.storage.dtype is UNTYPED:
             told["dtype"] = leaf.dtype.name
@@ -87,30 +94,62 @@ def describe_tree(root: object, named: Mapping[Storage, NamedStorage], head: str
     return found | ({HEAD: head} if head != PLAIN else {})
 
 
-def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[object, tuple[Global, ...]]:
-    """The tree and every class that it names. Raises DamagedError where metadata and tensors do not fit each other, to the last of them."""
+class Restored(NamedTuple):
+    """The tree, every class that it names, and how its tensors lay. `stale` says in what the tree and the tensors differ; then there is no tree."""
+
+    root: object
+    names: tuple[Global, ...] = ()
+    views: Mapping[Tensor, OriginalView] = {}
+    stale: str = ""
+
+
+def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Restored:
+    """The tree in the metadata, unless another program added, removed or renamed tensors since. Raises DamagedError for a tree that is damaged."""
     from gsvckpt.formats.tree_json import decode
 
     storages = _restore_storages(tensors, metadata)
     used: set[str] = set()
+    lost: list[str] = []
+    views: dict[Tensor, OriginalView] = {}
 
     def resolve(json: Json) -> Tensor | Storage:
         told = json if isinstance(json, dict) else {"of": json}
         name = told.get("of", told.get("storage"))
-        if not isinstance(name, str) or name not in storages:
-            raise _damaged(f"names a tensor that is not there ({str(name)[:80]!r})")
+        if not isinstance(name, str):
+            raise _damaged("names a tensor by something that is no text")
+        if name not in storages:
+            lost.append(name)
+            return _NOWHERE if "storage" in told else Tensor(_NOWHERE, UNTYPED, (0,), (1,))
         used.add(name)
         if "storage" in told:
             return storages[name]
-        if isinstance(json, dict):
+        if isinstance(json, dict) and "shape" in json:
             return _view(json, storages[name], tensors[name])
-        return Tensor(storages[name], tensors[name].dtype, tensors[name].shape, contiguous_stride(tensors[name].shape))
+        shape, grad = tensors[name].shape, isinstance(json, dict) and json.get("requires_grad") is True
+        made = Tensor(storages[name], tensors[name].dtype, shape, contiguous_stride(shape), requires_grad=grad)
+        view = _original(told.get("lay"), shape)
+        if view is not None:
+            views[made] = view
+        return made
 
     root = decode(metadata[TREE], resolve)
-    missing = next((name for name in tensors if name not in used), None)
-    if missing is not None:
-        raise _damaged("does not name this tensor", where=missing)
-    return root, globals_of(root)
+    extra = [name for name in tensors if name not in used]
+    if lost or extra:
+        told = [f"{what} {_first(names)}" for what, names in (("added were", extra), ("removed were", lost)) if names]
+        return Restored(None, stale="; ".join(told))
+    return Restored(root, globals_of(root), views)
+
+
+def _first(names: list[str]) -> str:
+    return names[0][:80] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+
+
+def _original(lay: Json, shape: tuple[int, ...]) -> OriginalView | None:
+    """How a tensor lay: [group, steps, start]; None where that is not told, or not of a tensor of this shape any more."""
+    if not isinstance(lay, list) or len(lay) != 3 or not isinstance(lay[1], list) or len(lay[1]) != len(shape):
+        return None
+    numbers = [number for number in (lay[0], lay[2], *lay[1]) if type(number) is int and 0 <= number < 1 << 53]
+    return OriginalView(numbers[0], tuple(numbers[2:]), numbers[1]) if len(numbers) == len(shape) + 2 else None
 
 
 def _restore_storages(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Storage]:

@@ -188,8 +188,12 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     doubts = tuple(doubt._replace(where=f"{shard}, {doubt.where}") for shard, opened in shards.items() for doubt in opened.doubts)
     calls = merge_calls(*(opened.calls for opened in shards.values()))
     if TREE in metadata:
-        root, more = restore(tensors, metadata)
-        return Checkpoint(source, container, root, tuple(dict.fromkeys((*classes, *more))), doubts=doubts, calls=merge_calls(calls, calls_of(root)))
+        found = restore(tensors, metadata)
+        if found.stale:
+            return Checkpoint(source, replace(container, stale=found.stale), tensors, classes, doubts=doubts, calls=calls)
+        every = tuple(dict.fromkeys((*classes, *found.names)))
+        calls = merge_calls(calls, calls_of(found.root))
+        return Checkpoint(source, container, found.root, every, doubts=doubts, calls=calls, views=found.views)
     return Checkpoint(source, container, tensors, classes, doubts=doubts, calls=calls)
 
 

@@ -198,7 +198,7 @@ def _advice(examination: Examination, counted: Account) -> Iterator[Text]:
     if counted.float64:
         yield Text(f"{size(counted.float64)} of it are float64, which no model needs")
     if counted.unused:
-        yield _saving("bytes that no tensor reaches", counted.unused, counted, "")
+        yield _saving("bytes that no tensor reaches", counted.unused, counted, f"gsvckpt migrate {quoted} --compact")
     if counted.duplicates:
         yield Text(f"{size(counted.duplicates)} are stored twice: equal size and checksum")
 

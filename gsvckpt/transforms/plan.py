@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from gsvckpt.dtypes import DType
-from gsvckpt.model import Checkpoint, Source, Storage, Tensor, storages_of
+from gsvckpt.model import Checkpoint, OriginalView, Source, Storage, Tensor, storages_of
 
 ContainerFormat = Literal["torch-zip", "safetensors"]
 
@@ -41,7 +41,8 @@ class Plan:
     `casts` names the storages that change their dtype, `products` those that are computed from others (as float32, before a cast); all others keep
     their bytes. `window` is the range of file sizes, [low, high), within which GPT-SoVITS detects the right version; the writer pads up to `low`.
     `metadata` is what a safetensors header says besides. With `shard_size`, the output is a folder of files of at most so many bytes;
-    with `over`, a copy of that checkpoint's own bytes in which only tensor data are others.
+    with `over`, a copy of that checkpoint's own bytes in which only tensor data are others. `views` says how tensors that were separated for
+    safetensors lay before.
     """
 
     checkpoint: Checkpoint
@@ -55,6 +56,7 @@ class Plan:
     metadata: Mapping[str, str] = field(default_factory=dict)
     shard_size: int | None = None
     over: Checkpoint | None = None
+    views: Mapping[Tensor, OriginalView] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
 
     def dtype_of(self, storage: Storage) -> DType:
@@ -87,4 +89,4 @@ def begin(checkpoint: Checkpoint) -> Plan:
     """The plan that writes the checkpoint back as it is: its own container (a stream becomes a zip), its own head, its own metadata."""
     container = checkpoint.container
     kind: ContainerFormat = "safetensors" if container.format == "safetensors" else "torch-zip"
-    return Plan(checkpoint, checkpoint.root, kind, container.head or "PK", metadata=container.metadata)
+    return Plan(checkpoint, checkpoint.root, kind, container.head or "PK", metadata=container.metadata, views=checkpoint.views)

@@ -53,6 +53,7 @@ def migrate(
     to: ContainerName | None = None,
     head: str = "auto",
     max_shard_size: str | int | None = None,
+    compact: bool = False,
     bundle: AnyPath | None = None,
     output: AnyPath | None = None,
     in_place: bool = False,
@@ -91,6 +92,7 @@ def migrate(
         to,
         head,
         str(max_shard_size) if max_shard_size is not None else None,
+        compact,
     )
     destination = asked.destination(path_or_none(output), in_place, force, dry_run, check)
     if bundle is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from gsvckpt.engine.contiguous import Separated, rejoin, separate
 from gsvckpt.errors import UsageError
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.config import find_config, plain
@@ -16,8 +17,10 @@ OWN = "gsvckpt."  # what the writer of safetensors adds and takes away itself
 _READABLE = ("format", "config", "info")
 
 
-def contain(plan: Plan, to: Literal["torch", "safetensors"] | None, shard_size: int | None) -> Plan:
-    """Today's containers. What was a stream or had compressed records changes by being written."""
+def contain(plan: Plan, to: Literal["torch", "safetensors"] | None, shard_size: int | None, *, compact: bool) -> Plan:
+    """Today's containers. What was a stream or had compressed records changes by being written. `compact` leaves out bytes that no tensor reaches,
+    which a safetensors file never has.
+    """
     before = plan.checkpoint.container
     wanted = {"torch": "torch-zip", "safetensors": "safetensors", None: plan.container}[to]
     if wanted != before.format:
@@ -30,10 +33,18 @@ def contain(plan: Plan, to: Literal["torch", "safetensors"] | None, shard_size: 
         plan = replace(plan, changes=(*plan.changes, Change("to", f"{before.compressed:,} records", "compressed", "stored")))
     if before.refused and wanted == before.format:
         plan = replace(plan, changes=(*plan.changes, Change("to", "container", "a file that torch refuses", wanted)))
+    if before.stale:
+        plan = replace(plan, changes=(*plan.changes, Change("to", "metadata", "the tree of an older state", "the tensors as they are")))
     if before.byteorder != "little":
         plan = replace(plan, changes=(*plan.changes, Change("to", "byte order", before.byteorder, "little")))
     if wanted == "safetensors":
+        separated = separate(plan)
+        plan = replace(separated.plan, changes=(*separated.plan.changes, *_tell(separated)))
         return replace(plan, container="safetensors", metadata=_readable(plan), shard_size=shard_size)
+    separated = separate(plan, compact=True) if compact and plan.over is None else Separated(plan)
+    left_out = [change for change in _tell(separated) if change.bytes]
+    plan = rejoin(separated.plan if left_out or plan.views else plan)
+    plan = replace(plan, changes=(*plan.changes, *left_out))
     if shard_size is not None:
         raise UsageError("shards are safetensors files", where="--max-shard-size", hint="--to safetensors")
     lost = [key for key in plan.metadata if key not in _READABLE and not key.startswith(OWN)]
@@ -41,9 +52,18 @@ def contain(plan: Plan, to: Literal["torch", "safetensors"] | None, shard_size: 
     return replace(plan, container="torch-zip", metadata={}, changes=(*plan.changes, *changes))
 
 
+def _tell(separated: Separated) -> list[Change]:
+    """What changes by giving every tensor a storage of its own."""
+    ties, rest = separated.repeated, separated.unreached
+    told = [Change("to", "tied tensors", f"{ties:,} bytes shared", "written once for each name")] if ties else []
+    return told + ([Change("to", "bytes that no tensor reaches", f"{rest:,}", "left out", rest)] if rest else [])
+
+
 def _readable(plan: Plan) -> dict[str, str]:
     """What a header tells other programs: where the tensors come from (`pt`, as they expect), and the config and `info` of the model."""
     others = {key: value for key, value in plan.metadata.items() if not key.startswith(OWN)}
+    if plan.checkpoint.container.stale:
+        return others  # they may be all that is left of the config
     if plan.checkpoint.container.format == "safetensors" and not any(key.startswith(OWN) for key in plan.metadata):
         return others
     import json

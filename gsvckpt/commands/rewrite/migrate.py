@@ -26,7 +26,7 @@ from gsvckpt.model import Checkpoint, Opaque, Path, Tensor
 from gsvckpt.sovits import kinds, names, small_weights
 from gsvckpt.sovits.config import find_config, path_text, simple_form
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.sections import split_sections
+from gsvckpt.sovits.sections import split_sections, state_recipes
 from gsvckpt.sovits.training_state import training_state
 from gsvckpt.transforms.cast import Selection, cast, select
 from gsvckpt.transforms.plain import simplify
@@ -61,6 +61,7 @@ class Steps:
     to: Literal["torch", "safetensors"] | None = None
     head: str = "auto"
     shard_size: int | None = None
+    compact: bool = False
     force: bool = False
 
     @property
@@ -101,7 +102,11 @@ class Migrate:
             if step.is_wanted(asked):
                 planned = step.take(planned, task)
                 planned = replace(planned, identity=_identify(planned))
-        plan = container.set_head(container.contain(planned.plan, asked.to, asked.shard_size), planned.identity, asked.head)
+        if asked.to == "safetensors" and examination.special and not asked.force:
+            _refuse_special(planned)
+        plan = container.set_head(
+            container.contain(planned.plan, asked.to, asked.shard_size, compact=asked.compact or asked.to_inference), planned.identity, asked.head
+        )
         planned = replace(planned, plan=plan)
         losses, missing = _tell_losses(planned, asked.like), _missing(planned)
         is_complete = not [name for name in missing if not (asked.to_inference and "enc_q" in name)]
@@ -325,6 +330,15 @@ def _state(plan: Plan) -> tuple[Path, Mapping[str, Tensor]]:
     if sections.path is None or not sections.tensors:
         raise RefusedError("has no model tensors to choose from", where="state dict")
     return sections.path, sections.tensors
+
+
+def _refuse_special(planned: Planned) -> None:
+    """Raise RefusedError for tensors that a safetensors file has no form for: other programs would not find them."""
+    sections = split_sections(planned.plan.root)
+    name = next(iter(state_recipes(planned.plan.root, sections.path)), None)
+    if name is not None:
+        why = "is a special tensor, for which safetensors has no form: other programs would not find it"
+        raise RefusedError(why, where=name, hint="--force keeps it for gsvckpt alone; torch's own container keeps it for all")
 
 
 def _require_some(plan: Plan, where: str) -> Plan:

@@ -42,6 +42,7 @@ class MigrateOptions(NamedTuple):
     to: ContainerName | None
     head: str
     max_shard_size: str | None
+    compact: bool = False
 
     def destination(self, output: str | None, in_place: bool, force: bool, dry_run: bool, check: bool) -> Destination:
         """Where outputs go: the name says where a file may not be whole."""
@@ -69,6 +70,7 @@ class MigrateOptions(NamedTuple):
             self.to,
             self.head,
             parse_size(self.max_shard_size, "--max-shard-size") if self.max_shard_size is not None else None,
+            self.compact,
             destination.force,
         )
         return Migrate(steps, self.on_overflow)
@@ -82,7 +84,10 @@ class MigrateOptions(NamedTuple):
             raise UsageError("--in-place cannot make another kind of file", hint="-o PATH; the source stays")
         if self.fill and self.like is None:
             raise UsageError("takes tensors from the checkpoint of --like", where="--fill", hint="--like FILE --fill")
-        beside = (self.rules, self.include, self.exclude, self.like, self.plain, self.scrub_paths, self.dtype, self.to, self.max_shard_size)
+        beside = (
+            *(self.rules, self.include, self.exclude, self.like, self.plain, self.scrub_paths, self.dtype, self.to, self.max_shard_size),
+            self.compact,
+        )
         if self.over_base and (self.merge_lora is None or any(beside) or self.head != "auto"):
             raise UsageError("changes only tensor data, so it can only be combined with --merge-lora", where="--over-base")
         for option, value in (("--config", self.config), ("--step", self.step)):

@@ -23,6 +23,7 @@ CHECKS: Mapping[str, str] = {
     "container.torch": "Does the zip have what torch's reader requires besides the data?",
     "container.head": "Do the programs that read it accept its first two bytes?",
     "container.header": "Is the safetensors header valid?",
+    "container.library": "Does the safetensors package read the same names, types and shapes?",
     "container.directory": "Is the zip's directory sound?",
     "container.headers": "Do the zip's local headers say what its directory says?",
     "container.duplicate": "Does every record appear in the zip only once?",

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from gsvckpt.commands.verify.checks.versions import rewrite_head
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.engine.examine import Examination
-from gsvckpt.errors import GsvError
+from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.formats.torch_salvage import Salvaged
 from gsvckpt.formats.zip.directory import is_storage
 from gsvckpt.hints import NO_HINT, TRY_SALVAGE, Hint
-from gsvckpt.model import Checkpoint, Record, Storage, Tensor, format_path, walk
+from gsvckpt.model import Checkpoint, Record, Source, Storage, Tensor, format_path, walk
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.upstream import Detection
 
@@ -93,6 +93,28 @@ def refused(checkpoint: Checkpoint) -> list[Finding]:
     why = "its numbers are those of a big-endian machine; torch turns them round while it loads, and so does gsvckpt"
     hint = Hint("writes today's little-endian file", "gsvckpt migrate <FILE>")
     return [Finding("container.torch", "info", "byteorder", why, hint, container.byteorder, "little")]
+
+
+def library(source: Source) -> list[Finding]:
+    """Whether the safetensors package, with which other programs read such files, finds the same in it."""
+    from gsvckpt.formats.safetensors import find_disagreement
+
+    try:
+        disagreement = find_disagreement(source)
+    except DamagedError as error:
+        disagreement = error.why
+    return [Finding("container.library", "error", "header", disagreement, _AGAIN)] if disagreement else []
+
+
+def stale(checkpoint: Checkpoint) -> list[Finding]:
+    """A tree in a safetensors header that another program left there when it changed the tensors."""
+    told = checkpoint.container.stale
+    if not told:
+        return []
+    why = f"another program changed its tensors and left the old tree in its metadata ({told}); it is read as the dict of tensors that it is"
+    return [
+        Finding("container.header", "warning", "metadata", why, Hint("writes it without the old tree", "gsvckpt migrate <FILE> --to safetensors"))
+    ]
 
 
 def trailing(checkpoint: Checkpoint) -> list[Finding]:

@@ -11,6 +11,7 @@ from gsvckpt.commands.verify.findings import CHECKS, family
 from gsvckpt.commands.verify.phases import Contents
 from gsvckpt.commands.verify.result import Asked
 from gsvckpt.engine.examine import Examination
+from gsvckpt.files.local import LocalSource
 from gsvckpt.model import Distant
 
 _NO_ZIP = Skipped("only a torch zip has this")
@@ -48,7 +49,18 @@ def _opening_zip(examination: Examination, _: Contents, __: Asked) -> Answer:
 
 
 def _header(examination: Examination, _: Contents, __: Asked) -> Answer:
-    return [] if _format(examination) == "safetensors" else Skipped("only a safetensors file has this header")
+    if _format(examination) != "safetensors":
+        return Skipped("only a safetensors file has this header")
+    return containers.stale(examination.checkpoint)
+
+
+def _library(examination: Examination, _: Contents, __: Asked) -> Answer:
+    source = examination.checkpoint.source
+    if _format(examination) != "safetensors":
+        return Skipped("only a safetensors file is read by that package")
+    if _is_sharded(examination):
+        return _by_parts(examination)
+    return containers.library(source) if isinstance(source, LocalSource) else Skipped("the package opens only files of this machine")
 
 
 def _pickle(examination: Examination, _: Contents, __: Asked) -> Answer:
@@ -193,6 +205,7 @@ TABLE = (
     Check(("container.kind", "container.truncated", "container.unsupported"), _opening),
     Check(_ZIP, _opening_zip),
     Check(("container.header",), _header),
+    Check(("container.library",), _library),
     Check(("pickle.encoding", "pickle.damaged", "pickle.bomb"), _pickle),
     Check(("pickle.safety",), _safety),
     Check(("container.head",), _head),
