@@ -166,7 +166,7 @@ class Container:
     tensors, which another program changed since. `byteorder` is that of the file; tensors are read as little-endian numbers in any case.
     """
 
-    format: Literal["torch-zip", "torch-stream", "torch-tar", "safetensors", "pickle"]
+    format: Literal["torch-zip", "torch-stream", "torch-tar", "torch-distributed", "safetensors", "pickle"]
     records: int
     head: str | None = None
     prefix: str | None = None

@@ -11,7 +11,7 @@ from gsvckpt.engine.listing import EXTENSIONS, Features, Wanted, list_folder, li
 from gsvckpt.errors import GsvError, MissingError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.paths import is_url
-from gsvckpt.formats import heads, pickle_search, safetensors, shards, sniff, torch_stream, torch_tar
+from gsvckpt.formats import heads, pickle_search, safetensors, shards, sniff, torch_distributed, torch_stream, torch_tar
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.zip import directory
 from gsvckpt.sovits import official
@@ -65,6 +65,8 @@ def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = Fals
     """
     looked = [list_url(folder, recursive=recursive) if is_url(folder) else list_folder(folder, wanted, recursive=recursive) for folder in folders]
     there = frozenset(path for one in looked for path in one.files)
+    if wanted == "saves":  # which takes such folders as a whole
+        there = frozenset(path for path in there if not torch_distributed.is_metadata(path))
     named = (shard for path in there if shards.is_index(path) for shard in _shards(path))
     parts = frozenset(shard for shard in named if not shards.is_index(shard))  # an index is no shard: it would hide itself, or another
     checkpoints: list[str] = []
@@ -72,7 +74,7 @@ def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = Fals
     failures: list[MissingError] = []
     for folder, one in zip(folders, looked, strict=True):
         found = [path for path in one.files if path not in parts]
-        chosen = [path for path in found if _is_checkpoint(path) or (thorough and not is_url(path) and _deserves_a_look(path))]
+        chosen = [path for path in found if _is_checkpoint(path, wanted) or (thorough and not is_url(path) and _deserves_a_look(path))]
         rest += [path for path in found if path not in frozenset(chosen)]
         checkpoints += chosen
         failures += one.failures
@@ -97,7 +99,9 @@ def _shards(index: str) -> tuple[str, ...]:
     return ()
 
 
-def _is_checkpoint(path: str) -> bool:
+def _is_checkpoint(path: str, wanted: Wanted) -> bool:
+    if wanted == "saves" and torch_distributed.is_metadata(path):
+        return False
     if shards.is_index(path):
         return shards.indexed_name(path).endswith(_SHARDED) or bool(_shards(path))
     is_apple = os.path.basename(path).startswith("._") and not is_url(path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.files.paths import folder_of
 from gsvckpt.formats.pickle.safety import Safety, judge_checkpoint
 from gsvckpt.formats.sniff import read_head
+from gsvckpt.hints import quote_word
 from gsvckpt.model import Checkpoint, Distant, Source, Tensor, format_path
 from gsvckpt.sovits import kinds, official, upstream
 from gsvckpt.sovits.kinds import Identity
@@ -63,6 +66,9 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     if checkpoint.container.stale:
         told = f"another program changed it after gsvckpt wrote it ({checkpoint.container.stale}), so it is read as it is now: a dict of tensors"
         warnings = (told, *warnings)
+    if is_zero_part(checkpoint.root):
+        folder = quote_word(folder_of(source.path) or os.curdir)
+        warnings = (f"is one part of a DeepSpeed ZeRO checkpoint; its own script gathers the weights: python zero_to_fp32.py {folder} OUT", *warnings)
     if checkpoint.container.refused:
         warnings = (f"torch.load refuses it: {checkpoint.container.refused}; gsvckpt migrate writes a file that it opens", *warnings)
     weights = _all_weights(checkpoint.root, sections)
@@ -76,6 +82,14 @@ def examine(checkpoint: Checkpoint, sections: Sections | None = None) -> Examina
     return Examination(
         checkpoint, identity, safety, sections.roles, sections.tensors, weights, rows, detected, match_official(source), special, warnings
     )
+
+
+def is_zero_part(root: object) -> bool:
+    """Whether DeepSpeed wrote a file as one of several: the model's states, or the optimizer's of one rank (deepspeed/runtime/engine.py)."""
+    if not isinstance(root, dict) or "ds_version" not in root:
+        return False
+    inner = root.get("optimizer_state_dict")
+    return "param_shapes" in root or (isinstance(inner, dict) and "zero_stage" in inner)
 
 
 def match_official(source: Source, *, thorough: bool = False) -> Match | None:

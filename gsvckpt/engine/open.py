@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from os import PathLike, fspath
 
-from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
+from gsvckpt.errors import FLAWS, DamagedError, GsvError, UnsupportedError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.paths import file_words, folder_of, is_url, name_of
 from gsvckpt.files.secrets import conceal
 from gsvckpt.files.temporary import is_temporary
-from gsvckpt.formats import shards, sniff
+from gsvckpt.formats import shards, sniff, torch_distributed
+from gsvckpt.hints import Hint, quote_word
 from gsvckpt.model import Checkpoint, Source
 
 
@@ -68,14 +69,29 @@ def read(source: Source, *, inflate: bool = False) -> Checkpoint:
     """Read a checkpoint from an open source. No byte of it is run."""
     try:
         return sniff.read(source, inflate=inflate)
-    except DamagedError as error:
-        raise _unfinished(source, error) or error from error.__cause__
+    except FLAWS as error:
+        raise _of_a_part(source, error) or _unfinished(source, error) or error from error.__cause__
     except (MemoryError, RecursionError) as error:  # a crafted file may get here; an honest one does not
         raise DamagedError(f"the file asks for too much ({type(error).__name__})") from error
 
 
-def _unfinished(source: Source, error: DamagedError) -> UnsupportedError | None:
+def _of_a_part(source: Source, error: GsvError) -> UnsupportedError | None:
+    """That a file is a part of a distributed checkpoint, whose form only the `.metadata` beside it tells."""
+    if not source.path.endswith(torch_distributed.PART):
+        return None
+    folder = folder_of(source.path) or os.curdir
+    found = UnsupportedError(
+        "is one part of a distributed checkpoint, whose .metadata tells what is in it",
+        hint=Hint("shows the checkpoint", f"gsvckpt inspect {quote_word(folder)}"),
+    )
+    found.known = error.known
+    return found
+
+
+def _unfinished(source: Source, error: GsvError) -> UnsupportedError | None:
     """That a damaged file is a download which has not ended, by its name or by the file that its download manager keeps beside it."""
+    if not isinstance(error, DamagedError):
+        return None
     from gsvckpt.engine.save_names import download_of  # only damaged files need it
 
     beside = [] if is_url(source.path) else os.listdir(folder_of(source.path) or os.curdir)

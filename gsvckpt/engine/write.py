@@ -21,7 +21,7 @@ from gsvckpt.formats import torch_overlay, torch_zip
 from gsvckpt.formats.layout import Layout, Text
 from gsvckpt.model import Checkpoint, Storage, Tensor, walk
 from gsvckpt.sovits.sections import find_state_path
-from gsvckpt.sovits.upstream import MAX_PADDING
+from gsvckpt.sovits.upstream import padded_to
 from gsvckpt.transforms.plan import Plan
 
 _BLOCK = 1 << 23  # values of a product at a time; GPT-SoVITS's matrices have 1 << 20, and a whole one gives what torch gives for a whole one
@@ -40,11 +40,11 @@ def lay_out(plan: Plan) -> Layout:
     if plan.over is not None:
         return torch_overlay.lay_out(plan.over, _over(plan, plan.over), plan.dtype_of)
     layout = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head)
-    low = plan.window[0] if plan.window else 0
-    if not 0 < low - layout.size <= MAX_PADDING:
+    wanted = padded_to(plan.window[0], layout.size) if plan.window else None
+    if wanted is None:
         return layout
     empty = torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=0)
-    return torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(low - empty.size, 0))
+    return torch_zip.lay_out(plan.root, plan.dtype_of, plan.head, padding=max(wanted - empty.size, 0))
 
 
 def _over(plan: Plan, base: Checkpoint) -> dict[str, Storage]:

@@ -19,7 +19,7 @@ from gsvckpt.errors import DamagedError, MissingError, UnsupportedError, as_erro
 from gsvckpt.files.budget import MOST_SHARDS, too_much
 from gsvckpt.files.local import RestingSource, allow_open_files, make_source, read_bytes
 from gsvckpt.files.paths import folder_of, is_url, join, name_of
-from gsvckpt.formats import torch_unpacked
+from gsvckpt.formats import torch_distributed, torch_unpacked
 from gsvckpt.formats.heads import HEADS
 from gsvckpt.formats.json_values import read_json
 from gsvckpt.formats.pickle.calls import calls_of, merge_calls
@@ -101,13 +101,25 @@ class MissingParts(NamedTuple):
         return f"there is no such file{others}, though {name_of(self.there)} is one of {self.total:,} parts: the checkpoint is incomplete"
 
 
+_RANK = re.compile(r"(?<=zero_pp_rank_)([0-9]{1,6})(?=_mp_rank_)")  # DeepSpeed's `bf16_zero_pp_rank_3_mp_rank_00_optim_states.pt`
+
+
 def missing_parts(paths: Iterable[str]) -> list[MissingParts]:
     """The shards that the names of others promise and that are not among `paths`. Numbers begin at 0 or at 1."""
     families: dict[tuple[str, str], list[Part]] = {}
+    ranks: dict[tuple[str, str], list[Part]] = {}
     for path in paths:
         if (part := read_part(path)) is not None:
             families.setdefault((part.before, part.after), []).append(part)
+        elif (match := _RANK.search(path)) is not None:
+            rank = Part(path[: match.start()], match[1], path[match.end() :], 0)
+            ranks.setdefault((rank.before, rank.after), []).append(rank)
     found = []
+    for parts in ranks.values():  # their names do not say how many there are: ranks between those that are there can be known to be missing
+        numbers, last = {part.number for part in parts}, max(parts, key=lambda part: part.number)
+        missing = tuple(last.sibling(number) for number in range(last.number) if number not in numbers)
+        if missing and last.number < MOST_SHARDS:
+            found.append(MissingParts(last.sibling(last.number), last.number + 1, missing))
     for parts in families.values():
         first, numbers = min(parts, key=lambda part: part.number), {part.number for part in parts}
         begin = min(first.number, 1)
@@ -128,12 +140,15 @@ def find_index(folder: str) -> str | None:
         return None
     if len(found) > 1:
         raise UnsupportedError(f"holds {len(found)} indexes: {', '.join(found[:3])}", path=folder, hint="name the one that is wanted")
-    return os.path.join(folder, found[0]) if found else torch_unpacked.find_pickle(folder)
+    metadata = os.path.join(folder, torch_distributed.METADATA)
+    if found:
+        return os.path.join(folder, found[0])
+    return metadata if torch_distributed.is_metadata(metadata) else torch_unpacked.find_pickle(folder)
 
 
 def is_index(path: str) -> bool:
-    """Whether a path stands for a checkpoint in several files: it is called like an index, or it is the pickle of an unpacked zip."""
-    return _INDEX.search(path) is not None or torch_unpacked.is_unpacked(path)
+    """Whether a path stands for a checkpoint in several files: an index by its name, the pickle of an unpacked zip, or `.metadata` of torch's own."""
+    return _INDEX.search(path) is not None or torch_unpacked.is_unpacked(path) or torch_distributed.is_metadata(path)
 
 
 def indexed_name(index: str) -> str:
@@ -145,6 +160,8 @@ def members(index: str) -> tuple[str, ...]:
     """The paths of the shards that an index names, there or not. Raises as `read` does for the index itself."""
     if torch_unpacked.is_unpacked(index):
         return torch_unpacked.files_of(index)[1:]
+    if torch_distributed.is_metadata(index):
+        return torch_distributed.parts_of(index)
     weight_map, _ = _read_index(index)
     return tuple(join(folder_of(index), name) for name in dict.fromkeys(weight_map.values()))
 
@@ -156,6 +173,8 @@ def read(index: str, read_shard: Callable[[Source], Checkpoint], stack: ExitStac
     """
     if torch_unpacked.is_unpacked(index):
         return torch_unpacked.read(index, lambda files: _join_files(index, files, stack))
+    if torch_distributed.is_metadata(index):
+        return torch_distributed.read(index, lambda files: _join_files(index, files, stack))
     weight_map, metadata = _read_index(index)
     folder = folder_of(index)
     names = tuple(dict.fromkeys(weight_map.values()))

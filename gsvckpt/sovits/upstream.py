@@ -13,6 +13,7 @@ V2_MIN_SIZE = 82_978 * 1024  # a PK file below it is v1
 V3_MIN_SIZE = 700 * 1024 * 1024  # a PK file from here on is v3
 V1_BASE_MIN_SIZE, V2_BASE_MIN_SIZE = 100 * 1024 * 1024, 103_520 * 1024  # where 3-get-semantic.py tells bases apart
 NO_LIMIT = 1 << 63
+BEYOND = 16 * 1024  # bytes behind a size line at which a padded file ends; files that upstream writes end 28 KiB behind it
 MAX_PADDING = 1 << 22  # a file that misses its size window by more has lost tensors, and padding would only hide that
 
 # What upstream answers for official files by their header. s2G488k is v1; upstream lists it as v2 and corrects that from its tensors later.
@@ -86,7 +87,15 @@ def size_window(version: str | None, *, base: bool = False) -> tuple[int, int] |
 def padded_size(version: str | None, size: int, *, base: bool = False) -> int | None:
     """The size up to which a PK file is to be padded, so that upstream says this version; None where nothing, or too much, is missing."""
     window = size_window(version, base=base)
-    return window[0] if window is not None and 0 < window[0] - size <= MAX_PADDING else None
+    return padded_to(window[0], size) if window is not None else None
+
+
+def padded_to(low: int, size: int) -> int | None:
+    """The size that a file of `size` bytes is padded to where files from `low` on are of its version; None where nothing, or too much, is missing.
+
+    Some way beyond the line, and also where a file is exactly as long: releases have compared with `<` and with `>` (process_ckpt.py).
+    """
+    return low + BEYOND if low and 0 <= low - size <= MAX_PADDING else None
 
 
 def misread_base(version: str | None, size: int) -> str | None:

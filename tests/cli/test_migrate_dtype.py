@@ -167,7 +167,7 @@ def test_an_output_too_small_for_its_window_is_padded_a_little_or_refused(gsvckp
     """Windows moved to where the shrunken files are."""
     source = save(tmp_path / "v.pth", small({**generator("v2"), "dec.x": numbers((1000,))}, "v2"))
     monkeypatch.setattr(upstream, "V2_MIN_SIZE", source.stat().st_size)
-    monkeypatch.setattr("gsvckpt.engine.write.MAX_PADDING", padding)
+    monkeypatch.setattr("gsvckpt.sovits.upstream.MAX_PADDING", padding)
     run = gsvckpt("migrate", source, "--dtype", "float16")
     output = source.with_name("v.migrated.pth")
     if padding > source.stat().st_size:

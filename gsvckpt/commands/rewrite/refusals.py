@@ -8,9 +8,10 @@ from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Planned
 from gsvckpt.engine.examine import Examination, match_official
 from gsvckpt.engine.open import refuse_ambiguous
-from gsvckpt.errors import RefusedError, UsageError
+from gsvckpt.errors import RefusedError, UnsupportedError, UsageError
 from gsvckpt.formats.layout import Layout
 from gsvckpt.formats.pickle.safety import Safety
+from gsvckpt.formats.torch_distributed import gather
 from gsvckpt.sovits import layouts, upstream
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.sections import split_sections
@@ -26,6 +27,9 @@ _PUBLISHED = ("gpt-weights", "sovits-generator-base", "sovits-discriminator-base
 def refuse_source(examination: Examination, destination: Destination) -> None:
     if destination.in_place and examination.checkpoint.container.shards:
         raise RefusedError("is a checkpoint in several files, which cannot be replaced in one step", hint="write a copy with -o PATH")
+    if examination.checkpoint.container.format == "torch-distributed":
+        path = examination.checkpoint.source.path
+        raise UnsupportedError("its tensors lie in parts, which gsvckpt does not gather", path=path, hint=gather(path))
     refuse_ambiguous(examination.checkpoint)
     if destination.force:
         return

@@ -19,6 +19,7 @@ from gsvckpt.errors import DamagedError, GsvError, MissingError, UsageError
 from gsvckpt.files.paths import folder_of, is_folder, is_url, name_of, require_local
 from gsvckpt.formats import shards
 from gsvckpt.formats.pickle.safety import Safety
+from gsvckpt.formats.torch_distributed import is_metadata
 from gsvckpt.formats.torch_unpacked import is_unpacked
 from gsvckpt.hints import Hint, quote_word
 from gsvckpt.sovits.runs import TrainingRun, find_runs
@@ -137,7 +138,7 @@ def _add_file(targets: Targets, path: str, known: _Manifests) -> None:
 
 def _add_parts(targets: Targets, path: str, root: str | None = None) -> None:
     """The shards that an index names, behind it; those that are not there it misses itself."""
-    if not shards.is_index(path) or is_unpacked(path):  # records that were unpacked are no checkpoints by themselves
+    if not shards.is_index(path) or is_unpacked(path) or is_metadata(path):  # whose files are no checkpoints by themselves
         return
     with suppress(GsvError):
         found = [shard for shard in shards.members(path) if is_url(shard) or os.path.isfile(shard)]

@@ -8,6 +8,7 @@ from gsvckpt.commands.verify.checks.versions import rewrite_head
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.formats.torch_distributed import gather
 from gsvckpt.formats.torch_salvage import Salvaged
 from gsvckpt.formats.zip.directory import is_storage
 from gsvckpt.hints import NO_HINT, TRY_SALVAGE, Hint
@@ -82,6 +83,9 @@ def head(examination: Examination) -> list[Finding]:
 def refused(checkpoint: Checkpoint) -> list[Finding]:
     """What torch's reader misses in a file whose tensors are all there, and a byte order that it turns round."""
     container = checkpoint.container
+    if container.format == "torch-distributed":
+        why = "is a distributed checkpoint: names, shapes and the sizes of its files were examined, its tensors were not"
+        return [Finding("container.unsupported", "error", "folder", why, gather(checkpoint.source.path))]
     if container.refused:
         why = f"torch.load refuses the file although its tensors are there: {container.refused}"
         return [Finding("container.torch", "error", "file", why, Hint("writes a file that torch opens", "gsvckpt migrate <FILE>"))]

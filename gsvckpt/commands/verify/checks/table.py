@@ -81,7 +81,7 @@ def _head(examination: Examination, _: Contents, __: Asked) -> Answer:
 
 def _refused(examination: Examination, _: Contents, __: Asked) -> Answer:
     checkpoint = examination.checkpoint
-    if checkpoint.records or checkpoint.container.refused or checkpoint.container.format == "torch-tar":
+    if checkpoint.records or checkpoint.container.refused or checkpoint.container.format in ("torch-tar", "torch-distributed"):
         return containers.refused(checkpoint)
     return _by_parts(examination) if _is_sharded(examination) else _NO_ZIP
 
