@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gsvckpt.errors import RefusedError, UnsupportedError
 from gsvckpt.model import MAX_DEPTH, Path, Tensor, format_key, tensor_of, walk
@@ -49,14 +49,19 @@ def rename_tensors(plan: Plan, path: Path, names: Mapping[str, str], step: str) 
     return plan.with_root(put(plan.root, path, edited(state, entries)), *changes)
 
 
-def put_tensors(plan: Plan, path: Path, entries: Mapping[str, object], *changes: Change) -> Plan:
-    """Plan to put tensors into the state dict at `path`: in the place of those of the same name, new ones behind them."""
+def put_tensors(plan: Plan, path: Path, entries: Mapping[str, object], *changes: Change, order: Iterable[str] = ()) -> Plan:
+    """Plan to put tensors into the state dict at `path`: in the place of those of the same name, new ones behind them.
+
+    Names in `order` come first, in that order.
+    """
     state = at(plan.root, path)
     if not isinstance(state, dict):
         raise UnsupportedError("is not a state dict", where=".".join(map(format_key, path)))
     if entries and any(isinstance(value, dict) for value in state.values()):
         raise UnsupportedError("tensors cannot be put into nested state dicts", where=next(iter(entries)))
-    return plan.with_root(put(plan.root, path, edited(state, state | dict[object, object](entries))), *changes)
+    merged = state | dict[object, object](entries)
+    first: dict[object, object] = {name: merged[name] for name in order if name in merged}
+    return plan.with_root(put(plan.root, path, edited(state, first | merged)), *changes)
 
 
 def match(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Folders of torch.distributed.checkpoint and DeepSpeed are one checkpoint each: named, with what is missing, and with the program that gathers them."""
+"""Folders of torch.distributed.checkpoint and DeepSpeed are one checkpoint each: named, with what is missing, and what gathers them."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from support.builders import Store, tensor, torch_stream, torch_zip
+from support.oracle import hparams_class
 from support.voices import sovits_config
 
 from .samples import generator, numbers, s2_training, save, shared, small
@@ -69,6 +70,17 @@ def test_another_file_completes_it_and_that_is_said(gsvckpt, tmp_path):
     assert file["whole"] is False
     assert list(after) == [f"layer.{n}" for n in range(6)]  # the base's own `enc_q` is not wanted
     assert any("not the model that was saved" in warning for warning in file["warnings"])
+
+
+def test_what_is_filled_stands_where_it_stood(gsvckpt, tmp_path):
+    tree = small(generator("v2"), "v2")
+    sound = save(tmp_path / "sound.pth", tree)
+    shutil.copy(sound, tmp_path / "x.pth")
+    names = list(tree["weight"])
+    alter(tmp_path / "x.pth", names[0], tree)
+    output = gsvckpt.json("migrate", tmp_path / "x.pth", "--salvage", "--like", sound, "--fill", exit_code=1).file["output"]
+    with hparams_class():
+        assert list(torch.load(output, weights_only=False)["weight"]) == names
 
 
 def test_half_of_an_optimizer_is_of_no_use(gsvckpt, tmp_path):

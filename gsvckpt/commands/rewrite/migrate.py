@@ -239,7 +239,8 @@ def _like(planned: Planned, task: Task) -> Planned:
     if missing and not reference.tensors:
         raise UsageError(f"{reference.name} is a layout, which holds no numbers", where="--fill", hint="name a checkpoint with --like FILE")
     entries = {name: reference.tensors[name] for name in missing}
-    plan = put_tensors(plan, path, entries, *(Change("fill", name, "missing", reference.name, -entries[name].nbytes) for name in missing))
+    filled = (Change("fill", name, "missing", reference.name, -entries[name].nbytes) for name in missing)
+    plan = put_tensors(plan, path, entries, *filled, order=reference.shapes if lost else ())  # as if nothing had been lost
     return replace(planned, plan=plan, warnings=(*planned.warnings, *said))
 
 
