@@ -129,7 +129,7 @@ def test_the_index_of_shards() -> None:
     from support.builders import read, torch_zip
 
     checkpoint = read(torch_zip(weights({"声.w": (2, 2), "a\u202e.w": (2, 2), "b\u200b": (2,)})))
-    _, index = lay_out_shards(checkpoint.root, lambda storage: storage.dtype, {"note": "\u2066x"}, "PK", (), 8)
+    _, index = lay_out_shards(checkpoint.root, lambda storage: storage.dtype, {"note": "\u2066x"}, "PK", (), {}, 8)
     text = assert_plain(index)
     assert '"声.w"' in text
     assert list(json.loads(text)["weight_map"]) == ["声.w", "a\u202e.w", "b\u200b"]

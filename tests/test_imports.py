@@ -35,7 +35,7 @@ ONLY_IN = {
     "tensorboard": {"commands.prune.tensorboard"},
     "dask": set(),
     "distributed": {"engine.pool.dask"},
-    "safetensors": set(),
+    "safetensors": {"formats.safetensors"},
     "regex": {"transforms.rules"},
     "click": set(),
     "fsspec": {"files.remote"},

@@ -25,7 +25,8 @@ def is_unpacked(path: str) -> bool:
 def find_pickle(folder: str) -> str | None:
     """The pickle of a checkpoint that was unpacked into `folder`, or into the one folder in it, as its records are in one; None where none was."""
     try:
-        inner = [entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name != "__MACOSX"]
+        with os.scandir(folder) as entries:
+            inner = [entry.path for entry in entries if entry.is_dir() and entry.name != "__MACOSX"]
     except OSError:
         return None
     places = (folder, *inner) if len(inner) == 1 else (folder,)
@@ -39,8 +40,8 @@ def files_of(pickle: str) -> tuple[str, ...]:
     try:
         for place in (folder, os.path.join(folder, "data"), os.path.join(folder, ".data")):
             if os.path.isdir(place or os.curdir):
-                entries = [entry for entry in os.scandir(place or os.curdir) if entry.is_file() and not entry.name.startswith("._")]
-                found += [os.path.join(place, entry.name) for entry in entries]
+                with os.scandir(place or os.curdir) as entries:
+                    found += [os.path.join(place, entry.name) for entry in entries if entry.is_file() and not entry.name.startswith("._")]
     except OSError as error:
         raise as_error(error, folder, MissingError) from error
     if len(found) > MOST_SHARDS:

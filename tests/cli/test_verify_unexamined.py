@@ -16,10 +16,10 @@ from .samples import save, weights
 
 
 def tar() -> bytes:
-    """The members of a checkpoint as torch wrote it before 0.1.10, and still loads."""
+    """A tar that is no checkpoint."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
-        for name in ("storages", "tensors", "pickle"):
+        for name in ("storages", "tensors", "notes"):
             data = pickle.dumps(0, 2)
             member = tarfile.TarInfo(name)
             member.size = len(data)

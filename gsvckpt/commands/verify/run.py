@@ -152,7 +152,7 @@ def verify_all(prepared: Prepared, watch: Watch) -> VerifyResult:
         results = verify_files(targets.files, options, resources.workers, progress, resources.cluster)
     files = (*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results))
     done = DoneAfterVerify(asked=after.asked)
-    found = VerifyResult(files, tuple(targets.failures), done, (), tuple(targets.folders), targets.others, fail_on, tuple(targets.skipped))
+    found = VerifyResult(files, targets.failures, done, (), targets.folders, targets.others, fail_on, targets.skipped)
     if after.restore_from is not None:
         found = _restore(found, prepared, after.restore_from, watch)
     if after.backup is not None:

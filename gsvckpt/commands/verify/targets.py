@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from gsvckpt.commands.verify.checks import of_list, of_manifest, resume
 from gsvckpt.commands.verify.checks.files import missing_part
@@ -25,72 +27,152 @@ from gsvckpt.hints import Hint, quote_word
 from gsvckpt.sovits.runs import TrainingRun, find_runs
 
 
+@dataclass(frozen=True, slots=True)
 class Targets:
     """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing
-    (`named`, those that were named themselves); `incomplete`, shards whose others are missing; `parts`, the files that are shards of another target;
-    `failures` of folders; `runs` and the files `asked` about, where it was resuming; `skipped`, folders that
-    were not looked into, and why; `others`, how many files of the folders are no checkpoints.
+    (`named`, those that were named themselves); `incomplete`, shards whose others are missing; `failures` of folders; `runs` and the files `asked`
+    about, where it was resuming; `skipped`, folders that were not looked into, and why; `others`, how many files of the folders are no checkpoints.
     """
 
-    def __init__(self, checksums: ChecksumFile | None) -> None:
-        self.files: dict[str, Expected] = {}
-        self.roots: dict[str, str] = {}
-        self.recorded: dict[str, ManifestEntry] = {}
-        self.listed: list[Listed] = []
-        self.failures: list[GsvError] = []
-        self.runs: list[TrainingRun] = []
-        self.asked: list[str] = []
-        self.named: set[str] = set()
-        self.parts: set[str] = set()
-        self.incomplete: list[shards.MissingParts] = []
-        self.skipped: list[tuple[str, str]] = []
-        self.others = 0
-        self.checksums = checksums
-        self.folders: list[str] = []
+    files: Mapping[str, Expected]
+    roots: Mapping[str, str]
+    recorded: Mapping[str, ManifestEntry]
+    named: frozenset[str]
+    listed: tuple[Listed, ...]
+    incomplete: tuple[shards.MissingParts, ...]
+    failures: tuple[GsvError, ...]
+    runs: tuple[TrainingRun, ...]
+    asked: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    others: int
+    folders: tuple[str, ...]
+    checksums: ChecksumFile | None
+
+
+class _Named(NamedTuple):
+    """What one named path leads to. `files` are in order, `parts` those of them that are shards of others; `places` are the folders whose manifests
+    may name more.
+    """
+
+    path: str
+    is_folder: bool = False
+    files: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    others: int = 0
+    failures: tuple[GsvError, ...] = ()
+    incomplete: tuple[shards.MissingParts, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    runs: tuple[TrainingRun, ...] = ()
 
 
 def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: str | None, listed: str | None) -> Targets:
     """Find all targets. Raises MissingError and DamagedError for a manifest or checksum file that was named and cannot be read."""
-    targets = Targets(read_checksums(listed) if listed is not None else None)
-    known = _Manifests(recorded, paths)
-    for path in paths:
-        if resuming:
-            require_local([path], "--resume")
-        if resuming and os.path.isdir(path):
-            _add_runs(targets, path)
-        elif is_folder(path):
-            _add_folder(targets, path, known, recursive=recursive)
-        else:
-            _add_file(targets, path, known)
-            if resuming:
-                targets.asked.append(path)
-                _add_runs(targets, path)
-    targets.files = _without_repeats(targets.files)
-    if targets.checksums is not None:
-        _add_listed(targets, targets.checksums)
-    for path in targets.files:
-        targets.files[path] = _expected(path, known, targets.checksums)._replace(part=path in targets.parts)
-    targets.failures += known.failures
-    return targets
+    checksums = read_checksums(listed) if listed is not None else None
+    if resuming:
+        require_local(paths, "--resume")
+    named = [_look(path, recursive=recursive, resuming=resuming) for path in paths]
+    manifests = _read_manifests(recorded, paths, [place for one in named for place in one.places])
+    missing, direct = _missing_entries(named, manifests)
+    found = _without_repeats([path for one in named for path in one.files if path not in direct])
+    runs = list({run.folder: run for one in named for run in one.runs}.values())
+    known = {os.path.normpath(path) for path in found}
+    found += [path for path in dict.fromkeys(chosen for run in runs for chosen in run.chosen) if path not in known]
+    folders = tuple(one.path for one in named if one.is_folder)
+    gone, more = _match_listed(checksums, found, folders) if checksums is not None else ((), ())
+    found = _without_repeats([*found, *more])
+    parts = frozenset(part for one in named for part in one.parts)
+    told = {*missing, *(one.path for one in named if one.is_folder and any(_is_below(path, one) for path in missing))}
+    failures = [error for one in named for error in one.failures if not one.is_folder or error.path not in told]
+    return Targets(
+        files={path: _expected(path, manifests, checksums)._replace(part=path in parts) for path in found},
+        roots={path: one.path for one in named if one.is_folder for path in (*one.files, *(path for path in missing if _is_below(path, one)))},
+        recorded=missing,
+        named=direct,
+        listed=gone,
+        incomplete=tuple(one for each in named for one in each.incomplete),
+        failures=(*failures, *manifests.failures),
+        runs=tuple(runs),
+        asked=tuple(one.path for one in named if resuming and not one.is_folder and one.files),
+        skipped=tuple(skipped for one in named for skipped in one.skipped),
+        others=sum(one.others for one in named) - len(more),
+        folders=folders,
+        checksums=checksums,
+    )
 
 
-def _without_repeats(files: Mapping[str, Expected]) -> dict[str, Expected]:
+def _look(path: str, *, recursive: bool, resuming: bool) -> _Named:
+    """What a named path leads to: of a folder, its checkpoints, or the files from which training would resume there."""
+    runs: tuple[TrainingRun, ...] = ()
+    failures: tuple[GsvError, ...] = ()
+    if resuming:
+        try:
+            runs = tuple(find_runs(path))
+        except MissingError as error:
+            failures = (error,) if os.path.isdir(path) else ()  # a file may be asked about wherever it lies
+        if os.path.isdir(path):
+            return _Named(path, failures=failures, runs=runs)
+    if is_folder(path):
+        return _look_into(path, recursive=recursive)
+    parts = _parts(path)
+    return _Named(path, files=(path, *parts), parts=parts, places=(folder_of(path),), runs=runs)
+
+
+def _look_into(folder: str, *, recursive: bool) -> _Named:
+    found = find_files([folder], recursive=recursive, thorough=True)
+    checkpoints = [path for path in found.checkpoints if not is_kept_aside(path)]
+    parts = {path: _parts(path) for path in checkpoints}
+    places = [folder, *map(os.path.dirname, found.checkpoints)]
+    if recursive:  # all that was recorded in a folder may be gone
+        places += [place for place, _, names in os.walk(folder) if NAME in names]
+    return _Named(
+        folder,
+        is_folder=True,
+        files=tuple(file for path in checkpoints for file in (path, *parts[path])),
+        parts=tuple(part for each in parts.values() for part in each),
+        places=tuple(dict.fromkeys(places)),
+        others=found.others + len(found.checkpoints) - len(checkpoints),
+        failures=found.failures,
+        incomplete=found.incomplete,
+        skipped=found.skipped,
+    )
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The shards that an index names; those that are not there it misses itself."""
+    if not shards.is_index(path) or is_unpacked(path) or is_metadata(path):  # whose files are no checkpoints by themselves
+        return ()
+    with suppress(GsvError):
+        return tuple(shard for shard in shards.members(path) if is_url(shard) or os.path.isfile(shard))
+    return ()
+
+
+def _without_repeats(files: Iterable[str]) -> list[str]:
     """One file is one file, however it is spelt and through whatever link: the first name counts."""
     first: dict[str, str] = {}
     for path in files:
         first.setdefault(path if is_url(path) else os.path.normcase(os.path.realpath(path)), path)
-    return {path: files[path] for path in first.values()}
+    return list(first.values())
 
 
-class _Manifests:
-    """The manifests beside files, read once each; or the one that was named, for the one folder that was named with it."""
+class _Manifests(NamedTuple):
+    """The manifests beside files, by absolute folder; a manifest that cannot be read is a failure of its own, and files are verified without it."""
 
-    def __init__(self, path: str | None, targets: Sequence[str]) -> None:
-        self.failures: list[GsvError] = []
-        self._by_folder: dict[str, Manifest | None] = {}
-        self._named = path is not None
-        if path is None:
-            return
+    by_folder: Mapping[str, Manifest]
+    failures: tuple[GsvError, ...] = ()
+
+    def of(self, folder: str) -> Manifest | None:
+        return self.by_folder.get(_absolute(folder))
+
+    def entry(self, path: str) -> ManifestEntry | None:
+        """What is recorded of a file."""
+        found = self.of(folder_of(path))
+        return found.entries.get(name_of(path)) if found is not None else None
+
+
+def _read_manifests(path: str | None, targets: Sequence[str], places: Sequence[str]) -> _Manifests:
+    """The manifests of all places; or the one that was named, for the one folder that was named with it."""
+    if path is not None:
         folders = {_absolute(target if is_folder(target) else folder_of(target)) for target in targets}
         if len(folders) != 1:
             raise UsageError("is for the files of one folder, so name files of one folder only", where="--manifest")
@@ -99,111 +181,74 @@ class _Manifests:
             folder = targets[0] if is_folder(targets[0]) else folder_of(targets[0]) or os.curdir
             hint = Hint("records one", f"gsvckpt verify {quote_word(folder)} --record")
             raise MissingError("there is no such manifest", path=path, hint=hint)
-        self._by_folder[folders.pop()] = manifest
+        return _Manifests({folders.pop(): manifest})
+    found: dict[str, Manifest] = {}
+    failures: list[GsvError] = []
+    for place, folder in {_absolute(folder): folder for folder in reversed(places) if not is_url(folder)}.items():
+        manifest = _read(folder)
+        if isinstance(manifest, GsvError):
+            failures.insert(0, manifest)
+        elif manifest is not None:
+            found[place] = manifest
+    return _Manifests(found, tuple(failures))
 
-    def of(self, folder: str) -> Manifest | None:
-        """The manifest for the files in a folder; one that cannot be read is a failure of its own, and the files are verified without it."""
-        place = _absolute(folder)
-        if place not in self._by_folder and not self._named and not is_url(folder):
-            try:
-                self._by_folder[place] = read_manifest(os.path.join(folder, NAME))
-            except GsvError as error:
-                self.failures.append(error)
-                self._by_folder[place] = None
-        return self._by_folder.get(place)
 
-    def entry(self, path: str) -> ManifestEntry | None:
-        found = self.of(folder_of(path))
-        return found.entries.get(name_of(path)) if found is not None else None
+def _read(folder: str) -> Manifest | GsvError | None:
+    try:
+        return read_manifest(os.path.join(folder, NAME))
+    except GsvError as error:
+        return error
 
 
 def _absolute(folder: str) -> str:
     return os.path.normcase(os.path.abspath(folder or "."))
 
 
-def _expected(path: str, known: _Manifests, checksums: ChecksumFile | None) -> Expected:
+def _missing_entries(named: Sequence[_Named], manifests: _Manifests) -> tuple[dict[str, ManifestEntry], frozenset[str]]:
+    """Recorded files that are not there: named ones, and those of the folders; and which of them were named."""
+    missing: dict[str, ManifestEntry] = {}
+    direct: list[str] = []
+    for one in named:
+        if not one.is_folder:
+            entry = manifests.entry(one.path) if one.files else None
+            if entry is not None and not is_url(one.path) and not os.path.isfile(one.path):
+                missing[one.path] = entry
+                direct.append(one.path)
+            continue
+        for place in one.places:
+            recorded = manifests.of(place)
+            for entry in recorded.entries.values() if recorded is not None else ():
+                path = os.path.join(place, entry.name)
+                if not os.path.isfile(path):
+                    missing[path] = entry
+    return missing, frozenset(direct)
+
+
+def _is_below(path: str, named: _Named) -> bool:
+    """Whether a missing file was looked for through a named folder."""
+    return os.path.dirname(path) in named.places
+
+
+def _expected(path: str, manifests: _Manifests, checksums: ChecksumFile | None) -> Expected:
     line = checksums.listed.get(os.path.normcase(os.path.abspath(path))) if checksums is not None else None
-    return Expected(known.entry(path), known.of(folder_of(path)) is not None, line, checksums is not None)
+    return Expected(manifests.entry(path), manifests.of(folder_of(path)) is not None, line, checksums is not None)
 
 
-def _add_file(targets: Targets, path: str, known: _Manifests) -> None:
-    entry = known.entry(path)
-    if entry is not None and not is_url(path) and not os.path.isfile(path):
-        targets.recorded[path] = entry
-        targets.named.add(path)
-    else:
-        targets.files.setdefault(path, Expected())
-        _add_parts(targets, path)
-
-
-def _add_parts(targets: Targets, path: str, root: str | None = None) -> None:
-    """The shards that an index names, behind it; those that are not there it misses itself."""
-    if not shards.is_index(path) or is_unpacked(path) or is_metadata(path):  # whose files are no checkpoints by themselves
-        return
-    with suppress(GsvError):
-        found = [shard for shard in shards.members(path) if is_url(shard) or os.path.isfile(shard)]
-        targets.files |= dict.fromkeys(found, Expected())
-        targets.roots |= dict.fromkeys(found, root) if root is not None else {}
-        targets.parts.update(found)
-
-
-def _add_folder(targets: Targets, folder: str, known: _Manifests, *, recursive: bool) -> None:
-    found = find_files([folder], recursive=recursive, thorough=True)
-    targets.folders.append(folder)
-    targets.incomplete += found.incomplete
-    targets.skipped += found.skipped
-    checkpoints = [path for path in found.checkpoints if not is_kept_aside(path)]
-    targets.others += found.others + len(found.checkpoints) - len(checkpoints)
-    for path in checkpoints:
-        targets.files[path] = Expected()
-        targets.roots[path] = folder
-        _add_parts(targets, path, folder)
-    before = len(targets.recorded)
-    for place in dict.fromkeys([folder, *map(os.path.dirname, found.checkpoints), *_manifest_folders(folder, recursive=recursive)]):
-        recorded = known.of(place)
-        for entry in recorded.entries.values() if recorded is not None else ():
-            path = os.path.join(place, entry.name)
-            if not os.path.isfile(path):
-                targets.recorded[path] = entry
-                targets.roots[path] = folder
-    is_empty = len(targets.recorded) == before  # a folder of which all that was recorded is gone is no folder without checkpoints
-    told = (folder, *targets.recorded) if not is_empty else tuple(targets.recorded)  # what was recorded is told as missing already
-    targets.failures += [error for error in found.failures if error.path not in told]
-
-
-def _manifest_folders(folder: str, *, recursive: bool) -> list[str]:
-    """Folders with a manifest, as all that was recorded in one may be gone."""
-    if not recursive:
-        return []
-    return [place for place, _, names in os.walk(folder) if NAME in names]
-
-
-def _add_runs(targets: Targets, path: str) -> None:
-    try:
-        runs = find_runs(path)
-    except MissingError as error:
-        if os.path.isdir(path):  # a file may be asked about wherever it lies
-            targets.failures.append(error)
-        return
-    for run in runs:
-        if run.folder not in {known.folder for known in targets.runs}:
-            targets.runs.append(run)
-            targets.files |= {chosen: Expected() for chosen in run.chosen if not any(os.path.normpath(known) == chosen for known in targets.files)}
-
-
-def _add_listed(targets: Targets, checksums: ChecksumFile) -> None:
+def _match_listed(checksums: ChecksumFile, files: Sequence[str], folders: Sequence[str]) -> tuple[tuple[Listed, ...], tuple[str, ...]]:
     """Lines of files that are not there, and listed files that are no checkpoints: all, or those below the folders where only folders were named."""
-    below = [os.path.normcase(os.path.abspath(folder)) + os.sep for folder in targets.folders]
-    there = {os.path.normcase(os.path.abspath(path)) for path in targets.files}
+    below = [os.path.normcase(os.path.abspath(folder)) + os.sep for folder in folders]
+    there = {os.path.normcase(os.path.abspath(path)) for path in files}
+    gone: list[Listed] = []
+    more: list[str] = []
     for path, line in checksums.listed.items():
-        inside = next((folder for folder in below if path.startswith(folder)), None)
-        if path in there or (below and inside is None):
+        inside = any(path.startswith(folder) for folder in below)
+        if path in there or (below and not inside):
             continue
         if not os.path.isfile(line.path):
-            targets.listed.append(line)
-        elif inside is not None:
-            targets.files[line.path] = Expected()
-            targets.others -= 1
+            gone.append(line)
+        elif inside:
+            more.append(line.path)
+    return tuple(gone), tuple(more)
 
 
 def absent(targets: Targets, options: Options) -> list[Verification]:
