@@ -185,11 +185,11 @@ def _read_manifests(path: str | None, targets: Sequence[str], places: Sequence[s
     found: dict[str, Manifest] = {}
     failures: list[GsvError] = []
     for place, folder in {_absolute(folder): folder for folder in reversed(places) if not is_url(folder)}.items():
-        manifest = _read(folder)
-        if isinstance(manifest, GsvError):
-            failures.insert(0, manifest)
-        elif manifest is not None:
-            found[place] = manifest
+        read = _read(folder)
+        if isinstance(read, GsvError):
+            failures.insert(0, read)
+        elif read is not None:
+            found[place] = read
     return _Manifests(found, tuple(failures))
 
 
