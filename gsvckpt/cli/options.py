@@ -21,8 +21,6 @@ from gsvckpt.units import size
 if TYPE_CHECKING:  # inspect starts without them
     from gsvckpt.devices.choice import Work
     from gsvckpt.engine.placement import Computing
-    from gsvckpt.engine.write import Engine
-    from gsvckpt.transforms.plan import Plan
 
 
 class Settings(NamedTuple):
@@ -166,16 +164,6 @@ def open_device(settings: Settings, work: Work) -> Computing:
 def tell_device(name: str, why: str) -> None:
     """One line on stderr."""
     print_line(f"device: {name}: {why}")
-
-
-def make_engine(settings: Settings, progress: Progress, plan: Plan) -> Engine:
-    """The engine for a plan, with a device if there is anything to compute."""
-    from gsvckpt.engine.placement import engine_for
-
-    engine, computed = engine_for(plan, settings.device, settings.resources.threads, progress, warn=partial(print_warning, ""))
-    if computed is not None and settings.verbose:
-        tell_device(computed.device, f"{computed.why} ({size(computed.nbytes)})")
-    return engine
 
 
 R = TypeVar("R")

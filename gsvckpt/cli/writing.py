@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
 
-from gsvckpt.cli.options import Settings, make_engine, tell_device, try_each
+from gsvckpt.cli.options import Settings, tell_device, try_each
 from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.commands.rewrite.result import Rewritten
@@ -62,11 +61,11 @@ def bundle_one(sources: Sequence[str], folder: str, config: str | None, step: in
 
     if len(sources) != 1:
         raise UsageError("bundles one experiment, so give one SOURCE", where="--bundle")
-    options = BundleOptions(config, step, dry_run, settings.workers)
+    options = BundleOptions(config, step, dry_run, settings.workers, fixed=settings.jobs is not None, device=settings.device)
 
     def work(source: str) -> Bundle:
         with settings.watch(os.path.basename(os.path.abspath(source))) as progress:
-            return bundle(source, folder, options, partial(make_engine, settings, progress), progress)
+            return bundle(source, folder, options, progress)
 
     (result,), worst = try_each(sources, work, blame=OutputError)
     worst = max(worst, result.exit_code)

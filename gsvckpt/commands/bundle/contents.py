@@ -18,6 +18,7 @@ How = Literal["copy", "extracted", "written"]
 CHECKPOINTS = "checkpoints"
 BEST = "best_model.ckpt"
 SMALL = ("gpt-weights", "sovits-weights", "sovits-lora")
+UNKNOWN = {"content": "0" * 32, "md5": "0" * 32, "sha256": "0" * 64, "xxh3_128": "0" * 32}  # digests of what is not written yet, for its size
 _LETTERS = {"sovits-generator-training": "G", "sovits-discriminator-training": "D", "gpt-training": ""}
 
 
@@ -66,12 +67,17 @@ class Bundle:
 
 
 class BundleOptions(NamedTuple):
-    """What the user said: the config and the step for what is extracted, whether anything is to be written, and how many threads may work."""
+    """What the user said: the config and the step for what is extracted, and whether anything is to be written; then the threads and the device.
+
+    `fixed`: the user chose the number of threads, and not gsvckpt.
+    """
 
     config: str | None = None
     step: int | None = None
     dry_run: bool = False
     jobs: int = 1
+    fixed: bool = False
+    device: str = "cpu"
 
 
 class Saved(NamedTuple):
@@ -89,14 +95,14 @@ class Saved(NamedTuple):
         return _LETTERS.get(self.result.kind or "")
 
 
-class Placed(NamedTuple):
+class PlacedFiles(NamedTuple):
     """Where the training files of a run go, oldest epoch first, and those that go nowhere."""
 
     files: tuple[tuple[str, Saved], ...]
     left_out: tuple[LeftOut, ...]
 
 
-def place(stage: BundleStage, saved: Sequence[Saved], version: str | None) -> Placed:
+def place(stage: BundleStage, saved: Sequence[Saved], version: str | None) -> PlacedFiles:
     """Name the training files of a run by their epochs. Of several of one epoch the one that was saved last counts, and of G and D the pair."""
     times: dict[object, int] = {}  # G and D of one save share what stands behind the letter
     saves = {one.file.path: (one.file.said.step, one.file.said.latest) if stage == "sovits" else one.file.path for one in saved}
@@ -123,7 +129,7 @@ def place(stage: BundleStage, saved: Sequence[Saved], version: str | None) -> Pl
             left.append(LeftOut(path, f"is of the same epoch as {os.path.basename(taken[name].file.path)}, which was saved later"))
         else:
             taken[name] = one
-    return Placed(tuple(sorted(taken.items(), key=lambda found: (found[1].epoch or 0, found[1].letter != "G"))), tuple(left))
+    return PlacedFiles(tuple(sorted(taken.items(), key=lambda found: (found[1].epoch or 0, found[1].letter != "G"))), tuple(left))
 
 
 def unfit(result: Verification) -> LeftOut | None:

@@ -20,13 +20,11 @@ from gsvckpt.commands.python.arguments import (
 from gsvckpt.commands.rewrite.migrate_options import ContainerName, MigrateDType, MigrateOptions, refuse_beside_bundle
 from gsvckpt.commands.rewrite.run import RewriteResult, assign, rewrite
 from gsvckpt.engine.open import blame
-from gsvckpt.engine.placement import engine_for
 from gsvckpt.engine.resources import Resources
-from gsvckpt.engine.write import Engine, OnOverflow
+from gsvckpt.engine.write import OnOverflow
 from gsvckpt.errors import OutputError, UsageError, as_error
 from gsvckpt.files.paths import require_local
 from gsvckpt.files.progress import Silent
-from gsvckpt.transforms.plan import Plan
 
 if TYPE_CHECKING:
     from gsvckpt.commands.bundle.result import BundleResult
@@ -109,15 +107,10 @@ def _bundle(sources: Sequence[str], folder: str, asked: MigrateOptions, resource
     require_local([*sources, folder], "--bundle")
     if len(sources) != 1:
         raise UsageError("bundles one experiment, so give one SOURCE", where="--bundle")
-    warnings: list[str] = []
-
-    def make_engine(plan: Plan) -> Engine:
-        return engine_for(plan, resources.device, resources.threads, Silent(), warn=warnings.append)[0]
-
-    options = BundleOptions(asked.config, asked.step, dry_run, resources.workers)
+    options = BundleOptions(asked.config, asked.step, dry_run, resources.workers, resources.threads.fixed, resources.device)
     try:
         with blame(sources[0]):
-            done = bundle(sources[0], folder, options, make_engine, Silent())
+            done = bundle(sources[0], folder, options, Silent())
     except OSError as caught:
         raise as_error(caught, sources[0], OutputError) from caught
-    return BundleResult(done, (*done.warnings, *warnings))
+    return BundleResult(done, done.warnings)
