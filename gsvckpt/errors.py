@@ -25,21 +25,22 @@ class GsvError(Exception):
 
     `where` is the place inside the file or the option that is at fault, `why` one sentence, `hint` what to do next:
     a plain text where no command does it, empty when there is nothing to do. `path` is filled in by whoever knows it, usually the engine. `check` is
-    the id of verify's check that finds such a failure (see findings).
+    the id of verify's check that finds such a failure (see findings). `torch` is what torch.load says of it, which users search for.
     """
 
     exit_code: ClassVar[int] = 3
     kind: ClassVar[str] = "error"
     usual_check: ClassVar[str] = "container.unreadable"
 
-    def __init__(self, why: str, *, where: str = "", hint: Hint | str = "", path: str = "", check: str = "") -> None:
+    def __init__(self, why: str, *, where: str = "", hint: Hint | str = "", path: str = "", check: str = "", torch: str = "") -> None:
         super().__init__(why)
         self.check = check or self.usual_check
-        self.why = why
+        self.why = f"{why}{in_torch(torch)}"
+        self.torch = torch
         self.where = where
         self.hint = Hint(hint) if isinstance(hint, str) else hint
         self.path = path
-        self.known: object = None  # a Checkpoint with an empty root: what could be learnt all the same
+        self.known: object = None  # a Known (formats/known.py): what could be learnt all the same
 
     def __str__(self) -> str:
         """`PATH: where: why`, as far as they are known."""
@@ -48,6 +49,11 @@ class GsvError(Exception):
     def as_json(self) -> ErrorJson:
         """The `error` object of the JSON documents."""
         return {"kind": self.kind, "where": self.where, "why": self.why, "hint": self.hint.as_json()}
+
+
+def in_torch(words: str) -> str:
+    """Torch's own words for something, as they follow ours."""
+    return f" (torch: {words})" if words else ""
 
 
 def as_error(caught: GsvError | OSError, path: str, blame: type[GsvError], verb: str = "") -> GsvError:

@@ -10,11 +10,12 @@ import typer
 
 from gsvckpt.cli.options import Settings, open_device, shared_options, tell_device, try_each
 from gsvckpt.commands.inspect.result import InventoryRow, View, diff_json, document
-from gsvckpt.engine.examine import Examination, examine, known_of
+from gsvckpt.engine.examine import Examination, examine
 from gsvckpt.engine.json_objects import failure_json
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.errors import GsvError, UsageError
 from gsvckpt.files.paths import is_folder, name_of
+from gsvckpt.formats.known import known_of
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.report import inspect as inspection
 from gsvckpt.report.console import print_error, print_warning, warn_unsafe

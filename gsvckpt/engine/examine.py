@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.errors import DamagedError
 from gsvckpt.files.paths import folder_of
 from gsvckpt.formats.pickle.safety import Safety, judge_checkpoint
 from gsvckpt.formats.sniff import read_head
@@ -109,19 +108,6 @@ def match_official(source: Source, *, thorough: bool = False) -> Match | None:
     for _, chunk in read_chunks(source):
         digest.update(chunk)
     return official.lookup_sha256(digest.hexdigest())
-
-
-def known_of(error: GsvError) -> Checkpoint | None:
-    """What is known of a file that could not be read: its container and the names in its pickle, with an empty root."""
-    return error.known if isinstance(error.known, Checkpoint) else None
-
-
-def without_source(error: GsvError) -> GsvError:
-    """The same error, whose `known` no longer holds an open file, so that it can go between processes."""
-    known = known_of(error)
-    if known is not None:
-        error.known = replace(known, source=Closed(known.source.path, known.source.size))
-    return error
 
 
 class Closed(NamedTuple):

@@ -6,8 +6,8 @@ import os
 import stat
 from contextlib import suppress
 
-from gsvckpt.engine.examine import known_of
 from gsvckpt.errors import GsvError, NotCheckpointError
+from gsvckpt.formats.known import known_of
 from gsvckpt.formats.pickle.safety import Judged, Safety, judge_all
 from gsvckpt.model import Container
 
@@ -43,7 +43,7 @@ def failure_json(error: GsvError) -> dict[str, object]:
         facts["kind"] = error.subject
     known = known_of(error)
     if known is not None:
-        facts["size"] = known.source.size
+        facts["size"] = known.size
         facts["container"] = container_json(known.container)
         found = safety_json(judge_all(known.globals, known.calls))  # of the names that could be read; there may be others, so never safe
         facts["safety"] = found if found["verdict"] == "unsafe" else {**found, "verdict": "unknown"}

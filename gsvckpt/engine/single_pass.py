@@ -1,17 +1,17 @@
 """One ordered pass over a file that computes all its checksums, digests and number checks.
 
 Threads read chunks in any order. Work that depends on the order (checksums, digests) is done chunk by chunk by whichever thread completes the next
-one due; work that does not (the numbers) is done at once. Each byte is read once, and memory is one chunk for each thread, whatever the size of the
-file.
+one due; work that does not (the numbers) is done at once. Each byte is read once, and memory is two chunks for each thread, whatever the size of the
+file. (If threads waited for their turn with each chunk, they would take longer than one thread alone.)
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -39,14 +39,14 @@ class SweepSpan(NamedTuple):
     dtype: DType | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Swept:
     """What was learnt, span by span; `file` is the xxh3_128 of the whole file, where that was asked for."""
 
-    crcs: dict[SweepSpan, int] = field(default_factory=dict)
-    digests: dict[SweepSpan, bytes] = field(default_factory=dict)
-    extremes: dict[SweepSpan, Extremes] = field(default_factory=dict)
-    file: str | None = None
+    crcs: Mapping[SweepSpan, int]
+    digests: Mapping[SweepSpan, bytes]
+    extremes: Mapping[SweepSpan, Extremes]
+    file: str | None
 
 
 class _Lane(NamedTuple):
@@ -54,6 +54,22 @@ class _Lane(NamedTuple):
 
     number: int
     nbytes: int = BATCH
+
+
+class _Part(NamedTuple):
+    """What a chunk holds of a span: where in the span it begins, and the bytes."""
+
+    span: SweepSpan
+    at: int
+    data: memoryview
+
+
+class _Chunk(NamedTuple):
+    """A chunk that was read, its parts, and the buffer that is free again once it is digested."""
+
+    data: memoryview
+    parts: list[_Part]
+    space: memoryview
 
 
 def sweep(source: Source, spans: Sequence[SweepSpan], device: Device | None, *, entire_file: bool, jobs: int, progress: Progress) -> Swept:
@@ -65,16 +81,48 @@ def sweep(source: Source, spans: Sequence[SweepSpan], device: Device | None, *, 
     runs = [(0, source.size)] if entire_file else _runs(ordered)
     chunks = [chunk for begin, end in runs for chunk in _cut(begin, end, ordered, ends)]
     progress.expect(sum(count for _, count in chunks))
-    pass_ = _Pass(source, ordered, chunks, device, entire_file=entire_file)
+    digests = _Digests(entire_file=entire_file)
+    numbers, turns = iter(range(len(chunks))), _Turns()
+    free: SimpleQueue[memoryview] = SimpleQueue()
+
+    def run(_: _Lane, buffers: Buffers) -> dict[SweepSpan, Extremes]:
+        """Read chunks until none is left. A lane waits only when all buffers hold chunks that wait for one before them."""
+        extremes: dict[SweepSpan, Extremes] = {}
+        free.put(buffers.raw)
+        free.put(buffers.out)
+        while True:
+            space = _take(free, buffers)
+            number = next(numbers, None)  # one step of the interpreter, so no two lanes get the same
+            if number is None:
+                free.put(space)  # the other lanes may wait for it, only to see that nothing is left
+                return extremes
+            offset, count = chunks[number]
+            source.read_into(offset, space[:count])
+            parts = list(_parts(ordered, ends, offset, space[:count]))
+            _measure(extremes, parts, device)
+            buffers.progress.advance(count)
+            for chunk in turns.hand_in(number, _Chunk(space[:count], parts, space)):
+                digests.update(chunk)
+                free.put(chunk.space)
+
     lanes = min(jobs, len(chunks)) or 1
-    for_each([_Lane(number) for number in range(lanes)], pass_.run, jobs=lanes, progress=progress)
-    found = pass_.found
-    for span in spans:
-        if not span.size:
-            found.crcs[span], found.digests[span], found.extremes[span] = 0, xxhash.xxh3_128_digest(b""), Extremes()
-    if entire_file:
-        found.file = pass_.file_digest.hexdigest()
-    return found
+    measured = for_each([_Lane(number) for number in range(lanes)], run, jobs=lanes, progress=progress)
+    return _result(spans, digests, measured.values())
+
+
+def _result(spans: Sequence[SweepSpan], digests: _Digests, measured: Iterable[Mapping[SweepSpan, Extremes]]) -> Swept:
+    """All that was learnt; a span without bytes has the digests of nothing."""
+    extremes: dict[SweepSpan, Extremes] = {}
+    for found in measured:
+        for span, some in found.items():
+            extremes[span] = extremes.get(span, Extremes()) + some
+    empty = [span for span in spans if not span.size]
+    return Swept(
+        {**digests.crcs, **dict.fromkeys(empty, 0)},
+        {**digests.spans, **dict.fromkeys(empty, xxhash.xxh3_128_digest(b""))},
+        {**extremes, **dict.fromkeys(empty, Extremes())},
+        digests.file.hexdigest() if digests.file is not None else None,
+    )
 
 
 def _cut(begin: int, end: int, spans: Sequence[SweepSpan], ends: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -102,105 +150,83 @@ def _runs(ordered: Sequence[SweepSpan]) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-_Part = tuple[SweepSpan, int, memoryview]  # of a chunk: to which span it belongs, where in it it begins, and its bytes
+def _parts(spans: Sequence[SweepSpan], ends: Sequence[int], offset: int, chunk: memoryview) -> Iterator[_Part]:
+    """The spans that a chunk holds something of."""
+    index = bisect_right(ends, offset)
+    end = offset + len(chunk)
+    while index < len(spans) and spans[index].offset < end:
+        span = spans[index]
+        begin, stop = max(span.offset, offset), min(span.offset + span.size, end)
+        yield _Part(span, begin - span.offset, chunk[begin - offset : stop - offset])
+        index += 1
 
 
-class _Pass:
-    """The state that the lanes share."""
+def _measure(extremes: dict[SweepSpan, Extremes], parts: Sequence[_Part], device: Device | None) -> None:
+    """Add the numbers of a chunk to those of a lane."""
+    for span, _, data in parts:
+        if span.dtype is not None and device is not None:
+            extremes[span] = extremes.get(span, Extremes()) + device.extremes(data, span.dtype)
 
-    def __init__(
-        self, source: Source, spans: Sequence[SweepSpan], chunks: Sequence[tuple[int, int]], device: Device | None, *, entire_file: bool
-    ) -> None:
-        self.found = Swept()
-        self.file_digest = xxhash.xxh3_128()
-        self._source, self._spans, self._chunks, self._device = source, spans, chunks, device
-        self._ends = [span.offset + span.size for span in spans]
-        self._hashes_file = entire_file
+
+def _take(free: SimpleQueue[memoryview], buffers: Buffers) -> memoryview:
+    """A free buffer. Raises Stopped where another thread failed."""
+    while not buffers.stop.is_set():
+        with suppress(Empty):
+            return free.get(timeout=_IMPATIENCE)
+    raise Stopped
+
+
+class _Turns:
+    """Chunks that come in any order and go out in file order, to one thread at a time: a buffer for reordering."""
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: SimpleQueue[memoryview] = SimpleQueue()
-        self._read: dict[int, tuple[memoryview, memoryview, list[_Part]]] = {}  # chunks that wait for those before them
-        self._claimed = self._turn = 0
-        self._is_summing = False
-        self._crc = 0
+        self._waiting: dict[int, _Chunk] = {}
+        self._due = 0
+        self._is_taken = False
+
+    def hand_in(self, number: int, chunk: _Chunk) -> Iterator[_Chunk]:
+        """Leave a chunk to the thread that takes them now; where none does, take all chunks that are due."""
+        with self._lock:
+            self._waiting[number] = chunk
+            if self._is_taken:
+                return
+            self._is_taken = True
+        while True:
+            with self._lock:
+                due = self._waiting.pop(self._due, None)
+                if due is None:
+                    self._is_taken = False
+                    return
+                self._due += 1
+            yield due
+
+
+class _Digests:
+    """Checksums and digests of the spans, and with `entire_file` of the file; `update` takes its chunks in order."""
+
+    def __init__(self, *, entire_file: bool) -> None:
+        self.crcs: dict[SweepSpan, int] = {}
+        self.spans: dict[SweepSpan, bytes] = {}
+        self.file = xxhash.xxh3_128() if entire_file else None
+        self._crc = 0  # of the span that the last chunk ended in, and so is the digest
         self._digest = xxhash.xxh3_128()
 
-    def run(self, _: _Lane, buffers: Buffers) -> None:
-        """Read chunks until none is left. Chunks are measured in any order and digested in file order: whichever lane completes the next chunk due
-        digests it and all that follow. So a lane waits only when all buffers hold chunks that wait. (If lanes waited for their turn with each chunk,
-        they would take longer than one lane alone.)
-        """
-        self._free.put(buffers.raw)
-        self._free.put(buffers.out)
-        while True:
-            space = self._take(buffers)
-            with self._lock:
-                number, self._claimed = self._claimed, self._claimed + 1
-            if number >= len(self._chunks):
-                self._free.put(space)  # the other lanes may wait for it, only to see that nothing is left
-                return
-            offset, count = self._chunks[number]
-            chunk = space[:count]
-            self._source.read_into(offset, chunk)
-            parts = list(self._parts(offset, chunk))
-            self._measure(parts)
-            buffers.progress.advance(count)
-            self._sum_up(number, space, chunk, parts)
-
-    def _take(self, buffers: Buffers) -> memoryview:
-        while not buffers.stop.is_set():
-            with suppress(Empty):
-                return self._free.get(timeout=_IMPATIENCE)
-        raise Stopped
-
-    def _sum_up(self, number: int, space: memoryview, chunk: memoryview, parts: list[_Part]) -> None:
-        """Leave a chunk to the lane that sums up, or be that lane as long as there is one whose turn it is."""
-        with self._lock:
-            self._read[number] = space, chunk, parts
-            if self._is_summing:
-                return
-            self._is_summing = True
-        while True:
-            with self._lock:
-                due = self._read.pop(self._turn, None)
-                if due is None:
-                    self._is_summing = False
-                    return
-                self._turn += 1
-            space, chunk, parts = due
-            self._summarise(chunk, parts)
-            self._free.put(space)
-
-    def _parts(self, offset: int, chunk: memoryview) -> Iterator[_Part]:
-        """The spans that a chunk holds something of, where in the span that begins, and the bytes."""
-        index = bisect_right(self._ends, offset)
-        end = offset + len(chunk)
-        while index < len(self._spans) and self._spans[index].offset < end:
-            span = self._spans[index]
-            begin, stop = max(span.offset, offset), min(span.offset + span.size, end)
-            yield span, begin - span.offset, chunk[begin - offset : stop - offset]
-            index += 1
-
-    def _summarise(self, chunk: memoryview, parts: Sequence[_Part]) -> None:
-        if self._hashes_file:
-            self.file_digest.update(chunk)
-        for span, at, data in parts:
+    def update(self, chunk: _Chunk) -> None:
+        """Add the next chunk."""
+        if self.file is not None:
+            self.file.update(chunk.data)
+        for span, at, data in chunk.parts:
             is_last = at + len(data) == span.size
             if span.crc:
                 self._crc = crc32(data, self._crc if at else 0)
                 if is_last:
-                    self.found.crcs[span] = self._crc
+                    self.crcs[span] = self._crc
             if span.digest and is_last and not at:
-                self.found.digests[span] = xxhash.xxh3_128_digest(data)
+                self.spans[span] = xxhash.xxh3_128_digest(data)
             elif span.digest:
                 if not at:
                     self._digest.reset()
                 self._digest.update(data)
                 if is_last:
-                    self.found.digests[span] = self._digest.digest()
-
-    def _measure(self, parts: Sequence[_Part]) -> None:
-        for span, _, data in parts:
-            if span.dtype is not None and self._device is not None:
-                found = self._device.extremes(data, span.dtype)
-                with self._lock:
-                    self.found.extremes[span] = self.found.extremes.get(span, Extremes()) + found
+                    self.spans[span] = self._digest.digest()

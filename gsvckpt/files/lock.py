@@ -20,10 +20,14 @@ _PATIENCE = 30.0  # seconds; whoever holds it writes one small file
 _PAUSE = 0.01
 
 
+class LockHeldError(OutputError):
+    """Another process holds the lock."""
+
+
 @contextmanager
 def locked(folder: str, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold the lock of `folder`, and leave no file behind. Raises OutputError where it cannot be had in `patience` seconds,
-    and RefusedError where something else has its name.
+    """Hold the lock of `folder`, and leave no file behind. Raises LockHeldError where another process keeps it for `patience` seconds,
+    OutputError where the folder cannot be written to, and RefusedError where something else has its name.
     """
     path = os.path.join(folder, _NAME)
     deadline = time.monotonic() + patience
@@ -31,7 +35,7 @@ def locked(folder: str, patience: float = _PATIENCE) -> Iterator[None]:
     try:
         while not _try(path, held):
             if time.monotonic() > deadline:
-                raise OutputError("another process has kept the lock for too long", path=path, hint="end the other gsvckpt, then try again")
+                raise LockHeldError("another process has kept the lock for too long", path=path, hint="end the other gsvckpt, then try again")
             time.sleep(_PAUSE)
         yield
     finally:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from gsvckpt.errors import FLAWS, GsvError
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import pickle_search, torch_tar
+from gsvckpt.formats.known import Known, known_of
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle_search import PickleStart, Searched
 from gsvckpt.formats.torch_zip import fold
@@ -61,15 +62,15 @@ def compare_readers(checkpoint: Checkpoint, tail: Tail | None) -> Checkpoint:
     )
 
 
-def name_unreadable(source: Source, error: GsvError) -> Checkpoint | None:
+def name_unreadable(source: Source, error: GsvError) -> Known | None:
     """What is known of a file that cannot be read, with the names of all pickles that its directory or its first bytes lead to."""
-    known = error.known if isinstance(error.known, Checkpoint) else None
+    known = known_of(error)
     with suppress(*FLAWS):
         found = pickle_search.search(source, everywhere=False, front=True)
         if known is not None:
-            return replace(known, globals=_unite(known.globals, found), calls=merge_calls(known.calls, found.calls))
+            return known._replace(globals=_unite(known.globals, found), calls=merge_calls(known.calls, found.calls))
         if found.names:
-            return Checkpoint(source, Container("pickle", records=1), None, found.names, calls=found.calls)
+            return Known(source.size, Container("pickle", records=1), found.names, found.calls)
     return known
 
 

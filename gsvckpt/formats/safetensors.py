@@ -14,6 +14,7 @@ from gsvckpt.errors import DamagedError, GsvError, UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.heads import HEADS, PLAIN
+from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.calls import calls_of
 from gsvckpt.formats.safetensors_tree import HEAD, OWN, TREE, NamedStorage, describe_tree, name_storages, require_code, restore
 from gsvckpt.formats.torch_objects import MAX_DIMS
@@ -73,7 +74,7 @@ def read(source: Source, *, partial: bool = False) -> Checkpoint:
     try:
         found = restore(flat, metadata)
     except GsvError as error:
-        error.known = Checkpoint(source, container, None)
+        error.known = Known(source.size, container)
         raise
     if found.stale:
         return Checkpoint(source, replace(container, stale=found.stale), flat)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from gsvckpt.errors import FLAWS, DamagedError, NotCheckpointError, UnsupportedError
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats import ambiguity, heads, safetensors, torch_stream, torch_tar, torch_zip
+from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.safety import judge_all
 from gsvckpt.formats.pickle.state import EndOfPickle
@@ -102,9 +103,9 @@ def _read(source: Source, *, inflate: bool) -> tuple[Checkpoint, Tail | None]:
     if torch_stream.looks_like(head):
         return torch_stream.read(source), None
     if (names and finished) or judge_all(names, machine.calls).verdict == "unsafe" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        said = " (torch: Invalid magic number; corrupt file?)" if finished and not doubtful else ""
-        bare = UnsupportedError(f"a bare pickle that torch.save did not write{said}", hint="no tensors can be read from it; do not load it")
-        bare.known = Checkpoint(source, Container("pickle", records=1), None, names, calls=machine.calls)
+        said = "Invalid magic number; corrupt file?" if finished and not doubtful else ""
+        bare = UnsupportedError("a bare pickle that torch.save did not write", hint="no tensors can be read from it; do not load it", torch=said)
+        bare.known = Known(source.size, Container("pickle", records=1), names, machine.calls)
         raise bare
     raise _name(source, head)
 
@@ -118,7 +119,7 @@ def _two_at_once(source: Source, machine: Machine | None = None) -> DamagedError
         check="container.head",
     )
     found = (_importable(machine), machine.calls) if machine is not None else ((), ())
-    error.known = Checkpoint(source, Container("pickle", records=1), None, found[0], calls=found[1])
+    error.known = Known(source.size, Container("pickle", records=1), *found)
     return error
 
 
@@ -129,16 +130,15 @@ def read_head(source: Source) -> bytes:
 
 def _cut_zip(source: Source, head: bytes) -> DamagedError:
     error = DamagedError(
-        "the file ends early: the zip directory at its end is missing (torch: failed finding central directory)",
+        "the file ends early: the zip directory at its end is missing",
         where="zip directory",
         hint=TRY_SALVAGE,
         check="container.truncated",
+        torch="failed finding central directory",
     )
     # The pickle is the first record, so its names are there even in a cut file; it ends itself, so its size need not be known.
     machine, *_ = _run_as_pickle(source, 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"))
-    error.known = Checkpoint(
-        source, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), None, _importable(machine), calls=machine.calls
-    )
+    error.known = Known(source.size, Container("torch-zip", records=0, head=head[:2].decode("latin-1")), _importable(machine), machine.calls)
     return error
 
 

@@ -12,6 +12,7 @@ from gsvckpt.dtypes import DType
 from gsvckpt.errors import DamagedError, GsvError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
+from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.pickle.state import EndOfPickle
@@ -73,7 +74,7 @@ def _parse(source: Source, data: bytes, *, partial: bool) -> Checkpoint:
         table = StorageTable(lambda key, dtype, location, numel: Storage(key, dtype, numel, location, source, places[key]))
         root, _, latin1 = _load(data, start, found, table)
     except GsvError as error:
-        error.known = Checkpoint(source, Container("torch-stream", records=5), None, tuple(found.names), calls=merge_calls(found.calls))
+        error.known = Known(source.size, Container("torch-stream", records=5), tuple(found.names), merge_calls(found.calls))
         raise
     total = sum(dtype.itemsize * numel for dtype, numel in sizes.values())
     end = max((places[key] + dtype.itemsize * numel for key, (dtype, numel) in sizes.items()), default=position)
@@ -116,12 +117,13 @@ def _place(source: Source, keys: object, sizes: dict[str, tuple[DType, int]], po
             if partial:
                 return places | dict.fromkeys(keys[index:], MISSING)
             short = position + 8 + numel * dtype.itemsize - source.size
-            said = f" (torch: unexpected EOF, expected {short} more bytes. The file might be corrupted.)" if source.size > position + 8 else ""
+            said = f"unexpected EOF, expected {short} more bytes. The file might be corrupted." if source.size > position + 8 else ""
             raise DamagedError(
-                f"the file ends early: {index:,} of {len(keys):,} storages are complete{said}",
+                f"the file ends early: {index:,} of {len(keys):,} storages are complete",
                 where=f"storage {key}",
                 hint=TRY_SALVAGE,
                 check="container.truncated",
+                torch=said,
             )
         (announced,) = struct.unpack("<q", read_bytes(source, position, 8))
         if announced != numel:

@@ -15,6 +15,7 @@ from gsvckpt.dtypes import STORAGE_DTYPES, DType
 from gsvckpt.errors import FLAWS, DamagedError, GsvError, UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
+from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.torch_objects import MAX_DIMS, REBUILD_V1, StorageView, rebuild
@@ -96,7 +97,7 @@ def read(source: Source) -> Checkpoint | None:
         values: dict[str, object] = {**{key: view.storage for key, view in storages.items()}, **tensors}
         root = _run(source, parts["pickle"], parts["pickle"].offset, found, values)[0]
     except GsvError as error:
-        error.known = Checkpoint(source, Container("torch-tar", records=len(parts)), None, tuple(found.names), calls=merge_calls(found.calls))
+        error.known = Known(source.size, Container("torch-tar", records=len(parts)), tuple(found.names), merge_calls(found.calls))
         raise
     container = Container("torch-tar", records=len(parts), storages=total, refused=refuse_texts(sum(found.latin1)))
     return Checkpoint(source, container, root, tuple(found.names), doubts=tuple(found.doubts), calls=merge_calls(found.calls))

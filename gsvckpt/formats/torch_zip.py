@@ -14,6 +14,7 @@ from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, Unsupport
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
 from gsvckpt.formats.byteswap import Swapped
+from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, StorageTable, rebuild
 from gsvckpt.formats.torch_reader import BIG, LITTLE, find_folder, find_refusal, refuse_texts
@@ -75,7 +76,7 @@ def read_folder(source: Source, records: tuple[Record, ...], first: str, *, infl
         doubts = tuple(doubt._replace(where=f"{pickled.name}, {doubt.where}") for doubt in machine.doubts)
         return Checkpoint(source, container, root, tuple(machine.globals), records, doubts, machine.calls)
     except GsvError as error:
-        error.known = Checkpoint(source, container, None, tuple(machine.globals) if machine else (), records, calls=machine.calls if machine else ())
+        error.known = Known(source.size, container, tuple(machine.globals) if machine else (), machine.calls if machine else (), tuple(records))
         raise
 
 
@@ -176,8 +177,8 @@ class _Opener:
 
     def locate(self, key: str, dtype: DType, location: str, numel: int) -> Storage:
         if f"data/{key}" not in self.by_name:
-            why = f"its record is missing (torch: PytorchStreamReader failed locating file data/{key}: file not found)"
-            raise DamagedError(why, where=f"storage {key}", check="tensor.bounds")
+            said = f"PytorchStreamReader failed locating file data/{key}: file not found"
+            raise DamagedError("its record is missing", where=f"storage {key}", check="tensor.bounds", torch=said)
         record = self.record(f"data/{key}")
         if record.size != numel * dtype.itemsize:
             raise DamagedError(f"{record.size:,} bytes stored where {numel:,} x {dtype.name} are announced", where=record.name, check="tensor.bounds")

@@ -26,8 +26,8 @@ from gsvckpt.units import count, plural, printable, size
 
 if TYPE_CHECKING:
     from gsvckpt.engine.statistics import Stats
+from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.safety import judge_all
-from gsvckpt.model import Checkpoint
 
 _USES: Mapping[str, str] = {
     "gpt-weights": "for inference, and as a base for training",
@@ -208,7 +208,7 @@ def _saving(what: str, amount: int, counted: Account, command: str) -> Text:
     return Text.assemble(f"{what}: {share} can be removed", (": " if command else ""), (command, "bold"))
 
 
-def print_known(known: Checkpoint) -> None:
+def print_known(known: Known) -> None:
     """Its size, its container, and the names in its pickle as far as that could be read."""
     container, safety = known.container, judge_all(known.globals, known.calls)
     head = f", head {printable(container.head)}" if container.head is not None else ""
@@ -217,7 +217,7 @@ def print_known(known: Checkpoint) -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("size", size(known.source.size))
+    facts.add_row("size", size(known.size))
     facts.add_row("container", Text(f"{container.format}{head}{records}"))
     facts.add_row("names", Text(names or "none could be read"))
     make_console().print(facts)

@@ -12,8 +12,8 @@ import torch
 from support.builders import Entry, pickled, read, safetensors_raw, tensor, torch_entries, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
+from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.safety import judge_all
-from gsvckpt.model import Checkpoint
 
 TREE = {"weight": tensor("float32", (2,))}
 
@@ -103,7 +103,7 @@ def test_a_pickle_dressed_as_safetensors() -> None:
     data = opening + header + bytes(int.from_bytes(opening, "little") + 8 - len(header))
     with pytest.raises(UnsupportedError, match="bare pickle") as caught:
         read(data)
-    assert isinstance(caught.value.known, Checkpoint)
+    assert isinstance(caught.value.known, Known)
     assert judge_all(caught.value.known.globals).verdict == "unsafe"
 
 
@@ -146,5 +146,5 @@ def test_a_cut_malicious_zip_is_still_judged(tmp_path: Path) -> None:
     data = zipped([Entry("archive/data.pkl", evil(tmp_path / "ran")), Entry("archive/data/0", bytes(4096))])[:1024]
     with pytest.raises(GsvError) as caught:
         read(data)
-    assert isinstance(caught.value.known, Checkpoint)
+    assert isinstance(caught.value.known, Known)
     assert judge_all(caught.value.known.globals).verdict == "unsafe"

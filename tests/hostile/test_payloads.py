@@ -12,6 +12,7 @@ import pytest
 from support.builders import Entry, Make, Name, pickled, read, tensor, torch_stream, torch_zip, zipped
 
 from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.formats.known import Known, known_of
 from gsvckpt.formats.pickle.safety import Safety, judge_all
 from gsvckpt.model import Checkpoint
 
@@ -30,11 +31,11 @@ CONTAINERS = {
 def verdict(data: bytes) -> Safety:
     """What a user would be told: of the names in the file, opened or not."""
     try:
-        checkpoint = read(data)
+        found: Checkpoint | Known | None = read(data)
     except GsvError as error:
-        checkpoint = error.known
-    assert isinstance(checkpoint, Checkpoint)
-    return judge_all(checkpoint.globals)
+        found = known_of(error)
+    assert found is not None
+    return judge_all(found.globals)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

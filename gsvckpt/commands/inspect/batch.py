@@ -11,7 +11,7 @@ from gsvckpt.commands.inspect.breakdown import Account, account
 from gsvckpt.commands.inspect.known_structure import Known
 from gsvckpt.commands.inspect.result import InventoryRow, View, document, make_entry
 from gsvckpt.commands.inspect.structure_cache import StructureCache
-from gsvckpt.engine.examine import Examination, examine, without_source
+from gsvckpt.engine.examine import Examination, examine
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.pool.run import Load, run_each, sizes_of
 from gsvckpt.errors import GsvError, MissingError, as_error
@@ -77,7 +77,7 @@ class Inspect(NamedTuple):
                     return self._sum_up(examination, counted)
                 return self._measure(examination, counted, self.view.choose(examination.state), jobs, progress)
         except (GsvError, OSError) as caught:
-            return without_source(as_error(caught, item.path, MissingError))
+            return as_error(caught, item.path, MissingError)
 
     def _sum_up(self, examination: Examination, counted: Account, measured: Mapping[str, Stats | None] = MappingProxyType({})) -> Inspected:
         facts = make_entry(examination, counted) if self.view is None else document(examination, self.view, measured, counted)

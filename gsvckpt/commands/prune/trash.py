@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from gsvckpt.commands.prune.trash_run import FILES, JOURNAL, STATE, State, Step, TrashRun
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
-from gsvckpt.files.lock import locked
+from gsvckpt.files.lock import LockHeldError, locked
 from gsvckpt.files.publish import TRASH, is_full
 from gsvckpt.files.temporary import is_temporary, remove_folder
 
@@ -168,9 +168,7 @@ def alone(folders: Sequence[str]) -> Iterator[None]:
             stack.callback(_leave, place)
             try:
                 stack.enter_context(locked(place, patience=0))
-            except OutputError as error:
-                if "another process" not in error.why:
-                    raise
+            except LockHeldError as error:
                 raise RefusedError("another prune is running here", path=os.path.dirname(place), hint="wait for it, then try again") from error
         yield
 

@@ -11,7 +11,6 @@ from gsvckpt.commands.rewrite.destination import Destination
 from gsvckpt.commands.rewrite.file import plan_file, rehearse, write
 from gsvckpt.commands.rewrite.recipe import Recipe
 from gsvckpt.commands.rewrite.result import Rewritten
-from gsvckpt.engine.examine import without_source
 from gsvckpt.engine.placement import Threads, engine_for, is_host
 from gsvckpt.engine.pool.run import Load, pays, run_each, sizes_of
 from gsvckpt.errors import GsvError, OutputError, as_error
@@ -51,7 +50,7 @@ class Rewrite(NamedTuple):
                 engine, computed = engine_for(file_plan.plan, self.device, threads, progress, warn=warnings.append, on_overflow=on_overflow)
                 done = carry_out(file_plan, engine)
         except (GsvError, OSError) as caught:
-            return without_source(as_error(caught, item.source, OutputError))
+            return as_error(caught, item.source, OutputError)
         return done._replace(warnings=(*done.warnings, *warnings), computed=computed)
 
     def fail(self, item: Order, error: GsvError) -> GsvError:

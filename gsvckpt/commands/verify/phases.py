@@ -9,11 +9,12 @@ from typing import NamedTuple
 from gsvckpt.commands.verify.checks.tensors import overclaiming
 from gsvckpt.commands.verify.result import Asked
 from gsvckpt.devices.device import Extremes
-from gsvckpt.engine.examine import Examination, examine, known_of
+from gsvckpt.engine.examine import Examination, examine
 from gsvckpt.engine.open import open_checkpoint, read
 from gsvckpt.engine.salvage import find_salvaged
 from gsvckpt.errors import FLAWS, ChangedError, DamagedError, GsvError, NotCheckpointError, UnreachableError
 from gsvckpt.formats import pickle_search, shards
+from gsvckpt.formats.known import Known, known_of
 from gsvckpt.formats.pickle.calls import merge_calls
 from gsvckpt.formats.pickle.safety import Safety, judge_all
 from gsvckpt.formats.sniff import read_head
@@ -34,7 +35,7 @@ class Unreadable(NamedTuple):
     error: GsvError
     safety: Safety
     head: bytes = b""
-    known: Checkpoint | None = None
+    known: Known | None = None
     salvaged: Salvaged | None = None
     compared: bool = False
 
@@ -111,7 +112,8 @@ def read_unreadable(found: Unreadable, source: OpenSource, asked: Asked) -> Cont
     if found.compared:
         return read_file(source, frozenset({"sha256"} if official.named(source.path) else ()), asked)
     if found.known is not None and found.known.records and found.error.check != "record.crc":
-        return _read(found.known, {}, asked, numbers=False, all_tensors=False)
+        opened = Checkpoint(source, found.known.container, None, found.known.globals, found.known.records)
+        return _read(opened, {}, asked, numbers=False, all_tensors=False)
     return read_file(source, frozenset() if shards.is_index(source.path) else frozenset({"xxh3_128"}), asked)
 
 

@@ -60,20 +60,22 @@ def can_copy(filesystem: Any) -> bool:
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
-    """What fsspec and what is below it raise inside becomes an error with one sentence, without secrets."""
+def explained(url: str, *, folder: bool = False) -> Iterator[None]:
+    """What fsspec and what is below it raise inside becomes an error with one sentence, without secrets. `folder`: the URL is that of a folder."""
     try:
         yield
     except (GsvError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - each protocol has a library of its own, each library errors of its own
-        raise explain(error, url) from None  # whose texts may hold what must not be shown
+        raise explain(error, url, folder=folder) from None  # whose texts may hold what must not be shown
 
 
-def explain(error: Exception, url: str) -> GsvError:
+def explain(error: Exception, url: str, *, folder: bool = False) -> GsvError:
     """The error for a source that a library's error stands for."""
     if type(error).__name__ == "FileExpired":
         return ChangedError("changed while it was read", path=url, hint=_CHANGED)
+    if _is_missing(error) and folder:
+        return MissingError("there is no such folder", path=url)
     if _is_missing(error):
         return MissingError("there is no such file", path=url, hint="" if "." in name_of(url) else "a folder's URL ends in /")
     if _is_denied(error):

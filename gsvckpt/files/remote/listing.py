@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from gsvckpt.errors import MissingError
 from gsvckpt.files.paths import join
 from gsvckpt.files.remote.filesystems import explained, open_filesystem
 from gsvckpt.files.secrets import conceal, reveal
-from gsvckpt.hints import NO_HINT
 
 
 def list_files(folder: str, *, recursive: bool) -> list[str]:
     """The URLs of the files in a folder, with `recursive` below it, in order. Raises MissingError and UnreachableError."""
     filesystem, path = open_filesystem(folder)
-    try:
-        with explained(folder):
-            filesystem.invalidate_cache(path)
-            if recursive:
-                found = list(filesystem.find(path))
-            else:
-                found = [entry["name"] for entry in filesystem.ls(path, detail=True) if entry["type"] == "file"]
-    except MissingError as error:
-        if "no such file" in error.why:
-            error.why, error.hint = error.why.replace("no such file", "no such folder"), NO_HINT
-        raise
+    with explained(folder, folder=True):
+        filesystem.invalidate_cache(path)
+        entries = [] if recursive else filesystem.ls(path, detail=True)
+        found = list(filesystem.find(path)) if recursive else [entry["name"] for entry in entries if entry["type"] == "file"]
     base = path.rstrip("/") + "/"
     url = reveal(folder).partition("?")[0]
     inside = sorted(name.removeprefix(base) for name in found if name.startswith(base))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from gsvckpt.commands.verify.checks.versions import rewrite_head
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.engine.examine import Examination
-from gsvckpt.errors import DamagedError, GsvError
+from gsvckpt.errors import DamagedError, GsvError, in_torch
 from gsvckpt.formats.torch_distributed import gather
 from gsvckpt.formats.torch_salvage import Salvaged
 from gsvckpt.formats.zip.directory import is_storage
@@ -19,15 +19,14 @@ from gsvckpt.sovits.upstream import Detection
 _OPCODES = frozenset(b"(.0123456789BCEFGIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b")  # to protocol 2
 _AGAIN = Hint("get the file again")
 _SEEKS_TOO_FAR = (4_096, 70_000)  # bytes of a cut zip between which torch's reader asks the system for a place before the file
-_TORCH = " (torch: "  # before torch's own words, where the reader of a format knows them
 _LISTED = 20  # records named one by one
 _BY_INFERENCE = ("sovits-weights", "sovits-lora")  # kinds that GPT-SoVITS opens whatever their head (process_ckpt.py:129-138)
 
 
 def failure(error: GsvError, head: bytes, size: int, salvaged: Salvaged | None) -> list[Finding]:
     """Why a file could not be opened, in torch's words, too, and what of it is whole."""
-    why, _, known = error.why.removesuffix(")").partition(_TORCH) if error.why.endswith(")") else (error.why, "", "")
-    said = torch_says(head, size, cut=error.check == "container.truncated") or known
+    why = error.why.removesuffix(in_torch(error.torch))
+    said = torch_says(head, size, cut=error.check == "container.truncated") or error.torch
     if said:
         why += f"; torch.load says `{said}`" + (")" if " (" in said else "")
     hint = error.hint if error.hint != TRY_SALVAGE else _AGAIN  # what is told below says whether anything is whole
@@ -130,16 +129,16 @@ def trailing(checkpoint: Checkpoint) -> list[Finding]:
     return [Finding("container.trailing", "warning", "end of file", why, Hint("harmless where a copy appended zeros; otherwise get the file again"))]
 
 
-def checksums(checkpoint: Checkpoint, crcs: Mapping[Record, int]) -> list[Finding]:
+def checksums(root: object, crcs: Mapping[Record, int]) -> list[Finding]:
     """Records whose bytes do not have their checksum, with the tensors in them. torch itself never checks."""
     owners: dict[int, str] = {}
-    for path, leaf in walk(checkpoint.root):
+    for path, leaf in walk(root):
         if isinstance(leaf, (Tensor, Storage)):
             owners.setdefault((leaf.storage if isinstance(leaf, Tensor) else leaf).offset, format_path(path))
     wrong = [(record, crc) for record, crc in crcs.items() if record.crc != crc and not (record.crc == 0 and record.size)]
     unknown = [record for record, crc in crcs.items() if record.crc == 0 and crc]
     lost = {record for record, _ in wrong}
-    is_left = checkpoint.root is not None and any(is_storage(record.name) and record not in lost for record in crcs)
+    is_left = root is not None and any(is_storage(record.name) and record not in lost for record in crcs)
     found = [
         Finding(
             "record.crc",

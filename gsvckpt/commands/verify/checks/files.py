@@ -31,7 +31,7 @@ def ask_unreadable(found: Unreadable, source: OpenSource, contents: Contents) ->
         Answered(("pickle.safety",), names or Skipped("not all of its names could be read")),
     ]
     if found.known is not None and contents.crcs is not None:
-        answers.append(Answered(("record.crc",), containers.checksums(found.known, contents.crcs)))
+        answers.append(Answered(("record.crc",), containers.checksums(None, contents.crcs)))
     return answers
 
 

@@ -108,7 +108,7 @@ def _checksums(examination: Examination, contents: Contents, asked: Asked) -> An
         return Skipped("only a torch zip has checksums")
     if contents.crcs is None:
         return _unread(examination, contents, asked)
-    return containers.checksums(checkpoint, contents.crcs)
+    return containers.checksums(checkpoint.root, contents.crcs)
 
 
 def _stated_checksums(_: Examination, contents: Contents, __: Asked) -> Answer:
