@@ -9,7 +9,7 @@ import typer
 from gsvckpt.cli.options import Settings, shared_options, tell_device
 from gsvckpt.commands.verify.after import AfterVerify
 from gsvckpt.commands.verify.findings import CHECKS
-from gsvckpt.commands.verify.run import Prepared, VerifyRequest, VerifyResult, prepare, verify_all
+from gsvckpt.commands.verify.run import PreparedVerify, VerifyRequest, VerifyResult, prepare, verify_all
 from gsvckpt.report.console import print_error, print_warning, warn_unsafe
 from gsvckpt.report.json_document import begin_document, print_document
 from gsvckpt.report.output import printing, write_out
@@ -139,7 +139,7 @@ def verify(
     return found.exit_code
 
 
-def _print(found: VerifyResult, prepared: Prepared, settings: Settings, form: Format) -> None:
+def _print(found: VerifyResult, prepared: PreparedVerify, settings: Settings, form: Format) -> None:
     for error in (*found.errors, *found.unopened):
         print_error(error)
     with printing(found.exit_code):
@@ -164,7 +164,7 @@ def _print(found: VerifyResult, prepared: Prepared, settings: Settings, form: Fo
         warn_unsafe(result.path, result.safety)
 
 
-def _print_results(found: VerifyResult, prepared: Prepared, settings: Settings) -> None:
+def _print_results(found: VerifyResult, prepared: PreparedVerify, settings: Settings) -> None:
     from gsvckpt.report import verify as report
 
     roots = prepared.targets.roots

@@ -117,7 +117,7 @@ def _covers(regions: Iterable[Region], storage: Storage) -> bool:
 
 
 def _without_repeats() -> Callable[[object], object]:
-    """What gives each place in dicts and lists a tensor of its own, where one stands in several: other programs look for each name."""
+    """The edits that give each place in dicts and lists a tensor of its own where several share one, as other programs look for each name."""
     seen: set[int] = set()
 
     def take(value: object) -> object:

@@ -25,7 +25,7 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class Contents(NamedTuple):
+class ContentDigests(NamedTuple):
     """What was learnt, by record and by the tensors' names; empty where it was not asked for."""
 
     crcs: Mapping[Record, int]
@@ -43,7 +43,7 @@ def read_contents(
     checksums: bool,
     jobs: int,
     progress: Progress,
-) -> Contents:
+) -> ContentDigests:
     """Read a checkpoint once. `device` looks at numbers, None where they are not asked for; `wanted` are digests of the file: xxh3_128,
     content, sha256, md5.
 
@@ -78,7 +78,7 @@ def read_contents(
     file |= digest_file(checkpoint.source, wanted & {"sha256", "md5"}, jobs, progress)
     if content:
         file["content"] = _content(tensors, digests)
-    return Contents(crcs, extremes, digests, file)
+    return ContentDigests(crcs, extremes, digests, file)
 
 
 def _numbers(dtype: DType) -> DType | None:

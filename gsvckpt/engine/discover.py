@@ -22,7 +22,7 @@ _TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")  # of torch bef
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFiles:
     """Checkpoints below the folders, in order of their paths, how many other files there were, and which folders could not be looked through.
 
     A checkpoint in several files stands among them by its index; `parts` are its shards that are there. `features` are folders of them, which are
@@ -56,7 +56,7 @@ class Found:
         return {"folders": list(self.folders), "ignored": self.others, **({"features": features} if self.features else {}), **skipped}
 
 
-def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = False, wanted: Wanted = "all") -> Found:
+def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = False, wanted: Wanted = "all") -> FoundFiles:
     """Look through folders. `failures` has one error for each that cannot be listed, and for one that holds no checkpoint.
 
     `thorough` also finds zips that hold a pickle anywhere, pickles that would run code, and files that GPT-SoVITS publishes, whatever their names. Of
@@ -81,7 +81,7 @@ def find_files(folders: Sequence[str], *, recursive: bool, thorough: bool = Fals
         if not chosen and not one.failures and not one.features:
             hint = "choose another folder" if recursive else "-r looks in subfolders, too"
             failures.append(MissingError("holds no checkpoint", path=folder, hint=hint))
-    return Found(
+    return FoundFiles(
         tuple(checkpoints),
         frozenset(part for part in parts if part in there or os.path.isfile(part)),
         tuple(rest),

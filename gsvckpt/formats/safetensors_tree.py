@@ -94,7 +94,7 @@ def describe_tree(root: object, named: Mapping[Storage, NamedStorage], head: str
     return found | ({HEAD: head} if head != PLAIN else {})
 
 
-class Restored(NamedTuple):
+class RestoredTree(NamedTuple):
     """The tree, every class that it names, and how its tensors lay. `stale` says in what the tree and the tensors differ; then there is no tree."""
 
     root: object
@@ -103,7 +103,7 @@ class Restored(NamedTuple):
     stale: str = ""
 
 
-def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Restored:
+def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> RestoredTree:
     """The tree in the metadata, unless another program added, removed or renamed tensors since. Raises DamagedError for a tree that is damaged."""
     from gsvckpt.formats.tree_json import decode
 
@@ -136,8 +136,8 @@ def restore(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Resto
     extra = [name for name in tensors if name not in used]
     if lost or extra:
         told = [f"{what} {_first(names)}" for what, names in (("added were", extra), ("removed were", lost)) if names]
-        return Restored(None, stale="; ".join(told))
-    return Restored(root, globals_of(root), views)
+        return RestoredTree(None, stale="; ".join(told))
+    return RestoredTree(root, globals_of(root), views)
 
 
 def _first(names: list[str]) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gsvckpt.commands.inspect.result import InventoryRow
-from gsvckpt.engine.discover import Found
+from gsvckpt.engine.discover import FoundFiles
 from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import below, name_of
 from gsvckpt.report.console import VERDICTS
@@ -31,7 +31,13 @@ _LISTED = 20  # entries of each kind of difference without --verbose
 
 
 def print_inventory(
-    entries: Sequence[InventoryRow], failures: Sequence[GsvError], found: Found, root: str | None, *, verbose: bool = False, sort: str | None = None
+    entries: Sequence[InventoryRow],
+    failures: Sequence[GsvError],
+    found: FoundFiles,
+    root: str | None,
+    *,
+    verbose: bool = False,
+    sort: str | None = None,
 ) -> None:
     """Print checkpoints by experiment, those without one first; then totals. Paths are relative to `root`, the folder that was asked for. `sort`:
     experiments and their checkpoints by size, age (the newest first), epoch or name.

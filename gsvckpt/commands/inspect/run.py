@@ -10,7 +10,7 @@ from gsvckpt.commands.inspect.batch import Inspect, Inspected, inspect_files
 from gsvckpt.commands.inspect.result import View, diff_json, document
 from gsvckpt.devices.choice import Work
 from gsvckpt.engine.difference import Difference, differences
-from gsvckpt.engine.discover import Found, find_files
+from gsvckpt.engine.discover import FoundFiles, find_files
 from gsvckpt.engine.document import document as whole_document
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.json_objects import failure_json
@@ -31,7 +31,7 @@ class InspectResult:
     """
 
     objects: tuple[Mapping[str, object] | GsvError, ...]
-    found: Found
+    found: FoundFiles
     difference: Difference | None = None
     warnings: tuple[str, ...] = ()
 
@@ -74,10 +74,10 @@ def _inspect_one(path: str, view: View, resources: Resources) -> InspectResult:
         with open_checkpoint(path) as checkpoint:
             view.require_match(examine(checkpoint).state)
     job = Inspect(view, resources.device, fixed=resources.jobs is not None)
-    return _collect(inspect_files(job, [resources.locate(path)], resources.workers, Silent(), resources.cluster), Found())
+    return _collect(inspect_files(job, [resources.locate(path)], resources.workers, Silent(), resources.cluster), FoundFiles())
 
 
-def _collect(results: Iterable[Inspected | GsvError], found: Found) -> InspectResult:
+def _collect(results: Iterable[Inspected | GsvError], found: FoundFiles) -> InspectResult:
     """The result of all files. Raises the first error if no file has a result."""
     objects: list[Mapping[str, object] | GsvError] = [*found.errors]
     warnings: list[str] = []
@@ -123,4 +123,4 @@ def compare(path: str, other: str, view: View, resources: Resources, progress: P
 def compare_silently(path: str, other: str, view: View, resources: Resources) -> InspectResult:
     """The same as a result. Raises GsvError where one of them cannot be read."""
     found = compare(path, other, view, resources, Silent())
-    return InspectResult(found.documents, Found(), found.difference, found.warnings)
+    return InspectResult(found.documents, FoundFiles(), found.difference, found.warnings)

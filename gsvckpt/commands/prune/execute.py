@@ -13,7 +13,7 @@ from gsvckpt.commands.prune.classify import measure
 from gsvckpt.commands.prune.decisions import GroupPlan
 from gsvckpt.commands.prune.demote import Computer, write_demotion
 from gsvckpt.commands.prune.plan import PrunePlan
-from gsvckpt.commands.prune.steps import ManifestStep, Work, doomed, plan_manifests, plan_work
+from gsvckpt.commands.prune.steps import GroupSteps, ManifestStep, doomed, plan_manifests, plan_work
 from gsvckpt.commands.prune.trash import find_runs
 from gsvckpt.commands.prune.trash_run import Step, TrashRun, begin, new_stamp
 from gsvckpt.commands.verify import manifest
@@ -116,7 +116,7 @@ def _make_task(plan: PrunePlan, paths: Sequence[str], orders: PruneOrders, progr
     return _Task(plan, tuple(path for path in paths if os.path.isdir(path)), orders, progress, archive, known, ignored)
 
 
-def _begin_runs(task: _Task, work: Sequence[Work], manifests: Sequence[ManifestStep], runs: dict[str, TrashRun]) -> Done:
+def _begin_runs(task: _Task, work: Sequence[GroupSteps], manifests: Sequence[ManifestStep], runs: dict[str, TrashRun]) -> Done:
     """Begin a run in each trash, and put it into `runs`, so that whatever stops this can take back what has begun. Returns what was deleted to make
     room for the first.
     """
@@ -151,7 +151,7 @@ def _end_runs(runs: Iterable[TrashRun], *, purge: bool) -> list[GsvError]:
     return failures
 
 
-def _clear(task: _Task, work: Work, run: TrashRun, before: Done, deleted: Sequence[Save]) -> Done:
+def _clear(task: _Task, work: GroupSteps, run: TrashRun, before: Done, deleted: Sequence[Save]) -> Done:
     """Carry out one run, oldest saves first. `before` is what was done already, and `deleted` what of it made room for the trash."""
     steps = {run.original(step): step for step in work.steps}
     try:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gsvckpt.commands.prune.classify import look_files, measure
 from gsvckpt.commands.prune.guards import BEST, Guards, best_names_in
 from gsvckpt.commands.verify.damaged_names import is_kept_aside
-from gsvckpt.engine.discover import Found, find_files
+from gsvckpt.engine.discover import FoundFiles, find_files
 from gsvckpt.engine.folder_saves import Folder, find_folders, read_state, sort_folders
 from gsvckpt.engine.listing import Features
 from gsvckpt.engine.runs import divide_runs
@@ -125,7 +125,7 @@ def _guard(save: Save, facts: Sequence[Facts], guards: Guards, links: Mapping[st
     return tuple(dict.fromkeys(reasons))
 
 
-def _look_into(roots: Sequence[str], found: Found, facts: Mapping[str, Facts]) -> list[Folder]:
+def _look_into(roots: Sequence[str], found: FoundFiles, facts: Mapping[str, Facts]) -> list[Folder]:
     """The folders whose names say progress, with all files in them."""
     folders = find_folders(roots, _once([*facts, *found.rest, *found.parts, *(path for path in found.checkpoints if path.endswith(PART))]))
     made = []

@@ -44,7 +44,7 @@ class KnownBeginning(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What the beginning of a file tells: as much of the root as tells progress, and the run's name, where the known one has such a name."""
+    """The training progress and the run's name, as far as the beginning of a file states them; the known file has such a name as well."""
 
     root: dict[str, object]
     identity: str | None = None

@@ -37,7 +37,7 @@ class Logged(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is asked for: the metric, where it is named, which values are good, where that is said, and a table to find them in."""
+    """The metric that was asked for and the option that names it, whether high or low values are good and who says so, and a table of values."""
 
     metric: str | None = None
     mode: Mode | None = None

@@ -47,7 +47,7 @@ class Policies:
     path: str | None = None
 
     def of(self, group: Group, command_line: Policy) -> Policy:
-        """What counts for a group: the command line, where it says nothing the group's own table, and then that of all."""
+        """The rules for a group: those of the command line first, then of the group's own table, then of the table for all groups."""
         own = next((policy for glob, policy in self.groups if fnmatchcase(group.label, glob) or fnmatchcase(group.name, glob)), Policy())
         return command_line.over(own).over(self.general)
 

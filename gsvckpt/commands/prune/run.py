@@ -62,7 +62,7 @@ class PruneFiles(NamedTuple):
     archive: str | None
 
 
-class Prepared(NamedTuple):
+class PreparedPrune(NamedTuple):
     """The task to plan: the folders, those whose trash is used, the rules for each, and the device and threads."""
 
     folders: tuple[str, ...]
@@ -124,7 +124,7 @@ def places_of(paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(folder for real, folder in found.items() if not any(real.startswith(other.rstrip(os.sep) + os.sep) for other in found))
 
 
-def prepare(folders: Sequence[str], rules: Policy, files: PruneFiles, resources: Resources, *, purge: bool, dry_run: bool) -> Prepared:
+def prepare(folders: Sequence[str], rules: Policy, files: PruneFiles, resources: Resources, *, purge: bool, dry_run: bool) -> PreparedPrune:
     """Read the rules. Raises UsageError if they cannot be read or there are none, and RefusedError if the trash is not ours."""
     check_archive(files.archive, folders)
     _require_quoted(folders, rules)
@@ -134,7 +134,7 @@ def prepare(folders: Sequence[str], rules: Policy, files: PruneFiles, resources:
     for place in places if not dry_run else ():
         require_trash(place)
     computer = Computer(resources.device, resources.workers, fixed=resources.jobs is not None)
-    return Prepared(tuple(folders), places, rules, PruneOptions(rule_set, table, computer), PruneOrders(files.archive, purge, computer))
+    return PreparedPrune(tuple(folders), places, rules, PruneOptions(rule_set, table, computer), PruneOrders(files.archive, purge, computer))
 
 
 def _require_quoted(paths: Sequence[str], rules: Policy) -> None:
@@ -162,7 +162,7 @@ def settle(places: Sequence[str], *, allowed: bool) -> tuple[tuple[str, str], ..
     return ()
 
 
-def make_plan(prepared: Prepared, progress: Progress) -> PruneResult:
+def make_plan(prepared: PreparedPrune, progress: Progress) -> PruneResult:
     """Make the plan, and warn of rules that match nothing. Raises as `plan_prune` does."""
     plan = plan_prune(prepared.folders, prepared.options, progress)
     warnings = [("--keep", f"{glob} matches no save") for glob in unmatched(plan, prepared.rules.keep)]
@@ -176,7 +176,7 @@ def make_plan(prepared: Prepared, progress: Progress) -> PruneResult:
     return PruneResult(plan, applied, tuple(warnings))
 
 
-def clear(plan: PrunePlan, prepared: Prepared, watch: Callable[[str], AbstractContextManager[Progress]]) -> Cleared:
+def clear(plan: PrunePlan, prepared: PreparedPrune, watch: Callable[[str], AbstractContextManager[Progress]]) -> Cleared:
     """Carry out the plan. Raises RefusedError if another prune was interrupted meanwhile."""
     with alone(prepared.places):
         if any(run.state != "done" for place in prepared.places for run in find_runs(place)):

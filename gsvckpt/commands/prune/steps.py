@@ -16,7 +16,7 @@ from gsvckpt.errors import GsvError
 from gsvckpt.files.paths import is_inside
 
 
-class Work(NamedTuple):
+class GroupSteps(NamedTuple):
     """A run of which something goes or shrinks, the folder whose trash is used, and the step for each file."""
 
     group: GroupPlan
@@ -36,7 +36,7 @@ def doomed(group: GroupPlan) -> list[Save]:
     return [decision.save for decision in group.decisions if decision.fate != "keep"]
 
 
-def plan_work(plan: PrunePlan, roots: Sequence[str]) -> list[Work]:
+def plan_work(plan: PrunePlan, roots: Sequence[str]) -> list[GroupSteps]:
     """What there is to do, run by run. `roots` are the folders that the user named."""
     mounts = _mounts()
     found = []
@@ -44,11 +44,11 @@ def plan_work(plan: PrunePlan, roots: Sequence[str]) -> list[Work]:
         if doomed(group):
             root = _trash_root(group.group.folder, roots, mounts)
             steps = [step for save in doomed(group) for step in _steps(save, root, plan)]
-            found.append(Work(group, root, tuple(steps)))
+            found.append(GroupSteps(group, root, tuple(steps)))
     return found
 
 
-def plan_manifests(work: Sequence[Work], roots: Sequence[str]) -> list[ManifestStep]:
+def plan_manifests(work: Sequence[GroupSteps], roots: Sequence[str]) -> list[ManifestStep]:
     """The step for each manifest that names files which go: one for a folder, however many runs are in it."""
     going: dict[str, set[str]] = {}
     for one in work:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DoneAfterVerify(NamedTuple):
-    """What was done with the results: by path, what was recorded where, copied and brought back; and the options that asked for it."""
+    """The work done after checking, by path: files recorded, copied and brought back; and the options that asked for it."""
 
     recorded: Mapping[str, str] = {}
     copied: Mapping[str, Copied] = {}

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 
 from gsvckpt.commands.verify.checks import containers, officials, resume
-from gsvckpt.commands.verify.checks.answer import Found, gather
+from gsvckpt.commands.verify.checks.answer import Answers, gather
 from gsvckpt.commands.verify.checks.files import ask_lists, ask_reading, ask_unchanged, ask_unreadable
 from gsvckpt.commands.verify.checks.table import ask_all
 from gsvckpt.commands.verify.findings import SEVERITIES, Finding, name_file, worst
@@ -97,7 +97,7 @@ def _verify_unreadable(found: Unreadable, source: OpenSource, asked: Asked) -> V
     return _result(source, contents, found.safety, told)._replace(official=name)
 
 
-def _result(source: OpenSource, contents: Contents, safety: Safety, found: Found) -> Verification:
+def _result(source: OpenSource, contents: Contents, safety: Safety, found: Answers) -> Verification:
     findings = tuple(sorted((name_file(finding, source.path) for finding in found.findings), key=_rank))
     status = judge(findings, safety)
     result = Verification(source.path, status, findings, source.size, source.mtime_ns, safety=safety, skipped=found.skipped)

@@ -43,7 +43,7 @@ class VerifyRequest(NamedTuple):
     fail_on: Severity
 
 
-class Prepared(NamedTuple):
+class PreparedVerify(NamedTuple):
     """The task of verify: the files, the checks, and what to do with the results."""
 
     targets: Targets
@@ -115,7 +115,7 @@ class VerifyResult:
         return document("verify", self.objects(), self.exit_code, self.before, self.behind)
 
 
-def prepare(asked: VerifyRequest, after: AfterVerify, resources: Resources) -> Prepared:
+def prepare(asked: VerifyRequest, after: AfterVerify, resources: Resources) -> PreparedVerify:
     """Find the files to verify. Raises UsageError for options that contradict each other, RefusedError where something is in the way of what is to
     be written, and MissingError or DamagedError for a manifest or list that cannot be read.
     """
@@ -127,7 +127,7 @@ def prepare(asked: VerifyRequest, after: AfterVerify, resources: Resources) -> P
         paths = [index_of(paths[0]) or paths[0]]  # a sharded checkpoint is one, whatever else its folder holds
     targets = gather(paths, recursive=asked.recursive, resuming=asked.resume, recorded=asked.manifest, listed=asked.checksums)
     after.require_room(targets.files, targets.roots)
-    return Prepared(targets, options, after, resources, asked.fail_on)
+    return PreparedVerify(targets, options, after, resources, asked.fail_on)
 
 
 def _options(asked: VerifyRequest, resources: Resources) -> Options:
@@ -144,7 +144,7 @@ def _options(asked: VerifyRequest, resources: Resources) -> Options:
     return Options(select_checks(asked.checks), asked.quick, asked.layout, against, digests, resume=asked.resume)
 
 
-def verify_all(prepared: Prepared, watch: Watch) -> VerifyResult:
+def verify_all(prepared: PreparedVerify, watch: Watch) -> VerifyResult:
     """Verify all files and report missing ones; then restore, copy, record and list, as the options say."""
     targets, options, after, resources, fail_on = prepared
     label = os.path.basename(next(iter(targets.files))) if len(targets.files) == 1 else "verify"
@@ -162,7 +162,7 @@ def verify_all(prepared: Prepared, watch: Watch) -> VerifyResult:
     return _write_list(found, after.listing, force=after.force) if after.listing is not None else found
 
 
-def _restore(found: VerifyResult, prepared: Prepared, folder: str, watch: Watch) -> VerifyResult:
+def _restore(found: VerifyResult, prepared: PreparedVerify, folder: str, watch: Watch) -> VerifyResult:
     """Restore damaged and missing files, and verify them again."""
     from gsvckpt.commands.verify.after import restore_damaged
 

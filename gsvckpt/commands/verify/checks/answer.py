@@ -27,14 +27,14 @@ class Answered(NamedTuple):
     answer: Answer
 
 
-class Found(NamedTuple):
+class Answers(NamedTuple):
     """What all checks found, and why some were not made."""
 
     findings: tuple[Finding, ...]
     skipped: Mapping[str, str]
 
 
-def gather(answers: Iterable[Answered], selected: Collection[str], otherwise: str = "was not asked for") -> Found:
+def gather(answers: Iterable[Answered], selected: Collection[str], otherwise: str = "was not asked for") -> Answers:
     """Unite answers. What stopped a check comes first; `otherwise` says why checks that nobody answered were skipped.
 
     Of a check that was selected, either a finding is there, or why it was skipped, or it passed.
@@ -53,4 +53,4 @@ def gather(answers: Iterable[Answered], selected: Collection[str], otherwise: st
         findings += [finding for finding in answer if finding.check in ids and finding.check in selected]
         skipped |= dict.fromkeys(ids, f"could not be checked: {stopped[0].why}") if stopped else {}
     why = {check: LEFT_OUT if check not in selected else otherwise for check in CHECKS if check not in answered or check not in selected}
-    return Found((*obstacles, *findings), skipped | why)
+    return Answers((*obstacles, *findings), skipped | why)
