@@ -99,7 +99,7 @@ def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
     if expand:
         sys.argv[1:] = arguments  # where typer finds them
     try:
-        app = make_app(asked or COMMANDS)
+        app = make_app(asked or ([] if arguments == ["--version"] else COMMANDS))
         if not arguments:
             app(args=["--help"], prog_name="gsvckpt", standalone_mode=False)
             return UsageError.exit_code

@@ -12,7 +12,6 @@ from gsvckpt.errors import FLAWS, DamagedError, GsvError, UnsupportedError
 from gsvckpt.files.local import open_source
 from gsvckpt.files.paths import file_words, folder_of, is_url, name_of
 from gsvckpt.files.secrets import conceal
-from gsvckpt.files.temporary import is_temporary
 from gsvckpt.formats import shards, sniff, torch_distributed
 from gsvckpt.hints import Hint, quote_word
 from gsvckpt.model import Checkpoint, Source
@@ -92,7 +91,8 @@ def _unfinished(source: Source, error: GsvError) -> UnsupportedError | None:
     """That a damaged file is a download which has not ended, by its name or by the file that its download manager keeps beside it."""
     if not isinstance(error, DamagedError):
         return None
-    from gsvckpt.engine.save_names import download_of  # only damaged files need it
+    from gsvckpt.engine.save_names import download_of  # only damaged files need these
+    from gsvckpt.files.temporary import is_temporary
 
     beside = [] if is_url(source.path) else os.listdir(folder_of(source.path) or os.curdir)
     sign = download_of(name_of(source.path), beside)

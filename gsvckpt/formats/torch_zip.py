@@ -13,7 +13,6 @@ from gsvckpt.dtypes import UNTYPED, DType
 from gsvckpt.errors import DamagedError, GsvError, NotCheckpointError, UnsupportedError
 from gsvckpt.files import budget
 from gsvckpt.files.local import read_bytes
-from gsvckpt.formats.byteswap import Swapped
 from gsvckpt.formats.known import Known
 from gsvckpt.formats.pickle.machine import Machine
 from gsvckpt.formats.torch_objects import REBUILD_V2, REBUILD_V3, StorageTable, rebuild
@@ -188,6 +187,8 @@ class _Opener:
         if dtype is UNTYPED and numel:
             why = "holds raw bytes of a big-endian machine, which torch itself does not turn round"
             raise UnsupportedError(why, where=record.name, hint="load it on such a machine, and save it there as another type")
+        from gsvckpt.formats.byteswap import Swapped  # such files are rare
+
         return Storage(key, dtype, numel, location, Swapped(source, offset, dtype, record.size), 0)  # the stated checksum is of the other order
 
 
