@@ -8,10 +8,8 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from gsvckpt.devices.device import LARGEST, Audit, Device, Matrix
-from gsvckpt.engine.contiguous import partly_reached
 from gsvckpt.engine.open import read
 from gsvckpt.engine.read_back import ask_library, difference
-from gsvckpt.engine.strided_read import logical_bytes
 from gsvckpt.errors import ChangedError, DamagedError, GsvError, OutputError, RefusedError
 from gsvckpt.files.local import LocalSource, open_source
 from gsvckpt.files.progress import Progress, Silent
@@ -111,7 +109,7 @@ class Engine:
             if not accept(written):
                 target.drop()
             elif target.ordered:
-                reached = partly_reached(written.plan)
+                reached = _partly_reached(written.plan)
                 move = partial(self._move, plan=written.plan, target=target, places=dict(written.layout.storages), reached=reached)
                 checksums = write_in_order(written.layout, checksums, move, target, jobs=self.jobs, progress=self.progress)
             done.append((written, checksums))
@@ -136,7 +134,7 @@ class Engine:
         def fill(target: Target) -> None:
             places = dict(layout.storages)
             self.progress.expect(sum(storage.nbytes for storage in places))
-            work = partial(self._move, plan=plan, target=target, places=places, reached=partly_reached(plan))
+            work = partial(self._move, plan=plan, target=target, places=places, reached=_partly_reached(plan))
             checksums.update((storage, crc) for storage, (crc, _) in for_each(places, work, jobs=self.jobs, progress=self.progress).items())
             target.resize(layout.size)
             for offset, piece in (*layout.texts, *layout.close(checksums)):
@@ -172,7 +170,7 @@ class Engine:
                 computed |= {storage for storage, _ in layout.storages if storage.crc is None}
             places = {storage: offset for storage, offset in layout.storages if target is not None or storage in computed}
             self.progress.expect(sum(storage.nbytes for storage in places))
-            work = partial(self._move, plan=plan, target=target, places=places, reached=partly_reached(plan))
+            work = partial(self._move, plan=plan, target=target, places=places, reached=_partly_reached(plan))
             moved = for_each(places, work, jobs=self.jobs, progress=self.progress)
             beyond = {storage: audit.overflowed for storage, (_, audit) in moved.items() if audit is not None and audit.overflowed}
             overflowed |= beyond
@@ -201,7 +199,7 @@ class Engine:
             return {}
         small = [storage for storage in plan.casts if storage.nbytes < _SMALL]
         self.progress.expect(sum(storage.nbytes for storage in small))
-        work = partial(self._move, plan=plan, target=None, places=dict.fromkeys(small, 0), reached=partly_reached(plan))
+        work = partial(self._move, plan=plan, target=None, places=dict.fromkeys(small, 0), reached=_partly_reached(plan))
         moved = for_each(small, work, jobs=self.jobs, progress=self.progress)
         return {storage: audit.overflowed for storage, (_, audit) in moved.items() if audit is not None and audit.overflowed}
 
@@ -233,6 +231,8 @@ class Engine:
             if target is not None:
                 target.write_at(place, data)
                 place += len(data)
+        if parts:
+            from gsvckpt.engine.strided_read import logical_bytes  # most files hold no slices
         for tensor in parts:
             assert self.device is not None and audit is not None and to is not None  # noqa: S101 - as above
             for part in logical_bytes(tensor, CHUNK // tensor.dtype.itemsize):
@@ -333,3 +333,11 @@ def write_in_order(
     if changed is not None:
         raise ChangedError("was different when it was read a second time", where=f"storage {changed.key}", path=changed.source.path)
     return checksums
+
+
+def _partly_reached(plan: Plan) -> Mapping[Storage, tuple[Tensor, ...]]:
+    if not plan.casts:
+        return {}
+    from gsvckpt.engine.contiguous import partly_reached  # without a cast nobody looks into parts
+
+    return partly_reached(plan)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gsvckpt.engine.contiguous import Separated, rejoin, separate
 from gsvckpt.errors import UsageError
 from gsvckpt.sovits import upstream
 from gsvckpt.sovits.config import find_config, plain
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.versions import HEADS
 from gsvckpt.transforms.plan import Change, Plan
+
+if TYPE_CHECKING:
+    from gsvckpt.engine.contiguous import Separated
 
 OWN = "gsvckpt."  # what the writer of safetensors adds and takes away itself
 _READABLE = ("format", "config", "info")
@@ -38,18 +40,29 @@ def contain(plan: Plan, to: Literal["torch", "safetensors"] | None, shard_size: 
     if before.byteorder != "little":
         plan = replace(plan, changes=(*plan.changes, Change("to", "byte order", before.byteorder, "little")))
     if wanted == "safetensors":
+        from gsvckpt.engine.contiguous import separate  # a torch file keeps its storages as they are
+
         separated = separate(plan)
         plan = replace(separated.plan, changes=(*separated.plan.changes, *_tell(separated)))
         return replace(plan, container="safetensors", metadata=_readable(plan), shard_size=shard_size)
-    separated = separate(plan, compact=True) if compact and plan.over is None else Separated(plan)
-    left_out = [change for change in _tell(separated) if change.bytes]
-    plan = rejoin(separated.plan if left_out or plan.views else plan)
-    plan = replace(plan, changes=(*plan.changes, *left_out))
+    plan = _lay_out(plan, compact=compact and plan.over is None)
     if shard_size is not None:
         raise UsageError("shards are safetensors files", where="--max-shard-size", hint="--to safetensors")
     lost = [key for key in plan.metadata if key not in _READABLE and not key.startswith(OWN)]
     changes = [Change("to", "metadata", ", ".join(lost), "dropped: a torch file has no place for it")] if lost else []
     return replace(plan, container="torch-zip", metadata={}, changes=(*plan.changes, *changes))
+
+
+def _lay_out(plan: Plan, *, compact: bool) -> Plan:
+    """Storages as they lay before the file was a safetensors file; `compact` leaves out what no tensor reaches."""
+    if not compact and not plan.views:
+        return plan
+    from gsvckpt.engine.contiguous import Separated, rejoin, separate
+
+    separated = separate(plan, compact=True) if compact else Separated(plan)
+    left_out = [change for change in _tell(separated) if change.bytes]
+    plan = rejoin(separated.plan if left_out or plan.views else plan)
+    return replace(plan, changes=(*plan.changes, *left_out))
 
 
 def _tell(separated: Separated) -> list[Change]:

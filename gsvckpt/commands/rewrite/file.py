@@ -24,7 +24,6 @@ from gsvckpt.formats.sniff import read_head
 from gsvckpt.hints import quote_word
 from gsvckpt.sovits import kinds, upstream
 from gsvckpt.sovits.kinds import Identity
-from gsvckpt.sovits.lightning import path_classes
 from gsvckpt.sovits.sections import split_sections
 from gsvckpt.transforms.plan import Plan, begin
 
@@ -163,7 +162,11 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
 def _notes_of_lightning(plan: Plan, output: str) -> tuple[str, ...]:
     """What is to be done before today's Lightning resumes from an output. It was so of the source as well."""
     root = plan.root
-    if plan.container != "torch-zip" or not (isinstance(root, dict) and "pytorch-lightning_version" in root and path_classes(root)):
+    if plan.container != "torch-zip" or not (isinstance(root, dict) and "pytorch-lightning_version" in root):
+        return ()
+    from gsvckpt.sovits.lightning import path_classes  # SoVITS needs none of it
+
+    if not path_classes(root):
         return ()
     command = f"gsvckpt migrate {quote_word(output)} --plain --in-place"
     return (f"pytorch-lightning 2.6 and newer, with torch 2.6 and newer, resumes from it only after: {command}",)

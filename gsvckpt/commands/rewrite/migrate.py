@@ -20,7 +20,6 @@ from gsvckpt.engine.salvage import find_lost, is_damaged, open_salvaged
 from gsvckpt.engine.write import OnOverflow, Written
 from gsvckpt.errors import RefusedError, UsageError, closest
 from gsvckpt.files.progress import Silent
-from gsvckpt.formats.pickle.numpy_values import plain_value
 from gsvckpt.formats.pickle.weights_only import tell_refused
 from gsvckpt.model import Checkpoint, Opaque, Path, Tensor
 from gsvckpt.sovits import kinds, names, small_weights
@@ -250,6 +249,8 @@ def _make_plain(planned: Planned, _: Task) -> Planned:
 
 def _simple(value: Opaque) -> object:
     """The plain value of an object: of NumPy's arrays and numbers, of configs, paths and devices; the object itself for any other."""
+    from gsvckpt.formats.pickle.numpy_values import plain_value  # only --plain needs it
+
     found = plain_value(value)
     return found if found is not value else simple_form(value)
 
