@@ -297,6 +297,15 @@ class Reached(TypedDict):
     step: int | None
 
 
+class ResumedFrom(TypedDict):
+    G: str | None
+    D: str | None
+    epoch: int | None
+
+
+Resumed = TypedDict("Resumed", {"goes_on": bool, "from": ResumedFrom, "why": str})
+
+
 class _Verified(TypedDict):
     path: str
     size: int
@@ -312,6 +321,7 @@ class _Verified(TypedDict):
 
 
 class Verified(_Verified, total=False):
+    resume: Resumed
     tensors: Mapping[str, str]
     error: Error
     recorded: str
@@ -396,6 +406,7 @@ class VerifyDocument(TypedDict, total=False):
     ignored: int
     skipped: list[Place]
     warnings: list[Place]
+    resume: Resumed
     error: Error
 
 

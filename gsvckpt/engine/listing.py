@@ -16,10 +16,10 @@ from gsvckpt.files.publish import TRASH
 from gsvckpt.files.temporary import is_temporary
 from gsvckpt.formats import shards
 from gsvckpt.model import Tensor
+from gsvckpt.sovits.names import FEATURES
 
 EXTENSIONS = frozenset((".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl"))
 _OWN = frozenset((".git", TRASH))  # folders whose files are nobody's checkpoints any more
-_FEATURES = ("3-bert", "4-cnhubert", "7-sv_cn")  # prepare_datasets/1-get-text.py, 2-get-hubert-wav32k.py, 2-get-sv.py
 _WORKPLACE = frozenset(("webui.py", "api.py", "logs", "tools", "weight.json"))  # beside GPT_SoVITS
 
 Wanted = Literal["all", "checkpoints", "saves"]
@@ -148,7 +148,7 @@ def _why_skipped(name: str, beside: Sequence[os.DirEntry[str]], wanted: Wanted) 
 
 def _features(folder: str, entries: Sequence[os.DirEntry[str]]) -> Features | None:
     """The features in a folder that is called as data preparation calls it and whose first file is one bare tensor; no other file is opened."""
-    if os.path.basename(folder) not in _FEATURES:
+    if os.path.basename(folder) not in FEATURES:
         return None
     files = [entry for entry in entries if entry.name.endswith(".pt") and _is_file(entry.path)]
     if not files or not _is_bare(files[0].path):

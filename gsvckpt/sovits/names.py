@@ -29,6 +29,8 @@ _WEIGHTS = r"(?:GPT|SoVITS)_weights(?:_(?P<version>v[0-9](?:ProPlus|Pro)?))?"
 _TOLD = r"[-_]e[0-9]{1,12}(?:_s[0-9]{1,12})?(?:_l[0-9]{1,6})?|-?epoch=[0-9]{1,12}e?-step=[0-9]{1,12}(?:-v[0-9]{1,6})?"  # what must not be cut off
 _LONGEST = 255  # bytes of a file's name on nearly all systems
 
+FEATURES = ("3-bert", "4-cnhubert", "7-sv_cn")  # folders of prepare_datasets/1-get-text.py, 2-get-hubert-wav32k.py, 2-get-sv.py
+PREPARED = (*FEATURES, "5-wav32k")  # what lies in an experiment's folder before its first training
 LATEST_STEP = 233333333333  # the name of "save only the latest" (s2_train.py), no step at all
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 from gsvckpt.errors import MissingError, as_error
 from gsvckpt.files.paths import is_url
-from gsvckpt.sovits.names import LIGHTNING, resumes, split
+from gsvckpt.sovits.names import LIGHTNING, PREPARED, resumes, split
 
 CONFIG = "config.json"  # of an experiment: that of its last SoVITS run (utils.py:213-232)
 LARGEST_CONFIG = 1 << 20  # bytes; upstream's has 2 KB
+_CHECKPOINTS = (".pth", ".ckpt")
 _LEVELS = 3  # logs/<exp>/logs_s2_v2/G_16.pth: the config is one folder up; a user may have sorted files further
 
 
@@ -22,6 +24,7 @@ class TrainingRun(NamedTuple):
 
     `generator` and `discriminator` are the names it would take (for GPT, the one file is the generator); `failure` is the error by which choosing
     ends. `epochs` is the number of epochs that the experiment's config.json asks for, which is that of its last SoVITS run, of `config_version`.
+    `begun` is False where training has no folder yet.
     """
 
     folder: str
@@ -33,6 +36,7 @@ class TrainingRun(NamedTuple):
     failure: str = ""
     epochs: int | None = None
     config_version: str | None = None
+    begun: bool = True
 
     def place(self, name: str) -> str:
         """The path of one of its files."""
@@ -62,6 +66,45 @@ def find_runs(path: str) -> tuple[TrainingRun, ...]:
     if not found:
         raise MissingError("holds no training run (logs_s1_*, logs_s2_*)", path=path, hint="name an experiment's folder, like logs/alice")
     return tuple(run for run in found if run.names) or tuple(found)
+
+
+def find_resumable(path: str) -> tuple[TrainingRun, ...]:
+    """The runs that training in `path` would go on with: those of one experiment, or of each experiment in a folder like `logs`.
+
+    Where training has not begun, the folder itself stands for its first run: one that is not there yet, is empty, or holds only prepared data.
+    Raises MissingError for a folder that holds something else.
+    """
+    if not os.path.exists(path) and not path.endswith(_CHECKPOINTS):
+        return (_first_run(path),)
+    try:
+        return find_runs(path)
+    except MissingError:
+        if not os.path.isdir(path):
+            raise
+        names = _list(path)
+        inner = [os.path.join(path, name) for name in names if os.path.isdir(os.path.join(path, name))]
+        found = tuple(run for folder in inner for run in _runs_of_experiment(folder))
+        if found:
+            return found
+        if not names or any(name in PREPARED for name in names):
+            return (_first_run(path),)
+        raise
+
+
+def _runs_of_experiment(folder: str) -> tuple[TrainingRun, ...]:
+    """The runs of a folder inside `logs`; one that is no experiment has none."""
+    try:
+        names = _list(folder)
+    except MissingError:
+        return ()
+    if any(parse_run(name) is not None for name in names):
+        with suppress(MissingError):  # a name alone, which is no folder
+            return find_runs(folder)
+    return (_first_run(folder),) if any(name in PREPARED for name in names) else ()
+
+
+def _first_run(folder: str) -> TrainingRun:
+    return TrainingRun(folder, "sovits", None, (), begun=False)
 
 
 def _run_folders(folder: str) -> Iterator[tuple[str, RunName]]:

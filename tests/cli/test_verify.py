@@ -153,6 +153,7 @@ def test_resume_on_an_experiment(gsvckpt, tmp_path):
     assert kinds == ["gpt-training", None]
     assert {finding["check"] for finding in run.document["files"][1]["findings"]} == {"resume.lightning", "resume.finished"}
     assert gsvckpt("verify", tmp_path / "logs" / "alice", "--resume", "--fail-on", "warning").code == 1
+    assert gsvckpt("verify", tmp_path / "logs", "--resume", "--layout", "none").code == 0
     assert_one_error(gsvckpt("verify", tmp_path, "--resume"), tmp_path, 3)
 
 

@@ -38,6 +38,8 @@ def as_json(result: Verification, after: DoneAfterVerify, fail_on: Severity = "e
         | {name: digest for name, digest in result.digests.items() if name not in ("md5", "sha256", "xxh3_128", "content")},
         "safety": safety_json(result.safety),
     }
+    if result.resumption is not None:
+        document["resume"] = result.resumption.as_json()
     if result.tensors:
         document["tensors"] = dict(result.tensors)
     if result.error is not None:

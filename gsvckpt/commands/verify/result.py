@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from gsvckpt.commands.verify.checks.resume import ResumeState
+from gsvckpt.commands.verify.checks.resume import ResumeState, Resumption
 from gsvckpt.commands.verify.checksum_files import Listed
 from gsvckpt.commands.verify.findings import CHECKS, SEVERITIES, Finding, Severity, is_damage, is_unchecked, worst
 from gsvckpt.commands.verify.manifest import ManifestEntry
@@ -91,6 +91,7 @@ class Verification(NamedTuple):
     tensors: Mapping[str, str] = {}
     config: Plain = None
     resume: ResumeState | None = None
+    resumption: Resumption | None = None
     error: ErrorJson | None = None
     official: str | None = None
     skipped: Mapping[str, str] = {}

@@ -103,7 +103,13 @@ class VerifyResult:
     @property
     def behind(self) -> dict[str, object]:
         """The document's keys after `files`."""
-        return {"warnings": [{"path": path, "why": why} for path, why in self.warnings]} if self.warnings else {}
+        keys: dict[str, object] = {"warnings": [{"path": path, "why": why} for path, why in self.warnings]} if self.warnings else {}
+        answers = [result.resumption for result in self.files if result.resumption is not None]
+        if answers:
+            from gsvckpt.commands.verify.checks.resume import unite  # only --resume asks
+
+            keys["resume"] = unite(answers).as_json()
+        return keys
 
     def objects(self) -> Iterator[Mapping[str, object]]:
         """The document's files, made one by one: there may be many."""

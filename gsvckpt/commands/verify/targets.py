@@ -24,7 +24,7 @@ from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.formats.torch_distributed import is_metadata
 from gsvckpt.formats.torch_unpacked import is_unpacked
 from gsvckpt.hints import Hint, quote_word
-from gsvckpt.sovits.runs import TrainingRun, find_runs
+from gsvckpt.sovits.runs import TrainingRun, find_resumable
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ def _look(path: str, *, recursive: bool, resuming: bool) -> _Named:
     failures: tuple[GsvError, ...] = ()
     if resuming:
         try:
-            runs = tuple(find_runs(path))
+            runs = find_resumable(path)
         except MissingError as error:
             failures = (error,) if os.path.isdir(path) else ()  # a file may be asked about wherever it lies
-        if os.path.isdir(path):
+        if os.path.isdir(path) or any(not run.begun for run in runs):
             return _Named(path, failures=failures, runs=runs)
     if is_folder(path):
         return _look_into(path, recursive=recursive)
@@ -302,7 +302,8 @@ def assess_runs(targets: Targets, results: Sequence[Verification]) -> list[Verif
         assessed = resume.assess(run, states)
         findings = tuple(name_file(finding, run.place(finding.where)) for finding in assessed)
         skipped = only("resume.", "this is the folder of a training run") | resume.skipped_of_run(run, states, assessed)
-        found.append(Verification(run.folder, judge(findings, Safety("safe")), findings, skipped=skipped))
+        answer = resume.answer(run, states, assessed)
+        found.append(Verification(run.folder, judge(findings, Safety("safe")), findings, skipped=skipped, resumption=answer))
     return found
 
 

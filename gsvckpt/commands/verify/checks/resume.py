@@ -82,7 +82,7 @@ def assess_file(name: str, state: ResumeState, run: TrainingRun | None) -> list[
 
 def _assess_gpt(run: TrainingRun, states: Mapping[str, ResumeState | GsvError]) -> list[Finding]:
     if run.generator is None:
-        return [_nothing("epoch=*-step=*.ckpt")]
+        return [_nothing(run, "epoch=*-step=*.ckpt")]
     state = states[run.chosen[0]]
     if isinstance(state, GsvError):
         why = f"would be used, and training stops with an error: {state.why}"
@@ -115,8 +115,11 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
     if run.failure:
         why = f"a name makes GPT-SoVITS fail ({run.failure}); {_OVER}"
         return [Finding("resume.file", "error", run.folder, why, Hint("rename files to G_<step>.pth"))]
+    if run.generator is None and run.discriminator is None:
+        return [_nothing(run, "G_*.pth")]
     if run.generator is None:
-        return [_nothing("G_*.pth")]
+        why = f"there is no G_*.pth beside {run.discriminator}: {_OVER}"
+        return [Finding("resume.pair", "error", str(run.discriminator), why, Hint("put the G file of the same epoch back"), "no G", "G and D")]
     found: list[Finding] = []
     pairs = _has_pairs(run)
     known: dict[str, ResumeState] = {}
@@ -135,10 +138,8 @@ def _assess_sovits(run: TrainingRun, states: Mapping[str, ResumeState | GsvError
     if generator is None:
         return found
     if discriminator is not None and discriminator.epoch != generator.epoch:
-        why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}; training continues with both"
-        command = f"gsvckpt verify {quote_word(run.folder)} --restore-from <BACKUP>"
-        hint = Hint("put the file of the same epoch back: this brings it from a backup", command)
-        found.append(Finding("resume.pair", "warning", run.generator, why, hint, str(discriminator.epoch), str(generator.epoch)))
+        why = f"{run.generator} is of epoch {generator.epoch}, {run.discriminator} of epoch {discriminator.epoch}: training would go on with both"
+        found.append(Finding("resume.pair", "error", run.generator, why, _whole_pair(run, generator), str(discriminator.epoch), str(generator.epoch)))
     found += _stale(run, generator, states)
     blocked = any(finding.severity == "error" for finding in found)
     return [*found, *_outcome(run, generator, blocked=blocked)]
@@ -191,8 +192,21 @@ def _outcome(run: TrainingRun, state: ResumeState, *, blocked: bool) -> list[Fin
     return [Finding("resume.file", "info", str(run.generator), f"training resumes from {files} at epoch {state.epoch + 1}{total}")]
 
 
-def _nothing(pattern: str) -> Finding:
-    return Finding("resume.file", "warning", "folder", f"there is no {pattern}: training starts from the pretrained model at epoch 1", found="none")
+def _whole_pair(run: TrainingRun, generator: ResumeState) -> Hint:
+    """How to get from a mixed pair to a whole one: the save before is often still there, as a kill between the two files leaves it."""
+    older = f"G{str(run.discriminator)[1:]}"
+    if older in run.names and older != run.generator:
+        return Hint(f"move {run.generator} out of the folder, and training goes on from {older} and {run.discriminator}; then look again")
+    command = f"gsvckpt verify {quote_word(run.folder)} --restore-from <BACKUP>"
+    return Hint(f"put the D file of epoch {generator.epoch} back: this brings it from a backup", command)
+
+
+def _nothing(run: TrainingRun, pattern: str) -> Finding:
+    """That this is a first run: nothing is lost by it."""
+    if not run.begun:
+        pattern = "training run (logs_s1_*, logs_s2_*) yet" if os.path.isdir(run.folder) else "such folder yet"
+    missing = f"there is no {pattern}"
+    return Finding("resume.file", "info", "folder", f"{missing}: training starts from the pretrained model at epoch 1", found="none")
 
 
 def _instead(run: TrainingRun, name: str) -> Hint:
@@ -207,6 +221,44 @@ def _instead(run: TrainingRun, name: str) -> Hint:
         command = f"gsvckpt verify {quote_word(run.folder)} --resume --restore-from <BACKUP>"
         return Hint("brings it back from a backup; nothing else is there to go on from", command)
     return Hint(f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again")
+
+
+class Resumption(NamedTuple):
+    """The answer to `would training go on here?`: from which files and epoch, and in one sentence why, or why not.
+
+    `generator` is GPT's file, too. `goes_on` is False for a first run, for one that is done, and where GPT-SoVITS would start over or mix two saves.
+    """
+
+    goes_on: bool
+    generator: str | None
+    discriminator: str | None
+    epoch: int | None
+    why: str
+
+    def as_json(self) -> dict[str, object]:
+        """The `resume` object of a run in the JSON document."""
+        return {"goes_on": self.goes_on, "from": {"G": self.generator, "D": self.discriminator, "epoch": self.epoch}, "why": self.why}
+
+
+def answer(run: TrainingRun, states: Mapping[str, ResumeState | GsvError], found: Sequence[Finding]) -> Resumption:
+    """What `assess`, which found this, comes to for a script."""
+    state = states.get(run.place(run.generator)) if run.generator is not None else None
+    epoch = state.epoch if isinstance(state, ResumeState) else None
+    errors = [finding for finding in found if finding.severity == "error"]
+    told = errors or [finding for finding in found if finding.check == "resume.finished"]
+    told = told or [finding for finding in found if finding.check == "resume.file"]
+    goes_on = run.generator is not None and not errors and all(finding.check == "resume.file" for finding in told)
+    why = told[0].why if told else "the epoch of its files is not known"
+    where = told[0].where if told and told[0].severity == "error" else ""
+    return Resumption(goes_on, run.generator, run.discriminator, epoch, f"{where}: {why}" if where and where not in why else why)
+
+
+def unite(answers: Sequence[Resumption]) -> Resumption:
+    """The answer for several runs: they go on if each does, and the first that does not tells why. Files are named where there is one run."""
+    if len(answers) == 1:
+        return answers[0]
+    stopped = [one for one in answers if not one.goes_on]
+    return stopped[0] if stopped else Resumption(True, None, None, None, f"all {len(answers):,} runs go on")
 
 
 def skipped_of_file(state: ResumeState) -> dict[str, str]:

@@ -14,7 +14,7 @@ from support.builders import Make, Name, torch_zip
 
 from gsvckpt.commands.verify.checks.resume import assess_file, summarise
 from gsvckpt.commands.verify.file import verify_file
-from gsvckpt.commands.verify.result import Options
+from gsvckpt.commands.verify.result import Options, Verification
 from gsvckpt.commands.verify.targets import assess_runs, gather
 from gsvckpt.engine.examine import examine
 from gsvckpt.engine.open import open_checkpoint
@@ -58,11 +58,25 @@ def experiment(tmp_path: Path) -> Path:
     return root
 
 
-def verdicts(root: Path):
-    """{check: severity} and the sentences, over all runs."""
+def runs(root: Path) -> list[Verification]:
+    """The verdict on each run."""
     targets = gather([str(root)], recursive=False, resuming=True, recorded=None, listed=None)
     results = [verify_file(path, QUICK, expected) for path, expected in targets.files.items()]
-    findings = [finding for run in assess_runs(targets, results) for finding in run.findings]
+    return assess_runs(targets, results)
+
+
+def answer(run: Verification) -> tuple[bool, str | None, str | None, int | None]:
+    """Whether training goes on, and from which files and epoch, as JSON says it."""
+    assert run.resumption is not None
+    document = run.resumption.as_json()
+    assert document["why"]
+    assert set(document["from"]) == {"G", "D", "epoch"}
+    return (document["goes_on"], *document["from"].values())
+
+
+def verdicts(root: Path):
+    """{check: severity} and the sentences, over all runs."""
+    findings = [finding for run in runs(root) for finding in run.findings]
     return {finding.check: finding.severity for finding in findings}, " | ".join(finding.why for finding in findings)
 
 
@@ -110,7 +124,28 @@ def test_g_without_d_starts_over(experiment: Path) -> None:
 
 def test_g_and_d_of_different_epochs(experiment: Path) -> None:
     put(experiment, G_16=g_file(8), D_16=d_file(7))
-    assert verdicts(experiment)[0]["resume.pair"] == "warning"
+    found, told = verdicts(experiment)
+    assert found == {"resume.pair": "error"}
+    assert "G_16.pth is of epoch 8, D_16.pth of epoch 7" in told
+
+
+def test_a_kill_between_g_and_d_leaves_the_save_before(experiment: Path) -> None:
+    """utils.py:112-117 takes G_24 and D_16, each the newest of its kind; without G_24 it would take a whole pair."""
+    put(experiment, G_16=g_file(8), D_16=d_file(8), G_24=g_file(12))
+    (run,) = runs(experiment)
+    (finding,) = run.findings
+    assert (finding.check, finding.severity) == ("resume.pair", "error")
+    assert "move G_24.pth out of the folder" in str(finding.hint)
+    assert answer(run) == (False, "G_24.pth", "D_16.pth", 12)
+    (experiment / "logs_s2_v2" / "G_24.pth").unlink()
+    assert answer(runs(experiment)[0]) == (True, "G_16.pth", "D_16.pth", 8)
+
+
+def test_d_without_g_starts_over(experiment: Path) -> None:
+    put(experiment, D_16=d_file(8))
+    found, told = verdicts(experiment)
+    assert found == {"resume.pair": "error"}
+    assert "starts over" in told
 
 
 def test_a_damaged_file_means_a_silent_restart(experiment: Path) -> None:
@@ -128,8 +163,14 @@ def test_the_trap_of_only_the_latest(experiment: Path) -> None:
     assert "G_40.pth is of epoch 10" in told
 
 
+def test_what_a_script_is_told_of_the_trap(experiment: Path) -> None:
+    put(experiment, G_233333333333=g_file(3), D_233333333333=d_file(3), G_40=g_file(10), D_40=d_file(10))
+    assert answer(runs(experiment)[0]) == (True, "G_233333333333.pth", "D_233333333333.pth", 3)
+
+
 def test_already_at_the_last_epoch(experiment: Path) -> None:
     put(experiment, G_16=g_file(20), D_16=d_file(20))
+    assert answer(runs(experiment)[0]) == (False, "G_16.pth", "D_16.pth", 20)
     found, told = verdicts(experiment)
     assert found == {"resume.finished": "warning"}
     assert "epoch 20 of 20 is done" in told
@@ -143,8 +184,9 @@ def test_the_config_of_another_version_says_nothing_of_this_run(experiment: Path
 
 def test_nothing_to_resume_from(experiment: Path) -> None:
     found, told = verdicts(experiment / "logs_s2_v2")
-    assert found == {"resume.file": "warning"}
+    assert found == {"resume.file": "info"}
     assert "epoch 1" in told
+    assert answer(runs(experiment / "logs_s2_v2")[0]) == (False, None, None, None)
 
 
 def s1(experiment: Path, tree: dict[str, object], name: str = "epoch=1-step=12.ckpt") -> None:
@@ -162,6 +204,7 @@ def test_gpt_goes_on(experiment: Path) -> None:
     found, told = verdicts(experiment)
     assert found == {"resume.file": "info"}
     assert "at epoch 3 of 20" in told
+    assert answer(runs(experiment)[0]) == (True, "epoch=1-step=12.ckpt", None, 2)
 
 
 @pytest.mark.parametrize("key", ["pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers"])
