@@ -4,16 +4,19 @@ PYTHON ?= python3
 ARGS ?=
 BIN = .venv/bin
 READY = .venv/.ready
+JUDGES = .venv-readers
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check soak bench bench-gpu completions schemas clean
+.PHONY: help setup demo test check soak readers crash bench bench-gpu completions schemas clean
 
 help:
 	@echo "make demo         build a small voice in ./demo and run gsvckpt on it"
 	@echo "make test         run the tests on all cores (ARGS='-k inspect' passes options to pytest)"
 	@echo "make check        format, lint, types and tests: everything CI asks for"
 	@echo "make soak         run the long tests whole, with a new seed, and put their figures into docs/reliability.md"
+	@echo "make readers      let GSV-TTS-Lite and Genie-TTS load all that gsvckpt writes, and put what they find into docs/fidelity.md"
+	@echo "make crash        kill a trainer at every step of its saves, resume it, and put what happens into docs/resume.md"
 	@echo "make bench        measure speed and memory against what one would run instead (ARGS='--list')"
 	@echo "make bench-gpu    measure what a GPU is good for, where there is one"
 	@echo "make completions  write completions/ anew, after commands or options changed"
@@ -37,6 +40,12 @@ check: $(READY)
 soak: $(READY)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+readers: $(JUDGES)/.ready
+	@$(JUDGES)/bin/python -m tests.runtimes $(ARGS)
+
+crash: $(JUDGES)/.ready
+	@$(JUDGES)/bin/python -m tests.crash $(ARGS)
+
 bench: $(READY)
 	@$(BIN)/python -m pip install -qq --group bench
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -51,7 +60,7 @@ schemas: $(READY)
 	@$(BIN)/python -m tests.schemas
 
 clean:
-	rm -rf .venv build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(JUDGES) build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find gsvckpt tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and with an exact pin, so that all runs use the same one. Where pip finds a build for the CPU it takes that; from elsewhere the
@@ -63,4 +72,14 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install -qq --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install -qq torch==2.13.0
 	@$(BIN)/python -m pip install -qq --editable . --group dev
+	@touch $@
+
+# The judges' own versions of onnxruntime and protobuf stay away from everything else.
+$(JUDGES)/.ready: pyproject.toml
+	@echo "setting up $(JUDGES) (once, about a minute)"
+	@$(PYTHON) -m venv $(JUDGES)
+	@$(JUDGES)/bin/python -m pip install -qq --upgrade "pip>=25.1"
+	@$(JUDGES)/bin/python -m pip install -qq torch==2.13.0
+	@$(JUDGES)/bin/python -m pip install -qq --editable . --group readers
+	@$(JUDGES)/bin/python -m pip install -qq --no-deps --group readers-alone
 	@touch $@

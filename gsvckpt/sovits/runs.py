@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -86,7 +86,7 @@ def find_resumable(path: str) -> tuple[TrainingRun, ...]:
         found = tuple(run for folder in inner for run in _runs_of_experiment(folder))
         if found:
             return found
-        if not names or any(name in PREPARED for name in names):
+        if not names or _is_experiment(names):
             return (_first_run(path),)
         raise
 
@@ -97,10 +97,16 @@ def _runs_of_experiment(folder: str) -> tuple[TrainingRun, ...]:
         names = _list(folder)
     except MissingError:
         return ()
-    if any(parse_run(name) is not None for name in names):
-        with suppress(MissingError):  # a name alone, which is no folder
-            return find_runs(folder)
-    return (_first_run(folder),) if any(name in PREPARED for name in names) else ()
+    if not _is_experiment(names):
+        return ()
+    with suppress(MissingError):
+        return find_runs(folder)
+    return (_first_run(folder),)
+
+
+def _is_experiment(names: Sequence[str]) -> bool:
+    """Whether a folder of these entries holds prepared data, or the folder of a run, in which there may be nothing yet."""
+    return any(name in PREPARED or parse_run(name) is not None for name in names)
 
 
 def _first_run(folder: str) -> TrainingRun:

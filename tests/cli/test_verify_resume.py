@@ -83,8 +83,10 @@ def test_a_first_run_is_legal(gsvckpt, logs, place):
         Path(place).mkdir(parents=True, exist_ok=True)
 
 
-def test_prepared_data_alone_is_a_first_run(gsvckpt, logs):
-    (logs / "alice" / "3-bert").mkdir(parents=True)
+@pytest.mark.parametrize("folder", ["3-bert", "logs_s1_v2", "logs_s2_v2", "logs_s1_v2/ckpt"])
+def test_what_is_made_before_the_first_save_is_a_first_run(gsvckpt, logs, folder):
+    """`make crash` found the folder of a GPT run without its ckpt."""
+    (logs / "alice" / folder).mkdir(parents=True)
     assert resume(gsvckpt, logs / "alice")["from"] == NOTHING
     assert resume(gsvckpt, logs)["from"] == NOTHING
 

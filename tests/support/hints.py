@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from functools import cache
+from html import unescape
 from typing import Any
 
 import typer
@@ -27,7 +28,7 @@ def _context(command: str) -> typer.Context:
 
 def commands_in(printed: str) -> list[str]:
     """The commands of the hints in what was printed, each with the text behind it."""
-    return _PRINTED.findall(printed)
+    return _PRINTED.findall(unescape(printed) if printed.startswith("<?xml") else printed)  # JUnit shows them, too
 
 
 def without_placeholders(line: str) -> str:

@@ -47,11 +47,12 @@ class Numbers:
 
 class Maker:
     """Makes tensors: weights, Adam's moments, and the counters of a codebook. `tiny` gives a layout's tensors one element each, but for the table by
-    whose rows versions are told apart.
+    whose rows versions are told apart. `loud` gives the vocoder weights with which one hears something.
     """
 
-    def __init__(self, *, tiny: bool = False) -> None:
+    def __init__(self, *, tiny: bool = False, loud: bool = False) -> None:
         self._tiny = tiny
+        self._loud = loud
         rng = np.random.default_rng(20240117)
         normal = rng.standard_normal(TABLE, np.float32)
         counts = rng.uniform(1, 4000, TABLE).astype(np.float32)  # how often a codebook entry was used
@@ -60,11 +61,16 @@ class Maker:
             "exp_avg": normal * np.float32(1e-4),
             "exp_avg_sq": np.square(normal) * np.float32(1e-8),
             "count": counts,
+            "gain": (np.abs(normal) + 1) * np.float32(0.625),
         }
         self._sources: dict[tuple[str, str], Numbers] = {}
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: str = "float32", table: str = "weight") -> Tensor:
-        storage = self._storage(name, int(np.prod(shape)), dtype, "count" if name.endswith("cluster_size") else table)
+        if name.endswith("cluster_size"):
+            table = "count"
+        elif self._loud and name.startswith("dec.") and name.endswith("weight_g"):
+            table = "gain"
+        storage = self._storage(name, int(np.prod(shape)), dtype, table)
         return Tensor(storage, storage.dtype, shape, contiguous_stride(shape))
 
     def constant(self, value: float, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
@@ -109,6 +115,22 @@ def generator_training(maker: Maker, version: str, epoch: int, step: int) -> dic
     modules = dict.fromkeys(".".join(key.split(".")[:depth]) for key in model for depth in range(key.count(".") + 1))
     model._metadata = OrderedDict((module, {"version": 1}) for module in modules)  # type: ignore[attr-defined]  # torch's own attribute
     return {"model": model, "iteration": epoch, "optimizer": _adamw(maker, model, step), "learning_rate": 1e-4}
+
+
+def gpt_training(maker: Maker, version: str, epoch: int, step: int) -> dict[str, object]:
+    """What Lightning writes for a GPT run, without optimizer moments (s1_train.py, measured with pytorch-lightning 2.5.6)."""
+    return {
+        "epoch": epoch - 1,
+        "global_step": step,
+        "pytorch-lightning_version": "2.5.6",
+        "state_dict": OrderedDict(maker.state("gpt-v1" if version == "v1" else "gpt-v2", "float32")),
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"config": _gpt_config("alice", version, epoch), "output_dir": "logs/alice/logs_s1_v2", "is_train": True},
+    }
 
 
 def lora_training(maker: Maker, version: str, epoch: int, step: int) -> dict[str, object]:
