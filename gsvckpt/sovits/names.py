@@ -26,6 +26,8 @@ _STRAY = r"[12][0-9]{9}\.[0-9]{1,12}\.pth"  # `{time()}.pth` and `{time()}{part}
 _RUN = r"logs_s[12](?:_(?P<version>v[0-9](?:ProPlus|Pro)?)(?:_lora_(?P<rank>[0-9]{1,6}))?)?"
 _WEIGHTS = r"(?:GPT|SoVITS)_weights(?:_(?P<version>v[0-9](?:ProPlus|Pro)?))?"
 
+_WORDS = "weights|fp16|migrated|salvaged"  # those of convert-fp16, strip-optimizer, migrate and --salvage
+_MADE_BEFORE, _MADE_BEHIND = rf"(?:{_WORDS})-(.+)", rf"(.+)\.(?:{_WORDS})(\.[A-Za-z0-9]+)"
 _TOLD = r"[-_]e[0-9]{1,12}(?:_s[0-9]{1,12})?(?:_l[0-9]{1,6})?|-?epoch=[0-9]{1,12}e?-step=[0-9]{1,12}(?:-v[0-9]{1,6})?"  # what must not be cut off
 _LONGEST = 255  # bytes of a file's name on nearly all systems
 
@@ -64,6 +66,15 @@ def parse(path: str) -> FileName:
         is_latest = form in ("generator", "discriminator") and step in (None, LATEST_STEP)
         return FileName(form, experiment(path), epoch, None if is_latest else step, rank, is_latest)
     return FileName(experiment=experiment(path))
+
+
+def original_name(path: str) -> str:
+    """A path without the words that gsvckpt puts before or behind a name: `weights-G_16.pth` and `G_16.fp16.pth` are made from `G_16.pth`."""
+    base = basename(path)
+    folder, inner = path[: len(path) - len(base)], base
+    while (match := re.fullmatch(_MADE_BEFORE, inner) or re.fullmatch(_MADE_BEHIND, inner)) is not None:
+        inner = "".join(match.groups())
+    return folder + inner if base and path.endswith(base) else path
 
 
 def basename(path: str) -> str:

@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gsvckpt.sovits.names import parse
+from gsvckpt.sovits.names import original_name, parse
 
 _INFO = r"(?P<epoch>[0-9]{1,12})epoch_(?P<step>[0-9]{1,12})iteration"  # process_ckpt.py:41-60
 _GPT_INFO = r"GPT-e(?P<epoch>[0-9]{1,12})"  # s1_train.py:62-81
 _EPOCHS = ("epoch", "epochs", "current_epoch", "epoch_idx")
+STEP = "global_step"  # Lightning's own word, which strip-optimizer uses in a SoVITS file
 _STEPS = (
-    "global_step",
+    STEP,
     "step",
     "steps",
     "iteration",
@@ -53,7 +54,7 @@ def read_progress(root: object, name: str, metadata: Mapping[str, str] = {}) -> 
     info = entries.get("info")
     text = info if isinstance(info, str) else None
     epoch, step, source = _content(entries, text)
-    named = parse(name)
+    named = parse(original_name(name))
     notes = tuple(
         f"the name says {what} {told}, but {source} says {known}"
         for what, told, known in (("epoch", named.epoch, epoch), ("step", named.step, step))
@@ -79,7 +80,7 @@ def _content(entries: Mapping[object, object], info: str | None) -> tuple[int | 
         epoch = _whole(entries.get("epoch"))
         return None if epoch is None else epoch + 1, _whole(entries.get("global_step")), "the file"
     if "model" in entries and "iteration" in entries and "learning_rate" in entries:
-        return _whole(entries["iteration"]), None, "iteration"  # VITS' utils.save_checkpoint: `iteration` is the epoch (utils.py:75-90)
+        return _whole(entries["iteration"]), _whole(entries.get(STEP)), "the file"  # in VITS `iteration` is the epoch (utils.py:75-90)
     epoch = next((n for n in (_whole(entries.get(key)) for key in _EPOCHS) if n is not None), None)
     return epoch, next((n for n in (_whole(entries.get(key)) for key in _STEPS) if n is not None), None), "the file"
 

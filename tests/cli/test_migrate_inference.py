@@ -478,6 +478,20 @@ def test_where_nothing_tells_the_step_it_has_to_be_named(gsvckpt, tmp_path, opti
     assert (output.name, file["warnings"]) == ("alice_e8_s0.pth", [])
 
 
+@pytest.mark.parametrize("name", ["G_16.pth", "G_233333333333.pth"])
+@pytest.mark.parametrize("commands", ["strip-optimizer", "convert-fp16", "strip-optimizer convert-fp16", "convert-fp16 strip-optimizer"])
+def test_the_step_survives_our_own_names(gsvckpt, tmp_path, name, commands):
+    source = g(tmp_path / name)
+    config_at(tmp_path / "config.json", "v2Pro")
+    expected = extract(gsvckpt, source)[1]
+    expected.unlink()
+    for command in commands.split():
+        source = Path(gsvckpt.json(command, source).file["output"])
+    output = extract(gsvckpt, source)[1]
+    assert output.name == expected.name
+    assert load(output)["info"] == "8epoch_16iteration"
+
+
 def test_a_step_that_is_named_is_taken(gsvckpt, tmp_path):
     source = g(tmp_path / "G_16.pth")
     config_at(tmp_path / "config.json", "v2Pro")

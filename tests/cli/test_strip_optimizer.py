@@ -30,10 +30,22 @@ def test_s2_keeps_the_key_optimizer_with_none(gsvckpt, tmp_path, model):
     moments = sum(part.nbytes for state in before["optimizer"]["state"].values() for part in state.values())
     assert file["removed"] == [{"key": "optimizer", "bytes": moments}]
     assert file["bytes_before"] - file["bytes_after"] >= moments
-    assert list(after) == ["model", "iteration", "optimizer", "learning_rate"]
+    assert list(after) == ["model", "iteration", "optimizer", "learning_rate", "global_step"]
+    assert after["global_step"] == 16  # as the optimizer counted: nothing else in the file would tell it
     assert after["optimizer"] is None
     assert (after["iteration"], after["learning_rate"]) == (8, 1e-4)
     assert_same(after["model"], before["model"])
+
+
+@pytest.mark.parametrize("name", ["G_16.pth", "G_233333333333.pth", "copy.pth", "G_12.pth"])
+def test_the_step_is_noted_unless_the_name_states_another(gsvckpt, tmp_path, name):
+    source = save(tmp_path / name, s2_training(generator("v2", enc_q=True)))
+    _, after = strip(gsvckpt, source)
+    assert after.get("global_step") == (None if name == "G_12.pth" else 16)
+    other = tmp_path / "other.pth"
+    assert gsvckpt("strip-optimizer", source, "-o", other).code == 0
+    assert gsvckpt.json("inspect", other).file["progress"]["step"] == (None if name == "G_12.pth" else 16)
+    assert gsvckpt("strip-optimizer", other, "--check").code == 0  # nothing is left to remove
 
 
 def test_s1_keeps_empty_lists_and_its_loops(gsvckpt, tmp_path):

@@ -38,7 +38,11 @@ _ANY = (
     Output("migrate --dtype bfloat16", ("migrate {in} --dtype bfloat16 -o out.pth",), "out.pth", exact=False, onnx=False),
     Output("migrate --plain", ("migrate {in} --plain -o out.pth",), "out.pth", quick=True),
     Output("migrate --scrub-paths", ("migrate {in} --scrub-paths -o out.pth",), "out.pth"),
-    Output("migrate --to safetensors, and back", ("migrate {in} --to safetensors -o a.safetensors", "migrate a.safetensors -o out.pth"), "out.pth"),
+    Output(
+        "migrate --to safetensors, and back",
+        ("migrate {in} --to safetensors -o a.safetensors", "migrate a.safetensors --to torch -o out.pth"),
+        "out.pth",
+    ),
     Output("migrate --salvage --fill of a cut file", ("migrate {cut} --salvage --like {in} --fill -o out.pth --force",), "out.pth"),
 )
 SOVITS = (

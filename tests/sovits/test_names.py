@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gsvckpt.sovits.names import FileName, cut, experiment, folder_rank, folder_version, is_stray, parse, resumes, shorten
+from gsvckpt.sovits.names import FileName, cut, experiment, folder_rank, folder_version, is_stray, original_name, parse, resumes, shorten
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,27 @@ def test_a_name_is_cut_before_what_it_tells(end: str, letter: str) -> None:
     assert name == letter * (len(name) - len(end)) + end
     size = len(name.encode("utf-8", "surrogatepass"))
     assert 255 - len(letter.encode("utf-8", "surrogatepass")) < size <= 255
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("logs/weights-G_16.pth", "logs/G_16.pth"),
+        ("fp16-weights-G_16.pth", "G_16.pth"),
+        ("weights-G_16.fp16.pth", "G_16.pth"),
+        ("alice_e8_s16.fp16.migrated.pth", "alice_e8_s16.pth"),
+        ("salvaged-D_16.pth", "D_16.pth"),
+        ("weights-epoch=1-step=12.ckpt", "epoch=1-step=12.ckpt"),
+        ("C:\\logs\\weights-G_16.pth", "C:\\logs\\G_16.pth"),
+        ("G_16.pth", "G_16.pth"),
+        ("my-weights-G_16.pth", "my-weights-G_16.pth"),
+        ("weights-/G_16.pth", "weights-/G_16.pth"),
+        ("weights-", "weights-"),
+        (".fp16.pth", ".fp16.pth"),
+        ("", ""),
+        ("a/", "a/"),
+    ],
+)
+def test_our_own_words_are_taken_off(name: str, expected: str) -> None:
+    assert original_name(name) == expected
+    assert original_name(expected) == expected

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from typing import NamedTuple
 
 from gsvckpt.commands.rewrite import training_config
+from gsvckpt.commands.rewrite.optimizer_steps import count_steps
 from gsvckpt.commands.rewrite.recipe import Planned
 from gsvckpt.engine.examine import Examination
 from gsvckpt.errors import RefusedError
-from gsvckpt.files.local import read_bytes
 from gsvckpt.files.paths import absolute
-from gsvckpt.model import tensor_of
 from gsvckpt.sovits import names, small_weights, upstream
 from gsvckpt.sovits.config import fields, find_config, make_hparams
 from gsvckpt.sovits.kinds import Identity
@@ -21,8 +19,6 @@ from gsvckpt.sovits.upstream import Detection
 from gsvckpt.transforms.merge_lora import Merged, merge, put_over
 from gsvckpt.transforms.plan import Change, Plan
 from gsvckpt.transforms.small_weights import SmallWeights, to_inference
-
-_LOOKED_AT = 8  # parameters of an optimizer; all were stepped as often but those that never had a gradient
 
 
 class Request(NamedTuple):
@@ -151,7 +147,7 @@ def _step_of(root: object, identity: Identity, request: Request) -> tuple[int, t
     known = request.step if request.step is not None else identity.progress.step
     if known is not None:
         return known, ()
-    counted = _optimizer_steps(root)
+    counted = count_steps(root)
     if counted is None:
         raise RefusedError(
             "its name does not state the step, and there is no optimizer state to count it",
@@ -159,22 +155,6 @@ def _step_of(root: object, identity: Identity, request: Request) -> tuple[int, t
             hint="--step N; any number will do, upstream only prints it",
         )
     return counted, (f"step {counted} is the optimizer's count, as the file's name does not state it",)
-
-
-def _optimizer_steps(root: object) -> int | None:
-    """The largest `step` of an AdamW state (1.6: a float32 scalar for each parameter), read from the file."""
-    optimizer = root.get("optimizer") if isinstance(root, dict) else None
-    state = optimizer.get("state") if isinstance(optimizer, dict) else None
-    counts: list[int] = []
-    for entry in list(state.values())[:_LOOKED_AT] if isinstance(state, dict) else ():
-        step = entry.get("step") if isinstance(entry, dict) else None
-        tensor = tensor_of(step)
-        if tensor is not None and tensor.dtype.name == "float32" and tensor.numel == 1 and tensor.storage.offset >= 0:
-            (value,) = struct.unpack("<f", read_bytes(tensor.storage.source, tensor.storage.offset + tensor.start * 4, 4))
-            counts += [int(value)] if 0 <= value < 1e12 else []
-        elif type(step) is int:
-            counts.append(step)
-    return max(counts, default=None)
 
 
 def _advice(identity: Identity) -> str:
