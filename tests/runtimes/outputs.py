@@ -45,8 +45,12 @@ _ANY = (
     ),
     Output("migrate --salvage --fill of a cut file", ("migrate {cut} --salvage --like {in} --fill -o out.pth --force",), "out.pth"),
 )
+_FOLDER = ("migrate {in} --to safetensors --rules gsv-tts-lite -o {out}/model.safetensors", "inspect {in} --config --format json > {out}/CONFIG")
 SOVITS = (
     *_ANY,
+    Output(
+        "--rules gsv-tts-lite, its folder form", tuple(command.replace("CONFIG", "hps.json") for command in _FOLDER), "voice", quick=True, onnx=False
+    ),
     Output("migrate --head of the version", ("migrate {in} --head {head} -o out.pth --force",), "out.pth"),
 )
 TRAINED_SOVITS = (
@@ -66,7 +70,10 @@ TRAINED_SOVITS = (
         "out.pth",
     ),
 )
-TRAINED_GPT = (Output("migrate --to-inference", ("migrate {training} --to-inference -o out.ckpt",), "out.ckpt", quick=True),)
+TRAINED_GPT = (
+    Output("migrate --to-inference", ("migrate {training} --to-inference -o out.ckpt",), "out.ckpt", quick=True),
+    Output("--rules gsv-tts-lite, its folder", tuple(line.replace("CONFIG", "config.json") for line in _FOLDER), "voice", onnx=False),
+)
 HEADS = {"v2": "01", "v2Pro": "05", "v2ProPlus": "06"}
 
 
@@ -123,10 +130,13 @@ def _as_stream(source: Path, target: Path) -> None:
 
 def write(voice: Voice, output: Output, folder: Path, spoil: Callable[[Path], None] | None = None) -> Path:
     """Run the commands of one output in a folder of its own. Returns the file that they made; ends the run where one of them fails."""
-    folder.mkdir()
-    for command in output.commands:
-        words = [word.format(**voice.words) for word in command.split()]
-        done = subprocess.run([sys.executable, "-m", "gsvckpt", *words, "-q"], cwd=folder, capture_output=True, text=True, check=False)
+    (folder / "voice").mkdir(parents=True)
+    for line in output.commands:
+        command, _, target = line.format(**voice.words, out="voice").partition(" > ")
+        words = [*command.split(), *(() if target else ("-q",))]
+        done = subprocess.run([sys.executable, "-m", "gsvckpt", *words], cwd=folder, capture_output=True, text=True, check=False)
+        if target:
+            (folder / target).write_text(done.stdout, encoding="utf-8")
         if done.returncode not in (0, 1):  # 1: --salvage tells that something was lost
             sys.exit(f"{voice.name}, {output.name}: gsvckpt {' '.join(words)}\n{done.stderr}")
     result = folder / output.result

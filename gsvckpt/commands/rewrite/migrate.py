@@ -13,6 +13,7 @@ from gsvckpt.commands.rewrite.audit import audit
 from gsvckpt.commands.rewrite.extract import Request, extract, merge_lora
 from gsvckpt.commands.rewrite.recipe import Planned
 from gsvckpt.commands.rewrite.references import check_base, check_family, check_version, open_examined, open_reference
+from gsvckpt.commands.rewrite.rules import fuse_weight_norms, unused
 from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.open import open_checkpoint
@@ -191,9 +192,12 @@ def _merge_lora(planned: Planned, task: Task) -> Planned:
 def _apply_rules(planned: Planned, task: Task) -> Planned:
     path, tensors = _state(planned.plan)
     done = apply_rules(task.asked.rules, tensors)
-    said = [f"the rule {rule} matches no tensor" for rule, count in done.used if not count]
+    said = unused(done.used)
     plan = _require_some(keep_tensors(planned.plan, path, lambda name: name not in done.dropped, "rules"), "--rules")
-    planned = replace(planned, plan=rename_tensors(plan, path, done.names, "rules"))
+    plan = rename_tensors(plan, path, done.names, "rules")
+    if done.fused:
+        plan = fuse_weight_norms(plan, path, {done.names[values]: (tensors[gain], tensors[values]) for values, gain in done.fused.items()})
+    planned = replace(planned, plan=plan, program=next((rule.program for rule, count in done.used if rule.program and count), planned.program))
     tensors = _state(planned.plan)[1]
     for dtype in dict.fromkeys(done.casts.values()):
         chosen = {name: tensors[name] for name, wanted in done.casts.items() if wanted == dtype}

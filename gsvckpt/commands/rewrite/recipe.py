@@ -19,7 +19,7 @@ class Planned:
     """What is to be done to one file. `identity`: what the output will be; `name`: how it is to be called, where the user did not say; `consulted`:
     the other files that were looked into; `listed_in`: the folder in which GPT-SoVITS lists such weights; `lost`: tensors of the model that the
     source has no bytes of; `kept`: tensors that were to be cast but share their bytes with others; `complete`: something stands in the place of each
-    lost tensor.
+    lost tensor; `program`: the other program whose names for tensors the output has.
     """
 
     plan: Plan
@@ -31,6 +31,7 @@ class Planned:
     lost: Mapping[str, Tensor] = field(default_factory=dict)
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     complete: bool = True
+    program: str = ""
 
     @property
     def keeps_all(self) -> bool:

@@ -63,8 +63,8 @@ def refuse_name(plan: Plan, source: str, output: str) -> None:
 
 def refuse_incomplete(examination: Examination, planned: Planned, destination: Destination) -> None:
     """Refuse an output that lacks tensors which GPT-SoVITS needs and the source has: S1 stops there, S2 leaves them random without a word."""
-    identity = planned.identity
-    if destination.force or not planned.keeps_all or planned.plan.root is examination.checkpoint.root:
+    identity, is_anothers = planned.identity, planned.program and planned.plan.container == "safetensors"  # which GPT-SoVITS never opens
+    if destination.force or is_anothers or not planned.keeps_all or planned.plan.root is examination.checkpoint.root:
         return
     if layouts.suitable(identity.kind, identity.version) == ():
         identity = examination.identity

@@ -16,9 +16,10 @@ from gsvckpt.files.budget import PATIENCE
 if TYPE_CHECKING:
     import regex
 
-Action = Literal["rename", "drop", "keep", "cast", "strip-prefix", "add-prefix"]
-GLOBS = ("drop", "keep", "cast")  # the actions whose patterns are globs
+Action = Literal["rename", "drop", "keep", "cast", "strip-prefix", "add-prefix", "fuse-weight-norm"]
+GLOBS = ("drop", "keep", "cast", "fuse-weight-norm")  # the actions whose patterns are globs
 LONGEST = 10_000  # characters of a name, and of a template: one that repeats its groups could fill the memory
+_V = "weight_v"
 _COUNTS = re.compile(r"\{([0-9]{0,9}),?([0-9]{0,9})\}")
 _MOST_REPEATED = 1_000_000  # more takes minutes to compile
 TOO_LONG = f"longer than {LONGEST:,} characters"
@@ -28,7 +29,7 @@ class Rule(NamedTuple):
     """One rule. `pattern` is a regular expression for rename, a prefix, or the first of the globs, whose rest are `others`.
 
     `value` is the template of rename or the dtype of cast; `line` that of its action in the file, where a preset that the file names has the line
-    that names it; 0 in a preset that was asked for itself.
+    that names it; 0 in a preset that was asked for itself. `program` is the one whose names the rules of the file make, where it says so.
     """
 
     action: Action
@@ -36,6 +37,7 @@ class Rule(NamedTuple):
     value: str = ""
     line: int = 0
     others: tuple[str, ...] = ()
+    program: str = ""
 
     def __str__(self) -> str:
         patterns = ", ".join(f"'{pattern}'" for pattern in (self.pattern, *self.others))  # as it was written: repr would double its backslashes
@@ -45,7 +47,8 @@ class Rule(NamedTuple):
 class Renaming(NamedTuple):
     """What the rules make of the names: each of them is in either `names` (old -> new, in the order given) or `dropped` (old -> the rule).
 
-    `casts` maps new names to dtypes. `used` counts, for each rule in its order, the names that it matched, or that begin with its prefix; for a
+    `casts` maps new names to dtypes. `fused` maps old names of weight_v, whose new one is that of the weight, to those of
+    weight_g. `used` counts, for each rule in its order, the names that it matched, or that begin with its prefix; for a
     `keep` those are the ones that stay.
     """
 
@@ -53,6 +56,7 @@ class Renaming(NamedTuple):
     dropped: Mapping[str, Rule]
     casts: Mapping[str, str]
     used: tuple[tuple[Rule, int], ...]
+    fused: Mapping[str, str] = {}
 
 
 def apply_rules(rules: Sequence[Rule], names: Iterable[str]) -> Renaming:
@@ -60,12 +64,19 @@ def apply_rules(rules: Sequence[Rule], names: Iterable[str]) -> Renaming:
     now = {name: name for name in names}
     dropped: dict[str, Rule] = {}
     casts: dict[str, str] = {}
+    fused: dict[str, str] = {}
     used: list[tuple[Rule, int]] = []
     until = time.monotonic() + PATIENCE
     for rule in rules:
         if time.monotonic() > until:
             raise _too_slow(rule, next(iter(now.values()), ""))
-        if rule.action in GLOBS:
+        if rule.action == "fuse-weight-norm":
+            pairs = _weight_norms(rule, now)
+            found = set(pairs)
+            fused |= pairs
+            dropped |= dict.fromkeys(pairs.values(), rule)
+            now = {old: f"{name[: -len(_V)]}weight" if old in pairs else name for old, name in now.items() if old not in dropped}
+        elif rule.action in GLOBS:
             globs = (rule.pattern, *rule.others)
             found = {old for old, name in now.items() if any(fnmatchcase(name, glob) for glob in globs)}
             if rule.action == "cast":
@@ -81,7 +92,19 @@ def apply_rules(rules: Sequence[Rule], names: Iterable[str]) -> Renaming:
             now |= renamed
         used.append((rule, len(found)))
     _require_distinct(now)
-    return Renaming(now, dropped, {new: casts[old] for old, new in now.items() if old in casts}, tuple(used))
+    fused = {old: gain for old, gain in fused.items() if old in now}
+    return Renaming(now, dropped, {new: casts[old] for old, new in now.items() if old in casts}, tuple(used), fused)
+
+
+def _weight_norms(rule: Rule, names: Mapping[str, str]) -> dict[str, str]:
+    """The pairs of torch.nn.utils.weight_norm in the modules that the globs name: old names of weight_v, each with that of its weight_g."""
+    by_name = {name: old for old, name in names.items()}
+    globs = (rule.pattern, *rule.others)
+    return {
+        old: by_name[gain]
+        for name, old in by_name.items()
+        if name.endswith(_V) and (gain := f"{name[: -len(_V)]}weight_g") in by_name and any(fnmatchcase(name[: -len(_V) - 1], glob) for glob in globs)
+    }
 
 
 def _too_slow(rule: Rule, name: str) -> RefusedError:

@@ -60,15 +60,17 @@ def _rules(path: str, text: str, presets: Mapping[str, str]) -> Iterator[Rule]:
     top, below = find_lines(text)
     root = _RuleTable(path, document, {"": 1, **top})
     for key in document:
-        if key != "rule":
-            raise root.mistake(key, f"unknown key `{key}`", did_you_mean(key, ["rule"], "rules begin with [[rule]]"))
+        if key not in ("rule", "for"):
+            raise root.mistake(key, f"unknown key `{key}`", did_you_mean(key, ["rule", "for"], "rules begin with [[rule]]"))
+    program = root.text("for") if "for" in document else ""
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise root.mistake("rule", "`rule` must be a list of tables", "each rule begins with [[rule]], in two pairs of brackets")
     if not tables:
         raise root.mistake("rule", "there are no rules in it", f"each rule begins with [[rule]]; presets: {', '.join(presets)}")
     for number, values in enumerate(tables):
-        yield from _rule(_RuleTable(path, values, below[number] if below else {"": root.lines["rule"]}), presets)
+        found = _rule(_RuleTable(path, values, below[number] if below else {"": root.lines["rule"]}), presets)
+        yield from (rule._replace(program=program) for rule in found) if program else found
 
 
 def _rule(table: _RuleTable, presets: Mapping[str, str]) -> Iterator[Rule]:

@@ -277,7 +277,7 @@ def test_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(MissingError, match="cannot be read") as caught:
         read_rules(name)
     assert caught.value.path == name
-    assert "ddp, lightning, torch-compile" in caught.value.hint.text
+    assert "ddp, gsv-tts-lite, lightning, torch-compile" in caught.value.hint.text
 
 
 def test_a_file_goes_before_a_preset_and_a_folder_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_a_file_goes_before_a_preset_and_a_folder_does_not(tmp_path: Path, monke
 def test_presets_are_files_as_users_write_them(tmp_path: Path) -> None:
     folder = Path(__file__).parents[3] / "gsvckpt" / "transforms" / "rules" / "presets"
     presets = sorted(path.stem for path in folder.glob("*.toml"))
-    assert presets == ["ddp", "lightning", "torch-compile", "weight-norm-new", "weight-norm-old"]
+    assert presets == ["ddp", "gsv-tts-lite", "lightning", "torch-compile", "weight-norm-new", "weight-norm-old"]
     for name in presets:
         text = (folder / f"{name}.toml").read_text("utf-8")
         assert re.match(r"# For .*\.\n\n", text)
