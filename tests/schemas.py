@@ -24,6 +24,7 @@ from gsvckpt.errors import GsvError
 from gsvckpt.formats.pickle.safety import Verdict
 from gsvckpt.model import Container
 from gsvckpt.sovits.kinds import Kind
+from gsvckpt.sovits.runtimes import Role, Runtime
 from gsvckpt.sovits.upstream import Detection, UpstreamError
 from gsvckpt.sovits.versions import Version
 
@@ -167,6 +168,14 @@ class Special(TypedDict):
     bytes: int
 
 
+class RunsInRow(TypedDict):
+    runtime: Runtime
+    version: str
+    role: Role
+    takes: bool
+    why: str
+
+
 class _Inspected(TypedDict):
     path: str
     size: int
@@ -175,6 +184,7 @@ class _Inspected(TypedDict):
     kind: Kind
     version: Version | None
     version_evidence: list[str]
+    runs_in: list[RunsInRow]
     upstream: Upstream
     warnings: list[str]
     progress: Progress

@@ -15,12 +15,14 @@ from rich.text import Text
 from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory, group
 from gsvckpt.commands.inspect.result import View, part_json
 from gsvckpt.engine.examine import Examination
+from gsvckpt.engine.readers import find_readers
 from gsvckpt.files.paths import name_of
 from gsvckpt.hints import quote_word
 from gsvckpt.report.console import VERDICTS
 from gsvckpt.report.terminal import Folded, make_console, print_table, shorten
 from gsvckpt.sovits.config import config_of
 from gsvckpt.sovits.kinds import KINDS, Identity
+from gsvckpt.sovits.runtimes import RunsIn
 from gsvckpt.sovits.upstream import UpstreamError, correct, describe
 from gsvckpt.units import count, plural, printable, size
 
@@ -115,6 +117,9 @@ def _facts(examination: Examination, counted: Account, view: View) -> Iterator[t
     yield "container", Text(f"{container.format}{head}{folder}, {plural(container.records, 'record')}{files}{part}")
     if examination.upstream is not None:
         yield "GPT-SoVITS", _upstream(examination)
+    readers = _readers(examination, verbose=view.verbose)
+    if readers is not None:
+        yield "runs in", readers
     if examination.official is not None:
         yield "official", Text(f"{examination.official.file.name} ({examination.official.confidence})")
     yield "safety", _safety(examination)
@@ -135,6 +140,24 @@ def _upstream(examination: Examination) -> Text:
     if corrected.model != detected.model:
         said += f" as {detected.model}, then corrected from the tensors"
     return Text(said, style="yellow" if examination.warnings else "")
+
+
+def _readers(examination: Examination, *, verbose: bool) -> Text | None:
+    """The programs that take the file, and why others do not: of training files, that is no surprise; `verbose` tells every role."""
+    found = find_readers(examination)
+    if not found:
+        return None
+    own = [one.role for one in found if one.takes and one.runtime == "GPT-SoVITS"]
+    others = [one.runtime for one in found if one.takes and one.runtime != "GPT-SoVITS"]
+    taken = [*([f"GPT-SoVITS ({', '.join(own)})"] if own else []), *others]
+    is_trained = any(one.role == "resume" and one.takes for one in found)
+    refusals = [one for one in found if not one.takes and (verbose or (one.role in ("inference", "conversion") and not is_trained))]
+    lines = [", ".join(taken) or "no program that gsvckpt knows", *(f"not in {_reader(one)}: {one.why}" for one in refusals)]
+    return Text("\n".join(map(printable, lines)))
+
+
+def _reader(found: RunsIn) -> str:
+    return f"{found.runtime}'s {found.role}" if found.runtime == "GPT-SoVITS" else found.runtime
 
 
 def _safety(examination: Examination) -> Text:

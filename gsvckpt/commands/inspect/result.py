@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gsvckpt.commands.inspect.breakdown import Account, account, estimate_memory
 from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.json_objects import container_json, safety_json
+from gsvckpt.engine.readers import find_readers
 from gsvckpt.errors import UsageError, similar_names
 from gsvckpt.files.paths import absolute, is_url
 from gsvckpt.formats.shards import read_part
@@ -49,6 +50,7 @@ def examination_json(examination: Examination, counted: Account) -> dict[str, ob
         "version_evidence": list(identity.version_evidence),
         "upstream": upstream_json(examination.upstream),
         "warnings": list(examination.warnings),
+        "runs_in": [found.as_json() for found in find_readers(examination)],
         "progress": {"epoch": identity.progress.epoch, "step": identity.progress.step, "info": identity.progress.info},
         "lora_rank": identity.lora_rank,
         "tensors": len(examination.state),

@@ -142,6 +142,11 @@ def _sum_up(file_plan: FilePlan, written: Written, *, rehearsed: bool) -> Rewrit
         warnings += [f"{obstacle.why}, so a real run would stop here ({obstacle.hint})"] if obstacle is not None else []
     misread = refusals.foresee_base(planned, size)
     warnings += [misread] if misread is not None else []
+    if planned.plan.container == "torch-zip" and size > examination.checkpoint.source.size:
+        from gsvckpt.sovits.runtimes import outgrown  # few outputs grow
+
+        told = outgrown(planned.identity.kind, planned.identity.version, examination.checkpoint.source.size, size)
+        warnings += [told] if told is not None else []
     return Rewritten(
         source=file_plan.source,
         output=file_plan.output,
