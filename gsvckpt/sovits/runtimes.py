@@ -195,8 +195,8 @@ def _genie(facts: RuntimeFacts) -> tuple[bool, str]:
     told = "v2ProPlus" if facts.size > GENIE_LIMIT else "v2"
     if told == facts.version:
         return True, f"it takes the file for {told}, by its size"
-    if told == "v2" and facts.version in ("v1", "v2Pro"):
-        return False, "it takes the file for v2 by its size and says that the conversion succeeded, but what it made does not load"
+    if facts.version == "v2Pro" or (told, facts.version) == ("v2", "v1"):
+        return False, f"it takes the file for {told} by its size and says that the conversion succeeded, but what it makes does not load"
     return False, f"it takes the file for {told} by its size, and deletes its output folder"
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from tests.runtimes.lite import PEAK
 from tests.runtimes.outputs import VERSIONS, Voice, make_voice, write
 from tests.runtimes.rows import Row, judge, table
+from tests.runtimes.rules import prove, rules_table
 from tests.support.generated import write_section
 
 ROOT = Path(__file__).parents[2]
@@ -49,14 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 shutil.copyfile(voice.original, sovits)
             shutil.rmtree(folder / version)
         rows += run_voice(gpt, folder, sovits or gpt.original, None)
+        proofs = prove(folder / "rules", ask) if not (asked.quick or asked.plant_fault) else []
     seconds = time.monotonic() - begin
     wrong = [row for row in rows if row.problem]
+    lies = [proof for proof in proofs if proof.said != proof.does]
+    for proof in lies:
+        print(f"  WRONG: {proof.file}: gsvckpt says that {proof.runtime} {'takes' if proof.said else 'does not take'} it ({proof.why})")
     for row in wrong:
         print(f"  WRONG: {row.voice}, {row.output}: {row.problem}")
     print(f"{len(rows):,} outputs in {seconds:,.0f} s: {len(rows) - len(wrong):,} are what they must be")
-    if not wrong and not asked.quick:
-        write_section(DOCUMENT, "make readers", table(rows, seconds))
-    return 1 if wrong or not rows else 0
+    print(f"{len(proofs):,} rows of `runs in`: {len(proofs) - len(lies):,} say what the program does")
+    if not wrong and not lies and proofs:
+        write_section(DOCUMENT, "make readers", f"{table(rows, seconds)}\n\n{rules_table(proofs)}")
+    return 1 if wrong or lies or not rows else 0
 
 
 def run_voice(voice: Voice, folder: Path, partner: Path, fault: str | None) -> list[Row]:

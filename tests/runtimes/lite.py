@@ -133,8 +133,21 @@ def try_one(original: Loaded, path: str, kind: str) -> dict[str, object]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def takes(path: str, kind: str) -> dict[str, object]:
+    """Whether the loader fills its network from a file: without an error, and with no key missing."""
+    try:
+        found = load(path, kind)
+    except Exception as error:  # noqa: BLE001 - whatever the loader raises is the answer for this file
+        return {"takes": False, "why": f"{type(error).__name__}: {error}"[:200]}
+    return {"takes": not found.missing, "why": f"{len(found.missing)} keys are missing" if found.missing else ""}
+
+
 def main(job: str, answer: str) -> None:
     asked = json.loads(Path(job).read_text(encoding="utf-8"))
+    if "takes" in asked:
+        told = {name: takes(path, kind) for name, (kind, path) in asked["takes"].items()}
+        Path(answer).write_text(json.dumps(told), encoding="utf-8")
+        return
     original = load(asked["original"], asked["kind"])
     peak = float(original.made.double().abs().max())
     found: dict[str, object] = {"missing": original.missing, "unexpected": original.unexpected, "tensors": len(original.state), "peak": peak}

@@ -103,6 +103,12 @@ def sovits_weights(maker: Maker, name: str, version: str, epoch: int, step: int,
     return OrderedDict(weight=weight, config=_hparams(_sovits_config(name, version, epochs or epoch)), info=f"{epoch}epoch_{step}iteration")
 
 
+def lora_weights(maker: Maker, name: str, version: str, epoch: int, step: int) -> OrderedDict[str, object]:
+    """A LoRA of rank 32 for inference (s2_train_v3_lora.py:361-387)."""
+    config = _hparams(_sovits_config(name, version, epoch))
+    return OrderedDict(weight=maker.state(f"lora-{version}", "float16"), config=config, info=f"{epoch}epoch_{step}iteration", lora_rank=32)
+
+
 def gpt_weights(maker: Maker, name: str, version: str, epoch: int, epochs: int | None = None) -> OrderedDict[str, object]:
     """Weights for inference (s1_train.py:62-81), of a run of so many epochs, by default of one that ends here."""
     weight = OrderedDict(maker.state("gpt-v1" if version == "v1" else "gpt-v2", "float16"))
@@ -229,8 +235,16 @@ class Nothing:
 
 def write(root: object, path: Path, version: str | None = None) -> Path:
     """Write a tree as a torch zip; with `version`, under the head or in the size window by which GPT-SoVITS tells it."""
+    return _write(root, path, upstream.head_for(version, lora=False), version)
+
+
+def write_lora(root: object, path: Path, version: str) -> Path:
+    """Write a LoRA under its head."""
+    return _write(root, path, upstream.head_for(version, lora=True), version)
+
+
+def _write(root: object, path: Path, head: str, version: str | None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = upstream.head_for(version, lora=False)
     window = upstream.size_window(version) if head == "PK" else None
     checkpoint = Checkpoint(Nothing(), Container("torch-zip", records=0), root)
     Engine(jobs=os.cpu_count() or 1).write(Plan(checkpoint, root, "torch-zip", head, window), str(path), overwrite=True)
