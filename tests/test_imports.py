@@ -109,3 +109,22 @@ def test_containers_know_nothing_of_torch(place: str) -> None:
         if stands_in(module, place):
             rooms = {".".join(name.split(".")[1:3]) if room(name) == "formats" else room(name) for name in imported(module) if "gsvckpt." in name}
             assert rooms <= {place, "formats.zip", "model", "errors", "hints", "dtypes", "files"}, f"{module} imports {rooms}"
+
+
+# --- sizes -------------------------------------------------------------------------------------------------------------------------------------
+
+MOST_LINES, MOST_LINES_OF_FUNCTION, MOST_PARAMETERS = 350, 60, 7
+OPTION_LISTS = ("cli/", "commands/python/")  # where a parameter is an option
+
+
+@pytest.mark.parametrize("path", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")))
+def test_nothing_is_too_long_to_be_seen_at_once(path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert text.count("\n") <= MOST_LINES
+    if path.startswith(OPTION_LISTS):
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert (node.end_lineno or 0) - node.lineno < MOST_LINES_OF_FUNCTION, node.name
+            assert sum(parameter.arg not in ("self", "cls") for parameter in parameters) <= MOST_PARAMETERS, node.name

@@ -74,6 +74,16 @@ def print_inventory(
         table.add_row(Folded(Text(printable(names[error.path]), style="red")), Text(error.kind, style="red"), "", "", _size_of(error.path))
     if entries or failures:
         print_table(console, table)
+    for line in _totals(entries, failures, found):
+        console.print(line, soft_wrap=not console.is_terminal)
+    if shortened:
+        console.print("the checkpoints of one run are in one line; -v lists each")
+    if any(entry.warnings for entry in entries):
+        console.print(Text("! has warnings: inspect the file alone", style="yellow"))
+
+
+def _totals(entries: Sequence[InventoryRow], failures: Sequence[GsvError], found: FoundFiles) -> list[str]:
+    """What all comes to: files and bytes, what could be freed, feature caches, and what was not looked into."""
     total = sum(entry.size for entry in entries)
     strippable = sum(entry.strippable for entry in entries)
     parts = [f"{plural(len(entries), 'checkpoint')}, {size(total)}"]
@@ -82,15 +92,10 @@ def print_inventory(
     lines = ["; ".join(parts)]
     lines += [f"{size(strippable)} are training state that strip-optimizer removes; training then resumes with fresh moments"] if strippable else []
     if found.features:
-        files, total = sum(one.files for one in found.features), sum(one.size for one in found.features)
-        lines.append(f"feature caches: {plural(files, 'file')}, {size(total)}, can be made again by data preparation")
+        files, features = sum(one.files for one in found.features), sum(one.size for one in found.features)
+        lines.append(f"feature caches: {plural(files, 'file')}, {size(features)}, can be made again by data preparation")
     lines += [f"not looked into: {printable(path)} ({why})" for path, why in found.skipped]
-    for line in lines:
-        console.print(line, soft_wrap=not console.is_terminal)
-    if shortened:
-        console.print("the checkpoints of one run are in one line; -v lists each")
-    if any(entry.warnings for entry in entries):
-        console.print(Text("! has warnings: inspect the file alone", style="yellow"))
+    return lines
 
 
 def _sorted(entries: Sequence[InventoryRow], sort: str | None) -> list[InventoryRow]:

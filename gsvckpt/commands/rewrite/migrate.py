@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from gsvckpt.commands.rewrite import container
 from gsvckpt.commands.rewrite.audit import audit
 from gsvckpt.commands.rewrite.extract import Request, extract, merge_lora
+from gsvckpt.commands.rewrite.plain import simple_value
 from gsvckpt.commands.rewrite.recipe import Planned
 from gsvckpt.commands.rewrite.references import check_base, check_family, check_version, open_examined, open_reference
 from gsvckpt.commands.rewrite.rules import fuse_weight_norms, unused
@@ -22,9 +23,9 @@ from gsvckpt.engine.write import OnOverflow, Written
 from gsvckpt.errors import RefusedError, UsageError, closest
 from gsvckpt.files.progress import Silent
 from gsvckpt.formats.pickle.weights_only import tell_refused
-from gsvckpt.model import Checkpoint, Opaque, Path, Tensor
+from gsvckpt.model import Checkpoint, Path, Tensor
 from gsvckpt.sovits import kinds, names, small_weights
-from gsvckpt.sovits.config import find_config, path_text, simple_form
+from gsvckpt.sovits.config import find_config, path_text
 from gsvckpt.sovits.kinds import Identity
 from gsvckpt.sovits.sections import split_sections, state_recipes
 from gsvckpt.sovits.training_state import training_state
@@ -248,15 +249,7 @@ def _like(planned: Planned, task: Task) -> Planned:
 
 
 def _make_plain(planned: Planned, _: Task) -> Planned:
-    return replace(planned, plan=simplify(planned.plan, _simple))
-
-
-def _simple(value: Opaque) -> object:
-    """The plain value of an object: of NumPy's arrays and numbers, of configs, paths and devices; the object itself for any other."""
-    from gsvckpt.formats.pickle.numpy_values import plain_value  # only --plain needs it
-
-    found = plain_value(value)
-    return found if found is not value else simple_form(value)
+    return replace(planned, plan=simplify(planned.plan, simple_value))
 
 
 def _scrub(planned: Planned, _: Task) -> Planned:
