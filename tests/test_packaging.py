@@ -29,7 +29,8 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gsvckpt").rglob("*.py")}
     data = {"gsvckpt/py.typed", "gsvckpt/sovits/data/layouts.json"}
-    data |= {f"gsvckpt/transforms/rules/presets/{name}.toml" for name in ("ddp", "lightning", "torch-compile", "weight-norm-new", "weight-norm-old")}
+    presets = ("ddp", "gsv-tts-lite", "lightning", "torch-compile", "weight-norm-new", "weight-norm-old")
+    data |= {f"gsvckpt/transforms/rules/presets/{name}.toml" for name in presets}
     about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     assert set(wheel.namelist()) == sources | data | about
 
@@ -39,10 +40,11 @@ def test_the_wheel_names_its_program_license_and_needs(wheel):
     about = message_from_string(wheel.read(f"{INFO}/METADATA").decode())
     needs = {re.split("[^a-z-]", need)[0] for need in about.get_all("Requires-Dist", []) if "extra ==" not in need}
     assert (about["Version"], about["License-Expression"], about["Requires-Python"]) == (__version__, "Apache-2.0", ">=3.10")
-    assert needs == {"typer", "rich", "torch", "safetensors", "numpy", "xxhash", "regex", "tomli", "tomli-w", "isal"}
+    assert needs == {"typer", "rich", "safetensors", "numpy", "xxhash", "regex", "tomli", "tomli-w", "isal"}
     optional = [need for need in about.get_all("Requires-Dist", []) if "extra ==" in need]
     extras = {need.partition(";")[0].rstrip("0123456789.=>"): need.partition("extra == ")[2].strip("'") for need in optional}
-    assert extras == {"distributed": "dask", "tensorboard": "tensorboard", "fsspec[http]": "remote", "s3fs": "remote", "huggingface-hub": "remote"}
+    remote = dict.fromkeys(("fsspec[http]", "s3fs", "huggingface-hub"), "remote")
+    assert extras == {"torch": "torch", "distributed": "dask", "tensorboard": "tensorboard", **remote}
     assert about["Description-Content-Type"] == "text/markdown"
 
 

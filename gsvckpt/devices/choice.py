@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gsvckpt.devices.device import Audit, Device, Extremes, Matrix, Moments
+from gsvckpt.devices.presence import require_torch
 from gsvckpt.dtypes import DType
 from gsvckpt.errors import UsageError
-from gsvckpt.hints import Hint
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 AUTO_FROM = 4 << 30  # bytes: below, starting torch and CUDA takes longer than the host takes for all of it
 _NAME = re.compile(r"([a-z]+)(:[0-9]{1,4})?")
 _HINT = "use cpu, cuda, cuda:N or auto"
-_TORCH = Hint("or use cpu", "pip install torch")
 _OTHERS = "--device auto takes a GPU only where one is"
 _KINDS = ("cuda", "xpu", "mps")  # what is looked for when the devices that are there have to be listed
 _DRIVERS = (  # NVIDIA's, twice; Windows' own inside WSL; AMD's, which torch calls cuda
@@ -89,10 +88,9 @@ def torch_device(name: str) -> torch.device:
     match = _NAME.fullmatch(name)
     if match is None:
         raise UsageError(f"{name[:40]!r} is not a device", where="device", hint=_HINT)
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: a library of its own that is broken or missing
-        raise UsageError(f"{name} needs torch, which cannot be imported: {error}", where="device", hint=_TORCH) from error
+    require_torch(f"the device {name}", "device")
+    import torch
+
     from gsvckpt.devices.memory import is_full
 
     try:

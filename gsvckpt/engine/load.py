@@ -185,6 +185,9 @@ def _known(name: str, names: Mapping[str, Tensor]) -> str:
 
 def _load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: TorchDevice) -> dict[str, TorchTensor]:
     refuse_ambiguous(checkpoint)
+    from gsvckpt.devices.presence import require_torch
+
+    require_torch("loading tensors into torch", "load_state_dict")
     from gsvckpt.devices import transfer
     from gsvckpt.devices.choice import torch_device
 

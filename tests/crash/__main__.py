@@ -101,6 +101,10 @@ def _table(found: dict[str, list[Point]], seconds: float) -> str:
         counts = Counter(point.truth["outcome"] for point in points)
         cells = [str(counts[outcome] or "-") for outcome in OUTCOMES]
         lines.append(f"| {name} | {len(points)} | {' | '.join(cells)} | {sum(point.agrees for point in points)} |")
+    for name, points in found.items():
+        lines += ["", f"<details><summary>{name}: every point</summary>", "", "| killed | resuming | `verify --resume` |", "|---|---|---|"]
+        lines += [f"| {point.label} | {point.happened} | {point.said} |" for point in points]
+        lines += ["", "</details>"]
     return "\n".join(lines)
 
 

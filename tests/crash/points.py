@@ -29,6 +29,19 @@ class Point(NamedTuple):
     resume: dict[str, object] | None
 
     @property
+    def happened(self) -> str:
+        """What resuming did, for the table."""
+        files = " and ".join(str(self.truth[key]) for key in ("G", "D") if self.truth.get(key))  # type: ignore[literal-required]
+        source = f" from {files}, epoch {self.truth.get('epoch')}" if files else ""
+        return f"{self.truth['outcome']}{source}"
+
+    @property
+    def said(self) -> str:
+        """What gsvckpt said before, for the table."""
+        goes_on = self.resume is not None and self.resume["goes_on"]
+        return f"exit {self.exit_code}, {'goes on' if goes_on else 'does not go on'}"
+
+    @property
     def agrees(self) -> bool:
         """Whether gsvckpt said what then happened."""
         return agrees(self.truth, self.exit_code, self.resume)

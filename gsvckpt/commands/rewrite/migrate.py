@@ -15,6 +15,7 @@ from gsvckpt.commands.rewrite.plain import simple_value
 from gsvckpt.commands.rewrite.recipe import Planned
 from gsvckpt.commands.rewrite.references import check_base, check_family, check_version, open_examined, open_reference
 from gsvckpt.commands.rewrite.rules import fuse_weight_norms, unused
+from gsvckpt.devices.presence import require_torch
 from gsvckpt.dtypes import DTYPES, DType
 from gsvckpt.engine.examine import Examination
 from gsvckpt.engine.open import open_checkpoint
@@ -185,6 +186,7 @@ def _to_inference(planned: Planned, task: Task) -> Planned:
 
 
 def _merge_lora(planned: Planned, task: Task) -> Planned:
+    require_torch("merging", "--merge-lora")
     base = open_examined(str(task.asked.merge_lora), task.stack)
     planned = replace(planned, warnings=(*planned.warnings, *check_base(base, planned.identity)))
     return merge_lora(planned, base, task.asked.request)

@@ -21,7 +21,9 @@ def fuse_weight_norms(plan: Plan, path: Path, pairs: Mapping[str, tuple[Tensor, 
 
     Raises RefusedError for a pair that is no weight norm over the first dimension.
     """
-    from gsvckpt.engine.weight_norm import fuse  # few rules need it
+    from gsvckpt.devices.presence import require_torch  # few rules need these
+    from gsvckpt.engine.weight_norm import fuse
 
+    require_torch("fusing weight norms", "--rules")
     changes = [Change("rules", name, "weight_g and weight_v", "fused in float32") for name in pairs]
     return put_tensors(plan, path, {name: fuse(name, *pair) for name, pair in pairs.items()}, *changes)
