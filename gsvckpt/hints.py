@@ -11,6 +11,9 @@ from typing import TypedDict
 _PARTS = r"""'[^']*'|"[^"]*"|<[A-Z-]+>"""  # of a command: what is quoted, and placeholders. A file may be called <FILE>, and is quoted then.
 
 
+_PLAIN_ON_WINDOWS = r"[\w\\/:.+-]+"  # what neither shell has a meaning for
+
+
 class HintJson(TypedDict):
     """The `hint` object of the JSON documents."""
 
@@ -32,8 +35,10 @@ class Hint:
         return bool(self.text or self.command)
 
     def __str__(self) -> str:
-        """As it is printed: a shell takes the text behind a command for a comment."""
-        return f"{self.command}  # {self.text}" if self.command and self.text else self.command or self.text
+        """As it is printed: a POSIX shell takes the text behind a command for a comment, while cmd.exe has no comments there."""
+        if not (self.command and self.text):
+            return self.command or self.text
+        return f"{self.text}: {self.command}" if os.name == "nt" else f"{self.command}  # {self.text}"
 
     def as_json(self) -> HintJson:
         """The `hint` object of the JSON documents: both keys, of which one or both may be empty."""
@@ -48,10 +53,14 @@ NO_HINT = Hint()
 TRY_SALVAGE = Hint("writes what is whole; better get the file again", "gsvckpt migrate <SOURCE> --salvage")  # at a file that ends early
 
 
-def quote_word(word: str) -> str:
-    """A path or another word as a shell takes it: it runs nothing in it, and takes no file for an option."""
-    if os.name == "nt":
-        return f'"{word}"'  # no file name on Windows holds a quote
+def quote_word(word: str, *, windows: bool = os.name == "nt") -> str:
+    """A path or another word as the user's shell takes it: it runs nothing in it, and takes no file for an option.
+
+    On Windows, for cmd.exe and PowerShell: quotes only where they are needed, and double ones, as cmd.exe knows no others. No name there holds one.
+    """
+    if windows:
+        word = f".\\{word}" if word.startswith("-") else word
+        return word if re.fullmatch(_PLAIN_ON_WINDOWS, word) else f'"{word}"'
     from shlex import quote  # hints are rare
 
     return quote(f"./{word}" if word.startswith("-") else word)

@@ -54,6 +54,25 @@ def test_whatever_files_are_called_a_shell_takes_their_names_alone(file: str, fo
 
 
 @pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        (r"logs\alice", r"logs\alice"),
+        (r"C:\GPT-SoVITS\logs\鲁迅_e8_s16.pth", r"C:\GPT-SoVITS\logs\鲁迅_e8_s16.pth"),
+        (r"my voices\a.pth", r'"my voices\a.pth"'),
+        ("a&calc.pth", '"a&calc.pth"'),
+        ("a(1).pth", '"a(1).pth"'),
+        ("it's.pth", '"it\'s.pth"'),
+        ("100%.pth", '"100%.pth"'),
+        ("a,b;c=d.pth", '"a,b;c=d.pth"'),
+        ("-x.pth", r".\-x.pth"),
+        ("", '""'),
+    ],
+)
+def test_words_for_the_shells_of_windows(name: str, quoted: str) -> None:
+    assert quote_word(name, windows=True) == quoted
+
+
+@pytest.mark.parametrize(
     "name", ["$(touch pwned).pth", "`touch pwned`", "<FILE>;touch pwned;", "<BACKUP>;touch pwned", "it's; touch pwned", "--in-place"]
 )
 def test_a_shell_runs_nothing_in_a_name(tmp_path: Path, name: str) -> None:

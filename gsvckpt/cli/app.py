@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from gsvckpt.errors import GsvError, UsageError
+from gsvckpt.files.paths import is_url
 from gsvckpt.files.secrets import conceal, forget
 from gsvckpt.hints import Hint
 from gsvckpt.report.console import print_error
@@ -29,7 +30,8 @@ not be examined · 4 refused · 5 an output could not be written · 130 interrup
 """
 
 
-_ENDS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+_ENDS = (signal.SIGTERM, *(getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name)))  # SIGBREAK: Ctrl-Break on Windows
+_FOR_MACHINES = frozenset({"--json", "--config", "--format"})
 
 
 class _Interruption(GsvError):
@@ -81,30 +83,35 @@ def _root(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, the process's own where `argv` is None, and return its exit code. Never a traceback for bad input."""
-    _mend_streams()
     forget_document()
     forget()
     arguments = [conceal(word) for word in (sys.argv[1:] if argv is None else argv)]  # from here on nobody can show what a URL hides
+    _mend_streams(arguments)
+    if _is_path(arguments):
+        arguments.insert(0, "inspect")
     asked = [word for word in arguments[:1] if word in COMMANDS]
     try:
         with _ending_softly(), printing():  # help and version; what commands print and which files they fail on has guards of its own
-            return _run(arguments, asked, expand=argv is None)
+            return _run(arguments, asked)
     except LostOutput as lost:
         return _stop_printing(lost)
     finally:
         forget()
 
 
-def _run(arguments: list[str], asked: list[str], *, expand: bool) -> int:
-    if expand:
-        sys.argv[1:] = arguments  # where typer finds them
+def _is_path(arguments: Sequence[str]) -> bool:
+    """Whether the first word is no command but a file, as when files are dropped on the program."""
+    first = arguments[0] if arguments else ""
+    return bool(first) and first not in COMMANDS and not first.startswith("-") and (is_url(first) or os.path.exists(first.strip('"')))
+
+
+def _run(arguments: list[str], asked: list[str]) -> int:
     try:
         app = make_app(asked or ([] if arguments == ["--version"] else COMMANDS))
         if not arguments:
             app(args=["--help"], prog_name="gsvckpt", standalone_mode=False)
             return UsageError.exit_code
-        # Without `args` typer expands wildcards itself on Windows, whose shells do not.
-        code = app(args=None if expand else arguments, prog_name="gsvckpt", standalone_mode=False)
+        code = app(args=arguments, prog_name="gsvckpt", standalone_mode=False)  # without `args`, typer expands wildcards of any word on Windows
         with printing(code if isinstance(code, int) else 0):
             sys.stdout.flush()
     except typer.TyperException as error:
@@ -141,8 +148,14 @@ def _fail(failure: GsvError, arguments: list[str], asked: list[str]) -> int:
     return failure.exit_code
 
 
-def _mend_streams() -> None:
-    """Python leaves None where a stream was closed before it started (`>&-`); what would be printed there goes nowhere."""
+def _mend_streams(arguments: Sequence[str]) -> None:
+    """Python leaves None where a stream was closed before it started (`>&-`); what would be printed there goes nowhere.
+
+    What a machine reads is UTF-8 wherever it goes; Windows would write a file in its code page.
+    """
+    if _FOR_MACHINES.intersection(word.partition("=")[0] for word in arguments) and sys.stdout is not None and not sys.stdout.isatty():
+        with suppress(AttributeError, ValueError):
+            sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # a replaced stream may lack it
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open for as long as the program runs

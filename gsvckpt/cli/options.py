@@ -14,6 +14,7 @@ import typer
 from gsvckpt.engine.resources import Resources, require_device
 from gsvckpt.errors import GsvError, MissingError, as_error
 from gsvckpt.files.progress import Progress, Silent
+from gsvckpt.files.wildcards import read_paths
 from gsvckpt.report.console import print_error, print_line, print_warning
 from gsvckpt.report.output import LostOutput
 from gsvckpt.units import size
@@ -21,6 +22,9 @@ from gsvckpt.units import size
 if TYPE_CHECKING:  # inspect starts without them
     from gsvckpt.devices.choice import Work
     from gsvckpt.engine.placement import Computing
+
+
+_PATHS = frozenset({"paths", "sources", "folders"})  # the parameters that take files
 
 
 class Settings(NamedTuple):
@@ -135,6 +139,8 @@ def shared_options(without: Collection[str] = ()) -> Callable[[Callable[..., int
 
         @wraps(command)
         def take(**values: Any) -> int:
+            for name in _PATHS.intersection(values):
+                values[name] = read_paths(values[name])
             for name, group in groups.items():
                 values[name] = group(**{option: values.pop(option) for option in group._fields if option in values})
             return command(**values)

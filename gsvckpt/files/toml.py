@@ -133,6 +133,11 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 _LARGEST = 1_000_000  # bytes
 
 
+def decode_text(data: bytes) -> str:
+    """Text as Windows' programs write it: UTF-8, with a mark in front or without, and UTF-16 with one, as `>` makes it in PowerShell 5."""
+    return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+
+
 def read_text(path: str, *, hint: str = "", largest: int = _LARGEST) -> str:
     """The text of a file, with plain line ends. Raises MissingError, with `hint`, and UsageError for what is no text or too large."""
     try:
@@ -144,7 +149,7 @@ def read_text(path: str, *, hint: str = "", largest: int = _LARGEST) -> str:
     if len(data) > largest:
         raise UsageError(f"is larger than {largest:,} bytes", where=path)
     try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")  # Windows' own editor puts a mark in front
+        return decode_text(data).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UsageError("is not UTF-8 text", where=f"{path}:{line}", hint="save it as UTF-8") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ def printing(code: int = 0) -> Iterator[None]:
     except BrokenPipeError:
         raise LostOutput(None, code) from None
     except OSError as error:
+        if os.name == "nt" and error.errno == errno.EINVAL and error.filename is None:  # what its C runtime says for a pipe whose reader left
+            raise LostOutput(None, code) from None
         failure = OutputError(f"cannot be written: {error.strerror or error}", path=str(error.filename or "standard output"))
         raise LostOutput(failure, code) from error
 

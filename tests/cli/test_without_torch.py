@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gsvckpt.files.toml import load
+
 from .samples import ROOT, environment, evil, generator, gpt, lora, numbers, s1_training, s2_training, save, small
 
 MISSING = 'raise ModuleNotFoundError("No module named \'torch\'", name="torch")'
@@ -115,8 +117,6 @@ def test_loading_into_torch_says_so(run, files):
 
 
 def test_the_package_asks_for_no_torch():
-    import tomllib
-
-    project = tomllib.loads((Path(ROOT) / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = load((Path(ROOT) / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert not any(name.startswith("torch") for name in project["dependencies"])
     assert json.dumps(project["optional-dependencies"]["torch"]).count("torch") == 1

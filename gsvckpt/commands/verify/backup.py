@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -182,10 +181,8 @@ def _keep_aside(path: str) -> str | None:
             os.link(path, aside)
         except FileExistsError:
             continue
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.EACCES, errno.ENOSYS):
-                raise OutputError(f"cannot be moved aside: {error.strerror}", path=path) from error
-            try:  # no hard links on FAT and some network drives
+        except OSError:
+            try:  # no hard links on FAT, exFAT and some network drives, each of which has an error of its own for that
                 os.rename(path, aside)
             except OSError as failure:
                 raise OutputError(f"cannot be moved aside: {failure.strerror}", path=path) from failure
