@@ -8,7 +8,7 @@ JUDGES = .venv-readers
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check soak readers crash bench bench-gpu completions schemas clean
+.PHONY: help setup demo test check soak readers crash windows bench bench-gpu completions schemas clean
 
 help:
 	@echo "make demo         build a small voice in ./demo and run gsvckpt on it"
@@ -17,6 +17,7 @@ help:
 	@echo "make soak         run the long tests whole, with a new seed, and put their figures into docs/reliability.md"
 	@echo "make readers      let GSV-TTS-Lite and Genie-TTS load all that gsvckpt writes, and put what they find into docs/fidelity.md"
 	@echo "make crash        kill a trainer at every step of its saves, resume it, and put what happens into docs/resume.md"
+	@echo "make windows      run gsvckpt with a real Windows Python, in wine, and compare it with this system's"
 	@echo "make bench        measure speed and memory against what one would run instead (ARGS='--list')"
 	@echo "make bench-gpu    measure what a GPU is good for, where there is one"
 	@echo "make completions  write completions/ anew, after commands or options changed"
@@ -45,6 +46,9 @@ readers: $(JUDGES)/.ready
 
 crash: $(JUDGES)/.ready
 	@$(JUDGES)/bin/python -m tests.crash $(ARGS)
+
+windows: $(READY)
+	@$(BIN)/python -m tests.windows $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python -m pip install -qq --group bench

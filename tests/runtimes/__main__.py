@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in wrong:
         print(f"  WRONG: {row.voice}, {row.output}: {row.problem}")
     print(f"{len(rows):,} outputs in {seconds:,.0f} s: {len(rows) - len(wrong):,} are what they must be")
-    print(f"{len(proofs):,} rows of `runs in`: {len(proofs) - len(lies):,} say what the program does")
+    if proofs:
+        print(f"{len(proofs):,} rows of `runs in`: {len(proofs) - len(lies):,} say what the program does")
     if not wrong and not lies and proofs:
         write_section(DOCUMENT, "make readers", f"{table(rows, seconds)}\n\n{rules_table(proofs)}")
     return 1 if wrong or lies or not rows else 0
