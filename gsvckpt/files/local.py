@@ -14,6 +14,7 @@ from gsvckpt.errors import ChangedError, DamagedError, MissingError
 from gsvckpt.files.paths import is_url
 from gsvckpt.model import OpenSource, Source
 
+_SECOND = 1_000_000_000  # ns
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
 LINKLESS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # to open a file of gsvckpt's own: no link, no pipe that stalls us
 CHUNK = 1 << 30  # one system call moves less than 2 GiB on every platform
@@ -139,6 +140,8 @@ def _missing(path: str, error: Exception) -> MissingError:
     if isinstance(error, PermissionError):
         if os.path.isdir(path):  # Windows says so when a folder is opened
             return MissingError("is a folder", path=path)
+        if is_held(error):
+            return MissingError("is in use by another program", path=path, hint="close it there, then try again")
         return MissingError("cannot be read (permission denied)", path=path)
     return MissingError(f"cannot be opened: {reason(error)}", path=path)
 
@@ -177,8 +180,24 @@ def allow_open_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
+def is_held(error: BaseException) -> bool:
+    """Whether Windows refused something because another program has the file open (ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION)."""
+    return getattr(error, "winerror", None) in (32, 33)
+
+
+def same_time(one: int, two: int) -> bool:
+    """Whether two times of a file, in nanoseconds, may be the same one on file systems that keep it in other steps: 100 ns on NTFS, whole seconds on
+    network drives and FAT.
+    """
+    if one // 100 == two // 100:
+        return True
+    return (one % _SECOND == 0 or two % _SECOND == 0) and abs(one - two) < 2 * _SECOND
+
+
 def reason(error: Exception) -> str:
     """Why the system refused, in the system's words."""
+    if is_held(error):
+        return "it is in use by another program"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.errno != errno.ENOSPC or "needed" not in error.strerror else f"no space left: {error.strerror}"
     return str(error)

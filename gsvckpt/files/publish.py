@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from gsvckpt.files.temporary import sweep, temporary_file
 
 TRASH = ".gsvckpt-trash"  # the folder of files that went, until it is emptied
 _SYNC_SECONDS = 0.05  # short: the disk then works while the rest is still copied, and little is left to wait for at the end
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()  # seconds between tries to take a name
+_FOR_A_MOMENT = (5, 32)  # ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION, which MoveFileEx says for a file that is open
 
 
 class Target:
@@ -249,16 +252,35 @@ def _copy_mode(destination: Path, temp: Path) -> None:
         os.chmod(temp, stat.S_IMODE(os.stat(destination).st_mode))
 
 
+def _patiently(move: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    """Try again for a moment where Windows refuses: virus scanners and search indexes hold each new file as long as they look at it."""
+    if any(_moves(move, source, target, pause) for pause in _PAUSES):
+        return
+    move(source, target)
+
+
+def _moves(move: Callable[[Path, Path], None], source: Path, target: Path, pause: float) -> bool:
+    """Whether it could be moved; if not, some time has passed."""
+    try:
+        move(source, target)
+    except PermissionError as error:
+        if getattr(error, "winerror", None) not in _FOR_A_MOMENT:
+            raise
+        time.sleep(pause)
+        return False
+    return True
+
+
 def _take_name(temp: Path, destination: Path, path: str, *, overwrite: bool) -> None:
     if overwrite:
         obstacle = entry_obstacle(str(destination), path)  # once more: it may have come while the file was written
         if obstacle is not None:
             raise obstacle
-        os.replace(temp, destination)
+        _patiently(os.replace, temp, destination)
         return
     try:
         if os.name == "nt":  # where rename never overwrites, is one step, and moves read-only files and leaves open ones where they are
-            os.rename(temp, destination)
+            _patiently(os.rename, temp, destination)
         else:
             os.link(temp, destination)  # unlike rename, link never overwrites, so two processes cannot both win
     except FileExistsError:

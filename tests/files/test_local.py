@@ -14,7 +14,7 @@ import pytest
 
 from gsvckpt.errors import ChangedError, DamagedError, MissingError
 from gsvckpt.files import local
-from gsvckpt.files.local import LocalSource, open_source
+from gsvckpt.files.local import LocalSource, _missing, open_source, reason, same_time
 
 OLD = b"old and whole"
 
@@ -134,3 +134,28 @@ def test_a_source_that_changes(tmp_path: Path, change: str) -> None:
             path.unlink()
         with pytest.raises(ChangedError, match="disappeared" if change == "remove" else "changed while it was read"):
             source.check_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        (1_700_000_000_123_456_789, 1_700_000_000_123_456_789, True),
+        (1_700_000_000_123_456_789, 1_700_000_000_123_456_700, True),  # NTFS
+        (1_700_000_000_123_456_789, 1_700_000_000_123_457_789, False),
+        (1_700_000_001_123_456_789, 1_700_000_002_000_000_000, True),  # FAT rounds up
+        (1_700_000_001_123_456_789, 1_700_000_000_000_000_000, True),
+        (1_700_000_001_123_456_789, 1_700_000_004_000_000_000, False),
+        (1_700_000_001_123_456_789, 1_700_000_001_623_456_789, False),
+    ],
+)
+def test_times_of_other_file_systems(one: int, two: int, same: bool) -> None:
+    assert same_time(one, two) == same_time(two, one) == same
+
+
+def test_a_file_that_another_program_holds_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = PermissionError(13, "Permission denied")
+    error.winerror = 32  # type: ignore[attr-defined]
+    (tmp_path / "x.pth").touch()
+    found = _missing(str(tmp_path / "x.pth"), error)
+    assert "in use by another program" in str(found)
+    assert reason(error) == "it is in use by another program"

@@ -390,3 +390,39 @@ def test_a_folder_is_looked_through_once_for_many_outputs(tmp_path, monkeypatch)
         publish_bytes(str(tmp_path / f"{number}.txt"), b"text", overwrite=False)
     assert looks.count(str(tmp_path)) == 1
     assert len(os.listdir(tmp_path)) == 20
+
+
+# --- Windows -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def held(tries: list[int], number: int, times: int):
+    """A rename that Windows refuses so many times."""
+
+    def move(source: Path, target: Path) -> None:
+        tries.append(1)
+        if len(tries) <= times:
+            error = PermissionError(13, "Access denied")
+            error.winerror = number  # type: ignore[attr-defined]
+            raise error
+        os.rename(source, target)
+
+    return move
+
+
+@pytest.mark.parametrize("number", [5, 32])
+def test_what_a_virus_scanner_holds_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(publishing, "_PAUSES", (0.001,) * 4)
+    (tmp_path / "a").write_bytes(b"x")
+    tries: list[int] = []
+    publishing._patiently(held(tries, number, 3), tmp_path / "a", tmp_path / "b")
+    assert (len(tries), (tmp_path / "b").read_bytes()) == (4, b"x")
+    with pytest.raises(PermissionError):
+        publishing._patiently(held([], number, 9), tmp_path / "b", tmp_path / "c")
+
+
+def test_any_other_refusal_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_PAUSES", (0.001,) * 4)
+    tries: list[int] = []
+    with pytest.raises(PermissionError):
+        publishing._patiently(held(tries, 19, 1), tmp_path / "a", tmp_path / "b")
+    assert len(tries) == 1

@@ -14,7 +14,7 @@ from gsvckpt.characters import escape_json
 from gsvckpt.commands.verify.damaged_names import damaged_name
 from gsvckpt.commands.verify.manifest import NAME, ManifestEntry, read_manifest, record
 from gsvckpt.errors import ChangedError, DamagedError, OutputError, RefusedError
-from gsvckpt.files.local import open_source
+from gsvckpt.files.local import open_source, same_time
 from gsvckpt.files.obstacles import file_obstacle
 from gsvckpt.files.progress import Progress, Silent
 from gsvckpt.files.publish import Target, publish, publish_bytes
@@ -91,7 +91,7 @@ class Backup:
                 for entry in found.entries.values() if found is not None else ():
                     with suppress(OSError):
                         facts = os.stat(os.path.join(folder, entry.name))
-                        if (facts.st_size, facts.st_mtime_ns) == (entry.size, entry.mtime_ns) and _DIGEST in entry.digests:
+                        if facts.st_size == entry.size and same_time(facts.st_mtime_ns, entry.mtime_ns) and _DIGEST in entry.digests:
                             self._by_digest.setdefault(entry.digests[_DIGEST], []).append(os.path.join(folder, entry.name))
         return self._by_digest
 

@@ -172,6 +172,9 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+NOON = 1_700_000_000_123_000_000  # ns
+
+
 @pytest.mark.parametrize(
     ("size", "mtime", "digest", "check"),
     [
@@ -179,15 +182,16 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         (100, 2, "aa", None),  # touched
         (100, 1, "bb", "manifest.bit-rot"),
         (100, 2, "bb", "manifest.changed"),
+        (100, 1.05, "bb", "manifest.bit-rot"),  # NTFS counts in steps of 100 ns
         (101, 1, "bb", "manifest.changed"),
         (100, 1, None, None),
         (101, 1, None, "manifest.changed"),
         (100, 2, None, "manifest.changed"),
     ],
 )
-def test_comparing(size: int, mtime: int, digest: str | None, check: str | None) -> None:
-    entry = ManifestEntry("x", 100, 1, digests={"xxh3_128": "aa"})
-    found = compare(entry, size, mtime, {"xxh3_128": digest} if digest else {}, {})
+def test_comparing(size: int, mtime: float, digest: str | None, check: str | None) -> None:
+    entry = ManifestEntry("x", 100, NOON + 1_000, digests={"xxh3_128": "aa"})
+    found = compare(entry, size, NOON + round(mtime * 1_000), {"xxh3_128": digest} if digest else {}, {})
     assert [finding.check for finding in found] == ([check] if check else [])
 
 

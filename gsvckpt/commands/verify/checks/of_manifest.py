@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from gsvckpt.commands.verify.findings import Finding
 from gsvckpt.commands.verify.manifest import DIGESTS, ManifestEntry
+from gsvckpt.files.local import same_time
 from gsvckpt.hints import Hint
 
 _RECORD = Hint("records it, if it was saved anew", "gsvckpt verify <FILE> --record")
@@ -15,7 +16,7 @@ _RESTORE = Hint("brings it back from a backup", "gsvckpt verify <FILE> --restore
 
 def compare(entry: ManifestEntry, size: int, mtime_ns: int, digests: Mapping[str, str], tensors: Mapping[str, str]) -> list[Finding]:
     """What became of a recorded file. Without `digests`, size and time alone are compared and believed."""
-    same_facts = (size, mtime_ns) == (entry.size, entry.mtime_ns)
+    same_facts = size == entry.size and same_time(mtime_ns, entry.mtime_ns)
     known = comparable(entry, digests)
     if not known:
         if same_facts:
