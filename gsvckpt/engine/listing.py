@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.save_names import COPY_FOLDERS
 from gsvckpt.errors import GsvError, MissingError
+from gsvckpt.files.local import is_link
 from gsvckpt.files.paths import below
 from gsvckpt.files.publish import TRASH
 from gsvckpt.files.temporary import is_temporary
@@ -191,13 +192,13 @@ def _is_file(path: str) -> bool:
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir(follow_symlinks=False)
+        return entry.is_dir(follow_symlinks=False) and not is_link(entry.path)
     except OSError:
         return False
 
 
 def _is_link_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_symlink() and entry.is_dir()
+        return entry.is_dir() and is_link(entry.path)
     except OSError:
         return False

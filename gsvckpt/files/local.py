@@ -14,6 +14,7 @@ from gsvckpt.errors import ChangedError, DamagedError, MissingError
 from gsvckpt.files.paths import is_url
 from gsvckpt.model import OpenSource, Source
 
+_JUNCTION = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT
 _SECOND = 1_000_000_000  # ns
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it
 LINKLESS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # to open a file of gsvckpt's own: no link, no pipe that stalls us
@@ -178,6 +179,15 @@ def allow_open_files(count: int) -> None:
         wanted = count + 256  # for what is open besides
         if soft != resource.RLIM_INFINITY and soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def is_link(path: str | os.PathLike[str]) -> bool:
+    """Whether a name leads elsewhere: a symbolic link, or a junction of Windows, which other functions take for a plain folder."""
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(facts.st_mode) or getattr(facts, "st_reparse_tag", 0) == _JUNCTION
 
 
 def is_held(error: BaseException) -> bool:

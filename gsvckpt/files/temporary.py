@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from gsvckpt.errors import OutputError
-from gsvckpt.files.local import BINARY, LINKLESS, reason
+from gsvckpt.files.local import BINARY, LINKLESS, is_link, reason
 
 _WINDOWS = os.name == "nt"
 _PREFIX, _SUFFIX = ".gsvckpt-", ".part"  # a name that GPT-SoVITS never picks up: no G_, D_, epoch=, .pth or .ckpt
@@ -170,7 +170,7 @@ def remove_file(path: str) -> None:
 
 def remove_folder(path: str | Path) -> None:
     """Remove a folder of gsvckpt's own with all that is in it, as far as the system lets."""
-    if os.path.isdir(path) and not os.path.islink(path):
+    if os.path.isdir(path) and not is_link(path):
         _clear_folder(path)
 
 
@@ -189,13 +189,14 @@ def _clear_folder(folder: str | Path) -> None:
     """A temporary folder with all that is in it."""
     for entry in os.scandir(folder):
         with suppress(OSError):
-            (_clear_folder if entry.is_dir(follow_symlinks=False) else unlink)(entry.path)
+            is_inside = entry.is_dir(follow_symlinks=False) and not is_link(entry.path)  # what a junction leads to is somebody else's
+            (_clear_folder if is_inside else unlink)(entry.path)
     with suppress(OSError):
         os.rmdir(folder)
 
 
 def _remove(path: Path) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
+    if os.path.isdir(path) and not is_link(path):
         remove_folder(path)
     else:
         unlink(path)

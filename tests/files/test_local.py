@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import pytest
 
 from gsvckpt.errors import ChangedError, DamagedError, MissingError
 from gsvckpt.files import local
-from gsvckpt.files.local import LocalSource, _missing, open_source, reason, same_time
+from gsvckpt.files.local import LocalSource, _missing, is_link, open_source, reason, same_time
 
 OLD = b"old and whole"
 
@@ -159,3 +160,19 @@ def test_a_file_that_another_program_holds_is_told(tmp_path: Path, monkeypatch: 
     found = _missing(str(tmp_path / "x.pth"), error)
     assert "in use by another program" in str(found)
     assert reason(error) == "it is in use by another program"
+
+
+@pytest.mark.parametrize(("tag", "expected"), [(0xA0000003, True), (0, False), (0x80000023, False)])
+def test_a_junction_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: int, expected: bool) -> None:
+    facts = os.lstat(tmp_path)
+    monkeypatch.setattr(local.os, "lstat", lambda path: types.SimpleNamespace(st_mode=facts.st_mode, st_reparse_tag=tag))
+    assert is_link(tmp_path) == expected
+
+
+def test_links_of_this_system(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert not is_link(tmp_path / "folder")
+    assert not is_link(tmp_path / "gone")
+    with contextlib.suppress(OSError, NotImplementedError):
+        (tmp_path / "link").symlink_to(tmp_path / "folder")
+        assert is_link(tmp_path / "link")

@@ -227,3 +227,17 @@ def test_the_system_is_the_same_for_all_its_processes() -> None:
         [sys.executable, "-c", "from gsvckpt.files.temporary import _system; print(_system())"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert told.stdout.strip() == temporary._system()
+
+
+def test_what_a_junction_leads_to_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' own functions take a junction for a plain folder; here one is played by a folder, whose removal as a link is that of its name."""
+    inside = tmp_path / "own" / "junction"
+    inside.mkdir(parents=True)
+    (inside / "voice.pth").write_bytes(b"x")
+    monkeypatch.setattr(temporary, "is_link", lambda path: os.fspath(path) == str(inside))
+    removed: list[str] = []
+    monkeypatch.setattr(temporary, "unlink", lambda path: removed.append(os.fspath(path)))
+    temporary.remove_folder(tmp_path / "own")
+    assert (removed, (inside / "voice.pth").exists()) == ([str(inside)], True)
+    temporary.remove_folder(inside)
+    assert (inside / "voice.pth").exists()

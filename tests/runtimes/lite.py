@@ -111,11 +111,12 @@ def compare(original: Loaded, other: Loaded) -> dict[str, object]:
 
 
 def _distance(one: torch.Tensor, two: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value."""
     if one.shape != two.shape or one.dtype != two.dtype:
         return math.inf
     if torch.equal(one, two):
         return 0.0
-    return float((one.double() - two.double()).abs().max()) or math.inf  # NaN, or zeros of another sign
+    return float((one.double() - two.double()).abs().max() / one.double().abs().max()) or math.inf  # NaN, or zeros of another sign
 
 
 def _noise(signal: torch.Tensor, other: torch.Tensor) -> float:

@@ -70,5 +70,6 @@ def rules_table(proofs: list[Proof]) -> str:
     """Which file which program takes, as gsvckpt says and as the program does."""
     files = dict.fromkeys(proof.file for proof in proofs)
     cells = {(proof.file, proof.runtime): ("yes" if proof.does else f"no: {proof.why}") for proof in proofs}
-    lines = ["| file | GSV-TTS-Lite takes it | Genie-TTS takes it |", "|---|---|---|"]
+    told = "What `inspect` says in `runs in`, for every layout in both types; the programs do as it says:"
+    lines = [told, "", "| file | GSV-TTS-Lite takes it | Genie-TTS takes it |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {file} | {cells[file, 'GSV-TTS-Lite']} | {cells[file, 'Genie-TTS']} |" for file in files)])

@@ -14,6 +14,7 @@ from gsvckpt.engine.folder_saves import TRAINER_STATE, read_state
 from gsvckpt.engine.open import open_checkpoint
 from gsvckpt.engine.saves import Save
 from gsvckpt.errors import GsvError
+from gsvckpt.files.local import is_link
 from gsvckpt.sovits import official
 from gsvckpt.sovits.lightning import best_names
 from gsvckpt.sovits.names import split
@@ -127,7 +128,7 @@ def _named_beside(folder: str) -> Iterator[tuple[str, str]]:
             continue
         yield (form.format(int(told)) if told.isdecimal() and form else split(told)[-1] if split(told) else ""), name
     try:
-        inner = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        inner = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False) and not is_link(entry.path)]
     except OSError:
         return
     states = {path: state for path in inner if (state := read_state(path))}

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from gsvckpt.commands.prune.trash_run import FILES, JOURNAL, STATE, State, Step, TrashRun
 from gsvckpt.errors import DamagedError, GsvError, OutputError, RefusedError
+from gsvckpt.files.local import is_link
 from gsvckpt.files.lock import LockHeldError, locked
 from gsvckpt.files.publish import TRASH, is_full
 from gsvckpt.files.temporary import is_temporary, remove_folder
@@ -124,7 +125,7 @@ def _sweep(folder: str) -> None:
         if TRASH in names:
             names.remove(TRASH)
             for run in os.scandir(os.path.join(place, TRASH)):
-                if run.is_dir(follow_symlinks=False) and all(is_temporary(name) for name in os.listdir(run.path)):
+                if run.is_dir(follow_symlinks=False) and not is_link(run.path) and all(is_temporary(name) for name in os.listdir(run.path)):
                     remove_folder(run.path)
 
 
@@ -176,7 +177,7 @@ def alone(folders: Sequence[str]) -> Iterator[None]:
 def require_trash(folder: str) -> None:
     """Raise RefusedError where the name of a folder's trash is taken by something else; a link could lead anywhere."""
     place = os.path.join(folder, TRASH)
-    if os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place)):
+    if os.path.lexists(place) and (is_link(place) or not os.path.isdir(place)):
         raise RefusedError("is not a folder, so it cannot be the trash", path=place, hint="move it away")
 
 
