@@ -94,12 +94,17 @@ _COMMON = frozenset({"pytorch_model.bin", "config.json", "preprocessor_config.js
 
 @lru_cache(maxsize=1)  # several ask for the same file's
 def digest_header(head: bytes) -> str:
-    """The MD5 of a file's first 8,192 bytes, by which GPT-SoVITS knows its bases (process_ckpt.py:100-126). It guards nothing."""
+    """The MD5 of a file's first 8,192 bytes, by which GPT-SoVITS knows its bases (process_ckpt.py:100-126)."""
+    return md5_hex(head[:8192])
+
+
+def md5_hex(data: bytes) -> str:
+    """The MD5 of some bytes. It guards nothing."""
     try:
         from _md5 import md5  # type: ignore[import-not-found,unused-ignore]  # CPython's own; hashlib would load OpenSSL, which takes 4 ms
     except ImportError:
         from hashlib import md5
-    return str(md5(head[:8192], usedforsecurity=False).hexdigest())
+    return str(md5(data, usedforsecurity=False).hexdigest())
 
 
 def lookup(size: int, md5_8k: str) -> Match | None:

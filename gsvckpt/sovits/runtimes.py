@@ -7,10 +7,10 @@ strict=False. The rules were read in the sources named here; `make readers` prov
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from hashlib import md5
 from typing import Literal, NamedTuple
 
 from gsvckpt.sovits.kinds import Kind
+from gsvckpt.sovits.official import md5_hex
 from gsvckpt.sovits.upstream import Detection, UpstreamError, misread, misread_base
 
 Runtime = Literal["GPT-SoVITS", "GSV-TTS-Lite", "Genie-TTS"]
@@ -223,7 +223,7 @@ def outgrown(kind: Kind, version: str | None, before: int, after: int) -> str | 
 def shapes_digest(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """A digest of names and shapes in any order, by which a complete state dict is told without reading the layouts (12 ms)."""
     told = "\n".join(sorted(f"{name} {shape}" for name, shape in shapes.items()))
-    return md5(told.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    return md5_hex(told.encode("utf-8", "surrogatepass"))
 
 
 COMPLETE: Mapping[str, str] = {  # of each layout whose shapes are fixed; a test makes them anew from the layouts
