@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from gsvckpt.commands.verify.checks import containers, layouts, officials, pickles, readers, tensors, versions, zip_bytes
@@ -14,7 +13,6 @@ from gsvckpt.commands.verify.result import Asked
 from gsvckpt.engine.examine import Examination
 from gsvckpt.files.local import LocalSource
 from gsvckpt.model import Distant
-from gsvckpt.sovits.runtimes import Runtime
 
 _NO_ZIP = Skipped("only a torch zip has this")
 _SHARDS = Skipped("each shard is checked by itself")
@@ -202,8 +200,8 @@ def _unread(examination: Examination, contents: Contents, asked: Asked) -> Skipp
 
 
 # In the order in which findings of one severity are told.
-def _reader(check: str, runtime: Runtime, examination: Examination, _: Contents, asked: Asked) -> Answer:
-    return _PART if asked.expected.part else readers.reader(examination, check, runtime)
+def _readers(examination: Examination, _: Contents, asked: Asked) -> Answer:
+    return _PART if asked.expected.part else readers.readers(examination, asked.options.checks)
 
 
 TABLE = (
@@ -229,9 +227,7 @@ TABLE = (
     Check(("tensor.finite",), _finite),
     Check(("tensor.range",), _range),
     Check(("tensor.finite", "tensor.range"), _bombs),
-    Check(("readers.gpt-sovits",), partial(_reader, "readers.gpt-sovits", "GPT-SoVITS")),
-    Check(("readers.gsv-tts-lite",), partial(_reader, "readers.gsv-tts-lite", "GSV-TTS-Lite")),
-    Check(("readers.genie-tts",), partial(_reader, "readers.genie-tts", "Genie-TTS")),
+    Check(tuple(readers.CHECKS.values()), _readers),
     Check(("official.digest",), _official),
     Check(("against.missing", "against.extra", "against.shape", "against.dtype", "against.values"), _against),
     Check(tuple(check for check in CHECKS if family(check) == "resume"), _resume),
