@@ -180,7 +180,8 @@ def test_a_wrong_option_beside_a_url_shows_no_secret(gsvckpt):
     for argv in (
         ("inspect", f"https://host/a.pth?{SIGNATURE}", "--nonsense"),
         ("prune", "--nonsense=1", f"https://host/a.pth?{SIGNATURE}"),
-        (f"https://h/?{SIGNATURE}",),
+        (f"https://h/?{SIGNATURE}", "--nonsense"),  # a URL in place of a command is inspected
+        ("inspekt", f"https://h/?{SIGNATURE}"),
     ):
         run = gsvckpt(*argv)
         assert run.code == 2

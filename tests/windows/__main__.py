@@ -193,7 +193,23 @@ def open_elsewhere(folder: Path) -> str:
     return "" if {"G_100.pth", "D_100.pth"} <= set(left) else f"{left} {done.stdout!r} {done.stderr[-500:]!r}"
 
 
-CHECKS = (wildcards, hints_in_cmd, code_pages, dropped_files, open_elsewhere)
+def trash_of_another_system(folder: Path) -> str:
+    """What one system pruned, the other brings back: a disk may move between them."""
+    here = [sys.executable, "-m", "gsvckpt", "prune", "logs"]
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    before = _digests(folder)
+    code, _, err = _gsvckpt(folder, "prune", "logs", "--keep-last", "1", "-y")
+    if code or _digests(folder) == before:
+        return f"pruned there: {code} {err}"
+    done = subprocess.run([*here, "--undo"], cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
+    if done.returncode or _digests(folder) != before:
+        return f"brought back here: {done.returncode} {done.stderr}"
+    subprocess.run([*here, "--keep-last", "1", "-y"], cwd=folder, env=surroundings, capture_output=True, check=False)
+    code, _, err = _gsvckpt(folder, "prune", "logs", "--undo")
+    return "" if code == 0 and _digests(folder) == before else f"brought back there: {code} {err}"
+
+
+CHECKS = (wildcards, hints_in_cmd, code_pages, dropped_files, open_elsewhere, trash_of_another_system)
 
 if __name__ == "__main__":
     sys.exit(main())

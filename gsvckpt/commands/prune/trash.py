@@ -45,7 +45,7 @@ def _read(folder: str) -> TrashRun | None:
             raise ValueError(f"it has more than {_LARGEST:,} characters")
         lines = [line for line in text.split("\n") if line]
         head = json.loads(lines[0])
-        steps = tuple(Step(**json.loads(line)) for line in lines[1 : head["steps"] + 1])
+        steps = tuple(Step.of_line(line) for line in lines[1 : head["steps"] + 1])
         if len(steps) != head["steps"]:
             raise ValueError("it ends early")
         made: dict[str, tuple[int, int]] = {}
@@ -56,7 +56,7 @@ def _read(folder: str) -> TrashRun | None:
             except ValueError:  # the last line of a run that was killed
                 break
             if "made" in told:
-                made[told["made"]] = (told["size"], told["mtime_ns"])
+                made[told["made"].replace("/", os.sep)] = (told["size"], told["mtime_ns"])
             state = told.get("state", state)
         run = TrashRun(folder, steps, made, _marked(folder) or state)
         _require_sane(run)

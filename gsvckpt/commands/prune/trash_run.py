@@ -35,6 +35,16 @@ class Step(NamedTuple):
     mtime_ns: int
     place: str = ""
 
+    def as_line(self) -> str:
+        """Its line in the journal, which any system can read: folders are divided by `/`."""
+        return json.dumps({**self._asdict(), "path": self.path.replace(os.sep, "/"), "place": self.place.replace(os.sep, "/")})
+
+    @classmethod
+    def of_line(cls, line: str) -> Step:
+        """What `as_line` wrote. Raises ValueError and TypeError for anything else."""
+        step = cls(**json.loads(line))
+        return step._replace(path=step.path.replace("/", os.sep), place=step.place.replace("/", os.sep))
+
 
 State = Literal["begun", "done", "purging"]
 
@@ -105,7 +115,7 @@ class TrashRun:
             raise OutputError("cannot be replaced: the disk is full, so the step cannot be recorded", path=place)
         facts = os.stat(new)
         self.made[step.place] = (facts.st_size, facts.st_mtime_ns)
-        self._say({"made": step.place, "size": facts.st_size, "mtime_ns": facts.st_mtime_ns})
+        self._say({"made": step.place.replace(os.sep, "/"), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns})
         self.take(step)
         move(new, place)
 
@@ -187,7 +197,7 @@ def begin(root: str, steps: Sequence[Step], stamp: str) -> TrashRun:
         hint = "--purge deletes at once, and needs no room" if is_full(error) else ""
         raise OutputError(f"cannot be made: {error.strerror}", path=folder, hint=hint) from error
     run = TrashRun(folder, tuple(steps), {})
-    lines = [json.dumps({"schema": "gsvckpt.trash/1", "steps": len(steps)}), *(json.dumps(step._asdict()) for step in steps)]
+    lines = [json.dumps({"schema": "gsvckpt.trash/1", "steps": len(steps)}), *(step.as_line() for step in steps)]
     try:
         publish_bytes(os.path.join(folder, JOURNAL), "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"), overwrite=False)
     except BaseException as error:

@@ -180,3 +180,14 @@ def test_a_full_disk_moves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OutputError):
         started(tmp_path, step("a.pth"))
     assert tree(tmp_path) == {"a.pth": b"a.pth!"}
+
+
+def test_a_journal_is_the_same_on_every_system(monkeypatch):
+    line = Step("logs/alice/G_8.pth", 1, 2, "logs/alice/weights-G_8.pth").as_line()
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "sep", "\\")
+        step = Step.of_line(line)
+        assert (step.path, step.place) == ("logs\\alice\\G_8.pth", "logs\\alice\\weights-G_8.pth")
+        assert step.as_line() == line
+    assert "\\" not in line
+    assert Step.of_line(line).as_line() == line
