@@ -65,13 +65,19 @@ def _make_file(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
 
 
-def _make_folder(path: Path) -> int:
+def _make_folder(path: Path) -> int | None:
+    """A descriptor of the new folder; None where another process took it for a leftover before it was open."""
     os.mkdir(path)
-    return os.open(path, os.O_RDONLY) if not _WINDOWS else -1  # Windows opens no folders
+    if _WINDOWS:  # which opens no folders
+        return -1
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
-def _held(folder: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+def _held(folder: Path, make: Callable[[Path], int | None]) -> Iterator[tuple[Path, int]]:
     """Make something under a new name, and keep it locked by a descriptor of our own, as the caller may be done with his before it has its name."""
     paths: list[Path] = []  # known before they are there, as Ctrl-C can come anywhere
     locks: list[int] = []
@@ -79,6 +85,8 @@ def _held(folder: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int
         while True:
             paths.append(folder / f"{_PREFIX}held-{os.getpid()}-{_system()}-{os.urandom(8).hex()}{_SUFFIX}")
             fd = make(paths[-1])
+            if fd is None:
+                continue
             if _WINDOWS:  # it is open, which holds it
                 break
             try:

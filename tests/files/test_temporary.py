@@ -241,3 +241,22 @@ def test_what_a_junction_leads_to_stays(tmp_path: Path, monkeypatch: pytest.Monk
     assert (removed, (inside / "voice.pth").exists()) == ([str(inside)], True)
     temporary.remove_folder(inside)
     assert (inside / "voice.pth").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens no folders")
+def test_a_folder_that_is_swept_before_it_is_open_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three runs that wrote one folder at once: one of them ended with `No such file`."""
+    inner, made = os.mkdir, []
+
+    def mkdir(path: os.PathLike[str]) -> None:
+        inner(path)
+        made.append(path)
+        if len(made) == 1:
+            os.rmdir(path)  # as another process does
+
+    monkeypatch.setattr(temporary.os, "mkdir", mkdir)
+    with temporary.temporary_folder(tmp_path) as folder:
+        assert folder.is_dir()
+    assert (len(made), list(tmp_path.iterdir())) == (2, [])
+    with pytest.raises(FileNotFoundError), temporary.temporary_folder(tmp_path / "gone"):
+        pass
