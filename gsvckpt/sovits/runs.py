@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
@@ -57,51 +56,101 @@ class TrainingRun(NamedTuple):
 def find_runs(path: str) -> tuple[TrainingRun, ...]:
     """The runs of an experiment folder, of a run's folder, or of the folder that a file lies in.
 
-    Runs without any checkpoint count only where they are all there is. Raises MissingError where `path` is none of these.
+    Runs without any checkpoint count only where they are all there is. Raises MissingError where `path` is none of these, or where a run cannot be
+    looked at.
     """
     if not os.path.exists(path):
         raise MissingError("there is no such file or folder", path=path)
-    folder = path.rstrip(f"/{os.sep}") or path if os.path.isdir(path) else os.path.dirname(path) or "."
-    found = [run for place, name in _run_folders(folder) for run in [_read_run(place, name)]]
+    found = _runs_in(path.rstrip(f"/{os.sep}") or path if os.path.isdir(path) else os.path.dirname(path) or ".")
     if not found:
-        raise MissingError("holds no training run (logs_s1_*, logs_s2_*)", path=path, hint="name an experiment's folder, like logs/alice")
-    return tuple(run for run in found if run.names) or tuple(found)
+        raise _no_run(path)
+    return found
 
 
-def find_resumable(path: str) -> tuple[TrainingRun, ...]:
+class Resumable(NamedTuple):
+    """The runs that training would go on with, and what could not be looked at: what is there is not known, so it is no first run."""
+
+    runs: tuple[TrainingRun, ...] = ()
+    failures: tuple[MissingError, ...] = ()
+
+
+def find_resumable(path: str) -> Resumable:
     """The runs that training in `path` would go on with: those of one experiment, or of each experiment in a folder like `logs`.
 
     Where training has not begun, the folder itself stands for its first run: one that is not there yet, is empty, or holds only prepared data.
-    Raises MissingError for a folder that holds something else.
+    A folder that holds something else is a failure, and so is one whose drive is not connected, or that may not be read.
     """
-    if not os.path.exists(path) and not path.endswith(_CHECKPOINTS):
-        return (_first_run(path),)
     try:
-        return find_runs(path)
-    except MissingError:
-        if not os.path.isdir(path):
-            raise
+        if names_file(path):
+            return Resumable(find_runs(path))
+        if not _is_folder(path):
+            return Resumable((_first_run(path),))
+        if found := _runs_in(path):
+            return Resumable(found)
         names = _list(path)
-        inner = [os.path.join(path, name) for name in names if os.path.isdir(os.path.join(path, name))]
-        found = tuple(run for folder in inner for run in _runs_of_experiment(folder))
-        if found:
-            return found
-        if not names or _is_experiment(names):
-            return (_first_run(path),)
-        raise
+    except MissingError as error:
+        return Resumable(failures=(error,))
+    if not names or _is_experiment(names):
+        return Resumable((_first_run(path),))
+    inner = [_look_into(os.path.join(path, name)) for name in names]
+    runs = tuple(run for each in inner for run in each.runs)
+    failures = tuple(error for each in inner for error in each.failures)
+    return Resumable(runs, failures) if runs or failures else Resumable(failures=(_no_run(path),))
 
 
-def _runs_of_experiment(folder: str) -> tuple[TrainingRun, ...]:
-    """The runs of a folder inside `logs`; one that is no experiment has none."""
+def names_file(path: str) -> bool:
+    """Whether a path is that of a file, or would be that of a checkpoint."""
+    return os.path.isfile(path) or (path.endswith(_CHECKPOINTS) and not os.path.isdir(path))
+
+
+def _look_into(path: str) -> Resumable:
+    """The runs of something inside `logs`; a file there, or a folder that is no experiment, has none."""
+    if os.path.isfile(path):
+        return Resumable()
     try:
-        names = _list(folder)
-    except MissingError:
-        return ()
-    if not _is_experiment(names):
-        return ()
-    with suppress(MissingError):
-        return find_runs(folder)
-    return (_first_run(folder),)
+        if not _is_folder(path) or not _is_experiment(_list(path)):
+            return Resumable()
+        return Resumable(_runs_in(path) or (_first_run(path),))
+    except MissingError as error:
+        return Resumable(failures=(error,))
+
+
+def _runs_in(folder: str) -> tuple[TrainingRun, ...]:
+    found = [_read_run(place, name) for place, name in _run_folders(folder)]
+    return tuple(run for run in found if run.names) or tuple(found)
+
+
+def _no_run(path: str) -> MissingError:
+    return MissingError("holds no training run (logs_s1_*, logs_s2_*)", path=path, hint="name an experiment's folder, like logs/alice")
+
+
+def _is_folder(path: str) -> bool:
+    """Whether there is a folder; False only where nothing is there. Raises MissingError for anything else, and for what cannot be looked at."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        place = _nearest(path)
+    except OSError as error:
+        raise as_error(error, path, MissingError, "looked at") from error
+    else:
+        place = path
+    if os.path.isdir(place):
+        return place == path
+    if os.path.islink(place):
+        hint = "connect the drive that it leads to, or remove the link"
+        raise MissingError(f"is a link to {os.readlink(place)}, which is not there", path=place, hint=hint)
+    if os.path.lexists(place):
+        raise MissingError("is no folder, and training keeps its files in one", path=place)
+    if os.path.isabs(place):  # on Windows, a drive
+        raise MissingError("is not there", path=place, hint="connect that drive")
+    return False
+
+
+def _nearest(path: str) -> str:
+    """Of a path and the folders above it, the first that is there; the last of them where none is."""
+    while not os.path.lexists(path) and (above := os.path.dirname(path)) not in ("", path):
+        path = above
+    return path
 
 
 def _is_experiment(names: Sequence[str]) -> bool:
@@ -118,13 +167,13 @@ def _run_folders(folder: str) -> Iterator[tuple[str, RunName]]:
     *_, above, base = ("", *split(os.path.abspath(folder)))
     own = parse_run(above if base == "ckpt" else base)
     if own is not None:
-        is_outer = own.stage == "gpt" and base != "ckpt" and os.path.isdir(os.path.join(folder, "ckpt"))
+        is_outer = own.stage == "gpt" and base != "ckpt" and _is_folder(os.path.join(folder, "ckpt"))
         yield (os.path.join(folder, "ckpt") if is_outer else folder), own
         return
     for entry in _list(folder):
         name = parse_run(entry)
         place = os.path.join(folder, entry, "ckpt") if name is not None and name.stage == "gpt" else os.path.join(folder, entry)
-        if name is not None and os.path.isdir(place):
+        if name is not None and _is_folder(place):
             yield place, name
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import zipfile
 
 import pytest
@@ -97,6 +99,22 @@ def test_where_copies_are_is_said_when_it_is_known(gsvckpt, recorded, tmp_path):
     restoring = [hint for hint in found if "--restore-from" in hint]
     assert restoring
     assert all(hint.endswith(f" --restore-from {shlex.quote(str(folder))}") for hint in restoring)
+
+
+@pytest.mark.parametrize("what", ["cut", "empty"])
+def test_what_resuming_needs_comes_back(gsvckpt, tmp_path, what):
+    """From the folder of a run alone, which --resume itself reads no manifest of."""
+    tree = {**s1_training(gpt(dtype="float32")), "hyper_parameters": {"config": {"train": {"epochs": 20}}}}
+    path = save(tmp_path / "my logs" / "alice" / "logs_s1_v2" / "ckpt" / "epoch=1-step=12.ckpt", tree)
+    shutil.copytree(path.parent, tmp_path / "copies")
+    assert gsvckpt("verify", path, "--record", "--layout", "none").code == 0
+    os.truncate(path, path.stat().st_size - 500 if what == "cut" else 0)
+    asked = ("verify", tmp_path / "my logs", "--resume", "--layout", "none")
+    found = hints(gsvckpt, *asked, exit_code=gsvckpt(*asked).code)
+    restoring = [hint for hint in found if hint.startswith(f"gsvckpt verify {shlex.quote(str(path.parent))} --restore-from")]
+    _, *argv = shlex.split(restoring[0].replace("<BACKUP>", str(tmp_path / "copies")))
+    assert gsvckpt(*argv, "--layout", "none").code == 0
+    assert gsvckpt.json(*asked).document["resume"]["goes_on"] is True
 
 
 def test_resuming_names_files_and_folders(gsvckpt, tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from .samples import assert_one_error, discriminator, generator, gpt, s1_trainin
 
 CHECKS = ("--resume", "--checks", "resume.file,resume.pair,resume.keys,resume.stale")
 NOTHING = {"G": None, "D": None, "epoch": None}
+NO_LINKS = pytest.mark.skipif(os.name == "nt", reason="making a link needs a privilege on Windows")
+POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
 
 
 def g(path: Path, step: int, epoch: int) -> Path:
@@ -110,6 +115,95 @@ def test_logs_answers_for_every_experiment(gsvckpt, logs):
     assert document["resume"]["from"] == {"G": "G_24.pth", "D": "D_16.pth", "epoch": 3}
     answers = {Path(file["path"]).parts[1]: file["resume"]["goes_on"] for file in document["files"] if "resume" in file}
     assert answers == {"alice": True, "bob": False, "carol": True}
+
+
+@pytest.mark.parametrize("other", ["first", "done", "good"])
+def test_of_several_runs_the_one_that_would_lose_something_is_told(gsvckpt, logs, other):
+    """Whatever stands before it in the folder."""
+    first = logs / "alice" / "logs_s2_v2"
+    first.mkdir(parents=True)
+    if other != "first":
+        g(first, 16, 2), d(first, 16, 2)
+    if other == "done":
+        (first.parent / "config.json").write_text('{"train": {"epochs": 2}, "model": {"version": "v2"}}')
+    assert resume(gsvckpt, logs)["goes_on"] is (other == "good")
+    run = logs / "bob" / "logs_s2_v2"
+    g(run, 24, 3), d(run, 16, 2)
+    found = resume(gsvckpt, logs, exit_code=1)
+    assert (found["goes_on"], found["from"]) == (False, {"G": "G_24.pth", "D": "D_16.pth", "epoch": 3})
+    assert found["why"].startswith(f"{run}: G_24.pth is of epoch 3")
+
+
+def lead_astray(path: Path, how: str) -> Path:
+    """Something at `path` that is no folder, and no free place either."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if how == "file":
+        path.write_text("x")
+    else:
+        path.symlink_to(path.name if how == "circle" else "/mnt/a drive/that is not connected")
+    return path
+
+
+PLACES = ("logs", "logs/alice", "logs/alice/logs_s2_v2", "logs/alice/logs_s1_v2", "logs/alice/logs_s1_v2/ckpt")
+FILE = ("logs/alice", "file")  # which may be asked about by itself
+ASTRAY = [(place, how) for place in PLACES for how in ("drive", "circle", "file") if (place, how) != FILE]
+
+
+@NO_LINKS
+@pytest.mark.parametrize(("place", "how"), ASTRAY)
+def test_what_cannot_be_looked_at_is_no_first_run(gsvckpt, logs, place, how):
+    """A drive that is not connected has the run on it, and saying `first run` would let a script train over it."""
+    lead_astray(Path(place), how)
+    found = gsvckpt.json("verify", "logs/alice", *CHECKS, exit_code=3).document
+    assert (found["resume"]["goes_on"], found["resume"]["from"]) == (False, NOTHING)
+    assert found["resume"]["why"].startswith(place)
+    Path(place).unlink()
+    assert resume(gsvckpt, "logs/alice")["from"] == NOTHING
+
+
+@NO_LINKS
+@pytest.mark.parametrize("place", ["alice", "alice/logs_s2_v2", "alice/logs_s1_v2/ckpt"])
+def test_an_experiment_on_a_drive_that_is_gone_does_not_hide_the_others(gsvckpt, logs, place):
+    g(logs / "bob" / "logs_s2_v2", 16, 2), d(logs / "bob" / "logs_s2_v2", 16, 2)
+    assert resume(gsvckpt, logs)["goes_on"] is True
+    (logs / "notes.txt").write_text("x")
+    (logs / "empty").mkdir()
+    link = lead_astray(logs / place, "drive")
+    document = gsvckpt.json("verify", logs, *CHECKS, exit_code=3).document
+    assert document["resume"]["goes_on"] is False
+    assert document["resume"]["why"].startswith(f"{link}: is a link to /mnt/a drive")
+    answers = {file["path"]: file["resume"]["goes_on"] for file in document["files"] if "resume" in file}
+    assert answers == {str(logs / "bob" / "logs_s2_v2"): True}
+
+
+@pytest.mark.parametrize("folder", ["logs", "logs/alice", "logs/alice/logs_s2_v2"])
+def test_a_folder_that_may_not_be_read_is_no_first_run(logs, folder):
+    if os.name == "nt" or (POWERLESS and (shutil.which("setpriv") is None or subprocess.run([*POWERLESS, "true"], check=False).returncode)):
+        pytest.skip("every folder may be read here")
+    g(logs / "alice" / "logs_s2_v2", 16, 2), d(logs / "alice" / "logs_s2_v2", 16, 2)
+    command = [*POWERLESS, sys.executable, "-m", "gsvckpt", "verify", "logs/alice", *CHECKS]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    os.chmod(folder, 0)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        os.chmod(folder, 0o700)
+    assert done.returncode == 3
+    assert "Permission denied" in done.stderr
+
+
+def test_a_damaged_tensor_is_for_the_exit_code(gsvckpt, logs):
+    """GPT-SoVITS trains on with it, so `goes_on` is true; but a script must not."""
+    run = logs / "alice" / "logs_s2_v2"
+    path = g(run, 16, 2)
+    d(run, 16, 2)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    document = gsvckpt.json("verify", logs / "alice", "--resume", "--checks", "resume,record", exit_code=1).document
+    assert document["resume"]["goes_on"] is True
+    (found,) = [finding for file in document["files"] for finding in file["findings"] if finding["severity"] == "error"]
+    assert found["check"] == "record.crc"
 
 
 def test_two_stages_are_two_runs(gsvckpt, logs):

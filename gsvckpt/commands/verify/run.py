@@ -56,7 +56,7 @@ class PreparedVerify(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
     """The outcome of verify: `errors` are failures that belong to none of the `files`, `done` what was done with these, `warnings` about manifests
-    by path; `folders` that were named held so many `others`.
+    by path; `folders` that were named held so many `others`; `unseen` are those errors that may hide a training run.
     """
 
     files: tuple[Verification, ...]
@@ -67,6 +67,7 @@ class VerifyResult:
     others: int
     fail_on: Severity
     skipped: tuple[tuple[str, str], ...] = ()
+    unseen: tuple[GsvError, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -104,11 +105,11 @@ class VerifyResult:
     def behind(self) -> dict[str, object]:
         """The document's keys after `files`."""
         keys: dict[str, object] = {"warnings": [{"path": path, "why": why} for path, why in self.warnings]} if self.warnings else {}
-        answers = [result.resumption for result in self.files if result.resumption is not None]
-        if answers:
+        answers = {result.path: result.resumption for result in self.files if result.resumption is not None}
+        if answers or self.unseen:
             from gsvckpt.commands.verify.checks.resume import unite  # only --resume asks
 
-            keys["resume"] = unite(answers).as_json()
+            keys["resume"] = unite(answers, self.unseen).as_json()
         return keys
 
     def objects(self) -> Iterator[Mapping[str, object]]:
@@ -158,7 +159,7 @@ def verify_all(prepared: PreparedVerify, watch: Watch) -> VerifyResult:
         results = verify_files(targets.files, options, resources.workers, progress, resources.cluster)
     files = (*with_verdicts(targets, results), *absent(targets, options), *assess_runs(targets, results))
     done = DoneAfterVerify(asked=after.asked)
-    found = VerifyResult(files, targets.failures, done, (), targets.folders, targets.others, fail_on, targets.skipped)
+    found = VerifyResult(files, targets.failures, done, (), targets.folders, targets.others, fail_on, targets.skipped, targets.unseen)
     if after.restore_from is not None:
         found = _restore(found, prepared, after.restore_from, watch)
     if after.backup is not None:

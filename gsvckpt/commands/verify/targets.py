@@ -24,14 +24,15 @@ from gsvckpt.formats.pickle.safety import Safety
 from gsvckpt.formats.torch_distributed import is_metadata
 from gsvckpt.formats.torch_unpacked import is_unpacked
 from gsvckpt.hints import Hint, quote_word
-from gsvckpt.sovits.runs import TrainingRun, find_resumable
+from gsvckpt.sovits.runs import Resumable, TrainingRun, find_resumable, names_file
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
     """`files` with what is expected of each, in order; `roots`, the folder through which a file was found; `recorded` and `listed`, what is missing
     (`named`, those that were named themselves); `incomplete`, shards whose others are missing; `failures` of folders; `runs` and the files `asked`
-    about, where it was resuming; `skipped`, folders that were not looked into, and why; `others`, how many files of the folders are no checkpoints.
+    about, where it was resuming, and `unseen`, those failures that may hide a run; `skipped`, folders that were not looked into, and why; `others`,
+    how many files of the folders are no checkpoints.
     """
 
     files: Mapping[str, Expected]
@@ -42,6 +43,7 @@ class Targets:
     incomplete: tuple[shards.MissingParts, ...]
     failures: tuple[GsvError, ...]
     runs: tuple[TrainingRun, ...]
+    unseen: tuple[GsvError, ...]
     asked: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     others: int
@@ -64,6 +66,7 @@ class _Named(NamedTuple):
     incomplete: tuple[shards.MissingParts, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     runs: tuple[TrainingRun, ...] = ()
+    unseen: tuple[GsvError, ...] = ()
 
 
 def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: str | None, listed: str | None) -> Targets:
@@ -93,6 +96,7 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
         incomplete=tuple(one for each in named for one in each.incomplete),
         failures=(*failures, *manifests.failures),
         runs=tuple(runs),
+        unseen=tuple(error for one in named for error in one.unseen),
         asked=tuple(one.path for one in named if resuming and not one.is_folder and one.files),
         skipped=tuple(skipped for one in named for skipped in one.skipped),
         others=sum(one.others for one in named) - len(more),
@@ -103,19 +107,13 @@ def gather(paths: Sequence[str], *, recursive: bool, resuming: bool, recorded: s
 
 def _look(path: str, *, recursive: bool, resuming: bool) -> _Named:
     """What a named path leads to: of a folder, its checkpoints, or the files from which training would resume there."""
-    runs: tuple[TrainingRun, ...] = ()
-    failures: tuple[GsvError, ...] = ()
-    if resuming:
-        try:
-            runs = find_resumable(path)
-        except MissingError as error:
-            failures = (error,) if os.path.isdir(path) else ()  # a file may be asked about wherever it lies
-        if os.path.isdir(path) or any(not run.begun for run in runs):
-            return _Named(path, failures=failures, runs=runs)
+    found = find_resumable(path) if resuming else Resumable()
+    if resuming and not names_file(path):
+        return _Named(path, failures=found.failures, runs=found.runs, unseen=found.failures)  # of a file none: it may be asked about wherever it lies
     if is_folder(path):
         return _look_into(path, recursive=recursive)
     parts = _parts(path)
-    return _Named(path, files=(path, *parts), parts=parts, places=(folder_of(path),), runs=runs)
+    return _Named(path, files=(path, *parts), parts=parts, places=(folder_of(path),), runs=found.runs)
 
 
 def _look_into(folder: str, *, recursive: bool) -> _Named:

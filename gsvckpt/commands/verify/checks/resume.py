@@ -218,7 +218,7 @@ def _instead(run: TrainingRun, name: str) -> Hint:
         gone = {name, *(other for other in run.names if other[1:] == name[1:])}
         rest = next((other for other in sorted(run.names) if other not in gone and other.startswith("G_")), None)
     if rest is None:
-        command = f"gsvckpt verify {quote_word(run.folder)} --resume --restore-from <BACKUP>"
+        command = f"gsvckpt verify {quote_word(run.folder)} --restore-from <BACKUP>"  # without --resume, which reads no manifest
         return Hint("brings it back from a backup; nothing else is there to go on from", command)
     return Hint(f"move {' and '.join(sorted(gone))} out of the folder, and an earlier or later file is taken; then look again")
 
@@ -227,6 +227,7 @@ class Resumption(NamedTuple):
     """The answer to `would training go on here?`: from which files and epoch, and in one sentence why, or why not.
 
     `generator` is GPT's file, too. `goes_on` is False for a first run, for one that is done, and where GPT-SoVITS would start over or mix two saves.
+    `blocked` tells the last two, in which something is lost, from the others.
     """
 
     goes_on: bool
@@ -234,6 +235,7 @@ class Resumption(NamedTuple):
     discriminator: str | None
     epoch: int | None
     why: str
+    blocked: bool = False
 
     def as_json(self) -> dict[str, object]:
         """The `resume` object of a run in the JSON document."""
@@ -249,16 +251,21 @@ def answer(run: TrainingRun, states: Mapping[str, ResumeState | GsvError], found
     told = told or [finding for finding in found if finding.check == "resume.file"]
     goes_on = run.generator is not None and not errors and all(finding.check == "resume.file" for finding in told)
     why = told[0].why if told else "the epoch of its files is not known"
-    where = told[0].where if told and told[0].severity == "error" else ""
-    return Resumption(goes_on, run.generator, run.discriminator, epoch, f"{where}: {why}" if where and where not in why else why)
+    where = told[0].where if errors else ""
+    why = f"{where}: {why}" if where and where not in why else why
+    return Resumption(goes_on, run.generator, run.discriminator, epoch, why, blocked=bool(errors))
 
 
-def unite(answers: Sequence[Resumption]) -> Resumption:
-    """The answer for several runs: they go on if each does, and the first that does not tells why. Files are named where there is one run."""
-    if len(answers) == 1:
-        return answers[0]
-    stopped = [one for one in answers if not one.goes_on]
-    return stopped[0] if stopped else Resumption(True, None, None, None, f"all {len(answers):,} runs go on")
+def unite(answers: Mapping[str, Resumption], failures: Sequence[GsvError] = ()) -> Resumption:
+    """The answer for several runs, by folder: they go on if each does and none could not be looked at. What is lost, or not known, tells why, before
+    a first run does. Files are named where it is about one run.
+    """
+    if len(answers) == 1 and not failures:
+        return next(iter(answers.values()))
+    stopped = [one._replace(why=f"{folder}: {one.why}") for folder, one in answers.items() if not one.goes_on]
+    unknown = [Resumption(False, None, None, None, str(error)) for error in failures]
+    whole = Resumption(True, None, None, None, f"all {len(answers):,} runs go on")
+    return [*(one for one in stopped if one.blocked), *unknown, *stopped, whole][0]
 
 
 def skipped_of_file(state: ResumeState) -> dict[str, str]:
