@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.points import Truth, agrees
+from tests.crash.points import EXPECTED, EXPECTED_QUICK, OUTCOMES, Point, Truth, agrees, complaints
+from tests.crash.trainer import MATRICES
 from tests.support.generated import write_section
 
 PAIR = {"G": "G_8.pth", "D": "D_8.pth", "epoch": 1}
@@ -41,6 +42,29 @@ def test_the_files_and_the_epoch_count(outcome: str, key: str) -> None:
 
 def test_a_run_that_told_nothing_agrees_with_nothing() -> None:
     assert not any(judged("unknown", code, goes_on, source) for code in (0, 1) for goes_on in (True, False) for source in (PAIR, NOTHING))
+
+
+def points(numbers: tuple[int, ...]) -> list[Point]:
+    """So many points of each outcome, all answered rightly."""
+    found = []
+    for outcome, number in zip(OUTCOMES, numbers, strict=True):
+        exit_code, goes_on, source = ANSWERS[outcome]
+        truth: Truth = {"outcome": outcome, **(PAIR if outcome in ("goes on", "mixed") else NOTHING)}
+        found += [Point("1 before torch.save x.pth", truth, exit_code, {"goes_on": goes_on, "from": source, "why": "so"})] * number
+    return found
+
+
+def test_each_outcome_is_met_as_often_as_expected() -> None:
+    assert set(EXPECTED) == set(MATRICES)
+    for quick, expected in ((False, EXPECTED), (True, EXPECTED_QUICK)):
+        found = {name: points(numbers) for name, numbers in expected.items()}
+        assert complaints(found, quick=quick) == []
+        for name in expected:
+            (fewer,) = complaints({**found, name: found[name][1:]}, quick=quick)
+            assert fewer.startswith(f"{name}: ")
+            first = found[name][0]
+            (wrong,) = complaints({**found, name: [first._replace(exit_code=1 - first.exit_code), *found[name][1:]]}, quick=quick)
+            assert "DISAGREES" in wrong
 
 
 def test_a_section_is_written_in_place(tmp_path) -> None:

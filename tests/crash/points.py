@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 _TRUTH = re.compile(r"^TRUTH (\{.*\})$", re.MULTILINE)
 OUTCOMES = ("goes on", "nothing there", "starts over", "mixed", "stops")
+EXPECTED = {  # how many points of each outcome there are; others mean that the trainer or its killer does not do what this is about
+    "s2": (17, 8, 3, 6, 0),
+    "s2-latest": (17, 8, 3, 6, 0),
+    "s2-pro-latest-xdev": (21, 9, 12, 12, 0),
+    "s1": (19, 9, 0, 0, 0),
+    "s1-xdev": (26, 10, 0, 0, 3),
+}
+EXPECTED_QUICK = {"s2": (7, 4, 2, 1, 0), "s1": (6, 4, 0, 0, 0)}
 
 
 class Truth(TypedDict, total=False):
@@ -62,6 +72,28 @@ def agrees(truth: Truth, exit_code: int, resume: dict[str, object] | None) -> bo
     if outcome == "mixed":
         return exit_code == 1 and goes_on is False and source == taken
     return outcome in OUTCOMES and exit_code != 0 and goes_on is False
+
+
+def counts(points: Sequence[Point]) -> tuple[int, ...]:
+    """How many points have each of OUTCOMES."""
+    found = Counter(point.truth["outcome"] for point in points)
+    return tuple(found[outcome] for outcome in OUTCOMES)
+
+
+def complaints(found: Mapping[str, Sequence[Point]], *, quick: bool) -> list[str]:
+    """Why the run of these matrices fails: points where the two disagree, and counts of outcomes that are not the expected ones."""
+    expected = EXPECTED_QUICK if quick else EXPECTED
+    wrong = [
+        f"{name}: DISAGREES at {point.label}: resuming {point.truth}, gsvckpt exit {point.exit_code} {point.resume}"
+        for name, points in found.items()
+        for point in points
+        if not point.agrees
+    ]
+    return wrong + [
+        f"{name}: {counts(points)} points with the outcomes {', '.join(OUTCOMES)}, and {expected[name]} are expected"
+        for name, points in found.items()
+        if counts(points) != expected[name]
+    ]
 
 
 def read_points(work: Path) -> list[Point]:
