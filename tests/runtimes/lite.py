@@ -1,8 +1,8 @@
 """GSV-TTS-Lite's own loader and networks, in a process of their own: `python -m tests.runtimes.lite JOB.json ANSWER.json`.
 
-A job names an original and the files that gsvckpt made of it; the answer says of each which keys were missing or not wanted, how many tensors differ
-from the original's and by how much, and how much the sound (SoVITS) or the tokens (GPT) differ. The package is imported without its __init__, which
-would ask for packages that play sound.
+A job names an original, the files that gsvckpt made of it, and for casts the files that torch made; the answer says of each which keys were missing
+or not wanted, how many tensors differ from the original's and by how much, and how much the sound (SoVITS) or the tokens (GPT) differ. The package is
+imported without its __init__, which would ask for packages that play sound.
 """
 
 from __future__ import annotations
@@ -94,29 +94,35 @@ def tokens(net: torch.nn.Module) -> torch.Tensor:
 
 
 def compare(original: Loaded, other: Loaded) -> dict[str, object]:
-    """How far `other` is from the original. `noise` is the signal-to-noise ratio of the sound in dB, null where the sounds are equal."""
+    """How far `other` is from the original. `noise` is the signal-to-noise ratio in dB, null for equal sounds and for tokens."""
     names = original.state.keys() & other.state.keys()
-    far = {name: _distance(original.state[name], other.state[name]) for name in names}
-    same = original.made.shape == other.made.shape and bool(torch.equal(original.made, other.made))
+    differ = [name for name in names if not is_same(original.state[name], other.state[name])]
+    same = is_same(original.made, other.made)
     return {
         "missing": other.missing,
         "unexpected": other.unexpected,
         "tensors": len(original.state),
         "strangers": sorted(original.state.keys() ^ other.state.keys()),
-        "differ": sum(distance > 0 for distance in far.values()),
-        "largest": max(far.values(), default=0.0),
+        "differ": len(differ),
+        "largest": max((_distance(original.state[name], other.state[name]) for name in differ), default=0.0),
         "same": same,
-        "noise": None if same else _noise(original.made.double(), other.made.double()),
+        "noise": None if same or not original.made.is_floating_point() else _noise(original.made.double(), other.made.double()),
     }
 
 
+def is_same(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether all bytes are equal: torch.equal would take 0.0 for -0.0, and no NaN for itself."""
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), two.reshape(-1).view(torch.uint8))
+
+
 def _distance(one: torch.Tensor, two: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value."""
+    """The largest difference, relative to the largest value; infinite where there is no such number."""
     if one.shape != two.shape or one.dtype != two.dtype:
         return math.inf
-    if torch.equal(one, two):
-        return 0.0
-    return float((one.double() - two.double()).abs().max() / one.double().abs().max()) or math.inf  # NaN, or zeros of another sign
+    distance = float((one.double() - two.double()).abs().max() / one.double().abs().max())
+    return math.inf if math.isnan(distance) else distance
 
 
 def _noise(signal: torch.Tensor, other: torch.Tensor) -> float:
@@ -126,12 +132,14 @@ def _noise(signal: torch.Tensor, other: torch.Tensor) -> float:
     return 10 * math.log10(float(signal.square().sum()) / power) if power else math.inf
 
 
-def try_one(original: Loaded, path: str, kind: str) -> dict[str, object]:
-    """Load and compare one file; whatever the loader raises is the answer for it."""
+def try_one(original: Loaded, path: str, reference: str | None, kind: str) -> dict[str, object]:
+    """Load and compare one file, with the original and with its reference, if it has one; whatever the loader raises is the answer for it."""
     try:
-        return compare(original, load(path, kind))
+        loaded = load(path, kind)
     except Exception as error:  # noqa: BLE001 - as above
         return {"error": f"{type(error).__name__}: {error}"}
+    found = compare(original, loaded)
+    return found if reference is None else {**found, "by_torch": compare(load(reference, kind), loaded)}
 
 
 def takes(path: str, kind: str) -> dict[str, object]:
@@ -152,9 +160,7 @@ def main(job: str, answer: str) -> None:
     original = load(asked["original"], asked["kind"])
     peak = float(original.made.double().abs().max())
     found: dict[str, object] = {"missing": original.missing, "unexpected": original.unexpected, "tensors": len(original.state), "peak": peak}
-    others: dict[str, object] = {}
-    for name, path in asked["others"].items():
-        others[name] = try_one(original, path, asked["kind"])
+    others = {name: try_one(original, path, asked["references"].get(name), asked["kind"]) for name, path in asked["others"].items()}
     Path(answer).write_text(json.dumps({**found, "others": others}), encoding="utf-8")
 
 

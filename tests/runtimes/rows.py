@@ -6,7 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.runtimes.outputs import Output, Voice
+from tests.runtimes.outputs import Output
+
+
+class Verdict(NamedTuple):
+    """What one program found of one output: cells of the table, and what is wrong with it."""
+
+    cells: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -20,32 +27,38 @@ class Row(NamedTuple):
     problem: str
 
 
-def judge(voice: Voice, output: Output, lite: Mapping[str, Any], converted: Mapping[str, Any]) -> Row:
-    """Hold one output against the original. What neither program was asked about has dashes."""
+def judge_lite(output: Output, found: Mapping[str, Any] | None) -> Verdict:
+    """What GSV-TTS-Lite got. Without a cast it must be the original, with one what torch's own cast gives. None: it was not asked."""
+    if found is None:
+        return Verdict(("-", "-"))
+    if "error" in found:
+        return Verdict(("-", "-"), (f"GSV-TTS-Lite: {found['error']}",))
+    cells = _tensors(found), _sound(found)
     problems = []
-    tensors = sound = onnx = "-"
-    found = lite["others"].get(output.name)
-    if found is not None and "error" in found:
-        problems.append(f"GSV-TTS-Lite: {found['error']}")
-    elif found is not None:
-        tensors = (
-            f"{found['tensors']:,} equal" if not found["differ"] else f"{found['differ']:,} of {found['tensors']:,} differ, by {found['largest']:.1e}"
-        )
-        sound = "equal" if found["same"] else "other tokens" if voice.kind == "gpt" else f"{found['noise']:.1f} dB"
-        keys = {key: found[key] for key in ("missing", "unexpected", "strangers") if found[key]}
-        if keys:
-            problems.append(f"GSV-TTS-Lite: {keys}")
-        if output.exact and (found["differ"] or not found["same"]):
-            problems.append(f"GSV-TTS-Lite: {tensors}, sound {sound}")
-        if not output.exact and not found["differ"]:
-            problems.append("GSV-TTS-Lite: nothing differs, though something was cast")
-    if output.name in converted:
-        original, other = converted[""], converted[output.name]
-        onnx = f"{len(original)} files equal" if original and other == original else "differ"
-        if onnx == "differ":
-            wrong = sorted(name for name in original.keys() | other.keys() if original.get(name) != other.get(name))
-            problems.append(f"Genie-TTS: {', '.join(wrong) or 'nothing was converted'}")
-    return Row(voice.name, output.name, tensors, sound, onnx, "; ".join(problems))
+    keys = {key: found[key] for key in ("missing", "unexpected", "strangers") if found[key]}
+    if keys:
+        problems.append(f"GSV-TTS-Lite: {keys}")
+    must = found["by_torch"] if output.cast else found
+    if must["differ"] or not must["same"]:
+        told = f"{_tensors(must)}, sound {_sound(must)}"
+        problems.append(f"GSV-TTS-Lite: {'not what torch casts: ' if output.cast else ''}{told}")
+    if output.cast and not found["differ"]:
+        problems.append("GSV-TTS-Lite: nothing differs from the original, though something was cast")
+    return Verdict(cells, tuple(problems))
+
+
+def judge_genie(must: Mapping[str, str] | None, made: Mapping[str, str] | None) -> Verdict:
+    """The files that Genie-TTS made must be there, and those that it makes of the original, or of torch's own cast. None: it was not asked."""
+    if must is None or made is None:
+        return Verdict(("-",))
+    wrong = sorted(name for name in must.keys() | made.keys() if must.get(name) != made.get(name))
+    if wrong or not must:
+        return Verdict(("differ",), (f"Genie-TTS: {', '.join(wrong) or 'nothing was converted'}",))
+    return Verdict((f"{len(must)} files equal",))
+
+
+def make_row(voice: str, output: str, lite: Verdict, genie: Verdict) -> Row:
+    return Row(voice, output, *lite.cells, *genie.cells, "; ".join((*lite.problems, *genie.problems)))
 
 
 def table(rows: Sequence[Row], seconds: float) -> str:
@@ -60,3 +73,15 @@ def table(rows: Sequence[Row], seconds: float) -> str:
     ]
     lines += [f"| {row.voice} | {row.output} | {row.tensors} | {row.sound} | {row.onnx} |" for row in rows]
     return "\n".join(lines)
+
+
+def _tensors(found: Mapping[str, Any]) -> str:
+    if not found["differ"]:
+        return f"{found['tensors']:,} equal"
+    return f"{found['differ']:,} of {found['tensors']:,} differ, by {found['largest']:.1e}"
+
+
+def _sound(found: Mapping[str, Any]) -> str:
+    if found["same"]:
+        return "equal"
+    return "other tokens" if found["noise"] is None else f"{found['noise']:.1f} dB"

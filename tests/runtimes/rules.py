@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tests.runtimes.clients import ask
 from tests.support import voices
 
-Ask = Callable[[str, Mapping[str, object], Path], dict[str, Any]]
 _LAYOUTS = (
     *(("sovits", version) for version in ("v1", "v2", "v2Pro", "v2ProPlus", "v3", "v4")),
     *(("lora", version) for version in ("v3", "v4")),
@@ -30,8 +30,8 @@ class Proof(NamedTuple):
     why: str
 
 
-def prove(folder: Path, ask: Ask) -> list[Proof]:
-    """Build every layout in both types, one at a time, and ask about it. Files are gone afterwards."""
+def prove(folder: Path) -> list[Proof]:
+    """Build every layout in both types, one layout at a time, and ask about it. Files are gone afterwards."""
     folder.mkdir()
     maker = voices.Maker(loud=True)
     partners = {"gpt": folder / "partner.ckpt", "sovits": folder / "partner.pth"}
@@ -49,21 +49,24 @@ def prove(folder: Path, ask: Ask) -> list[Proof]:
         full = half.with_name(f"float32-{half.name}")
         command = [sys.executable, "-m", "gsvckpt", "migrate", half, "--dtype", "float32", "--force", "-q", "-o", full]
         subprocess.run(command, check=True, capture_output=True)
-        for path, dtype in ((half, "float16"), (full, "float32")):
-            found += _of_one(path, f"{kind} {version}, {dtype}", kind, partners, folder, ask)
+        files = {f"{kind} {version}, float16": half, f"{kind} {version}, float32": full}
+        found += _of_layout(files, kind, partners, folder)
+        for path in files.values():
             path.unlink()
     return found
 
 
-def _of_one(path: Path, name: str, kind: str, partners: Mapping[str, Path], folder: Path, ask: Ask) -> list[Proof]:
-    done = subprocess.run([sys.executable, "-m", "gsvckpt", "inspect", path, "--json"], check=True, capture_output=True, text=True)
-    rows = {row["runtime"]: row for row in json.loads(done.stdout)["files"][0]["runs_in"] if row["runtime"] in _RUNTIMES}
-    pair = [str(path), str(partners["sovits"])] if kind == "gpt" else [str(partners["gpt"]), str(path)]
-    does = {
-        "GSV-TTS-Lite": ask("lite", {"takes": {name: ["gpt" if kind == "gpt" else "sovits", str(path)]}}, folder)[name],
-        "Genie-TTS": ask("genie", {"pairs": {name: pair}, "load": True}, folder)[name],
-    }
-    return [Proof(name, runtime, rows[runtime]["takes"], does[runtime]["takes"], rows[runtime]["why"]) for runtime in _RUNTIMES]
+def _of_layout(files: Mapping[str, Path], kind: str, partners: Mapping[str, Path], folder: Path) -> list[Proof]:
+    pairs = {name: [str(path), str(partners["sovits"])] if kind == "gpt" else [str(partners["gpt"]), str(path)] for name, path in files.items()}
+    lite = {name: ["gpt" if kind == "gpt" else "sovits", str(path)] for name, path in files.items()}
+    answers = ask({"lite": {"takes": lite}, "genie": {"pairs": pairs, "load": True}}, folder)
+    found = []
+    for name, path in files.items():
+        done = subprocess.run([sys.executable, "-m", "gsvckpt", "inspect", path, "--json"], check=True, capture_output=True, text=True)
+        rows = {row["runtime"]: row for row in json.loads(done.stdout)["files"][0]["runs_in"] if row["runtime"] in _RUNTIMES}
+        for runtime, client in _RUNTIMES.items():
+            found.append(Proof(name, runtime, rows[runtime]["takes"], answers[client][name]["takes"], rows[runtime]["why"]))
+    return found
 
 
 def rules_table(proofs: list[Proof]) -> str:
