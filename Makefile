@@ -78,12 +78,16 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install -qq --editable . --group dev
 	@touch $@
 
-# The judges' own versions of onnxruntime and protobuf stay away from everything else.
+# The judges' own versions of onnxruntime and protobuf stay away from everything else. Where they cannot be had, one line says so.
 $(JUDGES)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	    { echo "make readers and make crash need Python 3.11, which $(PYTHON) is not: make readers PYTHON=python3.11" >&2; exit 1; }
 	@echo "setting up $(JUDGES) (once, about a minute)"
-	@$(PYTHON) -m venv $(JUDGES)
-	@$(JUDGES)/bin/python -m pip install -qq --upgrade "pip>=25.1"
-	@$(JUDGES)/bin/python -m pip install -qq torch==2.13.0
-	@$(JUDGES)/bin/python -m pip install -qq --editable . --group readers
-	@$(JUDGES)/bin/python -m pip install -qq --no-deps --group readers-alone
+	@mkdir -p $(JUDGES)
+	@{ $(PYTHON) -m venv $(JUDGES) && \
+	    $(JUDGES)/bin/python -m pip install -qq --upgrade "pip>=25.1" && \
+	    $(JUDGES)/bin/python -m pip install -qq torch==2.13.0 && \
+	    $(JUDGES)/bin/python -m pip install -qq --editable . --group readers && \
+	    $(JUDGES)/bin/python -m pip install -qq --no-deps --group readers-alone; \
+	} 2>$(JUDGES)/errors || { echo "what make readers and make crash need cannot be installed: $$(tail -n 1 $(JUDGES)/errors)" >&2; exit 1; }
 	@touch $@
